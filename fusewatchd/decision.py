@@ -1,0 +1,268 @@
+"""The values of one cycle after observation: findings, plan, outcomes, report.
+
+Actions are plain values that cannot run themselves; ``executor`` is the only place that
+carries them out, so a dry run prints them and a test compares them with ``==``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from fusewatchd.model import (
+    BindPath,
+    Device,
+    Gap,
+    Mount,
+    MountNamespace,
+    Reason,
+    SourceAnswer,
+    TargetKey,
+    Verdict,
+)
+
+if TYPE_CHECKING:
+    from fusewatchd.snapshot import Snapshot
+
+
+# ------------------------------------------------------------------------ diagnosis
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """One place where a pod sees a FUSE file system, on the host or in a container."""
+
+    key: TargetKey
+    path: BindPath
+    mount: Mount | None
+    """The topmost mount there; None when a remembered bind shows its bare directory."""
+    depth: int
+    """How many mounts are stacked at this path."""
+    driver: str
+    """CSI driver name, or the FUSE subtype; a metric label after capping."""
+    source: SourceAnswer
+    namespace: MountNamespace | None = None
+    """The container's namespace; None on the host."""
+    origin: TargetKey | None = None
+    """For a container mount: its pod's bind on the host."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The verdict on one bind and what it rests on."""
+
+    bind: Bind
+    verdict: Verdict
+    evidence: str
+    source_mount: Mount | None = None
+    """The live mount that the bind should show; None while there is none."""
+    refusal: Reason = Reason.NONE
+    """Why a bind that is not healthy cannot be replaced, as far as diagnosis can tell."""
+
+
+# ----------------------------------------------------------------------------- plan
+
+
+@dataclass(frozen=True, slots=True)
+class Expect:
+    """What must be true of a mount at the moment of the system call."""
+
+    mount_point: str
+    device: Device
+    mount_id: int = 0
+    """0: any mount of that device (a host bind replaced earlier in the same plan)."""
+    unique_id: int = 0
+    root: str = "/"
+
+
+@dataclass(frozen=True, slots=True)
+class ChildMount:
+    """A mount inside the volume that must be in the new one before anybody can see it."""
+
+    expect: Expect
+    relative_path: str
+    origin: Expect
+    """A mount of the host that shows the same file system."""
+    origin_subpath: str = ""
+    """Where below the origin the child's root is."""
+
+
+@dataclass(frozen=True, slots=True)
+class NamespaceRef:
+    """A namespace to enter; inode and start time guard against a reused pid."""
+
+    inode: int
+    pid: int
+    start_time: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaceMount:
+    """Put a clone of ``origin`` in the place of the mount that ``expect`` describes."""
+
+    key: TargetKey
+    expect: Expect
+    origin: Expect
+    subpath: str = ""
+    """Directory or file below the origin, resolved without leaving its file system."""
+    children: tuple[ChildMount, ...] = ()
+    namespace: NamespaceRef | None = None
+    own_layers: tuple[int, ...] = ()
+    """Mount ids that this daemon itself stacked on this path (ways without BENEATH)."""
+
+    def describe(self) -> str:
+        """Say in one line what this would do."""
+        where = f" in namespace {self.namespace.inode}" if self.namespace else ""
+        below = f" (at {self.subpath})" if self.subpath else ""
+        return (
+            f"replace {self.expect.mount_point}{where}: device {self.expect.device} by "
+            f"{self.origin.device} from {self.origin.mount_point}{below}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DetachOwnLayer:
+    """Take away a layer that this daemon stacked, once nothing is left for it to cover."""
+
+    key: TargetKey
+    expect: Expect
+
+    def describe(self) -> str:
+        """Say in one line what this would do."""
+        return f"detach own layer {self.expect.mount_id} at {self.expect.mount_point}"
+
+
+Action = ReplaceMount | DetachOwnLayer
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Something that is broken and is left alone, with the reason: silence is no decision."""
+
+    finding: Finding
+    reason: Reason
+    retry_at: float | None = None
+    """When the same target is looked at again; None: when the node changes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do now, in order, and what not to do."""
+
+    actions: tuple[Action, ...] = ()
+    refused: tuple[Refusal, ...] = ()
+
+
+# ------------------------------------------------------------------------- outcomes
+
+
+class OutcomeStatus(Enum):
+    """How an action ended (label ``outcome``)."""
+
+    RECOVERED = "recovered"
+    """The target shows its source again, read back from the kernel."""
+    SKIPPED = "skipped"
+    """The world had changed: nothing was done."""
+    REFUSED = "refused"
+    """A rule forbids it: nothing was done."""
+    FAILED = "failed"
+    DETACHED = "detached"
+    """An own layer was taken away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The end of one action, as read back."""
+
+    action: Action
+    status: OutcomeStatus
+    reason: Reason = Reason.NONE
+    errno: int = 0
+    detail: str = ""
+    """Which step and why, for the log; never parsed."""
+    mount: Mount | None = None
+    """The mount that stands at the target now."""
+    depth: int = 1
+    narrower: str = ""
+    """How the new superblock allows less than the old one; empty when it does not."""
+    started_at: float = 0.0
+    finished_at: float = 0.0
+
+
+# --------------------------------------------------------------------------- report
+
+
+class Phase(Enum):
+    """Where a bind is in its life; the table of transitions is in ``lifecycle``."""
+
+    HEALTHY = "healthy"
+    SUSPECT = "suspect"
+    """Slow, hung or superseded: watched, nothing to replace it with or no reason to."""
+    STALE = "stale"
+    RECOVERING = "recovering"
+    COOLDOWN = "cooldown"
+    """The last attempt failed and its back-off runs."""
+    GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One bind passed from one phase to another in this cycle."""
+
+    finding: Finding
+    before: Phase
+    after: Phase
+    outcome: Outcome | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """One outage of one FUSE connection, from its server's death to the last pod healed."""
+
+    device: Device
+    """Device of the dead superblock."""
+    driver: str
+    source_path: str
+    noticed_at: float
+    server_gone_at: float | None = None
+    source_up_at: float | None = None
+    recovered_at: float | None = None
+    targets: frozenset[TargetKey] = frozenset()
+    """Binds that were hit."""
+    open_targets: frozenset[TargetKey] = frozenset()
+    """Binds not yet verified; recovered when this is empty."""
+
+
+class Trigger(Enum):
+    """What woke the cycle (label ``trigger``); never used in a decision."""
+
+    START = "start"
+    MOUNTS = "mounts"
+    DIRECTORY = "directory"
+    SERVER_EXIT = "server_exit"
+    SOCKET = "socket"
+    PROBE = "probe"
+    OUTCOME = "outcome"
+    NAMESPACES = "namespaces"
+    PODS = "pods"
+    TIMER = "timer"
+    RELOAD = "reload"
+
+
+@dataclass(frozen=True, slots=True)
+class CycleReport:
+    """Everything reporters may know about a finished cycle."""
+
+    number: int
+    triggers: tuple[Trigger, ...]
+    started_at: float
+    finished_at: float
+    snapshot: Snapshot
+    findings: tuple[Finding, ...]
+    plan: Plan
+    outcomes: tuple[Outcome, ...]
+    changes: tuple[Change, ...]
+    incidents_opened: tuple[Incident, ...] = ()
+    incidents_closed: tuple[Incident, ...] = ()
+    gaps: tuple[Gap, ...] = ()

@@ -1,0 +1,337 @@
+"""The values that flow from observation to report.
+
+Everything here is frozen and compares by value.  Paths are ``str`` decoded with
+``surrogateescape``, so that any byte sequence the kernel shows survives a round trip.
+Times are seconds of the monotonic clock, passed in by whoever has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NoReturn
+
+
+def assert_never(value: NoReturn) -> NoReturn:
+    """Prove to the type checker that a match over a closed union is complete."""
+    raise AssertionError(f"unhandled value: {value!r}")
+
+
+# --------------------------------------------------------------------------- mounts
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Device:
+    """A superblock's device number; for plain FUSE the minor is the connection number."""
+
+    major: int
+    minor: int
+
+    def __str__(self) -> str:
+        return f"{self.major}:{self.minor}"
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One line of ``/proc/<pid>/mountinfo``, named as in proc_pid_mountinfo(5)."""
+
+    mount_id: int
+    parent_id: int
+    device: Device
+    root: str
+    mount_point: str
+    options: str
+    """Per-mount options, comma separated, as the kernel prints them."""
+    peer_group: int
+    """``shared:N``, 0 when the mount is not shared."""
+    master: int
+    """``master:N``, 0 when the mount is no slave."""
+    fs_type: str
+    source: str
+    super_options: str
+    unique_id: int = 0
+    """64-bit id that is never reused (statx(2) ``STATX_MNT_ID_UNIQUE``), 0 where unknown."""
+
+    @property
+    def is_fuse(self) -> bool:
+        """True for every file system served over ``/dev/fuse``, ``fuseblk`` included."""
+        return self.fs_type.startswith("fuse") and self.fs_type != "fusectl"
+
+    @property
+    def is_read_only(self) -> bool:
+        """True when this mount (not the superblock) refuses writes."""
+        return "ro" in self.options.split(",")
+
+    @property
+    def is_idmapped(self) -> bool:
+        """True when the mount carries an id mapping (mount_setattr(2) ``MOUNT_ATTR_IDMAP``)."""
+        return "idmapped" in self.options.split(",")
+
+    @property
+    def identity(self) -> tuple[int, Device, str]:
+        """What must still be true of a mount before anything is done to it."""
+        return (self.unique_id or self.mount_id, self.device, self.mount_point)
+
+
+# ----------------------------------------------------------------- FUSE connections
+
+
+class Answer(Enum):
+    """How a connection answered the last ``statfs`` that was sent to it."""
+
+    ANSWERED = "answered"
+    DISCONNECTED = "disconnected"
+    """ENOTCONN or ECONNABORTED: no server, for good."""
+    PENDING = "pending"
+    """Asked and not answered yet."""
+    NOT_ALLOWED = "not_allowed"
+    """The kernel answered by itself because the caller may not use this mount."""
+    ERROR = "error"
+    """Another errno: the server is there and unwell, or the path is not reachable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """What is known of one FUSE connection (one superblock), whatever mounts show it."""
+
+    device: Device
+    answer: Answer | None
+    """None: never asked so far."""
+    asked_at: float = 0.0
+    answered_at: float = 0.0
+    errno: int = 0
+    waiting: int | None = None
+    """``/sys/fs/fuse/connections/N/waiting``; None where fusectl cannot be read."""
+    is_overdue: bool = False
+    """The pending probe has passed its deadline."""
+    is_hung: bool = False
+    """Nothing was answered for ``hung.after_seconds``."""
+    server_gone_at: float | None = None
+    """When the last serving process was seen to exit."""
+
+
+@dataclass(frozen=True, slots=True)
+class FuseServer:
+    """A process that holds a ``/dev/fuse`` descriptor of a connection."""
+
+    pid: int
+    start_time: int
+    """Field 22 of ``/proc/<pid>/stat`` in clock ticks: guards against pid reuse."""
+    devices: tuple[Device, ...]
+    """Connections it serves; empty when the kernel does not tell (before about 6.16)."""
+    command: str = ""
+    pod_uid: str = ""
+
+
+# -------------------------------------------------------------------------- kubelet
+
+
+class BindKind(Enum):
+    """What a bind under the kubelet's pods directory is for (label ``kind``)."""
+
+    PUBLISH = "publish"
+    SUBPATH = "subpath"
+    FLEXVOLUME = "flexvolume"
+    CONTAINER = "container"
+    """Not on the host: a mount inside a container's own mount namespace."""
+
+
+@dataclass(frozen=True, slots=True)
+class BindPath:
+    """What the path of a host bind says by itself (see ``kubeletdir``)."""
+
+    kind: BindKind
+    pod_uid: str
+    volume: str
+    """Last directory name of the volume: the PersistentVolume or inline volume."""
+    plugin: str = ""
+    """``kubernetes.io~csi`` and the like; empty for subPath binds, whose path lacks it."""
+    container: str = ""
+    index: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeMount:
+    """One ``volumeMounts`` entry of a container."""
+
+    container: str
+    volume: str
+    """Name in ``spec.volumes``."""
+    mount_path: str
+    read_only: bool
+    propagation: str
+    """``None``, ``HostToContainer`` or ``Bidirectional``."""
+    sub_path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """One ``spec.volumes`` entry, as far as it says where the data comes from."""
+
+    name: str
+    kind: str
+    """``csi``, ``persistentVolumeClaim``, ``hostPath``, ``flexVolume``, ``emptyDir`` …"""
+    driver: str = ""
+    claim: str = ""
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """The parts of a pod of this node that recovery and reports need."""
+
+    uid: str
+    """The API server's uid; what Events must carry."""
+    directory_uid: str
+    """Name of the pod's directory on disk: the static pod's config hash, else the uid."""
+    namespace: str
+    name: str
+    phase: str
+    is_deleting: bool
+    volumes: tuple[Volume, ...] = ()
+    volume_mounts: tuple[VolumeMount, ...] = ()
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeData:
+    """``vol_data.json`` beside a CSI publish target (kubernetes/pkg/volume/csi)."""
+
+    driver: str
+    volume_handle: str
+
+
+# --------------------------------------------------------------- mount namespaces
+
+
+class NamespaceKind(Enum):
+    """Why a mount namespace is entered or only counted."""
+
+    CONTAINER = "container"
+    """Belongs to a pod by its cgroup."""
+    FOREIGN = "foreign"
+    """A system service, a node agent outside pods, anything else: never entered."""
+
+
+@dataclass(frozen=True, slots=True)
+class MountNamespace:
+    """A mount namespace other than the host's that holds FUSE mounts."""
+
+    inode: int
+    """Inode of ``/proc/<pid>/ns/mnt``."""
+    pid: int
+    """A process inside; 0 when only a descriptor or bind keeps the namespace."""
+    start_time: int
+    kind: NamespaceKind
+    pod_uid: str
+    container_id: str
+    mounts: tuple[Mount, ...]
+    """The FUSE mounts, their parents and their children; nothing else."""
+    own_user_namespace: bool = False
+    """Its processes live in another user namespace than the daemon."""
+
+    def mount(self, mount_id: int) -> Mount | None:
+        """Return the mount with this id, if the namespace had it when it was read."""
+        for mount in self.mounts:
+            if mount.mount_id == mount_id:
+                return mount
+        return None
+
+
+# ------------------------------------------------------------------------- verdicts
+
+
+class Verdict(Enum):
+    """State of one bind (label ``verdict``)."""
+
+    HEALTHY = "healthy"
+    SLOW = "slow"
+    HUNG = "hung"
+    STALE = "stale"
+    SUPERSEDED = "superseded"
+    BARE = "bare"
+    ORPHANED = "orphaned"
+    HELD = "held"
+    UNKNOWN = "unknown"
+
+
+class Reason(Enum):
+    """Why something was not done, or failed (label ``reason``); a closed set."""
+
+    NONE = "none"
+    NO_SOURCE = "no_source"
+    """Nothing says where this bind came from."""
+    AMBIGUOUS_SOURCE = "ambiguous_source"
+    SOURCE_MISSING = "source_missing"
+    """The source is known and nothing new is mounted there yet."""
+    SOURCE_UNPROVEN = "source_unproven"
+    """A new source mount is there and has not answered yet."""
+    SOURCE_CHANGED = "source_changed"
+    """The source was replaced again between look and act."""
+    SOURCE_TYPE = "source_type"
+    """What is mounted at the source now is another kind of file system."""
+    HOST_BIND_STALE = "host_bind_stale"
+    """A container waits for its pod's bind on the host."""
+    SUBPATH_MISSING = "subpath_missing"
+    SUBPATH_UNSAFE = "subpath_unsafe"
+    TYPE_MISMATCH = "type_mismatch"
+    """Directory against file."""
+    CHILD_MOUNT = "child_mount"
+    """A mount inside the volume could not be carried over."""
+    IDMAP = "idmap"
+    LOCKED = "locked"
+    POD_ENDING = "pod_ending"
+    POD_UNKNOWN = "pod_unknown"
+    REPORT_ONLY = "report_only"
+    BACK_OFF = "back_off"
+    TABLE_FULL = "table_full"
+    NAMESPACE_GONE = "namespace_gone"
+    VANISHED = "vanished"
+    """The target was unmounted or replaced by somebody else before we acted."""
+    RACED = "raced"
+    TIMED_OUT = "timed_out"
+    NOT_VERIFIED = "not_verified"
+    SYSTEM_CALL = "system_call"
+    """A system call failed; the outcome carries its errno."""
+    ALREADY_LIVE = "already_live"
+
+
+@dataclass(frozen=True, slots=True)
+class SourcePath:
+    """A place on the host where the FUSE server mounts, and the root shown there."""
+
+    mount_point: str
+    root: str = "/"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceAnswer:
+    """Which source a bind belongs to, by which rule, and in a person's words why."""
+
+    rule: str
+    """Name of the driver module, ``lineage``, or empty when nothing answered."""
+    why: str
+    candidates: tuple[SourcePath, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Something that could not be seen this time."""
+
+    source: str
+    """``kubelet``, ``fusectl``, ``namespaces`` …"""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TargetKey:
+    """Names a bind across cycles; ``namespace`` is 0 on the host, else its inode."""
+
+    namespace: int
+    mount_point: str
+
+    @property
+    def is_host(self) -> bool:
+        """True for a bind in the host's own mount table."""
+        return self.namespace == 0

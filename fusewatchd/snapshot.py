@@ -1,0 +1,32 @@
+"""What one look at the node saw: the only input of diagnosis and planning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fusewatchd.model import Connection, Device, FuseServer, Gap, MountNamespace, Pod, VolumeData
+from fusewatchd.mountinfo import MountTable
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Facts about the node at one moment; what could not be seen is a gap."""
+
+    taken_at: float
+    table: MountTable
+    """The host's mount table."""
+    kubelet_root: str
+    """Real path of the kubelet's directory; empty when it was not found (a gap then)."""
+    connections: Mapping[Device, Connection] = field(default_factory=dict)
+    servers: Mapping[Device, tuple[FuseServer, ...]] = field(default_factory=dict)
+    namespaces: tuple[MountNamespace, ...] = ()
+    pods: Mapping[str, Pod] | None = None
+    """By directory uid; None while the kubelet has not answered or has no address."""
+    volume_data: Mapping[tuple[str, str], VolumeData] = field(default_factory=dict)
+    """``vol_data.json`` by (pod directory uid, volume)."""
+    gaps: tuple[Gap, ...] = ()
+
+    def has_gap(self, source: str) -> bool:
+        """Return True when this source of facts could not be read."""
+        return any(gap.source == source for gap in self.gaps)
