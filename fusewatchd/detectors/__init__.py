@@ -1,0 +1,1 @@
+"""One rule for each way a bind can be unwell; pure."""

@@ -1,0 +1,1 @@
+"""What is known of the layouts of FUSE drivers; pure."""

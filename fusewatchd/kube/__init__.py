@@ -1,0 +1,1 @@
+"""Clients of the kubelet and the API server."""

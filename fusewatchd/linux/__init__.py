@@ -1,0 +1,1 @@
+"""Thin edges to the kernel: system calls, /proc, /sys and the processes that use them."""

@@ -1,0 +1,178 @@
+"""System calls that the standard library lacks, named as in their man pages.
+
+Each wrapper raises ``OSError`` with errno and, where there is one, the path.  None retries
+and none decides anything.  Numbers from 424 up are the same on every architecture
+(arch/*/entry/syscalls); the older ones go through the C library's own functions.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import Final, NoReturn
+
+# <linux/mount.h>
+OPEN_TREE_CLONE: Final = 0x1
+OPEN_TREE_CLOEXEC: Final = 0x80000
+MOVE_MOUNT_F_EMPTY_PATH: Final = 0x4
+MOVE_MOUNT_T_EMPTY_PATH: Final = 0x40
+MOVE_MOUNT_BENEATH: Final = 0x200
+MOUNT_ATTR_RDONLY: Final = 0x1
+MOUNT_ATTR_NOSUID: Final = 0x2
+MOUNT_ATTR_NODEV: Final = 0x4
+MOUNT_ATTR_NOEXEC: Final = 0x8
+MOUNT_ATTR_ATIME: Final = 0x70
+MOUNT_ATTR_NOATIME: Final = 0x10
+MOUNT_ATTR_STRICTATIME: Final = 0x20
+MOUNT_ATTR_NODIRATIME: Final = 0x80
+MOUNT_ATTR_IDMAP: Final = 0x100000
+MOUNT_ATTR_NOSYMFOLLOW: Final = 0x200000
+MS_RDONLY: Final = 0x1
+MS_NOSUID: Final = 0x2
+MS_NODEV: Final = 0x4
+MS_NOEXEC: Final = 0x8
+MS_REMOUNT: Final = 0x20
+MS_NOSYMFOLLOW: Final = 0x100
+MS_NOATIME: Final = 0x400
+MS_NODIRATIME: Final = 0x800
+MS_BIND: Final = 0x1000
+MS_REC: Final = 0x4000
+MS_PRIVATE: Final = 1 << 18
+MS_SLAVE: Final = 1 << 19
+MS_SHARED: Final = 1 << 20
+MS_RELATIME: Final = 1 << 21
+MS_STRICTATIME: Final = 1 << 24
+MNT_DETACH: Final = 0x2
+UMOUNT_NOFOLLOW: Final = 0x8
+# <fcntl.h>
+AT_FDCWD: Final = -100
+AT_EMPTY_PATH: Final = 0x1000
+AT_RECURSIVE: Final = 0x8000
+# <linux/openat2.h>
+RESOLVE_NO_XDEV: Final = 0x01
+RESOLVE_NO_MAGICLINKS: Final = 0x02
+RESOLVE_NO_SYMLINKS: Final = 0x04
+RESOLVE_BENEATH: Final = 0x08
+RESOLVE_IN_ROOT: Final = 0x10
+RESOLVE_CACHED: Final = 0x20
+# <sched.h>
+CLONE_NEWNS: Final = 0x00020000
+CLONE_NEWUSER: Final = 0x10000000
+
+SYS_OPEN_TREE: Final = 428
+SYS_MOVE_MOUNT: Final = 429
+SYS_OPENAT2: Final = 437
+SYS_MOUNT_SETATTR: Final = 442
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+_libc.mount.argtypes = (
+    ctypes.c_char_p,
+    ctypes.c_char_p,
+    ctypes.c_char_p,
+    ctypes.c_ulong,
+    ctypes.c_char_p,
+)
+_libc.umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
+_libc.setns.argtypes = (ctypes.c_int, ctypes.c_int)
+_libc.unshare.argtypes = (ctypes.c_int,)
+
+
+class _MountAttr(ctypes.Structure):
+    _fields_ = (
+        ("attr_set", ctypes.c_uint64),
+        ("attr_clr", ctypes.c_uint64),
+        ("propagation", ctypes.c_uint64),
+        ("userns_fd", ctypes.c_uint64),
+    )
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (
+        ("flags", ctypes.c_uint64),
+        ("mode", ctypes.c_uint64),
+        ("resolve", ctypes.c_uint64),
+    )
+
+
+def raise_errno(path: str | None = None) -> NoReturn:
+    """Raise the ``OSError`` of the call that just failed."""
+    number = ctypes.get_errno()
+    raise OSError(number, os.strerror(number), path)
+
+
+def syscall(number: int, *arguments: object, path: str | None = None) -> int:
+    """Make a raw system call; arguments are ctypes values, ``bytes`` or ``None``.
+
+    A plain ``int`` is passed as a C long, never truncated to 32 bits.
+    """
+    widened = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
+    result: int = _libc.syscall(ctypes.c_long(number), *widened)
+    if result < 0:
+        raise_errno(path)
+    return result
+
+
+def openat2(dir_fd: int, path: str, flags: int, resolve: int) -> int:
+    """Open with restricted path resolution, openat2(2) (Linux 5.6); close-on-exec."""
+    how = _OpenHow(flags | os.O_CLOEXEC, 0, resolve)
+    size = ctypes.sizeof(how)
+    return syscall(SYS_OPENAT2, dir_fd, os.fsencode(path), ctypes.byref(how), size, path=path)
+
+
+def open_tree(dir_fd: int, path: str, flags: int) -> int:
+    """Return a descriptor of a mount, or with OPEN_TREE_CLONE of a detached copy of it."""
+    return syscall(
+        SYS_OPEN_TREE, dir_fd, os.fsencode(path), flags | OPEN_TREE_CLOEXEC, path=path
+    )
+
+
+def move_mount(from_fd: int, to_fd: int, flags: int = 0, path: str | None = None) -> None:
+    """Attach the mount of ``from_fd`` at ``to_fd``; both are named by descriptor only."""
+    both = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
+    syscall(SYS_MOVE_MOUNT, from_fd, b"", to_fd, b"", flags | both, path=path)
+
+
+def mount_setattr(
+    fd: int,
+    attr_set: int = 0,
+    attr_clr: int = 0,
+    propagation: int = 0,
+    userns_fd: int = 0,
+    path: str | None = None,
+) -> None:
+    """Change flags, propagation or id mapping of the mount of ``fd`` (Linux 5.12)."""
+    attr = _MountAttr(attr_set, attr_clr, propagation, userns_fd)
+    size = ctypes.sizeof(attr)
+    syscall(SYS_MOUNT_SETATTR, fd, b"", AT_EMPTY_PATH, ctypes.byref(attr), size, path=path)
+
+
+def mount(source: str | None, target: str, fs_type: str | None, flags: int, data: str = "") -> None:
+    """mount(2)."""
+    done = _libc.mount(
+        None if source is None else os.fsencode(source),
+        os.fsencode(target),
+        None if fs_type is None else fs_type.encode(),
+        flags,
+        data.encode() or None,
+    )
+    if done < 0:
+        raise_errno(target)
+
+
+def umount2(target: str, flags: int = 0) -> None:
+    """umount2(2): takes the topmost mount at ``target``, whichever that is."""
+    if _libc.umount2(os.fsencode(target), flags) < 0:
+        raise_errno(target)
+
+
+def setns(fd: int, kind: int) -> None:
+    """Enter the namespace of ``fd``; a mount namespace wants a single-threaded caller."""
+    if _libc.setns(fd, kind) < 0:
+        raise_errno()
+
+
+def unshare(flags: int) -> None:
+    """unshare(2): os.unshare exists from Python 3.12 only."""
+    if _libc.unshare(flags) < 0:
+        raise_errno()
