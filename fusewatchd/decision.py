@@ -97,6 +97,18 @@ class NamespaceRef:
     start_time: int
 
 
+class Propagation(Enum):
+    """Propagation type that the new mount must have (mount_namespaces(7))."""
+
+    OWN_GROUP = "own_group"
+    """Shared in a peer group of its own, so that nothing is copied to the source."""
+    PRIVATE = "private"
+    SLAVE = "slave"
+    """Receives from the origin's group and sends nothing back (HostToContainer)."""
+    PEER = "peer"
+    """Stays in the origin's group (Bidirectional)."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReplaceMount:
     """Put a clone of ``origin`` in the place of the mount that ``expect`` describes."""
@@ -104,8 +116,13 @@ class ReplaceMount:
     key: TargetKey
     expect: Expect
     origin: Expect
+    propagation: Propagation
     subpath: str = ""
     """Directory or file below the origin, resolved without leaving its file system."""
+    stale_devices: tuple[Device, ...] = ()
+    """Proven dead: layers of these may be taken from a stack, but never the last one."""
+    read_only: bool = False
+    """Add ``ro`` even if the mount to replace lacks it (a writable layer on a read-only one)."""
     children: tuple[ChildMount, ...] = ()
     namespace: NamespaceRef | None = None
     own_layers: tuple[int, ...] = ()

@@ -9,6 +9,11 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final, NoReturn
 
 # <linux/mount.h>
@@ -55,9 +60,18 @@ RESOLVE_NO_SYMLINKS: Final = 0x04
 RESOLVE_BENEATH: Final = 0x08
 RESOLVE_IN_ROOT: Final = 0x10
 RESOLVE_CACHED: Final = 0x20
+AT_STATX_DONT_SYNC: Final = 0x4000
+# <linux/stat.h>
+STATX_TYPE: Final = 0x1
+_STATX_SIZE: Final = 256
+_STATX_MODE: Final = 28
 # <sched.h>
 CLONE_NEWNS: Final = 0x00020000
 CLONE_NEWUSER: Final = 0x10000000
+
+# Older than the common numbering, and without a wrapper in glibc.
+_SYS_PIVOT_ROOT: Final = {"x86_64": 155, "ppc64le": 203, "s390x": 217}
+_SYS_PIVOT_ROOT_GENERIC: Final = 41  # aarch64, riscv64, loongarch64
 
 SYS_OPEN_TREE: Final = 428
 SYS_MOVE_MOUNT: Final = 429
@@ -166,6 +180,25 @@ def umount2(target: str, flags: int = 0) -> None:
         raise_errno(target)
 
 
+def file_type(fd: int) -> int:
+    """Return the ``S_IFMT`` bits of ``fd`` from the inode in memory, statx(2).
+
+    Never asks a FUSE server: ``AT_STATX_DONT_SYNC`` answers on a dead or hung one too.
+    """
+    buffer = ctypes.create_string_buffer(_STATX_SIZE)
+    flags = AT_EMPTY_PATH | AT_STATX_DONT_SYNC
+    if _libc.statx(fd, b"", flags, ctypes.c_uint(STATX_TYPE), buffer) < 0:
+        raise_errno()
+    mode = int.from_bytes(buffer.raw[_STATX_MODE : _STATX_MODE + 2], sys.byteorder)
+    return stat.S_IFMT(mode)
+
+
+def pivot_root(new_root: str, put_old: str) -> None:
+    """pivot_root(2)."""
+    number = _SYS_PIVOT_ROOT.get(platform.machine(), _SYS_PIVOT_ROOT_GENERIC)
+    syscall(number, os.fsencode(new_root), os.fsencode(put_old), path=new_root)
+
+
 def setns(fd: int, kind: int) -> None:
     """Enter the namespace of ``fd``; a mount namespace wants a single-threaded caller."""
     if _libc.setns(fd, kind) < 0:
@@ -176,3 +209,12 @@ def unshare(flags: int) -> None:
     """unshare(2): os.unshare exists from Python 3.12 only."""
     if _libc.unshare(flags) < 0:
         raise_errno()
+
+
+@contextmanager
+def closing_fd(fd: int) -> Iterator[int]:
+    """Close ``fd`` at the end of a ``with`` block, however it ends."""
+    try:
+        yield fd
+    finally:
+        os.close(fd)

@@ -1,0 +1,134 @@
+"""A mount namespace of the worker's own, with nothing in it but an empty tmpfs.
+
+Kernels before 5.12 cannot set flags on a detached mount, and those before 6.15 cannot mount
+inside one.  Both are done here instead: the clone is attached in this namespace, worked on,
+and copied out as a detached tree again.  Nothing of it is ever visible on the host or in a
+pod, nothing propagates, and the namespace holds no mount of anybody else.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from fusewatchd.decision import Propagation
+from fusewatchd.linux import syscalls
+from fusewatchd.linux.syscalls import closing_fd
+
+_PLACE_DIRECTORY = "/directory"
+_PLACE_FILE = "/file"
+
+_FLAGS = {
+    "ro": syscalls.MS_RDONLY,
+    "nosuid": syscalls.MS_NOSUID,
+    "nodev": syscalls.MS_NODEV,
+    "noexec": syscalls.MS_NOEXEC,
+    "nodiratime": syscalls.MS_NODIRATIME,
+    "noatime": syscalls.MS_NOATIME,
+    "relatime": syscalls.MS_RELATIME,
+    "nosymfollow": syscalls.MS_NOSYMFOLLOW,
+}
+
+
+def mount_flags(options: str) -> int:
+    """Translate mountinfo's per-mount options to ``MS_*`` bits, mount(2)."""
+    bits = 0
+    for word in options.split(","):
+        bits |= _FLAGS.get(word, 0)
+    has_atime = bits & (syscalls.MS_NOATIME | syscalls.MS_RELATIME)
+    return bits if has_atime else bits | syscalls.MS_STRICTATIME
+
+
+class Staging:
+    """Enter, work, leave: every public method starts and ends in the host's namespace."""
+
+    def __init__(self) -> None:
+        """Make the namespace.
+
+        Raises:
+            OSError: the caller may not make mount namespaces.
+        """
+        self._host = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        syscalls.unshare(syscalls.CLONE_NEWNS)
+        try:
+            self._own = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+            _empty_this_namespace()
+        finally:
+            self._leave()
+
+    def close(self) -> None:
+        """Let the kernel take the namespace apart."""
+        os.close(self._own)
+        os.close(self._host)
+
+    def clone(self, fd: int, options: str, propagation: Propagation, *, recursive: bool) -> int:
+        """Return a detached copy of the mount of ``fd`` with exactly these options."""
+        place = _PLACE_DIRECTORY if stat.S_ISDIR(syscalls.file_type(fd)) else _PLACE_FILE
+        copy = syscalls.open_tree(
+            fd,
+            "",
+            syscalls.OPEN_TREE_CLONE
+            | syscalls.AT_EMPTY_PATH
+            | (syscalls.AT_RECURSIVE if recursive else 0),
+        )
+        with closing_fd(copy), self._occupied(copy, place):
+            # The clone is in the source's peer group until this line; nothing is mounted
+            # on it meanwhile, so nothing can travel to the source.
+            if propagation in (Propagation.OWN_GROUP, Propagation.PRIVATE):
+                syscalls.mount(None, place, None, syscalls.MS_PRIVATE)
+            elif propagation is Propagation.SLAVE:
+                syscalls.mount(None, place, None, syscalls.MS_SLAVE)
+            flags = syscalls.MS_REMOUNT | syscalls.MS_BIND | mount_flags(options)
+            syscalls.mount(None, place, None, flags)
+            if propagation is Propagation.OWN_GROUP:
+                syscalls.mount(None, place, None, syscalls.MS_SHARED)
+            return _copy_out(place)
+
+    def assemble(self, root: int, children: Sequence[tuple[int, int]]) -> int:
+        """Return a detached tree: ``root`` with each (clone, directory in root) mounted.
+
+        The descriptor of ``root`` stays the caller's; its mount is consumed.
+        """
+        with self._occupied(root, _PLACE_DIRECTORY):
+            for clone, directory in children:
+                syscalls.move_mount(clone, directory)
+            return _copy_out(_PLACE_DIRECTORY)
+
+    @contextmanager
+    def _occupied(self, clone: int, place: str) -> Iterator[None]:
+        syscalls.setns(self._own, syscalls.CLONE_NEWNS)
+        try:
+            target = os.open(place, os.O_PATH | os.O_CLOEXEC)
+            with closing_fd(target):
+                syscalls.move_mount(clone, target, path=place)
+            try:
+                yield
+            finally:
+                syscalls.umount2(place, syscalls.MNT_DETACH)
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        syscalls.setns(self._host, syscalls.CLONE_NEWNS)
+        os.chdir("/")
+
+
+def _copy_out(place: str) -> int:
+    flags = syscalls.OPEN_TREE_CLONE | syscalls.AT_RECURSIVE
+    return syscalls.open_tree(syscalls.AT_FDCWD, place, flags)
+
+
+def _empty_this_namespace() -> None:
+    """Leave nothing in the present mount namespace but a tmpfs as its root."""
+    syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
+    # Any directory that every system has will do: it is covered in this namespace only.
+    syscalls.mount("fusewatchd-staging", "/proc", "tmpfs", syscalls.MS_NOSUID, "size=64k,mode=700")
+    os.chdir("/proc")
+    # pivot_root(".", ".") stacks the old root on the new one, pivot_root(2).
+    syscalls.pivot_root(".", ".")
+    syscalls.umount2(".", syscalls.MNT_DETACH)
+    os.chdir("/")
+    os.mkdir(_PLACE_DIRECTORY)
+    os.close(os.open(_PLACE_FILE, os.O_CREAT | os.O_CLOEXEC, 0o600))

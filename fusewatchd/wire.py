@@ -1,0 +1,74 @@
+"""Frozen dataclasses to JSON-able values and back, by their annotations.
+
+What crosses a process boundary is plain JSON, never pickle: some of the workers run as
+another user, and the daemon is root.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from functools import cache
+from typing import Any, TypeVar
+
+from fusewatchd.errors import ParseError
+
+T = TypeVar("T")
+
+
+def encode(value: object) -> Any:
+    """Return ``value`` as dicts, lists and scalars."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, (tuple, list)):
+        return [encode(item) for item in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: encode(getattr(value, f.name)) for f in fields(value)}
+    return value
+
+
+def decode(kind: type[T], value: object) -> T:
+    """Rebuild a ``kind`` from what ``encode`` made of one.
+
+    Raises:
+        ParseError: the value has not the shape that the annotations promise.
+    """
+    try:
+        decoder: Callable[[Any], T] = _decoder(kind)  # type: ignore[arg-type]  # types are hashable
+        return decoder(value)
+    except (KeyError, TypeError, ValueError, AttributeError) as exc:
+        raise ParseError(f"not a {kind.__name__}: {exc!r}") from exc
+
+
+@cache
+def _decoder(kind: Any) -> Callable[[Any], Any]:
+    origin = typing.get_origin(kind)
+    if origin is tuple:
+        item = _decoder(typing.get_args(kind)[0])
+        return lambda value: tuple(item(v) for v in value)
+    if origin in (typing.Union, types.UnionType):
+        # Only ``X | None`` is ever used in values that travel.
+        (inner,) = (k for k in typing.get_args(kind) if k is not type(None))
+        wrapped = _decoder(inner)
+        return lambda value: None if value is None else wrapped(value)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return kind
+    if isinstance(kind, type) and is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        parts = [(f.name, _decoder(hints[f.name])) for f in fields(kind)]
+        return lambda value: kind(**{name: part(value[name]) for name, part in parts})
+    return _scalar(kind)
+
+
+def _scalar(kind: type) -> Callable[[Any], Any]:
+    accepted = (int, float) if kind is float else kind
+
+    def check(value: object) -> object:
+        if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+            raise TypeError(f"{kind.__name__} expected, not {type(value).__name__}")
+        return value
+
+    return check
