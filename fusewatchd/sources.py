@@ -1,0 +1,109 @@
+"""From a bind to the live mount that it should show.
+
+Asked in a fixed order: the drivers, then lineage.  Where both know something they must
+agree.  More than one possible source is no source: refused and said, never guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from fusewatchd import lineage
+from fusewatchd.drivers import Driver
+from fusewatchd.model import Answer, BindPath, Mount, Reason, SourceAnswer, SourcePath
+from fusewatchd.snapshot import Snapshot
+
+UNKNOWN_SOURCE = SourceAnswer("", "never seen mounted outside the pods directory")
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """The mount to show, or why there is none."""
+
+    mount: Mount | None
+    refusal: Reason = Reason.NONE
+    evidence: str = ""
+
+
+def locate(
+    bind: BindPath,
+    mount: Mount,
+    snapshot: Snapshot,
+    facts: lineage.Facts,
+    drivers: Sequence[Driver],
+) -> SourceAnswer:
+    """Say where the source of a bind is mounted, and by which rule."""
+    remembered = lineage.answer(facts, mount)
+    for driver in drivers:
+        found = driver.locate(bind, mount, snapshot)
+        if found is not None:
+            return _agreed(found, remembered)
+    return remembered or UNKNOWN_SOURCE
+
+
+def _agreed(found: SourceAnswer, remembered: SourceAnswer | None) -> SourceAnswer:
+    """Let lineage decide between several candidates, and object to a wrong one."""
+    if remembered is None:
+        return found
+    if not found.candidates:
+        return replace(found, candidates=remembered.candidates, why=remembered.why)
+    both = tuple(path for path in found.candidates if path in remembered.candidates)
+    if both:
+        return replace(found, candidates=both)
+    why = f"{found.why}, but {remembered.why}"
+    return replace(found, why=why, candidates=found.candidates + remembered.candidates)
+
+
+def resolve(answer: SourceAnswer, mount: Mount, snapshot: Snapshot) -> Resolution:
+    """Return what is mounted at the source now, if it is new, live and of the same kind."""
+    if not answer.candidates:
+        reason = Reason.SOURCE_MISSING if answer.rule else Reason.NO_SOURCE
+        return Resolution(None, reason, answer.why)
+    if len(answer.candidates) > 1:
+        paths = " and ".join(path.mount_point for path in answer.candidates)
+        return Resolution(None, Reason.AMBIGUOUS_SOURCE, f"both {paths} are possible")
+    return _resolve_path(answer.candidates[0], mount, snapshot)
+
+
+def _resolve_path(path: SourcePath, mount: Mount, snapshot: Snapshot) -> Resolution:
+    source = snapshot.table.top_at(path.mount_point)
+    if source is None or source.device == mount.device:
+        return Resolution(None, Reason.SOURCE_MISSING, f"nothing new at {path.mount_point}")
+    if source.fs_type != mount.fs_type or source.root != path.root:
+        evidence = f"{path.mount_point} is {source.fs_type} with root {source.root} now"
+        return Resolution(None, Reason.SOURCE_TYPE, evidence)
+    connection = snapshot.connections.get(source.device)
+    if connection is None or connection.answer is not Answer.ANSWERED or connection.is_overdue:
+        evidence = f"{path.mount_point} has not answered yet"
+        return Resolution(None, Reason.SOURCE_UNPROVEN, evidence)
+    return Resolution(source)
+
+
+def subpath_of(mount: Mount, source: Mount) -> str | None:
+    """Return which part of its source a bind shows; None when it is outside of it."""
+    return lineage.below(lineage.plain_root(mount.root), source.root)
+
+
+def narrower(old: Mount, new: Mount) -> str:
+    """Say what the new superblock denies that the old one allowed; empty when nothing.
+
+    Options as fuse(8) and mount(8) name them: a pod that worked before may get EACCES or
+    EROFS from a perfectly live mount, and its owner should not have to search.
+    """
+    before, after = _options(old), _options(new)
+    lost = [name for name in ("allow_other", "rw") if name in before and name not in after]
+    gained = [name for name in ("default_permissions",) if name in after and name not in before]
+    changed = [
+        f"{name} {before.get(name) or 'none'} → {after.get(name) or 'none'}"
+        for name in ("user_id", "group_id", "context", "fscontext", "defcontext", "rootcontext")
+        if before.get(name) != after.get(name)
+    ]
+    return ", ".join(
+        [f"without {name}" for name in lost] + [f"with {name}" for name in gained] + changed
+    )
+
+
+def _options(mount: Mount) -> dict[str, str]:
+    pairs = (option.partition("=") for option in mount.super_options.split(","))
+    return {name: value for name, _, value in pairs}
