@@ -155,23 +155,31 @@ class _Replacement:
     # ------------------------------------------------------------------------ look
 
     def _finish_interrupted(self) -> bool:
-        """End an attempt that was cut after its attach; True when that was all."""
+        """Uncover a right layer below the top one; True when that was all there is to do.
+
+        An attempt that was cut after its attach leaves such a stack, and so does somebody
+        who puts a writable layer on a read-only mount.
+        """
         with opened(self._kernel, self._path) as fd:
             top = self._kernel.mount_of(fd)
-            if not self._is_stale_here(top):
+            if top.mount_point != self._path:
                 return False
             below = layer_below(self._kernel, top)
-            if below is None or not self._is_right(below, top):
+            if below is None or not self._may_uncover(top, below):
                 return False
             self._kernel.detach(fd)
         return True
 
+    def _may_uncover(self, top: Mount, below: Mount) -> bool:
+        if below.device != self._action.origin.device:
+            return False
+        if self._action.read_only:
+            return below.is_read_only and not top.is_read_only
+        same_flags = attribute_bits(below.options) == attribute_bits(top.options)
+        return top.device in self._action.stale_devices and same_flags
+
     def _is_stale_here(self, mount: Mount) -> bool:
         return mount.mount_point == self._path and mount.device in self._action.stale_devices
-
-    def _is_right(self, mount: Mount, model: Mount) -> bool:
-        same_flags = attribute_bits(mount.options) == attribute_bits(model.options)
-        return mount.device == self._action.origin.device and same_flags
 
     def _look(self) -> _Target:
         with opened(self._kernel, self._path) as fd:

@@ -1,0 +1,93 @@
+"""Mounts inside a volume: where else on the host the same thing is mounted.
+
+A path that leads through a dead FUSE file system cannot be walked any more, so a mount inside
+one is carried over from another mount of the same file system: an emptyDir, a secret or a
+block device always has one below the pods directory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fusewatchd.decision import Bind, ChildMount, Expect, Finding
+from fusewatchd.errors import FusewatchError
+from fusewatchd.lineage import below, plain_root
+from fusewatchd.model import Mount, Reason, TargetKey, Verdict
+from fusewatchd.snapshot import Snapshot
+
+MAX_CHILDREN = 64
+
+
+class ChildrenUnknownError(FusewatchError):
+    """A mount inside the volume shows something that is mounted nowhere else."""
+
+
+def plan_children(
+    bind: Bind, snapshot: Snapshot, findings: Mapping[TargetKey, Finding]
+) -> tuple[ChildMount, ...]:
+    """Say for every mount inside ``bind`` from where its replacement is cloned.
+
+    Raises:
+        ChildrenUnknownError: one of them cannot be made again.
+    """
+    assert bind.mount is not None
+    found: list[ChildMount] = []
+    for mount in _inside(bind, bind.mount, snapshot):
+        relative = below(mount.mount_point, bind.mount.mount_point)
+        if not relative or len(found) >= MAX_CHILDREN:
+            raise ChildrenUnknownError(mount.mount_point)
+        expect = Expect(
+            mount.mount_point, mount.device, mount.mount_id, mount.unique_id, mount.root
+        )
+        key = TargetKey(bind.key.namespace, mount.mount_point)
+        origin, subpath = _origin(mount, findings.get(key), snapshot)
+        found.append(ChildMount(expect, relative, origin, subpath))
+    return tuple(found)
+
+
+def _inside(bind: Bind, mount: Mount, snapshot: Snapshot) -> list[Mount]:
+    """List the mounts inside a mount, parents first, without the layers stacked on it."""
+    found: list[Mount] = []
+    queue = [mount]
+    while queue and len(found) <= MAX_CHILDREN:
+        parent = queue.pop(0)
+        for child in _children(bind, parent, snapshot):
+            if child.mount_point != mount.mount_point:
+                found.append(child)
+                queue.append(child)
+    return found
+
+
+def _children(bind: Bind, mount: Mount, snapshot: Snapshot) -> tuple[Mount, ...]:
+    if bind.namespace is None:
+        return snapshot.table.children_of(mount.mount_id)
+    return tuple(m for m in bind.namespace.mounts if m.parent_id == mount.mount_id)
+
+
+def _origin(mount: Mount, finding: Finding | None, snapshot: Snapshot) -> tuple[Expect, str]:
+    if finding is not None and finding.verdict is Verdict.STALE:
+        return _origin_of_stale(finding, mount)
+    wanted = plain_root(mount.root)
+    best: tuple[Mount, str] | None = None
+    for other in snapshot.table.on_device(mount.device):
+        subpath = below(wanted, other.root)
+        if subpath is None or other.mount_id == mount.mount_id or other.is_fuse != mount.is_fuse:
+            continue
+        top = snapshot.table.top_at(other.mount_point)
+        if top is None or top.mount_id != other.mount_id:
+            continue
+        if best is None or len(subpath) < len(best[1]):
+            best = (other, subpath)
+    if best is None:
+        raise ChildrenUnknownError(mount.mount_point)
+    other, subpath = best
+    expect = Expect(other.mount_point, other.device, other.mount_id, other.unique_id, other.root)
+    return expect, subpath
+
+
+def _origin_of_stale(finding: Finding, mount: Mount) -> tuple[Expect, str]:
+    """A stale volume inside a volume comes back from its own bind on the host."""
+    source, origin = finding.source_mount, finding.bind.origin
+    if source is None or origin is None or finding.refusal is not Reason.NONE:
+        raise ChildrenUnknownError(mount.mount_point)
+    return Expect(origin.mount_point, source.device), ""

@@ -1,0 +1,60 @@
+"""Binds whose FUSE connection does not answer as it should."""
+
+from __future__ import annotations
+
+from fusewatchd.detectors.base import Case, Opinion
+from fusewatchd.model import Answer, Reason, Verdict, assert_never
+
+
+def detect_unanswered(case: Case) -> Opinion | None:
+    """Tell slow from hung; neither is ever taken for dead."""
+    connection = case.connection
+    if connection is None or not (connection.is_overdue or connection.is_hung):
+        return None
+    if connection.is_hung:
+        waiting = connection.waiting
+        if waiting is None:
+            return Opinion(Verdict.UNKNOWN, "no answer, and fusectl cannot be read")
+        return Opinion(Verdict.HUNG, f"no answer, {waiting} requests waiting")
+    return Opinion(Verdict.SLOW, "the last probe passed its deadline")
+
+
+def detect_connection_state(case: Case) -> Opinion | None:
+    """Judge by the last ``statfs`` that was answered."""
+    connection = case.connection
+    if connection is None or connection.answer is None:
+        return Opinion(Verdict.UNKNOWN, "not asked yet")
+    match connection.answer:
+        case Answer.ANSWERED:
+            return None
+        case Answer.DISCONNECTED:
+            return Opinion(Verdict.STALE, "Transport endpoint is not connected")
+        case Answer.PENDING:
+            return Opinion(Verdict.UNKNOWN, "not answered yet")
+        case Answer.NOT_ALLOWED:
+            return Opinion(Verdict.UNKNOWN, "the kernel does not let us ask this mount")
+        case Answer.ERROR:
+            return Opinion(Verdict.UNKNOWN, f"statfs failed with errno {connection.errno}")
+        case _:
+            assert_never(connection.answer)
+
+
+def detect_superseded(case: Case) -> Opinion | None:
+    """Find a bind that works but shows a file system that its source left behind."""
+    source = case.resolution.mount
+    if source is None or case.bind.mount is None or source.device == case.bind.mount.device:
+        return None
+    return Opinion(
+        Verdict.SUPERSEDED,
+        f"the source is device {source.device} now and the old server still answers",
+    )
+
+
+def detect_writable_layer(case: Case) -> Opinion | None:
+    """Find a read-only container mount that somebody covered with a writable layer."""
+    bind = case.bind
+    known = case.ledger.containers.get(bind.key)
+    if bind.mount is None or known is None or not known.is_read_only or bind.mount.is_read_only:
+        return None
+    refusal = Reason.NONE if case.resolution.mount else Reason.HOST_BIND_STALE
+    return Opinion(Verdict.STALE, "a writable layer covers a read-only mount", refusal)

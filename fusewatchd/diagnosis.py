@@ -1,0 +1,183 @@
+"""From a snapshot to a verdict on every bind of the node.
+
+Purely computational: no clock, no file, no memory of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from fusewatchd import lineage
+from fusewatchd.containers import ContainerLook, find_container_binds
+from fusewatchd.decision import Bind, Finding
+from fusewatchd.detectors import DETECTORS, Case, Opinion
+from fusewatchd.drivers import Driver
+from fusewatchd.kubeletdir import parse_bind_path, pods_directory
+from fusewatchd.ledger import Ledger
+from fusewatchd.model import (
+    Answer,
+    BindPath,
+    Mount,
+    NamespaceKind,
+    Reason,
+    TargetKey,
+    Verdict,
+)
+from fusewatchd.snapshot import Snapshot
+from fusewatchd.sources import Resolution, locate, resolve, subpath_of
+
+HEALTHY = Opinion(Verdict.HEALTHY, "answers")
+
+
+@dataclass(frozen=True, slots=True)
+class Knowledge:
+    """What diagnosis knows beside the node: configuration that never changes a fact."""
+
+    drivers: Sequence[Driver]
+    ignored_fs_types: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """All findings, and what diagnosis learned that the next cycle needs."""
+
+    findings: tuple[Finding, ...]
+    facts: lineage.Facts
+    foreign_stale: int
+    """Stale FUSE mounts in namespaces that are never entered."""
+
+
+def diagnose(snapshot: Snapshot, ledger: Ledger, knowledge: Knowledge) -> Diagnosis:
+    """Judge every host bind, every container mount that is ours, every vanished bind."""
+    stacks = host_stacks(snapshot, knowledge.ignored_fs_types)
+    tops = [(path, stack[-1]) for path, stack in stacks]
+    pods = pods_directory(snapshot.kubelet_root)
+    facts = lineage.learn(ledger.facts, snapshot.table, tops, pods) if snapshot.kubelet_root else {}
+    binds = [_host_bind(path, stack, snapshot, facts, knowledge) for path, stack in stacks]
+    look = find_container_binds(snapshot, binds, ledger)
+    findings = [_judge_host(bind, snapshot, ledger) for bind in binds]
+    by_key = {finding.bind.key: finding for finding in findings}
+    findings += [_judge_container(bind, by_key, snapshot, ledger) for bind in look.binds]
+    findings += _bare_binds(snapshot, ledger, by_key)
+    return Diagnosis(tuple(findings), facts, _count_foreign_stale(look, snapshot))
+
+
+def host_stacks(
+    snapshot: Snapshot, ignored_fs_types: frozenset[str]
+) -> list[tuple[BindPath, list[Mount]]]:
+    """Return every FUSE stack at a bind's path below the pods directory, bottom first."""
+    if not snapshot.kubelet_root:
+        return []
+    found: dict[str, tuple[BindPath, list[Mount]]] = {}
+    for mount in snapshot.table.fuse_mounts():
+        if mount.fs_type in ignored_fs_types:
+            continue
+        known = found.get(mount.mount_point)
+        if known is not None:
+            known[1].append(mount)
+            continue
+        path = parse_bind_path(snapshot.kubelet_root, mount.mount_point)
+        if path is not None:
+            found[mount.mount_point] = (path, [mount])
+    return [(path, _bottom_to_top(stack)) for path, stack in found.values()]
+
+
+def _bottom_to_top(stack: list[Mount]) -> list[Mount]:
+    if len(stack) == 1:
+        return stack
+    above = {mount.parent_id: mount for mount in stack}
+    ids = {mount.mount_id for mount in stack}
+    layer: Mount | None = next((m for m in stack if m.parent_id not in ids), stack[0])
+    ordered: list[Mount] = []
+    while layer is not None and len(ordered) < len(stack):
+        ordered.append(layer)
+        layer = above.get(layer.mount_id)
+    return ordered
+
+
+def _host_bind(
+    path: BindPath,
+    stack: list[Mount],
+    snapshot: Snapshot,
+    facts: lineage.Facts,
+    knowledge: Knowledge,
+) -> Bind:
+    top = stack[-1]
+    source = locate(path, top, snapshot, facts, knowledge.drivers)
+    data = snapshot.volume_data.get((path.pod_uid, path.volume))
+    driver = data.driver if data else top.fs_type.partition(".")[2] or top.fs_type
+    return Bind(TargetKey(0, top.mount_point), path, top, len(stack), driver, source)
+
+
+def _judge_host(bind: Bind, snapshot: Snapshot, ledger: Ledger) -> Finding:
+    assert bind.mount is not None
+    resolution = resolve(bind.source, bind.mount, snapshot)
+    if resolution.mount is not None and subpath_of(bind.mount, resolution.mount) is None:
+        resolution = Resolution(None, Reason.SOURCE_TYPE, "the bind's root is outside the source")
+    return _judge(bind, resolution, snapshot, ledger)
+
+
+def _judge_container(
+    bind: Bind, hosts: dict[TargetKey, Finding], snapshot: Snapshot, ledger: Ledger
+) -> Finding:
+    """A container shows what its pod's bind on the host shows, or is about to show."""
+    origin = hosts.get(bind.origin) if bind.origin else None
+    return _judge(bind, _origin_resolution(bind, origin), snapshot, ledger)
+
+
+def _origin_resolution(bind: Bind, origin: Finding | None) -> Resolution:
+    if origin is None or origin.bind.mount is None or bind.mount is None:
+        return Resolution(None, Reason.HOST_BIND_STALE, "its bind on the host is gone")
+    if origin.verdict in (Verdict.HEALTHY, Verdict.SLOW):
+        return Resolution(origin.bind.mount)
+    if origin.source_mount is not None and origin.refusal is Reason.NONE:
+        return Resolution(origin.source_mount)
+    refusal = origin.refusal if origin.refusal is not Reason.NONE else Reason.HOST_BIND_STALE
+    return Resolution(None, refusal, f"its bind on the host is {origin.verdict.value}")
+
+
+def _judge(bind: Bind, resolution: Resolution, snapshot: Snapshot, ledger: Ledger) -> Finding:
+    connection = snapshot.connections.get(bind.mount.device) if bind.mount else None
+    case = Case(bind, connection, resolution, snapshot, ledger)
+    opinions = (detector(case) for detector in DETECTORS)
+    opinion = next((found for found in opinions if found is not None), HEALTHY)
+    refusal = opinion.refusal
+    if refusal is Reason.NONE and opinion.verdict is Verdict.STALE:
+        refusal = _pod_refusal(bind, snapshot) or resolution.refusal
+    evidence = opinion.evidence
+    if refusal is not Reason.NONE and resolution.evidence:
+        evidence = f"{evidence}; {resolution.evidence}"
+    source = resolution.mount
+    return Finding(bind, opinion.verdict, evidence, source, refusal)
+
+
+def _pod_refusal(bind: Bind, snapshot: Snapshot) -> Reason | None:
+    pod = (snapshot.pods or {}).get(bind.path.pod_uid)
+    return Reason.POD_ENDING if pod is not None and pod.is_deleting else None
+
+
+def _bare_binds(
+    snapshot: Snapshot, ledger: Ledger, present: dict[TargetKey, Finding]
+) -> Iterable[Finding]:
+    """Yield a finding for each remembered bind without a mount whose pod lives on."""
+    for path, answer in ledger.published.items():
+        key = TargetKey(0, path)
+        if key in present or not snapshot.pods_are_current:
+            continue
+        bind_path = parse_bind_path(snapshot.kubelet_root, path)
+        pod = (snapshot.pods or {}).get(bind_path.pod_uid) if bind_path else None
+        if bind_path is None or pod is None or pod.is_deleting or pod.phase != "Running":
+            continue
+        bind = Bind(key, bind_path, None, 0, "", answer)
+        yield _judge(bind, Resolution(None), snapshot, ledger)
+
+
+def _count_foreign_stale(look: ContainerLook, snapshot: Snapshot) -> int:
+    count = 0
+    for namespace, mount in look.foreign:
+        connection = snapshot.connections.get(mount.device)
+        is_dead = connection is not None and connection.answer is Answer.DISCONNECTED
+        if is_dead and namespace.kind in (NamespaceKind.FOREIGN, NamespaceKind.CONTAINER):
+            count += 1
+    return count

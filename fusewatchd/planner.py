@@ -1,0 +1,225 @@
+"""From findings to actions, in an order in which each finds what it needs.
+
+Pure: the present time is an argument.  Whatever is broken and not acted on is listed with
+the reason; nothing is ever left out in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from fusewatchd.children import ChildrenUnknownError, plan_children
+from fusewatchd.decision import (
+    Action,
+    DetachOwnLayer,
+    Expect,
+    Finding,
+    NamespaceRef,
+    Plan,
+    Propagation,
+    Refusal,
+    ReplaceMount,
+)
+from fusewatchd.ledger import Ledger
+from fusewatchd.lifecycle import Phase
+from fusewatchd.model import (
+    Answer,
+    BindKind,
+    Device,
+    Mount,
+    Reason,
+    TargetKey,
+    Verdict,
+)
+from fusewatchd.settings import RecoveryMode, SupersededPolicy
+from fusewatchd.snapshot import Snapshot
+from fusewatchd.sources import subpath_of
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the configuration allows."""
+
+    mode: RecoveryMode = RecoveryMode.RECOVER
+    superseded: SupersededPolicy = SupersededPolicy.REPORT
+    containers: bool = True
+    max_table_entries: int = 50_000
+
+
+def plan(
+    findings: Iterable[Finding],
+    snapshot: Snapshot,
+    ledger: Ledger,
+    policy: Policy,
+    now: float,
+) -> Plan:
+    """Decide what to do about every finding that asks for something."""
+    findings = tuple(findings)
+    planner = _Planner(snapshot, ledger, policy, now, findings)
+    for finding in sorted(findings, key=_order):
+        planner.consider(finding)
+    return Plan(tuple(planner.actions), tuple(planner.refused))
+
+
+def _order(finding: Finding) -> tuple[int, int, str]:
+    """Host before containers, publish binds before what is inside or below them."""
+    bind = finding.bind
+    rank = {
+        BindKind.PUBLISH: 0,
+        BindKind.FLEXVOLUME: 0,
+        BindKind.SUBPATH: 1,
+        BindKind.CONTAINER: 2,
+    }[bind.path.kind]
+    return rank, bind.key.mount_point.count("/"), bind.key.mount_point
+
+
+class _Planner:
+    """Collects the plan of one cycle; lives no longer than that."""
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        ledger: Ledger,
+        policy: Policy,
+        now: float,
+        findings: tuple[Finding, ...],
+    ) -> None:
+        self.actions: list[Action] = []
+        self.refused: list[Refusal] = []
+        self._snapshot = snapshot
+        self._ledger = ledger
+        self._policy = policy
+        self._now = now
+        self._findings = {finding.bind.key: finding for finding in findings}
+        self._dead = tuple(
+            sorted(
+                device
+                for device, connection in snapshot.connections.items()
+                if connection.answer is Answer.DISCONNECTED
+            )
+        )
+
+    def consider(self, finding: Finding) -> None:
+        """Add an action, a refusal or nothing."""
+        if self._ends_with_own_layer(finding):
+            return
+        if not self._wants_replacement(finding):
+            return
+        state = self._ledger.state(finding.bind.key)
+        if state.is_in_flight:
+            return
+        reason = self._forbidden(finding)
+        if reason is not Reason.NONE:
+            self.refused.append(Refusal(finding, reason))
+        elif state.phase is Phase.COOLDOWN and self._now < state.retry_at:
+            self.refused.append(Refusal(finding, Reason.BACK_OFF, state.retry_at))
+        else:
+            self._replace(finding)
+
+    def _wants_replacement(self, finding: Finding) -> bool:
+        if finding.verdict is Verdict.STALE:
+            return True
+        wants_new = self._policy.superseded is SupersededPolicy.REBIND
+        return finding.verdict is Verdict.SUPERSEDED and wants_new
+
+    def _forbidden(self, finding: Finding) -> Reason:
+        if finding.refusal is not Reason.NONE:
+            return finding.refusal
+        if finding.source_mount is None:
+            return Reason.SOURCE_MISSING
+        if self._policy.mode is RecoveryMode.REPORT:
+            return Reason.REPORT_ONLY
+        if not finding.bind.key.is_host and not self._policy.containers:
+            return Reason.REPORT_ONLY
+        if len(self._snapshot.table) + len(self.actions) >= self._policy.max_table_entries:
+            return Reason.TABLE_FULL
+        return Reason.NONE
+
+    # ------------------------------------------------------------------ replacement
+
+    def _replace(self, finding: Finding) -> None:
+        mount, source = finding.bind.mount, finding.source_mount
+        assert mount is not None and source is not None
+        if finding.bind.key.is_host:
+            origin, subpath = _expect(source), subpath_of(mount, source) or ""
+        else:
+            origin, subpath = self._host_origin(finding, source), ""
+        try:
+            children = plan_children(finding.bind, self._snapshot, self._findings)
+        except ChildrenUnknownError:
+            self.refused.append(Refusal(finding, Reason.CHILD_MOUNT))
+            return
+        known = self._ledger.containers.get(finding.bind.key)
+        self.actions.append(
+            ReplaceMount(
+                key=finding.bind.key,
+                expect=_expect(mount),
+                origin=origin,
+                propagation=self._propagation(finding, mount),
+                subpath=subpath,
+                stale_devices=self._stale_devices(finding, mount, source.device),
+                read_only=known is not None and known.is_read_only,
+                children=children,
+                namespace=_namespace_ref(finding),
+            )
+        )
+
+    def _host_origin(self, finding: Finding, source: Mount) -> Expect:
+        """A container is served from its pod's bind as it will be when its turn comes."""
+        assert finding.bind.origin is not None
+        return Expect(finding.bind.origin.mount_point, source.device)
+
+    def _propagation(self, finding: Finding, mount: Mount) -> Propagation:
+        known = self._ledger.containers.get(finding.bind.key)
+        if known is not None:
+            return known.propagation
+        if finding.bind.key.is_host:
+            return Propagation.OWN_GROUP if mount.peer_group else Propagation.PRIVATE
+        return Propagation.PRIVATE
+
+    def _stale_devices(
+        self, finding: Finding, mount: Mount, source: Device
+    ) -> tuple[Device, ...]:
+        devices = set(self._dead)
+        if finding.verdict is Verdict.SUPERSEDED:
+            devices.add(mount.device)
+        devices.discard(source)
+        return tuple(sorted(devices))
+
+    # -------------------------------------------------------------------- own layers
+
+    def _ends_with_own_layer(self, finding: Finding) -> bool:
+        """Take away a layer of ours that would keep a pod from ending.
+
+        Without BENEATH a driver that unmounts once, or in another namespace, takes the stale
+        mount below ours and leaves ours behind.
+        """
+        bind = finding.bind
+        layers = self._ledger.own_layers.get(bind.key, ())
+        if bind.mount is None or not bind.key.is_host or not layers:
+            return False
+        if (bind.mount.unique_id or bind.mount.mount_id) not in layers:
+            return False
+        if self._policy.mode is RecoveryMode.REPORT or self._ledger.state(bind.key).is_in_flight:
+            return False
+        pod = (self._snapshot.pods or {}).get(bind.path.pod_uid)
+        is_ending = finding.verdict is Verdict.ORPHANED or (pod is not None and pod.is_deleting)
+        lost_its_base = bind.depth == 1
+        if not (is_ending or lost_its_base):
+            return False
+        self.actions.append(DetachOwnLayer(bind.key, _expect(bind.mount)))
+        return True
+
+
+def _expect(mount: Mount) -> Expect:
+    return Expect(
+        mount.mount_point, mount.device, mount.mount_id, mount.unique_id, mount.root
+    )
+
+
+def _namespace_ref(finding: Finding) -> NamespaceRef | None:
+    namespace = finding.bind.namespace
+    if namespace is None:
+        return None
+    return NamespaceRef(namespace.inode, namespace.pid, namespace.start_time)
