@@ -249,6 +249,9 @@ class Incident:
     """Binds that were hit."""
     open_targets: frozenset[TargetKey] = frozenset()
     """Binds not yet verified; recovered when this is empty."""
+    recovered_targets: frozenset[TargetKey] = frozenset()
+    last_recovery_at: float | None = None
+    """When the latest of them was read back; ``recovered_at`` once nothing is open."""
 
 
 class Trigger(Enum):

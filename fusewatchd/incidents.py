@@ -1,0 +1,132 @@
+"""Outages, one for each dead FUSE connection, from its server's end to the last bind healed.
+
+An incident is closed only when a look at every mount namespace that *began* after the last
+replacement finds nothing stale of it any more: a container that was started from the stale
+bind in between is part of the same outage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from fusewatchd.decision import Finding, Incident, Outcome, OutcomeStatus, ReplaceMount
+from fusewatchd.ledger import TargetState
+from fusewatchd.model import Answer, Device, TargetKey, Verdict
+from fusewatchd.snapshot import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class IncidentStep:
+    """The open incidents after a cycle, and what began and ended in it."""
+
+    open: Mapping[Device, Incident]
+    opened: tuple[Incident, ...] = ()
+    closed: tuple[Incident, ...] = ()
+
+
+def follow(
+    incidents: Mapping[Device, Incident],
+    findings: Iterable[Finding],
+    outcomes: Iterable[Outcome],
+    states: Mapping[TargetKey, TargetState],
+    snapshot: Snapshot,
+    now: float,
+) -> IncidentStep:
+    """Open, continue and close incidents by what this cycle saw."""
+    stale = _stale_by_device(findings, snapshot)
+    current = _with_outcomes(incidents, outcomes)
+    opened: list[Incident] = []
+    closed: list[Incident] = []
+    after: dict[Device, Incident] = {}
+    for device, hit in stale.items():
+        if device not in current:
+            incident = _opened(device, hit, snapshot, now)
+            opened.append(incident)
+            current[device] = incident
+    for device, incident in current.items():
+        incident = _continued(incident, stale.get(device, ()), states, snapshot)
+        if _is_over(incident, snapshot):
+            recovered = incident.last_recovery_at if incident.recovered_targets else None
+            closed.append(replace(incident, recovered_at=recovered))
+        else:
+            after[device] = incident
+    return IncidentStep(after, tuple(opened), tuple(closed))
+
+
+def _stale_by_device(
+    findings: Iterable[Finding], snapshot: Snapshot
+) -> dict[Device, tuple[Finding, ...]]:
+    grouped: dict[Device, list[Finding]] = {}
+    for finding in findings:
+        mount = finding.bind.mount
+        if finding.verdict is not Verdict.STALE or mount is None:
+            continue
+        connection = snapshot.connections.get(mount.device)
+        if connection is not None and connection.answer is Answer.DISCONNECTED:
+            grouped.setdefault(mount.device, []).append(finding)
+    return {device: tuple(found) for device, found in grouped.items()}
+
+
+def _opened(
+    device: Device, hit: tuple[Finding, ...], snapshot: Snapshot, now: float
+) -> Incident:
+    first = next((f for f in hit if f.bind.source.candidates), hit[0])
+    candidates = first.bind.source.candidates
+    connection = snapshot.connections[device]
+    return Incident(
+        device=device,
+        driver=first.bind.driver,
+        source_path=candidates[0].mount_point if candidates else "",
+        noticed_at=connection.answered_at or now,
+        server_gone_at=connection.server_gone_at,
+    )
+
+
+def _with_outcomes(
+    incidents: Mapping[Device, Incident], outcomes: Iterable[Outcome]
+) -> dict[Device, Incident]:
+    current = dict(incidents)
+    for outcome in outcomes:
+        action = outcome.action
+        if outcome.status is not OutcomeStatus.RECOVERED or not isinstance(action, ReplaceMount):
+            continue
+        incident = current.get(action.expect.device)
+        if incident is not None:
+            current[action.expect.device] = replace(
+                incident,
+                recovered_targets=incident.recovered_targets | {action.key},
+                last_recovery_at=max(incident.last_recovery_at or 0.0, outcome.finished_at),
+            )
+    return current
+
+
+def _continued(
+    incident: Incident,
+    hit: tuple[Finding, ...],
+    states: Mapping[TargetKey, TargetState],
+    snapshot: Snapshot,
+) -> Incident:
+    stale = frozenset(finding.bind.key for finding in hit)
+    fresh = TargetState()
+    in_flight = frozenset(
+        key for key in incident.targets if states.get(key, fresh).is_in_flight
+    )
+    source_up = incident.source_up_at
+    for finding in hit:
+        if source_up is None and finding.source_mount is not None:
+            source_up = snapshot.seen_at.get(finding.source_mount.device)
+    return replace(
+        incident,
+        targets=incident.targets | stale,
+        open_targets=stale | in_flight,
+        recovered_targets=incident.recovered_targets - stale,
+        source_up_at=source_up,
+    )
+
+
+def _is_over(incident: Incident, snapshot: Snapshot) -> bool:
+    if incident.open_targets:
+        return False
+    since = incident.last_recovery_at if incident.last_recovery_at else incident.noticed_at
+    return snapshot.namespaces_looked_at >= since

@@ -1,0 +1,166 @@
+"""How one cycle changes what the daemon remembers; pure."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from fusewatchd.containers import first_look, remember_former, still_shown
+from fusewatchd.decision import (
+    Change,
+    DetachOwnLayer,
+    Finding,
+    Outcome,
+    OutcomeStatus,
+    Phase,
+    Plan,
+)
+from fusewatchd.diagnosis import Diagnosis
+from fusewatchd.ledger import ContainerFacts, Ledger, TargetState
+from fusewatchd.lifecycle import Signal, advance, signal_of
+from fusewatchd.model import SourceAnswer, TargetKey, Verdict
+from fusewatchd.snapshot import Snapshot
+
+MAX_OWN_LAYERS = 8
+"""Own layers remembered for one target, the newest; there are at most two at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackOff:
+    """Delays after failures in a row: exponential, bounded, spread."""
+
+    initial_seconds: float = 0.25
+    max_seconds: float = 60.0
+
+    def delay(self, key: TargetKey, failures: int) -> float:
+        """Return the delay after this many failures, spread by ±20 % per target.
+
+        The spread is a property of the target and the count, so that the same history
+        always gives the same plan.
+        """
+        full = min(self.max_seconds, self.initial_seconds * 2.0 ** max(0, failures - 1))
+        text = f"{key.namespace}:{key.mount_point}:{failures}"
+        share = zlib.crc32(text.encode("utf-8", "surrogateescape")) / 0xFFFFFFFF
+        return full * (0.8 + 0.4 * share)
+
+
+def take_outcomes(ledger: Ledger, outcomes: Iterable[Outcome], back_off: BackOff) -> Ledger:
+    """End the attempts that the executor reports as ended."""
+    states = dict(ledger.states)
+    own_layers = dict(ledger.own_layers)
+    for outcome in outcomes:
+        key = outcome.action.key
+        states[key] = _after_attempt(states.get(key, TargetState()), outcome, back_off)
+        if isinstance(outcome.action, DetachOwnLayer):
+            if outcome.status is OutcomeStatus.DETACHED:
+                own_layers.pop(key, None)
+        elif outcome.mount is not None and outcome.depth > 1 and key.is_host:
+            layer = outcome.mount.unique_id or outcome.mount.mount_id
+            own_layers[key] = (*own_layers.get(key, ()), layer)[-MAX_OWN_LAYERS:]
+    return replace(ledger, states=states, own_layers=own_layers)
+
+
+def _after_attempt(state: TargetState, outcome: Outcome, back_off: BackOff) -> TargetState:
+    done = (OutcomeStatus.RECOVERED, OutcomeStatus.DETACHED)
+    if outcome.status in done:
+        phase = advance(state.phase, Signal.SUCCEEDED)
+        return TargetState(phase, last_outcome=outcome)
+    # Somebody else was faster: no failure of ours, but no reason to spin either.
+    failures = state.failures + (outcome.status is not OutcomeStatus.SKIPPED)
+    return replace(
+        state,
+        phase=advance(state.phase, Signal.FAILED),
+        failures=failures,
+        retry_at=outcome.finished_at + back_off.delay(outcome.action.key, failures),
+        is_in_flight=False,
+        last_outcome=outcome,
+    )
+
+
+def take_diagnosis(ledger: Ledger, diagnosis: Diagnosis, snapshot: Snapshot) -> Ledger:
+    """Remember what diagnosis learned about the node."""
+    findings = diagnosis.findings
+    hosts = [f.bind for f in findings if f.bind.key.is_host and f.bind.mount is not None]
+    containers: dict[TargetKey, ContainerFacts] = {}
+    for finding in findings:
+        bind = finding.bind
+        if not bind.key.is_host:
+            known = ledger.containers.get(bind.key)
+            containers[bind.key] = known or first_look(bind, snapshot)
+    present = frozenset(bind.key for bind in hosts)
+    return replace(
+        ledger,
+        facts=diagnosis.facts,
+        published=_published(ledger, findings, snapshot),
+        containers=containers,
+        former=remember_former(ledger.former, hosts, still_shown(snapshot)),
+        own_layers={key: ids for key, ids in ledger.own_layers.items() if key in present},
+    )
+
+
+def _published(
+    ledger: Ledger, findings: Iterable[Finding], snapshot: Snapshot
+) -> dict[str, SourceAnswer]:
+    """Keep vanished binds only as long as a current pod list could tell that they are bare."""
+    published = {
+        f.bind.key.mount_point: f.bind.source for f in findings if f.bind.key.is_host
+    }
+    if not snapshot.pods_are_current:
+        for path, answer in ledger.published.items():
+            published.setdefault(path, answer)
+    return published
+
+
+def take_plan(
+    ledger: Ledger, findings: Iterable[Finding], plan: Plan, outcomes: Iterable[Outcome], now: float
+) -> tuple[Ledger, tuple[Change, ...]]:
+    """Move every bind to its next phase; return the ledger and what changed."""
+    submitted = frozenset(action.key for action in plan.actions)
+    refusals = {refusal.finding.bind.key: refusal.reason for refusal in plan.refused}
+    ended = {outcome.action.key: outcome for outcome in outcomes}
+    states: dict[TargetKey, TargetState] = {}
+    changes: list[Change] = []
+    for finding in findings:
+        key = finding.bind.key
+        before = ledger.state(key)
+        state = _next_state(before, finding, key in submitted, now)
+        refusal = refusals.get(key)
+        if refusal is not None and refusal is not state.last_refusal:
+            state = replace(state, last_refusal=refusal)
+        states[key] = state
+        outcome = ended.get(key)
+        if outcome is not None or state.phase is not before.phase or key not in ledger.states:
+            changes.append(Change(finding, _phase_before(before, outcome), state.phase, outcome))
+    for key, state in ledger.states.items():
+        # Its outcome is still to come: until then a vanished bind is not forgotten.
+        if key not in states and state.is_in_flight:
+            states[key] = state
+    return replace(ledger, states=states), tuple(changes)
+
+
+def _phase_before(before: TargetState, outcome: Outcome | None) -> Phase:
+    """The outcome was already taken when the phases are compared."""
+    return Phase.RECOVERING if outcome is not None else before.phase
+
+
+def _next_state(
+    state: TargetState, finding: Finding, is_submitted: bool, now: float
+) -> TargetState:
+    phase = state.phase
+    if phase is Phase.COOLDOWN and now >= state.retry_at and finding.verdict is Verdict.STALE:
+        phase = advance(phase, Signal.BACK_OFF_OVER)
+    phase = advance(phase, signal_of(finding.verdict))
+    if is_submitted:
+        if phase is Phase.HEALTHY or phase is Phase.COOLDOWN:
+            phase = Phase.STALE
+        return replace(state, phase=advance(phase, Signal.SUBMITTED), is_in_flight=True)
+    if phase is Phase.HEALTHY and state.failures:
+        return TargetState(phase, last_outcome=state.last_outcome)
+    return state if phase is state.phase else replace(state, phase=phase)
+
+
+def next_retry(ledger: Ledger) -> float | None:
+    """Return when the first back-off ends; None when none runs."""
+    waiting = [s.retry_at for s in ledger.states.values() if s.phase is Phase.COOLDOWN]
+    return min(waiting, default=None)
