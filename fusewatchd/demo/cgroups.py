@@ -1,0 +1,99 @@
+"""Cgroups of demo containers: what makes the kernel say which pod a process belongs to.
+
+Below the cgroup2 root every world has one cgroup of its own, named after the process that
+made it, and in there the kubelet's layout ``kubepods/besteffort/pod<uid>/<container>``.
+Nothing is limited or moved by them; cgroups(7).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import time
+from typing import Final
+
+_PREFIX: Final = "fusewatchd-demo."
+_GONE: Final = (errno.ENOENT, errno.ENODEV)
+
+
+def new_name() -> str:
+    """Return a name no other world has; the pid in it tells when it is a leftover."""
+    return f"{_own_prefix()}{os.getpid()}.{secrets.token_hex(4)}"
+
+
+def _own_prefix() -> str:
+    """Name the pid namespace too: a pid says nothing about the makers in another one."""
+    return f"{_PREFIX}{os.stat('/proc/self/ns/pid').st_ino}."
+
+
+def hierarchy() -> str | None:
+    """Return where cgroup2 is mounted writable (alone or beside v1), or None."""
+    with open("/proc/self/mountinfo", "rb") as file:
+        for line in file:
+            before, _, after = line.partition(b" - ")
+            if after.startswith(b"cgroup2 "):
+                path = os.fsdecode(before.split()[4])
+                if os.access(path, os.W_OK):
+                    return path
+    return None
+
+
+def pod_cgroup(world_cgroup: str, pod_uid: str, container_id: str) -> str:
+    """Return the path of a container's cgroup as ``/proc/<pid>/cgroup`` shows it."""
+    return f"/{world_cgroup}/kubepods/besteffort/pod{pod_uid}/{container_id}"
+
+
+def create(path: str) -> str | None:
+    """Make a cgroup with its parents; returns its directory, None where that is not allowed."""
+    root = hierarchy()
+    if root is None:
+        return None
+    try:
+        os.makedirs(root + path, exist_ok=True)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return None
+        raise
+    return root + path
+
+
+def remove_tree(name: str, grace_seconds: float = 2.0) -> None:
+    """Remove a world's cgroup once its processes are gone; gives up silently after the grace.
+
+    A cgroup with a process in it cannot be removed (EBUSY), so nothing alive is ever hit.
+    """
+    root = hierarchy()
+    if root is None:
+        return
+    top = os.path.join(root, name)
+    end = time.monotonic() + grace_seconds
+    while os.path.isdir(top):
+        for directory, _, _ in os.walk(top, topdown=False):
+            remove(directory)
+        if time.monotonic() > end:
+            return
+        time.sleep(0.005)
+
+
+def remove(directory: str) -> bool:
+    """Remove one cgroup; returns False while it is in use."""
+    try:
+        os.rmdir(directory)
+    except OSError as error:
+        if error.errno not in (*_GONE, errno.EBUSY, errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        return error.errno in _GONE
+    return True
+
+
+def remove_leftovers() -> None:
+    """Remove the empty cgroups of worlds whose maker was killed before it could do so."""
+    root = hierarchy()
+    if root is None:
+        return
+    prefix = _own_prefix()
+    for name in os.listdir(root):
+        maker = name.removeprefix(prefix).partition(".")[0]
+        if name.startswith(prefix) and not os.path.exists(f"/proc/{maker}"):
+            remove_tree(name, grace_seconds=0.0)
