@@ -125,8 +125,8 @@ class ReplaceMount:
     """Add ``ro`` even if the mount to replace lacks it (a writable layer on a read-only one)."""
     children: tuple[ChildMount, ...] = ()
     namespace: NamespaceRef | None = None
-    own_layers: tuple[int, ...] = ()
-    """Mount ids that this daemon itself stacked on this path (ways without BENEATH)."""
+    narrower: str = ""
+    """How the new superblock allows less than the old one; empty when it does not."""
 
     def describe(self) -> str:
         """Say in one line what this would do."""
@@ -286,3 +286,5 @@ class CycleReport:
     incidents_opened: tuple[Incident, ...] = ()
     incidents_closed: tuple[Incident, ...] = ()
     gaps: tuple[Gap, ...] = ()
+    foreign_stale: int = 0
+    """Stale FUSE mounts in namespaces that are never entered."""

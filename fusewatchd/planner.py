@@ -34,7 +34,7 @@ from fusewatchd.model import (
 )
 from fusewatchd.settings import RecoveryMode, SupersededPolicy
 from fusewatchd.snapshot import Snapshot
-from fusewatchd.sources import subpath_of
+from fusewatchd.sources import narrower, subpath_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +162,7 @@ class _Planner:
                 read_only=known is not None and known.is_read_only,
                 children=children,
                 namespace=_namespace_ref(finding),
+                narrower=narrower(mount, source),
             )
         )
 

@@ -1,0 +1,145 @@
+"""The only writer to the node: hands actions to mount workers and brings outcomes back.
+
+Actions of one source stay together and in order, so that a container finds its pod's bind on
+the host already replaced.  Groups of different sources may run side by side: a source that
+hangs while a subPath is looked up in it holds up nobody else.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+from fusewatchd.decision import Action, Outcome, OutcomeStatus, ReplaceMount
+from fusewatchd.linux.mounter import MountWorker
+from fusewatchd.model import Device, Reason, TargetKey
+
+MAX_WORKERS = 4
+STALL_SECONDS = 0.05
+"""A worker without progress for this long no longer holds up other sources."""
+DEADLINE_SECONDS = 3.0
+"""A worker without progress for this long is given up, and its action has failed."""
+
+
+@dataclass(slots=True)
+class _Busy:
+    """A worker and the actions it was given and has not reported on, in order."""
+
+    worker: MountWorker
+    actions: deque[Action]
+    progress_at: float
+
+
+@dataclass(slots=True)
+class _Queue:
+    """Groups that wait for a worker."""
+
+    groups: deque[deque[Action]] = field(default_factory=deque)
+
+    def add(self, actions: Iterable[Action]) -> None:
+        """Group actions by the source they show; each group keeps its order."""
+        by_source: dict[Device, deque[Action]] = {}
+        for action in actions:
+            by_source.setdefault(_source_of(action), deque()).append(action)
+        self.groups.extend(by_source.values())
+
+
+def _source_of(action: Action) -> Device:
+    return action.origin.device if isinstance(action, ReplaceMount) else action.expect.device
+
+
+class Executor:
+    """Carries plans out without ever waiting for them."""
+
+    def __init__(self, spawn: Callable[[], MountWorker]) -> None:
+        """Take the means to start a worker; the first one is started at once."""
+        self._spawn = spawn
+        self._idle: list[MountWorker] = [spawn()]
+        self._busy: list[_Busy] = []
+        self._queue = _Queue()
+
+    def submit(self, actions: Iterable[Action], now: float) -> None:
+        """Accept actions; their outcomes come from ``collect`` later."""
+        self._queue.add(actions)
+        self._assign(now)
+
+    def collect(self, now: float) -> list[Outcome]:
+        """Return the outcomes that have arrived, and give up workers that hang."""
+        outcomes: list[Outcome] = []
+        for busy in tuple(self._busy):
+            arrived = self._receive(busy)
+            outcomes.extend(arrived)
+            if arrived:
+                busy.progress_at = now
+            if not busy.actions:
+                self._busy.remove(busy)
+                self._idle.append(busy.worker)
+            elif busy.worker.is_dead or now - busy.progress_at >= DEADLINE_SECONDS:
+                outcomes.append(self._give_up(busy, now))
+        self._assign(now)
+        return outcomes
+
+    def _receive(self, busy: _Busy) -> list[Outcome]:
+        arrived: list[Outcome] = []
+        for outcome in busy.worker.receive():
+            if not busy.actions:
+                break
+            action = busy.actions.popleft()
+            narrower = action.narrower if isinstance(action, ReplaceMount) else ""
+            arrived.append(replace(outcome, action=action, narrower=narrower))
+        return arrived
+
+    def _give_up(self, busy: _Busy, now: float) -> Outcome:
+        self._busy.remove(busy)
+        was_dead = busy.worker.is_dead
+        busy.worker.kill()
+        action = busy.actions.popleft()
+        if busy.actions:
+            self._queue.groups.append(busy.actions)
+        detail = "the mount worker ended" if was_dead else "the mount worker did not answer"
+        return Outcome(
+            action,
+            OutcomeStatus.FAILED,
+            Reason.TIMED_OUT,
+            detail=detail,
+            started_at=busy.progress_at,
+            finished_at=now,
+        )
+
+    def _assign(self, now: float) -> None:
+        while self._queue.groups:
+            if not self._idle:
+                stalled = all(now - b.progress_at >= STALL_SECONDS for b in self._busy)
+                if not stalled or len(self._busy) >= MAX_WORKERS:
+                    return
+                self._idle.append(self._spawn())
+            worker = self._idle.pop()
+            actions = self._queue.groups.popleft()
+            worker.send(actions)
+            self._busy.append(_Busy(worker, actions, now))
+
+    @property
+    def workers(self) -> tuple[MountWorker, ...]:
+        """Every live worker, for the selector."""
+        return (*self._idle, *(busy.worker for busy in self._busy))
+
+    @property
+    def is_idle(self) -> bool:
+        """True when every action has ended."""
+        return not self._busy and not self._queue.groups
+
+    def next_deadline(self) -> float | None:
+        """Return when ``collect`` must be called even if no outcome arrives."""
+        limit = STALL_SECONDS if self._queue.groups else DEADLINE_SECONDS
+        return min((busy.progress_at + limit for busy in self._busy), default=None)
+
+    def in_flight(self) -> frozenset[TargetKey]:
+        """Return the targets that are being worked on."""
+        groups = [busy.actions for busy in self._busy] + list(self._queue.groups)
+        return frozenset(action.key for actions in groups for action in actions)
+
+    def close(self) -> None:
+        """End the workers; an action under way is left to the next start."""
+        for worker in self.workers:
+            worker.kill()

@@ -1,0 +1,120 @@
+"""Mount workers: single-threaded processes that carry out actions, one after the other.
+
+A worker holds no state and no descriptor of a watched mount between two actions, so killing
+one at any moment loses nothing but the outcome of the action under way.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+from fusewatchd.decision import Action, DetachOwnLayer, Outcome, OutcomeStatus, ReplaceMount
+from fusewatchd.errors import ParseError
+from fusewatchd.linux.channel import Channel
+from fusewatchd.linux.forkserver import Worker
+from fusewatchd.linux.mountkernel import MountKernel, RealKernel, Way
+from fusewatchd.linux.replacement import carry_out
+from fusewatchd.linux.staging import Staging
+from fusewatchd.model import Mount, Reason
+from fusewatchd.wire import decode, encode
+
+FLUSH_SECONDS = 0.01
+"""Outcomes are sent at the latest this long after they are known, and at the end."""
+
+_ACTIONS: dict[str, type[ReplaceMount] | type[DetachOwnLayer]] = {
+    "replace": ReplaceMount,
+    "detach": DetachOwnLayer,
+}
+
+
+def mount_worker(way: Way, *, mounts_on_detached: bool) -> Callable[[Channel], None]:
+    """Return the main function of a mount worker that replaces in this way."""
+
+    def serve(channel: Channel) -> None:
+        kernel = RealKernel(way, Staging(), mounts_on_detached=mounts_on_detached)
+        channel.serve(lambda message: _work(kernel, message, channel.send))
+
+    return serve
+
+
+def _work(kernel: MountKernel, message: Any, send: Callable[[Any], None]) -> None:
+    done: list[Any] = []
+    flushed_at = time.monotonic()
+    for item in message:
+        action: Action = decode(_ACTIONS[item["kind"]], item["action"])
+        started_at = time.monotonic()
+        outcome = carry_out(kernel, action)
+        now = time.monotonic()
+        done.append(_report(replace(outcome, started_at=started_at, finished_at=now)))
+        if now - flushed_at >= FLUSH_SECONDS:
+            send(done)
+            done, flushed_at = [], now
+    if done:
+        send(done)
+
+
+def _report(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "status": outcome.status.value,
+        "reason": outcome.reason.value,
+        "errno": outcome.errno,
+        "detail": outcome.detail,
+        "mount": encode(outcome.mount),
+        "depth": outcome.depth,
+        "started_at": outcome.started_at,
+        "finished_at": outcome.finished_at,
+    }
+
+
+class MountWorker:
+    """The daemon's side of one worker."""
+
+    def __init__(self, worker: Worker) -> None:
+        """Wrap a process started with ``mount_worker``."""
+        self._worker = worker
+        self._sent: list[Action] = []
+        self.is_dead = False
+
+    def fileno(self) -> int:
+        """Return what becomes readable when outcomes arrive."""
+        return self._worker.channel.fileno()
+
+    def send(self, actions: Iterable[Action]) -> None:
+        """Hand actions over; they are carried out in this order."""
+        actions = list(actions)
+        self._sent.extend(actions)
+        kinds = {cls: kind for kind, cls in _ACTIONS.items()}
+        self._worker.channel.send(
+            [{"kind": kinds[type(action)], "action": encode(action)} for action in actions]
+        )
+
+    def receive(self) -> list[Outcome]:
+        """Return the outcomes that have arrived, in order; sets ``is_dead`` at the end."""
+        try:
+            messages = self._worker.channel.receive()
+        except EOFError:
+            self.is_dead = True
+            return []
+        return [self._outcome(item) for message in messages for item in message]
+
+    def _outcome(self, item: dict[str, Any]) -> Outcome:
+        if not self._sent:
+            raise ParseError("a mount worker reported an action that it was not given")
+        return Outcome(
+            action=self._sent.pop(0),
+            status=OutcomeStatus(item["status"]),
+            reason=Reason(item["reason"]),
+            errno=item["errno"],
+            detail=item["detail"],
+            mount=None if item["mount"] is None else decode(Mount, item["mount"]),
+            depth=item["depth"],
+            started_at=item["started_at"],
+            finished_at=item["finished_at"],
+        )
+
+    def kill(self) -> None:
+        """End the process, whatever it is doing."""
+        self._worker.kill()

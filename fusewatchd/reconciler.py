@@ -1,0 +1,99 @@
+"""One cycle: observe, diagnose, plan, act, report.
+
+Level-triggered: what woke the cycle is never looked at, so any cycle may be lost, repeated
+or cut between two actions, and the next one converges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from fusewatchd.decision import Action, CycleReport, Outcome, Trigger
+from fusewatchd.diagnosis import Knowledge, diagnose
+from fusewatchd.incidents import follow
+from fusewatchd.ledger import Ledger
+from fusewatchd.memory import BackOff, take_diagnosis, take_outcomes, take_plan
+from fusewatchd.planner import Policy, plan
+from fusewatchd.snapshot import Snapshot
+
+
+class Observes(Protocol):
+    """The reading side of the node."""
+
+    def observe(self, now: float) -> Snapshot:
+        """Look at everything that may have changed."""
+
+    def take_outcomes(self, outcomes: Sequence[Outcome], now: float) -> None:
+        """Note what the executor changed in other namespaces."""
+
+
+class Executes(Protocol):
+    """The writing side of the node."""
+
+    def submit(self, actions: Sequence[Action], now: float) -> None:
+        """Accept actions without waiting for them."""
+
+    def collect(self, now: float) -> list[Outcome]:
+        """Return what has ended since the last call."""
+
+
+class Reconciler:
+    """Owns the ledger; everything else it uses is handed to it."""
+
+    def __init__(
+        self,
+        observer: Observes,
+        executor: Executes,
+        knowledge: Knowledge,
+        policy: Policy,
+        back_off: BackOff,
+        clock: Callable[[], float],
+        ledger: Ledger | None = None,
+    ) -> None:
+        """Begin with what an earlier run remembered, if anything."""
+        self.knowledge = knowledge
+        self.policy = policy
+        self.back_off = back_off
+        self.ledger = ledger or Ledger()
+        self._observer = observer
+        self._executor = executor
+        self._clock = clock
+        self._number = 0
+
+    def reconcile(self, triggers: Sequence[Trigger]) -> CycleReport:
+        """Run one cycle and return what reporters may know of it."""
+        started = self._clock()
+        outcomes = self._executor.collect(started)
+        self._observer.take_outcomes(outcomes, started)
+        snapshot = self._observer.observe(started)
+
+        ledger = take_outcomes(self.ledger, outcomes, self.back_off)
+        diagnosis = diagnose(snapshot, ledger, self.knowledge)
+        ledger = take_diagnosis(ledger, diagnosis, snapshot)
+
+        todo = plan(diagnosis.findings, snapshot, ledger, self.policy, started)
+        self._executor.submit(todo.actions, started)
+
+        ledger, changes = take_plan(ledger, diagnosis.findings, todo, outcomes, started)
+        step = follow(
+            ledger.incidents, diagnosis.findings, outcomes, ledger.states, snapshot, started
+        )
+        self.ledger = replace(ledger, incidents=step.open)
+        self._number += 1
+        return CycleReport(
+            number=self._number,
+            triggers=tuple(triggers),
+            started_at=started,
+            finished_at=self._clock(),
+            snapshot=snapshot,
+            findings=diagnosis.findings,
+            plan=todo,
+            outcomes=tuple(outcomes),
+            changes=changes,
+            incidents_opened=step.opened,
+            incidents_closed=step.closed,
+            gaps=snapshot.gaps,
+            foreign_stale=diagnosis.foreign_stale,
+        )
