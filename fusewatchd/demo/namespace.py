@@ -60,7 +60,8 @@ def choose_lab() -> str:
     It is an existing directory, so that nothing is left behind on the host.
 
     Raises:
-        FusewatchError: every candidate holds the program, Python or the working directory.
+        FusewatchError: every candidate holds the program, Python, the working directory or
+            a mount.
     """
     needed = [
         os.path.realpath(__file__),
@@ -68,12 +69,20 @@ def choose_lab() -> str:
         os.path.realpath(sys.prefix),
         os.path.realpath(tempfile.gettempdir()),
         os.path.realpath("."),
+        *mount_points(),
     ]
     for candidate in _LAB_CANDIDATES:
         hides_something = any(path.startswith(candidate + "/") for path in needed)
         if os.path.isdir(candidate) and not hides_something and candidate not in needed:
             return candidate
     raise FusewatchError(f"no directory to mount a tmpfs on; tried {', '.join(_LAB_CANDIDATES)}")
+
+
+def mount_points() -> list[str]:
+    """Return every mount point of this namespace in the order of the mount table."""
+    with open("/proc/self/mountinfo", "rb") as file:
+        raw = [line.split()[4] for line in file]
+    return [os.fsdecode(path.decode("unicode_escape").encode("latin-1")) for path in raw]
 
 
 def enter_private_namespace(lab: str | None = None) -> PrivateWorld:

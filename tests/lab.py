@@ -1,0 +1,196 @@
+"""Run a test body on a demo node in a private world, and look for what it leaves behind.
+
+    from tests.lab import in_lab
+
+    @in_lab(timeout=60)
+    def test_reads(node: DemoNode) -> None:
+        source = node.add_source("one")
+        pod = node.add_pod("app", [PodVolume("v", source)], [PodMount("v", "/data")])
+        assert node.start_container(pod).read("/data/hello") == "one"
+
+The body runs in a forked child: what it changes is not seen here, but its failure, skip and
+output are.  Other arguments (fixtures, parameters) follow the node.  After the body the node
+is closed; a mount below the lab or a process that is still there fails the test.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import os
+import stat
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from typing import IO, Any, Concatenate, ParamSpec
+
+import pytest
+
+from fusewatchd.demo.namespace import (
+    NamespaceForbiddenError,
+    PrivateWorld,
+    run_in_private_world,
+)
+from fusewatchd.demo.node import DemoNode, mount_points_below
+from fusewatchd.linux import syscalls
+
+P = ParamSpec("P")
+
+_LEFTOVER_GRACE_SECONDS = 3.0
+
+
+class LabFailure(AssertionError):
+    """What failed in the lab, with the child's own traceback as text."""
+
+
+def why_no_lab() -> str:
+    """Return why real FUSE mounts cannot be made here, or nothing."""
+    if os.geteuid() != 0:
+        return "needs root"
+    if not os.path.exists("/dev/fuse"):
+        return "needs /dev/fuse"
+    return ""
+
+
+def in_lab(
+    *, timeout: float = 60.0
+) -> Callable[[Callable[Concatenate[DemoNode, P], None]], Callable[P, None]]:
+    """Give a test a fresh ``DemoNode`` as its first argument; ``timeout`` is in seconds."""
+
+    def decorate(test: Callable[Concatenate[DemoNode, P], None]) -> Callable[P, None]:
+        @functools.wraps(test)
+        def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+            run_in_lab(lambda node: test(node, *args, **kwargs), timeout=timeout)
+
+        signature = inspect.signature(test)
+        rest = list(signature.parameters.values())[1:]
+        # pytest must see the fixtures only, not the node.
+        wrapper.__signature__ = signature.replace(parameters=rest)  # type: ignore[attr-defined]
+        del wrapper.__dict__["__wrapped__"]
+        marked: Callable[P, None] = pytest.mark.kernel(pytest.mark.timeout(timeout + 30)(wrapper))
+        return marked
+
+    return decorate
+
+
+def run_in_lab(body: Callable[[DemoNode], Any], *, timeout: float = 60.0) -> Any:
+    """Run ``body`` with a node in a private world; returns its (JSON-able) value.
+
+    Raises:
+        LabFailure: the body failed, left something behind, or ran into the deadline.
+    """
+
+    def with_node(world: PrivateWorld) -> Any:
+        with DemoNode(world) as node:
+            return body(node)
+
+    return run_in_world(with_node, timeout=timeout)
+
+
+def run_in_world(body: Callable[[PrivateWorld], Any], *, timeout: float = 60.0) -> Any:
+    """As ``run_in_lab`` for a body that wants the bare world."""
+    if problem := why_no_lab():
+        pytest.skip(f"no lab: {problem}")
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile("w+") as outcome:
+        try:
+            with warnings.catch_warnings():
+                # The forked child runs this thread only and leaves by os._exit.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                status = run_in_private_world(
+                    lambda world: _run_body(body, world, output.fileno(), outcome),
+                    deadline_seconds=timeout,
+                )
+        except NamespaceForbiddenError as error:
+            pytest.skip(f"no lab: {error}")
+        except TimeoutError:
+            status = None
+        output.seek(0)
+        text = output.read().decode(errors="backslashreplace")
+        outcome.seek(0)
+        written = outcome.read()
+    sys.stdout.write(text)
+    if status is None:
+        raise LabFailure(f"the lab did not end in {timeout} s; its output:\n{text}")
+    if not written:
+        raise LabFailure(f"the lab died with status {status}; its output:\n{text}")
+    result = json.loads(written)
+    if result["skipped"]:
+        pytest.skip(result["skipped"])
+    if result["failure"]:
+        pytest.fail(result["failure"], pytrace=False)
+    return result["value"]
+
+
+def _run_body(
+    body: Callable[[PrivateWorld], Any], world: PrivateWorld, output: int, outcome: IO[str]
+) -> int:
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    sys.stdout = open(1, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
+    result: dict[str, Any] = {"failure": "", "skipped": "", "value": None}
+    try:
+        # As init's child we adopt what the body's children leave: nothing gets away unseen.
+        _adopt_orphans()
+        result["value"] = body(world)
+        if left := leftovers(world):
+            result["failure"] = "left behind in the lab: " + "; ".join(left)
+    except pytest.skip.Exception as skipped:
+        result["skipped"] = str(skipped) or "skipped in the lab"
+    except BaseException:
+        result["failure"] = traceback.format_exc()
+    json.dump(result, outcome)
+    outcome.flush()
+    return 0
+
+
+def _adopt_orphans() -> None:
+    import ctypes
+
+    pr_set_child_subreaper = 36
+    ctypes.CDLL(None).prctl(pr_set_child_subreaper, ctypes.c_ulong(1), 0, 0, 0)
+
+
+def leftovers(world: PrivateWorld) -> list[str]:
+    """Return the mounts below the lab and the processes of ours that are still there."""
+    left = [f"mount {path!r}" for path in mount_points_below(world.lab)]
+    end = time.monotonic() + _LEFTOVER_GRACE_SECONDS
+    while (children := _living_children()) and time.monotonic() < end:
+        time.sleep(0.01)
+    return left + [f"process {child}" for child in children]
+
+
+def _living_children() -> list[str]:
+    """Reap what has ended and describe the children that have not."""
+    try:
+        while os.waitpid(-1, os.WNOHANG) != (0, 0):
+            pass
+    except ChildProcessError:
+        return []
+    with open(f"/proc/self/task/{os.getpid()}/children", encoding="utf-8") as file:
+        pids = file.read().split()
+    return [f"{pid} {_command_line(pid)}" for pid in pids]
+
+
+def _command_line(pid: str) -> str:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read().replace(b"\0", b" ").decode(errors="backslashreplace").strip()
+    except OSError:
+        return "(gone)"
+
+
+def open_fuse_device_to_everyone(directory: str) -> None:
+    """Put a /dev/fuse with mode 0666 over this mount namespace's own, for ordinary users.
+
+    ``directory`` gets a tmpfs for the device node.  Only for root in a private namespace.
+    """
+    syscalls.mount("fuse-device", directory, "tmpfs", 0, "mode=755")
+    device = os.path.join(directory, "fuse")
+    os.mknod(device, stat.S_IFCHR | 0o666, os.stat("/dev/fuse").st_rdev)
+    os.chmod(device, 0o666)
+    syscalls.mount(device, "/dev/fuse", None, syscalls.MS_BIND)
