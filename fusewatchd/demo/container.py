@@ -81,8 +81,9 @@ class UserNamespace:
 class ContainerSpec:
     """What a container runtime is told."""
 
-    lab: str
-    """A mount point with room for bookkeeping; the new root is put on a directory of it."""
+    stage: str
+    """A mount point for bookkeeping that holds no volume and is not shared: the new root is
+    mounted on a directory of it, and pivot_root(2) refuses a shared parent."""
     cgroup: str
     """As ``/proc/<pid>/cgroup`` shall show it."""
     volumes: tuple[BoundVolume, ...] = ()
@@ -179,7 +180,7 @@ class Container:
             raise FusewatchError("this container has been started before")
         ours, theirs = socket.socketpair()
         self._channel = ours
-        os.makedirs(os.path.join(self.spec.lab, ".rootfs"), exist_ok=True)
+        os.makedirs(os.path.join(self.spec.stage, "rootfs"), exist_ok=True)
         with theirs:
             self._process = subprocess.Popen(
                 [self._python, "-m", "fusewatchd.demo.containerinit"],
@@ -203,7 +204,7 @@ class Container:
         ]
         self._send(
             {
-                "stage": self.spec.lab,
+                "stage": self.spec.stage,
                 "cgroup_directory": self._cgroup_directory,
                 "has_user_namespace": self.spec.user_namespace is not None,
                 "has_own_root": self.spec.root is RootKind.OWN_ROOT,
@@ -374,7 +375,7 @@ class Container:
 
     def _bind_cgroup_file(self) -> None:
         """Bind a file over ``/proc/<pid>/cgroup``; the mount goes when the process does."""
-        path = os.path.join(self.spec.lab, f".cgroup-{self.spec.container_id[:12]}")
+        path = os.path.join(self.spec.stage, f"cgroup-{self.spec.container_id[:12]}")
         with open(path, "w", encoding="utf-8") as file:
             file.write(f"0::{self.spec.cgroup}\n")
         target = f"/proc/{self.pid}/cgroup"

@@ -68,10 +68,7 @@ def make_container(spec: Json, volume_fds: list[int]) -> None:
         syscalls.mount(None, "/", None, syscalls.MS_SLAVE | syscalls.MS_REC)
     if not spec["has_own_root"]:
         return
-    stage = spec["stage"]
-    # The parent of the new root must not be shared: pivot_root(2).
-    syscalls.mount(None, stage, None, syscalls.MS_PRIVATE)
-    root = os.path.join(stage, ".rootfs")
+    root = os.path.join(spec["stage"], "rootfs")
     syscalls.mount("rootfs", root, "tmpfs", 0, "mode=755")
     _bind_host_directories(root)
     for index, volume in enumerate(volumes):
@@ -198,6 +195,8 @@ class OpenLoop:
         self.transitions: list[tuple[float, int, str]] = []
         """When (CLOCK_MONOTONIC, end of the attempt) the errno or the content changed."""
         self._path = path
+        # The first attempt before start_open_loop answers: it tells how things were.
+        self._step()
         self.loop = Loop(self._step, interval)
 
     def _step(self) -> None:

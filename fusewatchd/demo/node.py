@@ -78,6 +78,10 @@ class DemoNode:
         """By uid."""
         self.foreign: list[Container] = []
         self._python = python
+        self._stage = os.path.join(self.lab, "runtime")
+        os.mkdir(self._stage)
+        syscalls.mount("runtime", self._stage, "tmpfs", 0, "mode=755")
+        syscalls.mount(None, self._stage, None, syscalls.MS_PRIVATE)
         os.makedirs(self.pods_directory)
         os.makedirs(os.path.join(self.kubelet_root, "plugins"))
 
@@ -302,7 +306,9 @@ class DemoNode:
         )
         container_id = secrets.token_hex(32)
         cgroup = cgroups.pod_cgroup(self.world.cgroup, pod.uid, container_id)
-        spec = ContainerSpec(self.lab, cgroup, volumes, user_namespace, container_id=container_id)
+        spec = ContainerSpec(
+            self._stage, cgroup, volumes, user_namespace, container_id=container_id
+        )
         container = Container(spec, self._python)
         pod.containers[name] = container
         container.launch()
@@ -312,7 +318,7 @@ class DemoNode:
         """Start a namespace that must be left alone."""
         if kind is ForeignKind.SYSTEM_UNIT:
             cgroup = f"/{self.world.cgroup}/system.slice/demo.service/main"
-            spec = ContainerSpec(self.lab, cgroup, root=RootKind.HOST_ROOT)
+            spec = ContainerSpec(self._stage, cgroup, root=RootKind.HOST_ROOT)
             container = Container(spec, self._python)
             self.foreign.append(container)
             container.start()
