@@ -19,24 +19,25 @@ import functools
 import inspect
 import json
 import os
-import stat
+import shutil
+import subprocess
 import sys
 import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import IO, Any, Concatenate, ParamSpec
 
 import pytest
 
+import fusewatchd
 from fusewatchd.demo.namespace import (
     NamespaceForbiddenError,
     PrivateWorld,
     run_in_private_world,
 )
 from fusewatchd.demo.node import DemoNode, mount_points_below
-from fusewatchd.linux import syscalls
 
 P = ParamSpec("P")
 
@@ -133,6 +134,7 @@ def _run_body(
     sys.stdout = open(1, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
     result: dict[str, Any] = {"failure": "", "skipped": "", "value": None}
+    runner = os.getpid()
     try:
         # As init's child we adopt what the body's children leave: nothing gets away unseen.
         _adopt_orphans()
@@ -143,6 +145,10 @@ def _run_body(
         result["skipped"] = str(skipped) or "skipped in the lab"
     except BaseException:
         result["failure"] = traceback.format_exc()
+    if os.getpid() != runner:
+        # A child that the body forked came up here instead of leaving by os._exit.
+        print(result["failure"], file=sys.stderr)
+        os._exit(1)
     json.dump(result, outcome)
     outcome.flush()
     return 0
@@ -184,13 +190,57 @@ def _command_line(pid: str) -> str:
         return "(gone)"
 
 
-def open_fuse_device_to_everyone(directory: str) -> None:
-    """Put a /dev/fuse with mode 0666 over this mount namespace's own, for ordinary users.
+_AS_ORDINARY_USER = """
+set -eu
+mount -t tmpfs -o mode=755 fuse-device "$1"
+mknod "$1/fuse" c 10 229
+chmod 666 "$1/fuse"
+mount --bind "$1/fuse" /dev/fuse
+shift
+exec setpriv --reuid 65534 --regid 65534 --clear-groups -- sh -c 'exec "$@"' sh "$@"
+"""
+# The shell in between is no ornament: setpriv keeps its capabilities for the one exec it does.
 
-    ``directory`` gets a tmpfs for the device node.  Only for root in a private namespace.
+
+def run_as_ordinary_user(
+    arguments: Sequence[str], *, timeout: float = 60.0
+) -> subprocess.CompletedProcess[str]:
+    """Run ``python arguments...`` as uid 65534, with a /dev/fuse that it may open.
+
+    Where /dev/fuse is not for everyone (0600 on a bare machine) a node of our own with mode
+    0666 is bound over it in a private mount namespace.  The package is copied to where that
+    user can read it, and the interpreter is the system's when ours is out of his reach.
     """
-    syscalls.mount("fuse-device", directory, "tmpfs", 0, "mode=755")
-    device = os.path.join(directory, "fuse")
-    os.mknod(device, stat.S_IFCHR | 0o666, os.stat("/dev/fuse").st_rdev)
-    os.chmod(device, 0o666)
-    syscalls.mount(device, "/dev/fuse", None, syscalls.MS_BIND)
+    if problem := why_no_lab():
+        pytest.skip(f"no lab: {problem}")
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        package = os.path.dirname(os.path.abspath(fusewatchd.__file__))
+        ignored = shutil.ignore_patterns("__pycache__", ".*")
+        shutil.copytree(package, f"{directory}/fusewatchd", ignore=ignored)
+        device = os.path.join(directory, "device")
+        os.mkdir(device)
+        enter = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _AS_ORDINARY_USER]
+        return subprocess.run(
+            [*enter, "sh", device, _python_for_everyone(), *arguments],
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": directory},
+            cwd="/",
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+
+def _python_for_everyone() -> str:
+    """Return an interpreter that any user can start."""
+    for python in (sys.executable, "/usr/bin/python3"):
+        probe = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--"]
+        probe += ["sh", "-c", 'exec "$@"', "sh", python]
+        code = "import sys; sys.exit(sys.version_info < (3, 10))"
+        try:
+            subprocess.run([*probe, "-c", code], check=True, capture_output=True, timeout=20)
+        except (subprocess.CalledProcessError, FileNotFoundError):
+            continue
+        return python
+    raise LabFailure("no Python 3.10 or newer that an ordinary user can start")

@@ -113,7 +113,8 @@ def run_in_private_world(
 
     Raises:
         NamespaceForbiddenError: the namespaces cannot be made here.
-        TimeoutError: the deadline passed; everything in the world has been killed.
+        TimeoutError: the deadline passed; the world has been killed (without a pid
+            namespace: the body, not what it started).
         FusewatchError: setting the world up failed.
     """
     place = lab or choose_lab()

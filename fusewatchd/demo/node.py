@@ -78,6 +78,7 @@ class DemoNode:
         """By uid."""
         self.foreign: list[Container] = []
         self._python = python
+        self._owner = os.getpid()
         self._stage = os.path.join(self.lab, "runtime")
         os.mkdir(self._stage)
         syscalls.mount("runtime", self._stage, "tmpfs", 0, "mode=755")
@@ -343,6 +344,9 @@ class DemoNode:
         Raises:
             TimeoutError: a process could not be killed; the rest has been cleaned up.
         """
+        if os.getpid() != self._owner:
+            # A forked copy of us; the node lives on.
+            return
         for source in self.sources.values():
             source.close()
         stuck: list[str] = []

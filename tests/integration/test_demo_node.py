@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,7 @@ def one_pod(node: DemoNode, *mounts: PodMount, source: Source | None = None) -> 
     return node.add_pod("app", [volume], mounts or [PodMount("v", "/data")])
 
 
-def container_errno(container: Container, command: str, **arguments: object) -> int:
+def container_errno(container: Container, command: str, **arguments: Any) -> int:
     """Return the errno a command fails with in a container, 0 when it works."""
     try:
         container.call(command, **arguments)
