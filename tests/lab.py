@@ -27,6 +27,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from enum import Enum
 from typing import IO, Any, Concatenate, ParamSpec
 
 import pytest
@@ -196,14 +197,23 @@ mount -t tmpfs -o mode=755 fuse-device "$1"
 mknod "$1/fuse" c 10 229
 chmod 666 "$1/fuse"
 mount --bind "$1/fuse" /dev/fuse
-shift
+if [ "$2" = masked ]; then mount -t tmpfs masked /proc/fs; fi
+shift 2
 exec setpriv --reuid 65534 --regid 65534 --clear-groups -- sh -c 'exec "$@"' sh "$@"
 """
 # The shell in between is no ornament: setpriv keeps its capabilities for the one exec it does.
 
 
+class ProcView(Enum):
+    """How an ordinary user sees /proc."""
+
+    WHOLE = "whole"
+    MASKED = "masked"
+    """Part of it is covered, as container runtimes do: no new procfs may be mounted."""
+
+
 def run_as_ordinary_user(
-    arguments: Sequence[str], *, timeout: float = 60.0
+    arguments: Sequence[str], *, proc: ProcView = ProcView.WHOLE, timeout: float = 60.0
 ) -> subprocess.CompletedProcess[str]:
     """Run ``python arguments...`` as uid 65534, with a /dev/fuse that it may open.
 
@@ -222,7 +232,7 @@ def run_as_ordinary_user(
         os.mkdir(device)
         enter = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _AS_ORDINARY_USER]
         return subprocess.run(
-            [*enter, "sh", device, _python_for_everyone(), *arguments],
+            [*enter, "sh", device, proc.value, _python_for_everyone(), *arguments],
             env={"PATH": os.environ["PATH"], "PYTHONPATH": directory},
             cwd="/",
             capture_output=True,

@@ -11,7 +11,6 @@ One thread: a request that blocks in the backing directory blocks them all.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import errno
 import os
 import signal
@@ -27,7 +26,6 @@ from fusewatchd.demo.passthrough import HANDLERS, PassThrough
 from fusewatchd.linux import syscalls
 
 _NEVER_ANSWERED = frozenset({Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT})
-_PR_SET_PDEATHSIG = 1
 
 
 class Terminated(Exception):
@@ -47,7 +45,6 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--init-delay", type=float, default=0.0, metavar="SECONDS")
     parser.add_argument("--answer-delay", type=float, default=0.0, metavar="SECONDS")
     parser.add_argument("--attr-timeout", type=float, default=1.0, metavar="SECONDS")
-    parser.add_argument("--die-with-parent", action="store_true")
     return parser.parse_args(arguments)
 
 
@@ -181,19 +178,9 @@ def _raise_terminated(number: int, frame: FrameType | None) -> NoReturn:
     raise Terminated
 
 
-def _die_with_parent() -> None:
-    """Ask for SIGKILL when the parent's thread ends, PR_SET_PDEATHSIG(2const)."""
-    parent = os.getppid()
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        sys.exit(1)
-
-
 def main(arguments: Sequence[str]) -> int:
     """Mount, serve, end.  Returns the exit status; 1 when mounting failed."""
     options = parse_arguments(arguments)
-    if options.die_with_parent:
-        _die_with_parent()
     signal.signal(signal.SIGTERM, _raise_terminated)
     signal.signal(signal.SIGINT, _raise_terminated)
     os.umask(0)

@@ -20,6 +20,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from types import FrameType
 from typing import Final, NamedTuple, NoReturn
 
 from fusewatchd.demo import cgroups
@@ -113,8 +114,7 @@ def run_in_private_world(
 
     Raises:
         NamespaceForbiddenError: the namespaces cannot be made here.
-        TimeoutError: the deadline passed; the world has been killed (without a pid
-            namespace: the body, not what it started).
+        TimeoutError: the deadline passed; everything in the world has been or is being killed.
         FusewatchError: setting the world up failed.
     """
     place = lab or choose_lab()
@@ -209,7 +209,7 @@ def _starter(
 ) -> NoReturn:
     """Make the namespaces, start ``init`` in them and end with its status."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _kill_with_parent()
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     try:
         flags = syscalls.CLONE_NEWNS | (_CLONE_NEWPID if with_pids else 0)
         in_user_namespace = _unshare(flags)
@@ -231,7 +231,8 @@ def _init(
     with_pids: bool,
 ) -> NoReturn:
     """Furnish the world, run the body in a child and reap whatever else ends meanwhile."""
-    _kill_with_parent()
+    # The kernel empties a pid namespace when its init ends; without one that is our work.
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL if with_pids else signal.SIGTERM)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     try:
         syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
@@ -245,17 +246,54 @@ def _init(
     first = os.fork()
     if first == 0:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        _kill_with_parent()
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         try:
             status = body(world)
         except BaseException:
             traceback.print_exc()
             status = 1
         _leave(status)
+    try:
+        signal.signal(signal.SIGTERM, _raise_ended)
+        status = _reap_until(first)
+    except _StarterEnded:
+        status = 128 + signal.SIGTERM
+    if not with_pids:
+        _kill_descendants()
+    _leave(status)
+
+
+class _StarterEnded(Exception):
+    """The process that waits for ``init`` is gone: its caller's deadline passed."""
+
+
+def _raise_ended(number: int, frame: FrameType | None) -> NoReturn:
+    raise _StarterEnded
+
+
+def _reap_until(pid: int) -> int:
+    """Reap children, adopted ones too, until ``pid`` ends; returns its exit status."""
     while True:
-        pid, status = os.waitpid(-1, 0)
-        if pid == first:
-            _leave(os.waitstatus_to_exitcode(status))
+        ended, status = os.waitpid(-1, 0)
+        if ended == pid:
+            return os.waitstatus_to_exitcode(status)
+
+
+def _kill_descendants() -> None:
+    """Kill what the body left; orphans come to us, their subreaper, one level at a time."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    end = time.monotonic() + _GRACE_SECONDS
+    while time.monotonic() < end:
+        with open(f"/proc/self/task/{os.getpid()}/children", encoding="utf-8") as file:
+            children = file.read().split()
+        for child in children:
+            os.kill(int(child), signal.SIGKILL)
+        try:
+            while os.waitpid(-1, os.WNOHANG) != (0, 0):
+                pass
+        except ChildProcessError:
+            return
+        time.sleep(0.002)
 
 
 def _leave(status: int) -> NoReturn:
@@ -347,10 +385,6 @@ def _mount_fusectl() -> str:
             return ""
         return f"fusectl: {error.strerror}"
     return ""
-
-
-def _kill_with_parent() -> None:
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _prctl(option: int, value: int) -> None:

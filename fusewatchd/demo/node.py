@@ -6,9 +6,11 @@ is taken away by ``close``, which is also the end of a ``with`` block.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -55,6 +57,14 @@ class ForeignKind(Enum):
     """A systemd unit with PrivateTmp=: its own namespace, slave of the host's, no pod."""
 
 
+class Unmounting(Enum):
+    """How a CSI driver takes its bind away at the end of a pod."""
+
+    UNTIL_BARE = "until bare"
+    ONCE = "once"
+    """One umount, then the directory must go; the kubelet tries again later."""
+
+
 class DemoNode:
     """The node.  Its methods are the actors of a real one: driver, kubelet, runtime."""
 
@@ -79,6 +89,7 @@ class DemoNode:
         self.foreign: list[Container] = []
         self._python = python
         self._owner = os.getpid()
+        self._inherited_devices = _fuse_devices("self")
         self._stage = os.path.join(self.lab, "runtime")
         os.mkdir(self._stage)
         syscalls.mount("runtime", self._stage, "tmpfs", 0, "mode=755")
@@ -230,14 +241,14 @@ class DemoNode:
             os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
         syscalls.mount(origin, target, None, syscalls.MS_BIND)
 
-    def remove_pod(self, pod: DemoPod) -> int:
-        """End a pod as kubelet and driver do: stop, plain umount until bare, rmdir.
+    def remove_pod(self, pod: DemoPod, unmounting: Unmounting = Unmounting.UNTIL_BARE) -> int:
+        """End a pod as kubelet and driver do: stop, plain umount (never lazy), rmdir.
 
-        Returns how many mounts had to be unmounted.
+        Returns how many mounts had to be unmounted.  May be repeated after a failure.
 
         Raises:
-            OSError: EBUSY when somebody holds a mount, ENOTEMPTY when something was left in a
-                mount point.
+            OSError: EBUSY when somebody holds a mount or a layer is left, ENOTEMPTY when
+                something was written into a bare mount point.
         """
         pod.is_deleting = True
         for container in pod.containers.values():
@@ -245,26 +256,23 @@ class DemoNode:
         count = 0
         for mount in pod.mounts:
             if mount.sub_path:
-                target = pod.subpath_path(mount)
-                count += _umount_until_bare(target)
-                os.unlink(target) if os.path.isfile(target) else os.rmdir(target)
+                count += _take_away(pod.subpath_path(mount), unmounting)
         for volume in pod.volumes:
-            count += self._unpublish(pod, volume)
+            count += self._unpublish(pod, volume, unmounting)
         for directory, _, _ in os.walk(pod.directory, topdown=False):
             os.rmdir(directory)
         del self.pods[pod.uid]
         return count
 
-    def _unpublish(self, pod: DemoPod, volume: PodVolume) -> int:
+    def _unpublish(self, pod: DemoPod, volume: PodVolume, unmounting: Unmounting) -> int:
         if volume.kind is VolumeKind.HOST_PATH:
             return 0
         target = pod.volume_path(volume.name)
         if volume.kind is VolumeKind.EMPTY_DIR:
-            shutil.rmtree(target)
+            shutil.rmtree(target, ignore_errors=True)
             return 0
-        count = _umount_until_bare(target)
-        os.rmdir(target)
-        if volume.kind in (VolumeKind.CSI, VolumeKind.CSI_INLINE):
+        count = _take_away(target, unmounting)
+        with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(pod.volume_directory(volume), "vol_data.json"))
         return count
 
@@ -349,9 +357,17 @@ class DemoNode:
             return
         for source in self.sources.values():
             source.close()
-        stuck: list[str] = []
         containers = [c for pod in self.pods.values() for c in pod.containers.values()]
-        for container in [*containers, *self.foreign]:
+        containers += self.foreign
+        # Somebody may hold a connection whose server is gone, and a container wait for it.
+        devices = _fuse_devices("self")
+        for container in containers:
+            if container.is_running:
+                devices |= _fuse_devices(str(container.pid))
+        for device in devices - self._inherited_devices:
+            _abort_connection(device)
+        stuck: list[str] = []
+        for container in containers:
             try:
                 container.stop()
             except TimeoutError as error:
@@ -367,13 +383,40 @@ def mount_points_below(directory: str) -> list[str]:
     return [path for path in mount_points() if path.startswith(directory + "/")]
 
 
-def _umount_until_bare(target: str) -> int:
-    """Unmount plainly (not lazily), as mount-utils' CleanupMountPoint and drivers do."""
-    for count in range(MOST_LAYERS):
-        try:
+def _take_away(target: str, unmounting: Unmounting) -> int:
+    """Unmount and remove a mount point; returns how many mounts it had."""
+    most = 1 if unmounting is Unmounting.ONCE else MOST_LAYERS
+    count = 0
+    try:
+        while count < most:
             syscalls.umount2(target, syscalls.UMOUNT_NOFOLLOW)
-        except OSError as error:
-            if error.errno == errno.EINVAL:
-                return count
+            count += 1
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return 0
+        if error.errno != errno.EINVAL:
             raise
-    raise FusewatchError(f"more than {MOST_LAYERS} mounts at {target}")
+    try:
+        os.rmdir(target)
+    except NotADirectoryError:
+        os.unlink(target)
+    return count
+
+
+def _abort_connection(device: str) -> None:
+    """Make the kernel fail everything that waits for a FUSE server, where fusectl is there."""
+    path = f"/sys/fs/fuse/connections/{device.partition(':')[2]}/abort"
+    with contextlib.suppress(OSError), open(path, "w", encoding="utf-8") as file:
+        file.write("1")
+
+
+def _fuse_devices(process: str) -> set[str]:
+    """Return the devices of the (not block device) FUSE mounts that a process sees."""
+    found = set()
+    with contextlib.suppress(OSError), open(f"/proc/{process}/mountinfo", "rb") as file:
+        for line in file:
+            fields, _, fs_type = line.partition(b" - ")
+            device = os.fsdecode(fields.split()[2])
+            if device.startswith("0:") and re.match(rb"fuse[. ]", fs_type):
+                found.add(device)
+    return found

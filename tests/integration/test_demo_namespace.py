@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from fusewatchd.demo import cgroups
+from fusewatchd.demo.container import python_environment
 from fusewatchd.demo.namespace import PrivateWorld, mount_points, run_in_private_world
 from fusewatchd.demo.node import DemoNode
 from fusewatchd.errors import FusewatchError
-from tests.lab import run_as_ordinary_user, run_in_world, why_no_lab
+from tests.lab import ProcView, run_as_ordinary_user, run_in_world, why_no_lab
 
 pytestmark = [
     pytest.mark.kernel,
@@ -157,6 +158,64 @@ def test_ordinary_user_has_a_node_too() -> None:
     assert said["fusectl"] == "fusectl: Operation not permitted"
 
 
+MASKED_PROC = """
+import os, subprocess, sys, time
+from fusewatchd.demo.namespace import run_in_private_world
+
+def body(world):
+    print("pid namespace:", world.in_pid_namespace, flush=True)
+    # An orphan two levels down, out of reach of a plain kill of the children.
+    subprocess.run(["sh", "-c", "(sleep 1000 & sleep 1000) &"])
+    if sys.argv[1] == "hangs":
+        time.sleep(1000)
+    return 5
+
+try:
+    print("status:", run_in_private_world(body, deadline_seconds=2))
+except TimeoutError:
+    print("status: deadline")
+end = time.monotonic() + 20
+left = ""
+while time.monotonic() < end:
+    found = subprocess.run(["pgrep", "-u", "65534", "-g", str(os.getpgrp()), "sleep"])
+    if found.returncode == 1:
+        sys.exit("nothing left")
+    time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize(("how", "status"), [("ends", "5"), ("hangs", "deadline")])
+def test_without_a_pid_namespace_nothing_is_left_either(how: str, status: str) -> None:
+    run = run_as_ordinary_user(["-c", MASKED_PROC, how], proc=ProcView.MASKED)
+    assert run.stdout == f"pid namespace: False\nstatus: {status}\n", run.stderr
+    assert run.stderr == "nothing left\n"
+
+
+ENTERED = """
+import os
+from fusewatchd.demo.namespace import enter_private_namespace
+from fusewatchd.demo.node import DemoNode
+
+with DemoNode(enter_private_namespace()) as node:
+    source = node.add_source("one")
+    print(open(source.path + "/hello").read(), os.getuid())
+"""
+
+
+def test_process_can_enter_a_world_of_its_own() -> None:
+    before = mount_points()
+    run = subprocess.run(
+        [sys.executable, "-c", ENTERED],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=python_environment(),
+    )
+    assert run.stdout == "one 0\n", run.stderr
+    assert mount_points() == before
+
+
 FORBIDDEN = """
 import sys
 from fusewatchd.demo.namespace import NamespaceForbiddenError, run_in_private_world
@@ -179,7 +238,7 @@ def test_forbidden_user_namespaces_are_named() -> None:
         text=True,
         timeout=60,
         check=False,
-        env={**os.environ, "PYTHONPATH": os.getcwd()},
+        env=python_environment(),
     )
     assert run.returncode == 1
     assert "user.max_user_namespaces is 0" in run.stderr

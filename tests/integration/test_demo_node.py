@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from fusewatchd.demo.container import Access, CgroupKind, Container, MountPropagation, UserNamespace
-from fusewatchd.demo.node import DemoNode, ForeignKind, mount_points_below
+from fusewatchd.demo.node import DemoNode, ForeignKind, Unmounting, mount_points_below
 from fusewatchd.demo.pods import DemoPod, PodMount, PodVolume, VolumeKind
 from fusewatchd.demo.sources import OldServer, ServerOptions, Source
 from fusewatchd.linux import syscalls
@@ -146,6 +146,20 @@ def test_removing_a_pod_fails_while_its_volume_is_held(node: DemoNode) -> None:
             node.remove_pod(pod)
         assert caught.value.errno == errno.EBUSY
     assert node.remove_pod(pod) == 1
+
+
+@in_lab()
+def test_driver_that_unmounts_once_needs_one_try_a_layer(node: DemoNode) -> None:
+    source = node.add_source("one")
+    pod = one_pod(node, source=source)
+    # Away from the source's peer group, where one mount would become two.
+    syscalls.mount(None, pod.volume_path("v"), None, syscalls.MS_PRIVATE)
+    syscalls.mount(node.kubelet_root, pod.volume_path("v"), None, syscalls.MS_BIND)
+    with pytest.raises(OSError) as caught:
+        node.remove_pod(pod, Unmounting.ONCE)
+    assert caught.value.errno == errno.EBUSY
+    assert node.remove_pod(pod, Unmounting.ONCE) == 1
+    assert os.listdir(node.pods_directory) == []
 
 
 # ------------------------------------------------------------------------ containers
@@ -354,6 +368,25 @@ def test_a_hung_lab_still_ends(node: DemoNode) -> None:
     container = node.start_container(one_pod(node, source=source))
     source.pause()
     container.begin("statfs", path="/data")
+
+
+@in_lab()
+def test_a_connection_somebody_holds_does_not_keep_the_lab(node: DemoNode) -> None:
+    """A caller whose request was read and never answered cannot be killed: state D."""
+    source = node.describe_source("one", options=ServerOptions(answer_delay=3600.0))
+    source.start()
+    pod = one_pod(node, source=source)
+    pid = source.server.pid
+    fds = {int(fd): os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
+    (device,) = [fd for fd, name in fds.items() if name == "/dev/fuse"]
+    pidfd_getfd = 438
+    with syscalls.closing_fd(os.pidfd_open(pid)) as pidfd:
+        syscalls.syscall(pidfd_getfd, pidfd, device, 0)
+    container = node.launch_container(pod)
+    while "nanosleep" not in Path(f"/proc/{pid}/wchan").read_text():
+        time.sleep(0.001)
+    source.kill()
+    assert container.is_running
 
 
 @in_lab()
