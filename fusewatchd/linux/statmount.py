@@ -1,0 +1,279 @@
+"""Asking the kernel about single mounts: statmount(2), listmount(2), statx(2).
+
+A mount has two ids.  The one in mountinfo is reused as soon as the mount is gone; the
+64-bit one (Linux 6.8) never is.  Both calls here look only at the caller's mount namespace
+and at what is reachable from its root, and neither ever asks a file system's server.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import struct
+import sys
+from functools import cache
+from typing import Final
+
+from fusewatchd.linux import syscalls
+from fusewatchd.linux.syscalls import syscall
+from fusewatchd.model import Device, Mount
+
+SYS_STATMOUNT: Final = 457
+SYS_LISTMOUNT: Final = 458
+
+# <linux/mount.h>
+_SB_BASIC: Final = 0x1
+_MNT_BASIC: Final = 0x2
+_MNT_ROOT: Final = 0x8
+_MNT_POINT: Final = 0x10
+_FS_TYPE: Final = 0x20
+_MNT_OPTS: Final = 0x80
+_FS_SUBTYPE: Final = 0x100
+_SB_SOURCE: Final = 0x200
+_MNT_UIDMAP: Final = 0x2000
+_MNT_GIDMAP: Final = 0x4000
+_NUMBERS: Final = _SB_BASIC | _MNT_BASIC
+_TEXTS: Final = _MNT_ROOT | _MNT_POINT | _FS_TYPE | _FS_SUBTYPE | _SB_SOURCE | _MNT_OPTS
+LSMT_ROOT: Final = 0xFFFF_FFFF_FFFF_FFFF
+_MNT_ID_REQ_SIZE_VER0: Final = 24
+
+# struct statmount up to mnt_gidmap; the strings start at a fixed place behind it.
+_STATMOUNT: Final = struct.Struct("=IIQIIQIIQQIIQQQQQIIQIIIIIIQIIII")
+_STRINGS: Final = 512
+_FIRST_SIZE: Final = 4096
+_LARGEST_SIZE: Final = 1 << 20
+
+# Super block flags, <linux/fs.h>, that mountinfo prints before the file system's own options.
+_SB_FLAGS: Final = ((0x10, "sync"), (0x80, "dirsync"), (0x2000000, "lazytime"))
+
+# <linux/stat.h>
+_STATX_MNT_ID: Final = 0x1000
+_STATX_MNT_ID_UNIQUE: Final = 0x4000
+_STATX_SIZE: Final = 256
+_STX_MNT_ID: Final = 144
+
+_LIST_CHUNK: Final = 2048
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _MntIdReq(ctypes.Structure):
+    _fields_ = (
+        ("size", ctypes.c_uint32),
+        ("spare", ctypes.c_uint32),
+        ("mnt_id", ctypes.c_uint64),
+        ("param", ctypes.c_uint64),
+    )
+
+
+class _Reply:
+    """What statmount(2) filled in; texts are offsets into the area behind the numbers."""
+
+    __slots__ = (
+        "_buffer", "attr", "fs_subtype", "fs_type", "gidmap", "gidmap_num", "major", "mask",
+        "master", "minor", "mnt_id", "mnt_id_old", "mnt_opts", "mnt_point", "mnt_root", "parent",
+        "parent_old", "peer_group", "sb_flags", "sb_source", "uidmap", "uidmap_num",
+    )  # fmt: skip
+
+    def __init__(self, buffer: bytes) -> None:
+        self._buffer = buffer
+        (
+            _size, self.mnt_opts, self.mask, self.major, self.minor, _magic, self.sb_flags,
+            self.fs_type, self.mnt_id, self.parent, self.mnt_id_old, self.parent_old, self.attr,
+            _propagation, self.peer_group, self.master, _propagate_from, self.mnt_root,
+            self.mnt_point, _namespace, self.fs_subtype, self.sb_source, _opt_num, _opt_array,
+            _opt_sec_num, _opt_sec_array, _supported, self.uidmap_num, self.uidmap,
+            self.gidmap_num, self.gidmap,
+        ) = _STATMOUNT.unpack_from(buffer)  # fmt: skip
+
+    def text(self, bit: int, offset: int) -> str:
+        """Return a text; empty when the kernel has none (it leaves the bit out then)."""
+        return _decode(self._bytes(offset)) if self.mask & bit else ""
+
+    def texts(self, count: int, offset: int) -> list[str]:
+        """Return ``count`` texts that stand one behind the other."""
+        found = []
+        for _ in range(count):
+            data = self._bytes(offset)
+            found.append(_decode(data))
+            offset += len(data) + 1
+        return found
+
+    def _bytes(self, offset: int) -> bytes:
+        start = _STRINGS + offset
+        return self._buffer[start : self._buffer.index(b"\0", start)]
+
+
+@cache
+def is_supported() -> bool:
+    """Tell, by calling once, whether ``statmount`` can describe a mount completely.
+
+    The calls came with Linux 6.8, the source and the subtype of a file system later, in one
+    release.  Containers often filter both calls.
+    """
+    try:
+        replies = [_call(unique_id, _SB_SOURCE) for unique_id in _list_chunk(LSMT_ROOT, 0, 16)]
+    except OSError:
+        return False
+    return any(reply.mask & _SB_SOURCE for reply in replies)
+
+
+def statmount(unique_id: int) -> Mount:
+    """Describe a mount as its line in mountinfo does, with the 64-bit id added.
+
+    Raises:
+        OSError: ENOENT when the mount is gone or out of reach; ENOSYS on old kernels.
+    """
+    reply = _call(unique_id, _NUMBERS | _TEXTS)
+    fs_type = reply.text(_FS_TYPE, reply.fs_type)
+    subtype = reply.text(_FS_SUBTYPE, reply.fs_subtype)
+    return Mount(
+        mount_id=reply.mnt_id_old,
+        parent_id=reply.parent_old,
+        device=Device(reply.major, reply.minor),
+        root=reply.text(_MNT_ROOT, reply.mnt_root),
+        mount_point=reply.text(_MNT_POINT, reply.mnt_point),
+        options=_mount_options(reply.attr),
+        peer_group=reply.peer_group,
+        master=reply.master,
+        fs_type=f"{fs_type}.{subtype}" if subtype else fs_type,
+        source=reply.text(_SB_SOURCE, reply.sb_source),
+        super_options=_super_options(reply.sb_flags, reply.text(_MNT_OPTS, reply.mnt_opts)),
+        unique_id=reply.mnt_id,
+    )
+
+
+def parent_unique_id(unique_id: int) -> int:
+    """Return the 64-bit id of the mount that this one is attached to; raises ``OSError``."""
+    parent: int = _call(unique_id, _MNT_BASIC).parent
+    return parent
+
+
+def reused_id(unique_id: int) -> int:
+    """Return the 32-bit id that mountinfo shows for this mount; raises ``OSError``."""
+    mount_id: int = _call(unique_id, _MNT_BASIC).mnt_id_old
+    return mount_id
+
+
+def listmount(below: int = LSMT_ROOT) -> list[int]:
+    """List the 64-bit ids of the mounts inside ``below``, at any depth, itself left out.
+
+    Without an argument: of every mount that is reachable from the caller's root, and
+    mounts on which that root stands are not in it.
+
+    Raises:
+        OSError: ENOENT when ``below`` is gone; ENOSYS on old kernels.
+    """
+    found: list[int] = []
+    last = 0
+    while chunk := _list_chunk(below, last, _LIST_CHUNK):
+        found += chunk
+        last = chunk[-1]
+        if len(chunk) < _LIST_CHUNK:
+            break
+    return found
+
+
+def idmap_of(unique_id: int) -> tuple[str, str] | None:
+    """Return the uid and gid mappings of an idmapped mount, one range a line.
+
+    Each range reads as in ``/proc/<pid>/uid_map``, relative to the caller's user namespace.
+    None when the mount has no mapping, or on kernels before 6.15, which do not tell.
+
+    Raises:
+        OSError: ENOENT when the mount is gone.
+    """
+    reply = _call(unique_id, _MNT_UIDMAP | _MNT_GIDMAP)
+    if not (reply.mask & _MNT_UIDMAP and reply.mask & _MNT_GIDMAP):
+        return None
+    uids = reply.texts(reply.uidmap_num, reply.uidmap)
+    gids = reply.texts(reply.gidmap_num, reply.gidmap)
+    return ("\n".join(uids), "\n".join(gids)) if uids or gids else None
+
+
+def mount_unique_id(fd: int) -> int | None:
+    """Return the 64-bit id of the mount that ``fd`` is on; None before Linux 6.8."""
+    return _statx_mount_id(fd, _STATX_MNT_ID_UNIQUE)
+
+
+def mount_id_of_fd(fd: int) -> int:
+    """Return the id that mountinfo shows for the mount that ``fd`` is on.
+
+    From statx(2) where it tells (5.8), else from ``/proc/self/fdinfo``, proc_pid_fdinfo(5).
+
+    Raises:
+        OSError: ``fd`` is not open.
+    """
+    mount_id = _statx_mount_id(fd, _STATX_MNT_ID)
+    return _fdinfo_mount_id(fd) if mount_id is None else mount_id
+
+
+def _fdinfo_mount_id(fd: int) -> int:
+    path = f"/proc/self/fdinfo/{fd}"
+    with open(path, "rb") as file:
+        for line in file:
+            name, _, value = line.partition(b":")
+            if name == b"mnt_id":
+                return int(value)
+    raise OSError(errno.ENODATA, "no mnt_id in fdinfo", path)
+
+
+def _statx_mount_id(fd: int, bit: int) -> int | None:
+    """Ask for the mount id only, of the inode in memory: no FUSE server is contacted."""
+    buffer = ctypes.create_string_buffer(_STATX_SIZE)
+    flags = syscalls.AT_EMPTY_PATH | syscalls.AT_STATX_DONT_SYNC
+    if _libc.statx(fd, b"", flags, ctypes.c_uint(bit), buffer) < 0:
+        syscalls.raise_errno()
+    mask = int.from_bytes(buffer.raw[:4], sys.byteorder)
+    if not mask & bit:
+        return None
+    return int.from_bytes(buffer.raw[_STX_MNT_ID : _STX_MNT_ID + 8], sys.byteorder)
+
+
+def _call(unique_id: int, mask: int) -> _Reply:
+    request = _MntIdReq(_MNT_ID_REQ_SIZE_VER0, 0, unique_id, mask)
+    size = _FIRST_SIZE
+    while True:
+        buffer = ctypes.create_string_buffer(size)
+        try:
+            syscall(SYS_STATMOUNT, ctypes.byref(request), buffer, size, 0)
+        except OSError as exc:
+            if exc.errno != errno.EOVERFLOW or size >= _LARGEST_SIZE:
+                raise
+            size *= 4
+        else:
+            return _Reply(buffer.raw)
+
+
+def _list_chunk(below: int, last: int, count: int) -> list[int]:
+    request = _MntIdReq(_MNT_ID_REQ_SIZE_VER0, 0, below, last)
+    ids = (ctypes.c_uint64 * count)()
+    found = syscall(SYS_LISTMOUNT, ctypes.byref(request), ids, count, 0)
+    return ids[:found]
+
+
+def _mount_options(attr: int) -> str:
+    """Print ``MOUNT_ATTR_*`` bits in mountinfo's words and order (fs/proc_namespace.c)."""
+    atime = attr & syscalls.MOUNT_ATTR_ATIME
+    words = (
+        ("ro" if attr & syscalls.MOUNT_ATTR_RDONLY else "rw", True),
+        ("nosuid", attr & syscalls.MOUNT_ATTR_NOSUID),
+        ("nodev", attr & syscalls.MOUNT_ATTR_NODEV),
+        ("noexec", attr & syscalls.MOUNT_ATTR_NOEXEC),
+        ("noatime", atime == syscalls.MOUNT_ATTR_NOATIME),
+        ("nodiratime", attr & syscalls.MOUNT_ATTR_NODIRATIME),
+        ("relatime", atime == 0),
+        ("nosymfollow", attr & syscalls.MOUNT_ATTR_NOSYMFOLLOW),
+        ("idmapped", attr & syscalls.MOUNT_ATTR_IDMAP),
+    )
+    return ",".join(word for word, is_set in words if is_set)
+
+
+def _super_options(flags: int, own: str) -> str:
+    words = ["ro" if flags & syscalls.MS_RDONLY else "rw"]
+    words += [word for bit, word in _SB_FLAGS if flags & bit]
+    return ",".join([*words, own] if own else words)
+
+
+def _decode(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
