@@ -166,13 +166,17 @@ class MountTable:
         start = prefix.rstrip("/") + "/"
         return tuple(m for m in self if m.mount_point.startswith(start) and m.mount_point != start)
 
+    def at(self, mount_point: str) -> tuple[Mount, ...]:
+        """Return every mount at a path in no particular order, hidden ones included."""
+        return self._points().get(mount_point, ())
+
     def stack_at(self, mount_point: str) -> tuple[Mount, ...]:
         """Return the mounts stacked at a path, bottom to top; empty when none is there.
 
         When another mount at a directory above hides some of them, those that the path
         leads to are returned.
         """
-        group = self._points().get(mount_point, ())
+        group = self.at(mount_point)
         if len(group) < 2:
             return group
         ids = {mount.mount_id for mount in group}
@@ -202,6 +206,7 @@ class MountTable:
                 del by_id[mount.mount_id]
         by_id.update(new)
         table._by_id = by_id
+        table._parsed = self._parsed
         table._fuse = self._fuse
         if any(mount.is_fuse for mount in (*gone, *new.values())):
             table._fuse = _fuse_after(self._fuse, gone, new)
@@ -219,9 +224,14 @@ class MountTable:
         wrong = [m for m in self if m.unique_id != unique_ids.get(m.mount_id, 0)]
         if not wrong:
             return self
-        added = [replace(m, unique_id=unique_ids.get(m.mount_id, 0)) for m in wrong]
-        table = self.with_changes((), added)
-        table._lines, table._parsed = self._lines, self._parsed
+        by_id = self._ids()
+        right = {m.mount_id: replace(m, unique_id=unique_ids.get(m.mount_id, 0)) for m in wrong}
+        table = self.with_changes((), right.values())
+        # The next table of the same lines then starts with the ids that are known.
+        table._parsed = {
+            line: right.get(m.mount_id, m) if m is by_id.get(m.mount_id) else m
+            for line, m in self._parsed.items()
+        }
         return table
 
     def __len__(self) -> int:
