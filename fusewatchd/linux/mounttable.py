@@ -34,6 +34,9 @@ MAX_REST_SECONDS = 1.0
 
 MAX_REREADS = 2
 
+SETTLE_SECONDS = 1.0
+"""How long after single changes were applied everything is read once, to be sure."""
+
 
 class MountTableSource:
     """Tells when mounts change and gives the table as it is.
@@ -83,6 +86,7 @@ class MountTableSource:
         self._pending: list[MountEvent] = []
         self._must_read = True
         self._not_before = float("-inf")
+        self._settle_at: float | None = None
 
     @property
     def uses_fanotify(self) -> bool:
@@ -91,8 +95,14 @@ class MountTableSource:
 
     @property
     def due_at(self) -> float | None:
-        """When (clock seconds) ``table`` will take in changes that are known; None: none are."""
-        return self._not_before if self._is_outdated() else None
+        """When (clock seconds) to call ``table`` even though nothing wakes; None: never.
+
+        The moment at which it takes in changes that came too soon, or reads everything once
+        more because flags may have changed unseen along with single mounts.
+        """
+        if self._is_outdated():
+            return self._not_before
+        return None if self._settle_at is None else max(self._settle_at, self._not_before)
 
     def fileno(self) -> int:
         """Return a descriptor for a selector: readable after a change, until ``drain``."""
@@ -115,7 +125,7 @@ class MountTableSource:
         self._epoll.poll(0)
         has_changed = bool(self._poll.poll(0))
         # Flags that change in the same moment as a mount is attached go unseen: the poll
-        # has a reason already.  The next full read or audit brings them.
+        # has a reason already.  The read after SETTLE_SECONDS brings them.
         if not self._take_events() and has_changed:
             self._must_read = True
         return self._is_outdated()
@@ -123,11 +133,15 @@ class MountTableSource:
     def table(self) -> MountTable:
         """Return the table, updated first when something changed and it is not too soon.
 
+        The same object as before when nothing is different.
+
         Raises:
             OSError: mountinfo cannot be read.
             ParseError: it does not have the documented form.
         """
-        if self.drain() and self._clock() >= self._not_before:
+        self.drain()
+        due_at = self.due_at
+        if due_at is not None and self._clock() >= due_at:
             self._update()
         return self._table
 
@@ -152,7 +166,7 @@ class MountTableSource:
 
     def _update(self) -> None:
         began = self._clock()
-        if self._must_read or not self._apply():
+        if self._must_read or not self._pending or not self._apply():
             self._read()
         self._rest(began)
 
@@ -189,8 +203,11 @@ class MountTableSource:
                 break
             data = _read_all(self._path)
         unique_ids = self._ids.of_all_through(present)
-        self._table = parse_mount_table(data, self._table).with_unique_ids(unique_ids)
+        table = parse_mount_table(data, self._table).with_unique_ids(unique_ids)
+        if table != self._table:
+            self._table = table
         self._must_read = False
+        self._settle_at = None
 
     def _apply(self) -> bool:
         """Take in the pending records; False when only a full read gives a true table."""
@@ -202,7 +219,10 @@ class MountTableSource:
         if changes is None:
             return False
         self._ids.change(changes)
-        self._table = self._table.with_changes(changes.removed_ids, changes.added)
+        if changes.removed_ids or changes.added:
+            self._table = self._table.with_changes(changes.removed_ids, changes.added)
+        if self._settle_at is None:
+            self._settle_at = self._clock() + SETTLE_SECONDS
         return True
 
 
