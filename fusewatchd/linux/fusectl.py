@@ -1,0 +1,37 @@
+"""Reading the FUSE control file system (Documentation/filesystems/fuse, "Control filesystem").
+
+Its files are the kernel's own: reading one never asks the server of the connection.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from fusewatchd.linux.syscalls import closing_fd
+from fusewatchd.model import Device
+
+CONNECTIONS: Final = "/sys/fs/fuse/connections"
+
+
+def is_available(root: str = CONNECTIONS) -> bool:
+    """Tell whether the control file system is mounted: its directory is there without it."""
+    try:
+        return os.stat(root).st_dev != os.stat(os.path.dirname(root)).st_dev
+    except OSError:
+        return False
+
+
+def connection_number(device: Device) -> int:
+    """Return the name of the connection's directory: the device number, as the kernel has it."""
+    return device.major << 20 | device.minor
+
+
+def waiting(device: Device, root: str = CONNECTIONS) -> int | None:
+    """Return how many requests the server has not answered; None when that cannot be read."""
+    path = f"{root}/{connection_number(device)}/waiting"
+    try:
+        with closing_fd(os.open(path, os.O_RDONLY | os.O_CLOEXEC)) as fd:
+            return int(os.read(fd, 32))
+    except (OSError, ValueError):
+        return None

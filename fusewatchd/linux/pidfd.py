@@ -1,0 +1,114 @@
+"""Noticing the exit of FUSE servers by pidfd_open(2), within a millisecond.
+
+An exit is no proof of a dead connection: another process may hold its descriptor still.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Callable, Mapping
+
+from fusewatchd.model import Device, FuseServer
+
+# (pid, start time): a pid alone may be another process by now.
+_Process = tuple[int, int]
+
+
+class ServerWatch:
+    """Holds one pidfd for each serving process; not thread safe, and never blocks."""
+
+    def __init__(
+        self,
+        register: Callable[[int], object] = lambda fd: None,
+        unregister: Callable[[int], object] = lambda fd: None,
+    ) -> None:
+        """Watch nothing yet.
+
+        Args:
+            register: called with each new descriptor, to be polled for reading.
+            unregister: called with a descriptor just before it is closed.
+        """
+        self._register = register
+        self._unregister = unregister
+        self._servers: dict[_Process, FuseServer] = {}
+        self._fds: dict[_Process, int] = {}
+        self._ended: set[_Process] = set()
+        self._unreported: list[FuseServer] = []
+
+    def update(self, servers: Mapping[Device, tuple[FuseServer, ...]]) -> None:
+        """Watch exactly these servers from now on.
+
+        One that has ended already, or whose pid is another process now, is given by the
+        next ``exited``; each process is given once.
+        """
+        wanted = {(s.pid, s.start_time): s for group in servers.values() for s in group}
+        for process in self._fds.keys() - wanted.keys():
+            self._close(process)
+        self._ended &= wanted.keys()
+        self._servers = wanted
+        for process in wanted.keys() - self._fds.keys() - self._ended:
+            self._open(process)
+
+    @property
+    def unwatched(self) -> tuple[FuseServer, ...]:
+        """Servers that run and for which there is no pidfd (Linux 5.2, descriptors used up)."""
+        without = self._servers.keys() - self._fds.keys() - self._ended
+        return tuple(self._servers[process] for process in sorted(without))
+
+    def filenos(self) -> tuple[int, ...]:
+        """Return the descriptors, each readable once its process has exited."""
+        return tuple(self._fds.values())
+
+    def exited(self) -> list[FuseServer]:
+        """Return the servers that ended since the last call, and stop watching them."""
+        poll = select.poll()
+        processes = {}
+        for process, fd in self._fds.items():
+            poll.register(fd, select.POLLIN)
+            processes[fd] = process
+        for fd, _ in poll.poll(0):
+            self._end(processes[fd])
+        ended, self._unreported = self._unreported, []
+        return ended
+
+    def close(self) -> None:
+        """Close every descriptor."""
+        for process in list(self._fds):
+            self._close(process)
+
+    def _open(self, process: _Process) -> None:
+        pid, start_time = process
+        try:
+            fd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            self._end(process)
+            return
+        except OSError:
+            return  # counted in ``unwatched``, tried again with the next update
+        self._fds[process] = fd
+        self._register(fd)
+        # Only now: before, the pid could still have passed on to somebody else.
+        if _start_time(pid) != start_time:
+            self._end(process)
+
+    def _end(self, process: _Process) -> None:
+        self._close(process)
+        self._ended.add(process)
+        self._unreported.append(self._servers[process])
+
+    def _close(self, process: _Process) -> None:
+        fd = self._fds.pop(process, None)
+        if fd is not None:
+            self._unregister(fd)
+            os.close(fd)
+
+
+def _start_time(pid: int) -> int | None:
+    """Return field 22 of ``/proc/<pid>/stat``, proc_pid_stat(5); None for no process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The command's name, in brackets, may hold brackets and spaces itself.
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return None
