@@ -202,12 +202,13 @@ def _directories_of(pattern: str) -> Iterator[str]:
     """Yield the directories in which a file or directory that matters can appear.
 
     For ``/run/*/server.sock``: ``/run`` and each directory in it; a directory that is not
-    there yet is stood for by the nearest one above that is.
+    there yet is stood for by the nearest one above that is.  Links as in ``/var/run`` are
+    resolved, because a watch does not follow them.
     """
     directory = os.path.dirname(pattern)
     while glob.has_magic(directory):
-        yield from glob.iglob(directory)
+        yield from map(os.path.realpath, glob.iglob(directory))
         directory = os.path.dirname(directory)
     while not os.path.isdir(directory) and directory != "/":
         directory = os.path.dirname(directory) or "/"
-    yield directory
+    yield os.path.realpath(directory)
