@@ -295,8 +295,6 @@ def _affected(table: MountTable, removed: Collection[int], fresh: Iterable[Mount
     found: list[Mount] = []
     for point in {mount.mount_point for mount in (*old, *fresh)}:
         found += table.at(point)
-    for mount in old:
-        found += table.children_of(mount.mount_id)
     if groups := {mount.peer_group for mount in old} - {0}:
         found += [mount for mount in table if mount.master in groups]
     return {mount.unique_id for mount in found if mount.mount_id not in removed}

@@ -8,6 +8,7 @@ import os
 import random
 import selectors
 from collections.abc import Callable
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from fusewatchd.linux.fanotify import MountEvent, MountEventKind, MountEvents, p
 from fusewatchd.linux.mounttable import MountTableSource
 from fusewatchd.linux.syscalls import closing_fd, mount
 from fusewatchd.mountinfo import MountTable, parse_mount_table
+from tests.integration.test_watch_statmount import refuse
 from tests.lab import run_in_world
 
 MS_MOVE = 0x2000
@@ -465,6 +467,59 @@ def test_an_audit_finds_what_the_kernel_does_not_announce(use_fanotify: bool) ->
     assert in_world(use_fanotify, body) == [False, False, True, True, False, True]
 
 
+def test_records_that_do_not_fit_are_not_applied() -> None:
+    def body(lab: str, source: MountTableSource, clock: Clock) -> list[bool]:
+        furnish(lab)
+        table = source.table()
+        known = {mount.unique_id: mount.mount_id for mount in table}
+        top = table.top_at(f"{lab}/one")
+        assert top is not None
+        one = top.unique_id
+        other = table.with_changes((), [replace(top, parent_id=1)])
+        incomplete = table.with_changes((), [replace(top, mount_id=10**6)])
+        kind = MountEventKind
+        cases = [
+            (table, [MountEvent(kind.ATTACHED, one)], True),  # seen already by a full read
+            (table, [MountEvent(kind.DETACHED, 2**40)], True),  # came and went unseen
+            (table, [MountEvent(kind.ATTACHED, 2**40)], True),
+            (table, [MountEvent(kind.MOVED, one)], False),
+            (table, [MountEvent(kind.OVERFLOW, 0)], False),
+            (other, [MountEvent(kind.ATTACHED, one)], False),
+            (incomplete, [], False),
+        ]
+        return [
+            (mounttable.changes_of(held, events, known) is not None) is fits
+            for held, events, fits in cases
+        ]
+
+    assert in_world(True, body) == [True] * 7
+
+
+@pytest.mark.skipif(not HAS_EVENTS, reason="this kernel has no complete statmount(2)")
+def test_only_a_mount_that_was_there_all_the_time_gets_its_unique_id() -> None:
+    def body(world: PrivateWorld) -> list[bool]:
+        stays, goes = tmpfs(world.lab, "stays"), tmpfs(world.lab, "goes")
+        ids = mounttable._UniqueIds(is_enabled=True)
+        first = ids.of_all_through(ids.listed())
+        before = ids.listed()
+        table = read_table()
+        syscalls.umount2(goes)
+        tmpfs(world.lab, "goes")  # the kernel gives it the same 32-bit id again
+        second = ids.of_all_through(before)
+        kept, gone = table.top_at(stays), table.top_at(goes)
+        assert kept is not None and gone is not None
+        result = [
+            kept.mount_id in first,
+            gone.mount_id in first,
+            second[kept.mount_id] == first[kept.mount_id],
+            gone.mount_id in second,
+        ]
+        unmount_all(world.lab)
+        return result
+
+    assert run_in_world(body) == [True, True, True, False]
+
+
 # -------------------------------------------------------------------- other namespaces
 
 
@@ -502,6 +557,35 @@ def test_another_namespace_is_read_without_unique_ids() -> None:
         return result
 
     assert run_in_world(body) == [False, False, True]
+
+
+def test_a_kernel_without_statmount_is_followed_by_poll() -> None:
+    """Before Linux 6.8; the calls are taken away by seccomp(2)."""
+
+    def body(world: PrivateWorld) -> list[object]:
+        refuse(statmount.SYS_STATMOUNT)
+        refuse(statmount.SYS_LISTMOUNT)
+        statmount.is_supported.cache_clear()
+        furnish(world.lab)
+        clock = Clock()
+        with contextlib.closing(MountTableSource(clock=clock)) as source:
+            first = source.table()
+            tmpfs(world.lab, "new")
+            announced = source.drain()
+            table = source.table()
+            uses_fanotify = source.uses_fanotify
+            is_wrong = source.audit()
+        result: list[object] = [
+            uses_fanotify,
+            announced,
+            table == read_table() != first,
+            any(mount.unique_id for mount in table),
+            is_wrong,
+        ]
+        unmount_all(world.lab)
+        return result
+
+    assert run_in_world(body) == [False, True, True, False, False]
 
 
 def test_no_descriptor_survives_close_or_leaks_to_programs(use_fanotify: bool) -> None:
