@@ -255,6 +255,11 @@ class WebServer:
         port: int = self._listener.getsockname()[1]
         return port
 
+    @property
+    def connection_count(self) -> int:
+        """How many connections are open now."""
+        return len(self._connections)
+
     def start(self) -> None:
         """Answer requests in a thread of its own."""
         self._selector.register(self._listener, selectors.EVENT_READ)

@@ -1,0 +1,256 @@
+"""What ``fusewatchd check`` and ``fusewatchd status`` show, as one document.
+
+Pure.  The document is what ``--json`` prints and what the daemon hands out over its socket;
+``statustable`` makes a table of the document alone, so both always say the same.  Every text
+that a pod, a driver or a path contributes is escaped when it enters the document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from fusewatchd.decision import CycleReport, Finding, Incident, OutcomeStatus, Refusal
+from fusewatchd.ledger import TargetState
+from fusewatchd.model import (
+    Answer,
+    MountNamespace,
+    NamespaceKind,
+    Reason,
+    TargetKey,
+    Verdict,
+)
+from fusewatchd.printable import printable
+from fusewatchd.snapshot import Snapshot
+
+Document = dict[str, Any]
+"""JSON-able: dicts with text keys, lists, text, numbers, booleans and None."""
+
+PATH_LIMIT = 4 * 4096
+"""``PATH_MAX`` of four-character escapes: paths are never cut in the document."""
+MAX_NAMESPACES = 100
+"""Namespaces listed one by one; the totals count all."""
+
+ALARMING = frozenset({Verdict.HUNG, Verdict.STALE, Verdict.BARE})
+"""A pod cannot use its volume.  Slow, held and superseded ones work, orphans have no pod."""
+POORER = frozenset({"kubelet", "pods", "apiserver", "fusectl"})
+"""Gaps that cost names or detail, but hide no bind: with one of them *healthy* stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """The present, and when the daemon started, for turning cycle times into dates."""
+
+    now_wall: float
+    """Seconds since the epoch."""
+    now_monotonic: float
+    started_wall: float
+
+    def date(self, monotonic: float | None) -> str | None:
+        """Return a time of the monotonic clock as RFC 3339 in UTC."""
+        if monotonic is None:
+            return None
+        return rfc3339(self.now_wall - (self.now_monotonic - monotonic))
+
+
+def rfc3339(wall: float) -> str:
+    """Return seconds since the epoch as a date in UTC with milliseconds."""
+    moment = datetime.fromtimestamp(wall, timezone.utc)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+# ------------------------------------------------------------------------- document
+
+
+def status_document(
+    cycle: CycleReport,
+    incidents: Iterable[Incident],
+    states: Mapping[TargetKey, TargetState],
+    clocks: Clocks,
+    *,
+    version: str,
+    way: str,
+) -> Document:
+    """Return everything that is known after a cycle.
+
+    Args:
+        cycle: the last finished one.
+        incidents: those still open.
+        states: the life of each bind so far; empty where nothing is remembered.
+        clocks: for dates.
+        version: of fusewatchd.
+        way: how mounts are replaced on this kernel.
+    """
+    snapshot = cycle.snapshot
+    refused = {refusal.finding.bind.key: refusal for refusal in cycle.plan.refused}
+    binds = [
+        _bind(finding, refused.get(finding.bind.key), states, snapshot, clocks)
+        for finding in cycle.findings
+    ]
+    foreign = [ns for ns in snapshot.namespaces if ns.kind is NamespaceKind.FOREIGN]
+    return {
+        "version": version,
+        "way": way,
+        "started_at": rfc3339(clocks.started_wall),
+        "looked_at": clocks.date(snapshot.taken_at),
+        "printed_at": rfc3339(clocks.now_wall),
+        "cycle": cycle.number,
+        "kubelet_root": printable(snapshot.kubelet_root, PATH_LIMIT) or None,
+        "pods_known": snapshot.pods is not None,
+        "mount_table_entries": len(snapshot.table),
+        "totals": _totals(cycle),
+        "last_recovery": _latest(binds),
+        "binds": binds,
+        "incidents": [_incident(incident, clocks) for incident in incidents],
+        "namespaces": {
+            "containers": len(snapshot.namespaces) - len(foreign),
+            "not_entered": [_namespace(ns, snapshot) for ns in foreign[:MAX_NAMESPACES]],
+            "not_entered_count": len(foreign),
+            "not_entered_stale_mounts": cycle.foreign_stale,
+        },
+        "gaps": [
+            {"source": printable(gap.source), "reason": printable(gap.reason)} for gap in cycle.gaps
+        ],
+    }
+
+
+def _totals(cycle: CycleReport) -> Document:
+    verdicts = {verdict.value: 0 for verdict in Verdict}
+    for finding in cycle.findings:
+        verdicts[finding.verdict.value] += 1
+    paths = [finding.bind.path for finding in cycle.findings]
+    return {
+        "binds": len(paths),
+        "volumes": len({(path.pod_uid, path.volume) for path in paths}),
+        "pods": len({path.pod_uid for path in paths}),
+        "verdicts": verdicts,
+    }
+
+
+def _bind(
+    finding: Finding,
+    refusal: Refusal | None,
+    states: Mapping[TargetKey, TargetState],
+    snapshot: Snapshot,
+    clocks: Clocks,
+) -> Document:
+    bind, mount, path = finding.bind, finding.bind.mount, finding.bind.path
+    state = states.get(bind.key, TargetState())
+    reason = refusal.reason if refusal is not None else finding.refusal
+    retry_at = refusal.retry_at if refusal is not None else None
+    candidates = [printable(p.mount_point, PATH_LIMIT) for p in bind.source.candidates]
+    return {
+        "pod": _pod(path.pod_uid, snapshot),
+        "volume": printable(path.volume),
+        "container": printable(path.container) or None,
+        "kind": path.kind.value,
+        "namespace": bind.key.namespace or None,
+        "mount_point": printable(bind.key.mount_point, PATH_LIMIT),
+        "mount_id": mount.mount_id if mount is not None else None,
+        "device": str(mount.device) if mount is not None else None,
+        "fs_type": printable(mount.fs_type) if mount is not None else None,
+        "driver": printable(bind.driver) or None,
+        "depth": bind.depth,
+        "source": {
+            "path": candidates[0] if candidates else None,
+            "candidates": candidates,
+            "rule": printable(bind.source.rule) or None,
+            "why": printable(bind.source.why),
+        },
+        "source_device": str(finding.source_mount.device) if finding.source_mount else None,
+        "verdict": finding.verdict.value,
+        "evidence": printable(finding.evidence),
+        "refusal": reason.value if reason is not Reason.NONE else None,
+        "retry_at": clocks.date(retry_at),
+        "phase": state.phase.value,
+        "failures": state.failures,
+        "last_attempt": _attempt(state, clocks),
+        "last_recovery": _recovery(state, clocks),
+    }
+
+
+def _pod(directory_uid: str, snapshot: Snapshot) -> Document:
+    pod = (snapshot.pods or {}).get(directory_uid)
+    return {
+        "namespace": printable(pod.namespace) if pod is not None else None,
+        "name": printable(pod.name) if pod is not None else None,
+        "uid": printable(pod.uid if pod is not None else directory_uid),
+        "deleting": pod.is_deleting if pod is not None else None,
+    }
+
+
+def _recovery(state: TargetState, clocks: Clocks) -> Document | None:
+    outcome = state.last_outcome
+    if outcome is None or outcome.status is not OutcomeStatus.RECOVERED:
+        return None
+    took = max(0.0, outcome.finished_at - outcome.started_at)
+    return {
+        "at": clocks.date(outcome.finished_at),
+        "took_ms": round(took * 1000, 3),
+        "narrower": printable(outcome.narrower) or None,
+    }
+
+
+def _attempt(state: TargetState, clocks: Clocks) -> Document | None:
+    """Return the last attempt if it did not succeed."""
+    outcome = state.last_outcome
+    if outcome is None or outcome.status is OutcomeStatus.RECOVERED:
+        return None
+    return {
+        "at": clocks.date(outcome.finished_at),
+        "outcome": outcome.status.value,
+        "reason": outcome.reason.value,
+        "errno": outcome.errno or None,
+        "detail": printable(outcome.detail),
+    }
+
+
+def _latest(binds: Iterable[Document]) -> Document | None:
+    done = [bind["last_recovery"] for bind in binds if bind["last_recovery"] is not None]
+    return max(done, key=lambda recovery: str(recovery["at"]), default=None)
+
+
+def _incident(incident: Incident, clocks: Clocks) -> Document:
+    return {
+        "device": str(incident.device),
+        "driver": printable(incident.driver) or None,
+        "source": printable(incident.source_path, PATH_LIMIT) or None,
+        "server_gone_at": clocks.date(incident.server_gone_at),
+        "noticed_at": clocks.date(incident.noticed_at),
+        "source_up_at": clocks.date(incident.source_up_at),
+        "binds": len(incident.targets),
+        "open": len(incident.open_targets),
+        "recovered": len(incident.recovered_targets),
+    }
+
+
+def _namespace(namespace: MountNamespace, snapshot: Snapshot) -> Document:
+    fuse = [mount for mount in namespace.mounts if mount.is_fuse]
+    dead = {d for d, c in snapshot.connections.items() if c.answer is Answer.DISCONNECTED}
+    return {
+        "inode": namespace.inode,
+        "pid": namespace.pid or None,
+        "pod_uid": printable(namespace.pod_uid) or None,
+        "fuse_mounts": len(fuse),
+        "stale_mounts": sum(mount.device in dead for mount in fuse),
+    }
+
+
+# ------------------------------------------------------------------------ exit code
+
+
+def exit_code(document: Document) -> int:
+    """Return what node-problem-detector's custom plugins expect.
+
+    0: every bind can be used.  1: one is stale, hung or bare, whatever else could not be
+    seen.  2: unknown, because a bind or a part of the node could not be looked at.
+    """
+    verdicts = document["totals"]["verdicts"]
+    if any(verdicts[verdict.value] for verdict in ALARMING):
+        return 1
+    is_blind = any(gap["source"] not in POORER for gap in document["gaps"])
+    if is_blind or document["kubelet_root"] is None or verdicts[Verdict.UNKNOWN.value]:
+        return 2
+    return 0

@@ -1,0 +1,195 @@
+"""The table that ``fusewatchd check`` and ``fusewatchd status`` print for people.
+
+Made from the document of ``status`` alone, whose texts are escaped already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from fusewatchd.model import Verdict
+from fusewatchd.status import Document
+
+_COLOURS: Mapping[str, str] = {
+    Verdict.HEALTHY.value: "32",
+    Verdict.STALE.value: "1;31",
+    Verdict.HUNG.value: "1;31",
+    Verdict.BARE.value: "1;31",
+}
+_OTHER_COLOUR = "33"
+_VERDICT_WIDTH = max(len(verdict.value) for verdict in Verdict)
+_ORDER = {"publish": 0, "flexvolume": 0, "subpath": 1, "container": 2}
+MIN_WIDTH = 60
+
+
+def status_table(document: Document, width: int, color: bool) -> str:
+    """Return the document as lines of at most ``width`` columns, at least ``MIN_WIDTH``.
+
+    Binds stand below their source, each source's worst ones first.
+    """
+    width = max(width, MIN_WIDTH)
+    lines = [_fit(_headline(document), width)]
+    widths = _widths(document["binds"], width)
+    for group in _by_source(document["binds"]):
+        lines += ["", _source_line(group, width)]
+        lines += [_bind_line(bind, widths, color) for bind in group]
+    for paragraph in (_outages(document, width), _not_entered(document), _gaps(document)):
+        if paragraph:
+            lines += ["", *(_fit(line, width) for line in paragraph)]
+    return "\n".join(lines) + "\n"
+
+
+def _headline(document: Document) -> str:
+    totals = document["totals"]
+    binds, volumes = _count(totals["binds"], "bind"), _count(totals["volumes"], "volume")
+    parts = [f"{count} {name}" for name, count in totals["verdicts"].items() if count]
+    latest = document["last_recovery"]
+    if latest is not None:
+        parts.append(f"last recovery {_clock(latest['at'])} in {latest['took_ms']:.1f} ms")
+    head = f"{binds} of {volumes} in {_count(totals['pods'], 'pod')}"
+    return f"{head}: {', '.join(parts)}" if parts else head
+
+
+def _by_source(binds: Iterable[Document]) -> list[list[Document]]:
+    groups: dict[tuple[bool, str], list[Document]] = {}
+    for bind in binds:
+        path = bind["source"]["path"]
+        groups.setdefault((path is None, path or ""), []).append(bind)
+    return [sorted(groups[key], key=_rank) for key in sorted(groups)]
+
+
+def _rank(bind: Document) -> tuple[bool, str, str, int, str]:
+    pod = bind["pod"]
+    return (
+        bind["verdict"] == Verdict.HEALTHY.value,
+        pod["namespace"] or "~",
+        pod["name"] or pod["uid"],
+        _ORDER[bind["kind"]],
+        bind["mount_point"],
+    )
+
+
+def _source_line(group: Sequence[Document], width: int) -> str:
+    first = group[0]
+    source = first["source"]
+    if source["path"] is None:
+        return _fit(f"No known source ({source['why']})", width)
+    drivers = ", ".join(sorted({bind["driver"] for bind in group if bind["driver"]}))
+    tail = f"  {drivers}" if drivers else ""
+    by = source["rule"] or "?"
+    tail = _fit(f"{tail}  (by {by})", width // 2)
+    return _shorten(source["path"], width - len(tail)) + tail
+
+
+@dataclass(frozen=True, slots=True)
+class _Widths:
+    """Columns that all groups share, so that verdicts and pods stand in line."""
+
+    pod: int
+    place: int
+    note: int
+
+
+def _widths(binds: Sequence[Document], width: int) -> _Widths:
+    """Share the width out: what is not needed by one column goes to the next."""
+    wide = width - 2 - _VERDICT_WIDTH - 2
+    pod = min(_longest(map(_pod_name, binds)), max(16, wide // 3))
+    rest = wide - pod - 2
+    has_notes = any(map(_note, binds))
+    place = min(_longest(map(_place, binds)), max(14, rest // 2) if has_notes else rest)
+    return _Widths(pod, place, rest - place - 2)
+
+
+def _longest(texts: Iterable[str]) -> int:
+    return max(map(len, texts), default=0)
+
+
+def _bind_line(bind: Document, widths: _Widths, color: bool) -> str:
+    verdict = f"{bind['verdict']:<{_VERDICT_WIDTH}}"
+    if color:
+        verdict = f"\x1b[{_COLOURS.get(bind['verdict'], _OTHER_COLOUR)}m{verdict}\x1b[0m"
+    pod = _shorten(_pod_name(bind), widths.pod)
+    place = _shorten(_place(bind), widths.place)
+    note = _fit(_note(bind), widths.note)
+    line = f"  {verdict}  {pod:<{widths.pod}}  {place:<{widths.place}}  {note}"
+    return line.rstrip()
+
+
+def _pod_name(bind: Document) -> str:
+    pod = bind["pod"]
+    return f"{pod['namespace']}/{pod['name']}" if pod["name"] else f"pod {pod['uid']}"
+
+
+def _place(bind: Document) -> str:
+    kind, container = bind["kind"], bind["container"]
+    if kind == "container":
+        return f"{container}:{bind['mount_point']}" if container else str(bind["mount_point"])
+    if kind == "subpath":
+        return f"{bind['volume']} ({container} subPath)"
+    return str(bind["volume"])
+
+
+def _note(bind: Document) -> str:
+    parts = []
+    if bind["verdict"] != Verdict.HEALTHY.value:
+        parts.append(str(bind["refusal"]).replace("_", " ") if bind["refusal"] else "")
+        if not bind["refusal"]:
+            parts[-1] = bind["evidence"]
+    elif bind["last_recovery"] is not None:
+        recovery = bind["last_recovery"]
+        parts.append(f"recovered {_clock(recovery['at'])}, {recovery['took_ms']:.1f} ms")
+        if recovery["narrower"]:
+            parts.append(recovery["narrower"])
+    if bind["depth"] > 1:
+        parts.append(f"{bind['depth']} layers")
+    return ", ".join(part for part in parts if part)
+
+
+def _outages(document: Document, width: int) -> list[str]:
+    lines = []
+    for incident in document["incidents"]:
+        since = _clock(incident["server_gone_at"] or incident["noticed_at"])
+        state = "back" if incident["source_up_at"] else "missing"
+        opened = f"{incident['open']} of {_count(incident['binds'], 'bind')}"
+        head = f"Outage since {since}, {opened} open, source {state}: "
+        path = incident["source"] or f"device {incident['device']}"
+        lines.append(head + _shorten(path, width - len(head)))
+    return lines
+
+
+def _not_entered(document: Document) -> list[str]:
+    namespaces = document["namespaces"]
+    count, stale = namespaces["not_entered_count"], namespaces["not_entered_stale_mounts"]
+    if not count:
+        return []
+    return [
+        f"{_count(count, 'other mount namespace')} with FUSE mounts, never entered"
+        f" ({stale} stale there)"
+    ]
+
+
+def _gaps(document: Document) -> list[str]:
+    return [f"Could not see {gap['source']}: {gap['reason']}" for gap in document["gaps"]]
+
+
+def _clock(date: str) -> str:
+    """Return the time of day in UTC of a date in the document."""
+    return f"{date[11:19]}Z"
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _fit(text: str, width: int) -> str:
+    """Cut at the end."""
+    return text if len(text) <= width else text[: max(0, width - 1)] + "…"
+
+
+def _shorten(path: str, width: int) -> str:
+    """Cut in the middle: both the top directory and the last name tell things apart."""
+    if len(path) <= width:
+        return path
+    head = (width - 1) // 3
+    return f"{path[:head]}…{path[len(path) - (width - 1 - head) :]}"

@@ -1,0 +1,306 @@
+"""The metrics server over real connections, the unfriendly ones included."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
+import pytest
+
+from fusewatchd.errors import ConfigError
+from fusewatchd.reporters.metrics import Metrics, Page
+from fusewatchd.web import MAX_REQUEST_BYTES, Health, Pages, WebServer, parse_address
+
+BIG = b"x" * 3_000_000
+
+
+class Node:
+    """What the pages say; tests change it."""
+
+    def __init__(self) -> None:
+        self.alive = Health(True, "last cycle 0.2 s ago")
+        self.ready = Health(False, "first look under way")
+        self.accepts: list[str] = []
+        self.metrics: Callable[[str], Page] = self._page
+
+    def pages(self) -> Pages:
+        return Pages(self._metrics, lambda: self.alive, lambda: self.ready)
+
+    def _metrics(self, accept: str) -> Page:
+        return self.metrics(accept)
+
+    def _page(self, accept: str) -> Page:
+        self.accepts.append(accept)
+        return Page("text/plain; version=0.0.4", b"up 1\n")
+
+
+@pytest.fixture
+def node() -> Node:
+    return Node()
+
+
+@pytest.fixture
+def server(node: Node) -> Iterator[WebServer]:
+    web = WebServer("127.0.0.1:0", node.pages(), timeout_seconds=60.0)
+    web.start()
+    with closing(web):
+        yield web
+
+
+def get(
+    server: WebServer, path: str, method: str = "GET", **fields: str
+) -> tuple[int, dict[str, str], bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    with closing(connection):
+        connection.request(method, path, headers=fields)
+        answer = connection.getresponse()
+        return answer.status, dict(answer.getheaders()), answer.read()
+
+
+def raw(server: WebServer, data: bytes) -> bytes:
+    """Send bytes and return everything that comes back."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
+        sock.sendall(data)
+        return read_all(sock)
+
+
+def read_all(sock: socket.socket) -> bytes:
+    received = b""
+    while True:
+        data = sock.recv(65536)
+        if not data:
+            return received
+        received += data
+
+
+# ----------------------------------------------------------------------------- pages
+
+
+def test_metrics_are_served_with_their_type(server: WebServer, node: Node) -> None:
+    status, fields, body = get(server, "/metrics?x=1", Accept="text/plain")
+    assert (status, body) == (200, b"up 1\n")
+    assert fields["Content-Type"] == "text/plain; version=0.0.4"
+    assert fields["Content-Length"] == "5"
+    assert fields["Connection"] == "close"
+    assert node.accepts == ["text/plain"]
+
+
+def test_the_real_metrics(server: WebServer, node: Node) -> None:
+    metrics = Metrics("1.0")
+    node.metrics = metrics.page
+    plain = get(server, "/metrics")
+    assert b'fusewatchd_build_info{version="1.0",way=""} 1.0' in plain[2]
+    accept = "application/openmetrics-text;version=1.0.0"
+    status, fields, body = get(server, "/metrics", Accept=accept)
+    assert status == 200
+    assert fields["Content-Type"].startswith("application/openmetrics-text")
+    assert body.endswith(b"# EOF\n")
+
+
+def test_health_and_readiness(server: WebServer, node: Node) -> None:
+    assert get(server, "/healthz")[::2] == (200, b"last cycle 0.2 s ago\n")
+    assert get(server, "/readyz")[::2] == (503, b"first look under way\n")
+    node.alive, node.ready = Health(False, "no cycle\nfor 90 s"), Health(True, "ready")
+    assert get(server, "/healthz")[::2] == (503, b"no cycle\\x0afor 90 s\n")
+    assert get(server, "/readyz")[0] == 200
+
+
+def test_other_paths_and_methods(server: WebServer) -> None:
+    assert get(server, "/")[0] == 200
+    assert get(server, "/nothing")[0] == 404
+    assert get(server, "/../etc/passwd")[0] == 404
+    status, fields, _ = get(server, "/metrics", "POST")
+    assert (status, fields["Allow"]) == (405, "GET, HEAD")
+    status, fields, body = get(server, "/metrics", "HEAD")
+    assert (status, fields["Content-Length"], body) == (200, "5", b"")
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"GET /metrics\r\n\r\n",
+        b"GET  /metrics HTTP/1.1\r\n\r\n",
+        b"GET /metrics SPDY/3\r\n\r\n",
+        b"GET /metrics HTTP/1.1\r\nno colon\r\n\r\n",
+        b"GET /metrics HTTP/1.1\r\n folded: x\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n",
+        b"\r\n\r\n",
+    ],
+)
+def test_malformed_requests_are_refused(server: WebServer, request_bytes: bytes) -> None:
+    assert raw(server, request_bytes).startswith(b"HTTP/1.1 400 ")
+    assert get(server, "/metrics")[0] == 200
+
+
+def test_a_request_may_come_byte_by_byte(server: WebServer) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in b"GET /metrics HTTP/1.0\r\nHost: x\r\n\r\n":
+            sock.sendall(bytes((byte,)))
+        assert read_all(sock).endswith(b"\r\n\r\nup 1\n")
+
+
+def test_a_body_after_the_request_does_not_cost_the_answer(server: WebServer) -> None:
+    head = b"POST /metrics HTTP/1.1\r\nContent-Length: 100000\r\n\r\n"
+    assert raw(server, head + b"x" * 100_000).startswith(b"HTTP/1.1 405 ")
+
+
+def test_large_pages_arrive_whole(server: WebServer, node: Node) -> None:
+    node.metrics = lambda accept: Page("text/plain", BIG)
+    assert get(server, "/metrics")[2] == BIG
+
+
+# ---------------------------------------------------------------------------- bounds
+
+
+def test_a_request_without_end_is_cut_off(server: WebServer) -> None:
+    data = b"GET /metrics HTTP/1.1\r\nX: " + b"y" * MAX_REQUEST_BYTES
+    assert raw(server, data).startswith(b"HTTP/1.1 431 ")
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /metr"])
+def test_a_slow_client_is_cut_off_and_others_are_served(node: Node, sent: bytes) -> None:
+    web = WebServer("127.0.0.1:0", node.pages(), timeout_seconds=0.3)
+    web.start()
+    with closing(web), socket.create_connection(("127.0.0.1", web.port), timeout=30) as slow:
+        slow.sendall(sent)
+        assert get(web, "/metrics")[0] == 200
+        assert read_all(slow) == b""
+
+
+def test_a_client_that_trickles_is_cut_off_too(node: Node) -> None:
+    web = WebServer("127.0.0.1:0", node.pages(), timeout_seconds=0.5)
+    web.start()
+    with closing(web), socket.create_connection(("127.0.0.1", web.port), timeout=30) as slow:
+        slow.settimeout(0.05)
+        is_cut = False
+        for _ in range(1000):
+            try:
+                slow.sendall(b"x")
+                is_cut = slow.recv(1) == b""
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                is_cut = True
+            if is_cut:
+                break
+        assert is_cut
+
+
+def test_a_client_that_never_reads_is_cut_off(node: Node) -> None:
+    node.metrics = lambda accept: Page("text/plain", BIG * 10)
+    web = WebServer("127.0.0.1:0", node.pages(), timeout_seconds=0.3)
+    web.start()
+    with closing(web), socket.create_connection(("127.0.0.1", web.port), timeout=30) as deaf:
+        deaf.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        assert get(web, "/healthz")[0] == 200
+        for _ in range(600):
+            if web.connection_count == 0:
+                break
+            time.sleep(0.05)
+        assert web.connection_count == 0
+        received = 0
+        with contextlib.suppress(ConnectionError):
+            while data := deaf.recv(1 << 20):
+                received += len(data)
+        assert received < len(BIG) * 10
+
+
+def test_a_crowd_cannot_shut_out_the_next_one(node: Node) -> None:
+    web = WebServer("127.0.0.1:0", node.pages(), timeout_seconds=600.0, max_connections=4)
+    web.start()
+    crowd: list[socket.socket] = []
+    with closing(web):
+        for _ in range(40):
+            crowd.append(socket.create_connection(("127.0.0.1", web.port), timeout=30))
+        assert get(web, "/metrics")[0] == 200
+        assert web.connection_count <= 4
+        for early in crowd[:36]:
+            assert read_all(early) == b""
+        for sock in crowd:
+            sock.close()
+
+
+def test_closing_cuts_what_is_open_and_frees_the_port(node: Node) -> None:
+    before = set(threading.enumerate())
+    web = WebServer("127.0.0.1:0", node.pages(), timeout_seconds=600.0)
+    web.start()
+    port = web.port
+    assert set(threading.enumerate()) > before
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as waiting:
+        assert get(web, "/healthz")[0] == 200
+        web.close()
+        assert read_all(waiting) == b""
+    assert set(threading.enumerate()) == before
+    again = WebServer(f"127.0.0.1:{port}", node.pages())
+    again.close()
+
+
+# --------------------------------------------------------------------------- address
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:9847", ("127.0.0.1", 9847)),
+        ("localhost:0", ("127.0.0.1", 0)),
+        ("[::1]:9847", ("::1", 9847)),
+        ("[::]:65535", ("::", 65535)),
+        ("[fe80::1%eth0]:80", ("fe80::1%eth0", 80)),
+        (":9847", ("", 9847)),
+        ("0.0.0.0:9847", ("0.0.0.0", 9847)),
+    ],
+)
+def test_addresses(text: str, address: tuple[str, int]) -> None:
+    assert parse_address(text) == address
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "9847",
+        "127.0.0.1",
+        "127.0.0.1:",
+        "127.0.0.1:http",
+        "127.0.0.1:65536",
+        "127.0.0.1:-1",
+        "127.0.0.1:+1",
+        "127.0.0.1:²",
+        "::1:9847",
+        "[::1]",
+        "[]:1",
+        "[127.0.0.1]:1",
+        "example.com:9847",
+        "1.2.3:80",
+        "a\nb:1",
+    ],
+)
+def test_addresses_that_are_none(text: str) -> None:
+    with pytest.raises(ConfigError, match="listen_address: ") as caught:
+        parse_address(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_taken_port_names_the_address(server: WebServer, node: Node) -> None:
+    address = f"127.0.0.1:{server.port}"
+    with pytest.raises(OSError, match=address) as caught:
+        WebServer(address, node.pages())
+    assert caught.value.errno == 98
+
+
+def test_every_address_and_ipv6_loopback(node: Node) -> None:
+    web = WebServer(":0", node.pages())
+    web.start()
+    with closing(web):
+        assert get(web, "/healthz")[0] == 200
+    v6 = WebServer("[::1]:0", node.pages())
+    v6.start()
+    with closing(v6), socket.create_connection(("::1", v6.port), timeout=30) as sock:
+        sock.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+        assert read_all(sock).startswith(b"HTTP/1.1 200 ")
