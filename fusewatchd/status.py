@@ -22,7 +22,7 @@ from fusewatchd.model import (
     TargetKey,
     Verdict,
 )
-from fusewatchd.printable import printable
+from fusewatchd.printable import LIMIT, printable
 from fusewatchd.snapshot import Snapshot
 
 Document = dict[str, Any]
@@ -97,7 +97,7 @@ def status_document(
         "looked_at": clocks.date(snapshot.taken_at),
         "printed_at": rfc3339(clocks.now_wall),
         "cycle": cycle.number,
-        "kubelet_root": printable(snapshot.kubelet_root, PATH_LIMIT) or None,
+        "kubelet_root": _shown(snapshot.kubelet_root, PATH_LIMIT) or None,
         "pods_known": snapshot.pods is not None,
         "mount_table_entries": len(snapshot.table),
         "totals": _totals(cycle),
@@ -111,9 +111,16 @@ def status_document(
             "not_entered_stale_mounts": cycle.foreign_stale,
         },
         "gaps": [
-            {"source": printable(gap.source), "reason": printable(gap.reason)} for gap in cycle.gaps
+            {"source": _shown(gap.source), "reason": _shown(gap.reason)} for gap in cycle.gaps
         ],
     }
+
+
+def _shown(text: str, limit: int = LIMIT) -> str:
+    """Escape text; nearly all of it needs nothing, and there is much of it."""
+    if len(text) <= limit and text.isascii() and text.isprintable() and "\\" not in text:
+        return text
+    return printable(text, limit)
 
 
 def _totals(cycle: CycleReport) -> Document:
@@ -140,28 +147,28 @@ def _bind(
     state = states.get(bind.key, TargetState())
     reason = refusal.reason if refusal is not None else finding.refusal
     retry_at = refusal.retry_at if refusal is not None else None
-    candidates = [printable(p.mount_point, PATH_LIMIT) for p in bind.source.candidates]
+    candidates = [_shown(p.mount_point, PATH_LIMIT) for p in bind.source.candidates]
     return {
         "pod": _pod(path.pod_uid, snapshot),
-        "volume": printable(path.volume),
-        "container": printable(path.container) or None,
+        "volume": _shown(path.volume),
+        "container": _shown(path.container) or None,
         "kind": path.kind.value,
         "namespace": bind.key.namespace or None,
-        "mount_point": printable(bind.key.mount_point, PATH_LIMIT),
+        "mount_point": _shown(bind.key.mount_point, PATH_LIMIT),
         "mount_id": mount.mount_id if mount is not None else None,
         "device": str(mount.device) if mount is not None else None,
-        "fs_type": printable(mount.fs_type) if mount is not None else None,
-        "driver": printable(bind.driver) or None,
+        "fs_type": _shown(mount.fs_type) if mount is not None else None,
+        "driver": _shown(bind.driver) or None,
         "depth": bind.depth,
         "source": {
             "path": candidates[0] if candidates else None,
             "candidates": candidates,
-            "rule": printable(bind.source.rule) or None,
-            "why": printable(bind.source.why),
+            "rule": _shown(bind.source.rule) or None,
+            "why": _shown(bind.source.why),
         },
         "source_device": str(finding.source_mount.device) if finding.source_mount else None,
         "verdict": finding.verdict.value,
-        "evidence": printable(finding.evidence),
+        "evidence": _shown(finding.evidence),
         "refusal": reason.value if reason is not Reason.NONE else None,
         "retry_at": clocks.date(retry_at),
         "phase": state.phase.value,
@@ -174,9 +181,9 @@ def _bind(
 def _pod(directory_uid: str, snapshot: Snapshot) -> Document:
     pod = (snapshot.pods or {}).get(directory_uid)
     return {
-        "namespace": printable(pod.namespace) if pod is not None else None,
-        "name": printable(pod.name) if pod is not None else None,
-        "uid": printable(pod.uid if pod is not None else directory_uid),
+        "namespace": _shown(pod.namespace) if pod is not None else None,
+        "name": _shown(pod.name) if pod is not None else None,
+        "uid": _shown(pod.uid if pod is not None else directory_uid),
         "deleting": pod.is_deleting if pod is not None else None,
     }
 
@@ -189,7 +196,7 @@ def _recovery(state: TargetState, clocks: Clocks) -> Document | None:
     return {
         "at": clocks.date(outcome.finished_at),
         "took_ms": round(took * 1000, 3),
-        "narrower": printable(outcome.narrower) or None,
+        "narrower": _shown(outcome.narrower) or None,
     }
 
 
@@ -203,7 +210,7 @@ def _attempt(state: TargetState, clocks: Clocks) -> Document | None:
         "outcome": outcome.status.value,
         "reason": outcome.reason.value,
         "errno": outcome.errno or None,
-        "detail": printable(outcome.detail),
+        "detail": _shown(outcome.detail),
     }
 
 
@@ -215,8 +222,8 @@ def _latest(binds: Iterable[Document]) -> Document | None:
 def _incident(incident: Incident, clocks: Clocks) -> Document:
     return {
         "device": str(incident.device),
-        "driver": printable(incident.driver) or None,
-        "source": printable(incident.source_path, PATH_LIMIT) or None,
+        "driver": _shown(incident.driver) or None,
+        "source": _shown(incident.source_path, PATH_LIMIT) or None,
         "server_gone_at": clocks.date(incident.server_gone_at),
         "noticed_at": clocks.date(incident.noticed_at),
         "source_up_at": clocks.date(incident.source_up_at),
@@ -232,7 +239,7 @@ def _namespace(namespace: MountNamespace, snapshot: Snapshot) -> Document:
     return {
         "inode": namespace.inode,
         "pid": namespace.pid or None,
-        "pod_uid": printable(namespace.pod_uid) or None,
+        "pod_uid": _shown(namespace.pod_uid) or None,
         "fuse_mounts": len(fuse),
         "stale_mounts": sum(mount.device in dead for mount in fuse),
     }
