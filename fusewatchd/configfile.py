@@ -1,0 +1,55 @@
+"""Reading the configuration file; the only place that knows YAML."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import yaml
+
+from fusewatchd.errors import ConfigError
+from fusewatchd.settings import Settings, settings_from
+
+MAX_BYTES = 1 << 20
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe YAML that does not let a key silently win over its twin."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
+        seen: set[object] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if isinstance(key, (dict, list)):
+                continue
+            if key in seen:
+                line = key_node.start_mark.line + 1
+                raise yaml.YAMLError(f"line {line}: key {key} stands twice")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def load_settings(path: str) -> Settings:
+    """Read a file into settings; an empty file gives the defaults.
+
+    Raises:
+        ConfigError: it cannot be read or used; one line for each problem.
+    """
+    try:
+        with open(path, "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ConfigError(f"{path}: expected a regular file")
+            text = file.read(MAX_BYTES + 1)
+    except OSError as exc:
+        raise ConfigError(f"{path}: {exc.strerror}") from exc
+    if len(text) > MAX_BYTES:
+        raise ConfigError(f"{path}: expected at most {MAX_BYTES} bytes")
+    try:
+        document = yaml.load(text, Loader=_StrictLoader)
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as exc:
+        mark = getattr(exc, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark is not None else ""
+        problem = getattr(exc, "problem", None) or str(exc).splitlines()[0]
+        raise ConfigError(f"{path}: {where}{problem}") from exc
+    return settings_from(document, path)

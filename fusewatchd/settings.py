@@ -1,0 +1,278 @@
+"""Configuration as one frozen value; this module reads no file.
+
+Types, names and defaults stand once, in the dataclasses; checking is derived from them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from enum import Enum
+from functools import cache
+from typing import Any
+
+from fusewatchd.errors import ConfigError
+from fusewatchd.printable import printable
+
+Check = Callable[[Any], str]
+"""Returns what was expected, empty when the value is fine."""
+
+
+def _checked(default: Any, check: Check) -> Any:
+    return field(default=default, metadata={"check": check})
+
+
+def _positive(value: float) -> str:
+    return "" if 0 < value < 1e7 else "a number of seconds above 0"
+
+
+def _count(value: int) -> str:
+    return "" if 1 <= value <= 1_000_000 else "a whole number from 1 to 1000000"
+
+
+def _path(value: str) -> str:
+    return "" if value.startswith("/") else "an absolute path"
+
+
+def _optional_path(value: str) -> str:
+    return "" if not value or value.startswith("/") else "an absolute path, or nothing"
+
+
+def _auto_path(value: str) -> str:
+    return "" if value == "auto" or value.startswith("/") else "an absolute path, or auto"
+
+
+def _paths(value: tuple[str, ...]) -> str:
+    return "" if all(v.startswith("/") for v in value) else "a list of absolute paths"
+
+
+def _listen(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    is_fine = not value or (host and port.isdigit() and 0 < int(port) < 65536)
+    return "" if is_fine else "host:port with a port from 1 to 65535, or nothing"
+
+
+class RecoveryMode(Enum):
+    """Act, or only say what would be done."""
+
+    RECOVER = "recover"
+    REPORT = "report"
+
+
+class SupersededPolicy(Enum):
+    """What to do with a bind whose old server still answers while a new one is mounted."""
+
+    REPORT = "report"
+    REBIND = "rebind"
+
+
+class LogLevel(Enum):
+    """The least important message that is written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class LogFormat(Enum):
+    """How log lines are written; ``auto`` looks at where they go."""
+
+    AUTO = "auto"
+    TEXT = "text"
+    LOGFMT = "logfmt"
+    JSON = "json"
+    JOURNAL = "journal"
+
+
+@dataclass(frozen=True, slots=True)
+class KubeletSettings:
+    """Where the kubelet keeps its directory."""
+
+    root: str = _checked("auto", _auto_path)
+
+
+@dataclass(frozen=True, slots=True)
+class RecoverySettings:
+    """What may be done, and how often."""
+
+    mode: RecoveryMode = RecoveryMode.RECOVER
+    superseded: SupersededPolicy = SupersededPolicy.REPORT
+    containers: bool = True
+    back_off_initial_seconds: float = _checked(0.25, _positive)
+    back_off_max_seconds: float = _checked(60.0, _positive)
+    max_table_entries: int = _checked(50_000, _count)
+
+
+@dataclass(frozen=True, slots=True)
+class FluidSettings:
+    """Fluid's layout."""
+
+    mount_root: str = _checked("/runtime-mnt", _path)
+
+
+@dataclass(frozen=True, slots=True)
+class DriverSettings:
+    """Layouts of drivers."""
+
+    fluid: FluidSettings = field(default_factory=FluidSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeSettings:
+    """How connections are asked."""
+
+    interval_seconds: float = _checked(10.0, _positive)
+    deadline_seconds: float = _checked(5.0, _positive)
+    max_children: int = _checked(16, _count)
+
+
+@dataclass(frozen=True, slots=True)
+class HungSettings:
+    """When slow becomes hung."""
+
+    after_seconds: float = _checked(30.0, _positive)
+
+
+@dataclass(frozen=True, slots=True)
+class WebSettings:
+    """The metrics server."""
+
+    listen_address: str = _checked("127.0.0.1:9847", _listen)
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """The log."""
+
+    level: LogLevel = LogLevel.INFO
+    format: LogFormat = LogFormat.AUTO
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that can be configured; every key has a default."""
+
+    node_name: str = ""
+    kubelet: KubeletSettings = field(default_factory=KubeletSettings)
+    recovery: RecoverySettings = field(default_factory=RecoverySettings)
+    drivers: DriverSettings = field(default_factory=DriverSettings)
+    ignore_fs_types: tuple[str, ...] = (
+        "fuse.lxcfs",
+        "fuse.fuse-overlayfs",
+        "fuse.portal",
+        "fuse.gvfsd-fuse",
+        "fuse.rootlesskit",
+        "fuse.snapfuse",
+        "fuse.xdg-document-portal",
+    )
+    sockets: tuple[str, ...] = _checked((), _paths)
+    probe: ProbeSettings = field(default_factory=ProbeSettings)
+    hung: HungSettings = field(default_factory=HungSettings)
+    look_seconds: float = _checked(15.0, _positive)
+    web: WebSettings = field(default_factory=WebSettings)
+    runtime_dir: str = _checked("/run/fusewatchd", _path)
+    log: LogSettings = field(default_factory=LogSettings)
+
+
+def settings_from(document: object, file: str) -> Settings:
+    """Check a whole document and build the settings from it.
+
+    Raises:
+        ConfigError: one line for each problem, naming file, key and what was expected.
+    """
+    problems: list[str] = []
+    settings: Settings = _build(Settings, {} if document is None else document, "", problems)
+    if problems:
+        raise ConfigError("\n".join(f"{file}: {problem}" for problem in problems))
+    return settings
+
+
+def override(settings: Settings, values: Mapping[str, object]) -> Settings:
+    """Replace single keys, named with dots, as command-line flags do.
+
+    Raises:
+        ConfigError: as for a file.
+    """
+    for key, value in values.items():
+        problems: list[str] = []
+        settings = _with(settings, key.split("."), value, key, problems)
+        if problems:
+            raise ConfigError(f"command line: {problems[0]}")
+    return settings
+
+
+def _with(part: Any, names: list[str], value: object, key: str, problems: list[str]) -> Any:
+    name = names[0]
+    if len(names) > 1:
+        inner = _with(getattr(part, name), names[1:], value, key, problems)
+        return replace(part, **{name: inner})
+    built = _value(_hints(type(part))[name], value, key, problems)
+    _verify(type(part), name, built, key, problems)
+    return part if problems else replace(part, **{name: built})
+
+
+def _build(cls: Any, document: object, prefix: str, problems: list[str]) -> Any:
+    if not isinstance(document, Mapping):
+        problems.append(f"{prefix or 'the file'}: expected keys and values, {_found(document)}")
+        return cls()
+    known = {f.name for f in fields(cls)}
+    values: dict[str, Any] = {}
+    for name, value in document.items():
+        key = f"{prefix}.{name}" if prefix else str(name)
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            problems.append(f"{printable(key)}: no such key{hint}")
+            continue
+        before = len(problems)
+        values[name] = _value(_hints(cls)[name], value, key, problems)
+        if len(problems) == before:
+            _verify(cls, name, values[name], key, problems)
+    return cls() if problems else cls(**values)
+
+
+@cache
+def _hints(cls: Any) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _verify(cls: Any, name: str, value: Any, key: str, problems: list[str]) -> None:
+    (found,) = (f for f in fields(cls) if f.name == name)
+    check = found.metadata.get("check")
+    expected = check(value) if check is not None else ""
+    if expected:
+        problems.append(f"{key}: expected {expected}, {_found(value)}")
+
+
+def _value(hint: Any, value: object, key: str, problems: list[str]) -> Any:
+    if isinstance(hint, type) and is_dataclass(hint):
+        return _build(hint, {} if value is None else value, key, problems)
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        words = [member.value for member in hint]
+        if value in words:
+            return hint(value)
+        problems.append(f"{key}: expected {' or '.join(words)}, {_found(value)}")
+        return None
+    if typing.get_origin(hint) is tuple:
+        if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
+            return tuple(value)
+        problems.append(f"{key}: expected a list of text, {_found(value)}")
+        return ()
+    return _scalar(hint, value, key, problems)
+
+
+def _scalar(hint: Any, value: object, key: str, problems: list[str]) -> Any:
+    name = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[hint]
+    accepted: type | types.UnionType = int | float if hint is float else hint
+    if isinstance(value, accepted) and isinstance(value, bool) == (hint is bool):
+        return float(value) if isinstance(value, int) and hint is float else value
+    problems.append(f"{key}: expected {name}, {_found(value)}")
+    return None
+
+
+def _found(value: object) -> str:
+    return f"found {printable(str(value), 60)}" if value is not None else "found nothing"
