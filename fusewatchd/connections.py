@@ -15,6 +15,10 @@ from dataclasses import dataclass, replace
 from fusewatchd.model import Answer, Connection, Device, Mount
 
 
+MOVED_SECONDS = 0.5
+"""Rest after a question that found another mount at its path."""
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """Where to ask one connection, and as whom."""
@@ -117,7 +121,7 @@ class Connections:
         """Forget a question that found another mount at its path; ask again soon."""
         state = self._states.get(device)
         if state is not None:
-            self._states[device] = replace(state, pending_since=None, due_at=now + 0.05)
+            self._states[device] = replace(state, pending_since=None, due_at=now + MOVED_SECONDS)
 
     def server_gone(self, device: Device, now: float) -> None:
         """Note that a process serving this connection ended, and ask at once."""

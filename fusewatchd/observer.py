@@ -8,26 +8,226 @@ leaves a gap in the snapshot and is never a reason not to look.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from fusewatchd.connections import Connections, Question, credentials_of
 from fusewatchd.decision import Outcome, OutcomeStatus, ReplaceMount
-from fusewatchd.kubeletdir import parse_bind_path
+from fusewatchd.kubeletdir import parse_bind_path, publish_directory
 from fusewatchd.linux import fusectl
 from fusewatchd.linux.mounttable import MountTableSource
-from fusewatchd.linux.namespaces import NamespaceScanner
-from fusewatchd.linux.probe import Credentials, ProbePool
+from fusewatchd.linux.namespaces import NamespaceScanner, ScanResult
+from fusewatchd.linux.probe import ProbePool
 from fusewatchd.linux.volumedata import read_volume_data
-from fusewatchd.model import (
-    Answer,
-    BindKind,
-    Device,
-    FuseServer,
-    Gap,
-    Mount,
-    MountNamespace,
-    Pod,
-    VolumeData,
-)
+from fusewatchd.model import BindKind, Device, FuseServer, Gap, Mount, MountNamespace, VolumeData
 from fusewatchd.mountinfo import MountTable
 from fusewatchd.snapshot import Snapshot
+
+AFTER_RECOVERY_SECONDS = (0.0, 0.3, 1.5)
+"""When the other namespaces are looked at again after something was replaced: a container may
+be born from the stale bind at any moment before that."""
+
+LOOK_REST_FACTOR = 20
+"""After a look that took t, mounts that change elsewhere cause the next one 20 t later."""
+
+AUDIT_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How often the slow looks happen, in seconds."""
+
+    look: float
+    deadline: float
+
+
+class Observer:
+    """Owns the readers; ``observe`` is cheap and never waits."""
+
+    def __init__(
+        self,
+        kubelet_root: str,
+        ignored_fs_types: frozenset[str],
+        table: MountTableSource,
+        connections: Connections,
+        probes: ProbePool,
+        scanner: NamespaceScanner,
+        limits: Limits,
+    ) -> None:
+        """Take the readers; nothing is read before the first ``observe``."""
+        self.connections = connections
+        self.servers: dict[Device, tuple[FuseServer, ...]] = {}
+        self._root = kubelet_root
+        self._ignored = ignored_fs_types
+        self._table_source = table
+        self._probes = probes
+        self._scanner = scanner
+        self._limits = limits
+        self._table: MountTable | None = None
+        self._namespaces: tuple[MountNamespace, ...] = ()
+        self._looked_at = 0.0
+        self._look_cost = 0.0
+        self._looks_due: list[float] = [0.0]
+        self._audit_due = 0.0
+        self._seen_at: dict[Device, float] = {}
+        self._volume_data: dict[tuple[str, str], VolumeData] = {}
+        self._scan_gap: Gap | None = None
+
+    # ------------------------------------------------------------------ what arrived
+
+    def take_scan(self, now: float) -> ScanResult | None:
+        """Take in a finished look at the other namespaces, if there is one."""
+        try:
+            result = self._scanner.collect(now)
+        except TimeoutError as exc:
+            self._scan_gap = Gap("namespaces", str(exc))
+            return None
+        if result is None:
+            return None
+        self._scan_gap = None
+        self._namespaces = result.namespaces
+        self._looked_at, self._look_cost = result.started_at, result.elapsed
+        self.servers = result.servers
+        self._table = None  # the devices to ask may have changed
+        return result
+
+    def take_answers(self, now: float) -> bool:
+        """Take in the answers of probes; True when there were any."""
+        answers = self._probes.collect(now)
+        for answer in answers:
+            if answer.answer is None:
+                self.connections.take_back(answer.device, now)
+            else:
+                self.connections.take_answer(
+                    answer.device, answer.answer, answer.errno, answer.asked_at, now
+                )
+        return bool(answers)
+
+    def take_outcomes(self, outcomes: Sequence[Outcome], now: float) -> None:
+        """Note what the executor changed in other namespaces, and plan a look at the rest."""
+        recovered = [o for o in outcomes if o.status is OutcomeStatus.RECOVERED]
+        if not recovered:
+            return
+        self._looks_due += [now + delay for delay in AFTER_RECOVERY_SECONDS]
+        changed: dict[int, dict[int, Mount]] = {}
+        for outcome in recovered:
+            action = outcome.action
+            if isinstance(action, ReplaceMount) and action.namespace and outcome.mount:
+                by_id = changed.setdefault(action.namespace.inode, {})
+                by_id[action.expect.mount_id] = outcome.mount
+        self._namespaces = tuple(
+            replace(
+                namespace,
+                mounts=tuple(
+                    changed[namespace.inode].get(mount.mount_id, mount)
+                    for mount in namespace.mounts
+                ),
+            )
+            if namespace.inode in changed
+            else namespace
+            for namespace in self._namespaces
+        )
+
+    def mounts_changed(self, now: float) -> None:
+        """Plan a look at the other namespaces: a container may have been started."""
+        rest = max(0.5, LOOK_REST_FACTOR * self._look_cost)
+        due = max(now + 0.2, self._looked_at + rest)
+        if not self._looks_due or min(self._looks_due) > due:
+            self._looks_due.append(due)
+
+    # -------------------------------------------------------------------------- look
+
+    def observe(self, now: float) -> Snapshot:
+        """Return the node as it is known now, and send out what is to be asked."""
+        if now >= self._audit_due:
+            self._table_source.audit()
+            self._audit_due = now + AUDIT_SECONDS
+        table = self._table_source.table()
+        if table is not self._table:
+            self._take_table(table, now)
+        self._look_if_due(now)
+        for question in self.connections.due(now):
+            self._probes.submit(question, now)
+        waiting = {device: fusectl.waiting(device) for device in self.connections.overdue(now)}
+        return Snapshot(
+            taken_at=now,
+            table=table,
+            kubelet_root=self._root,
+            connections=self.connections.view(now, waiting),
+            servers=self.servers,
+            namespaces=self._namespaces,
+            volume_data=self._volume_data,
+            seen_at=self._seen_at,
+            namespaces_looked_at=self._looked_at,
+            gaps=self._gaps(),
+        )
+
+    def _gaps(self) -> tuple[Gap, ...]:
+        gaps = [] if self._scan_gap is None else [self._scan_gap]
+        if not self._root:
+            gaps.append(Gap("kubelet_root", "the kubelet's directory was not found"))
+        return tuple(gaps)
+
+    def _look_if_due(self, now: float) -> None:
+        if not any(due <= now for due in self._looks_due):
+            return
+        self._looks_due = [due for due in self._looks_due if due > now]
+        self._looks_due.append(now + self._limits.look)
+        self._scanner.request(now)
+
+    def _take_table(self, table: MountTable, now: float) -> None:
+        self._table = table
+        shown: dict[Device, tuple[Question, frozenset[int]]] = {}
+        self._show(table.fuse_mounts(), 0, shown)
+        for namespace in self._namespaces:
+            self._show([m for m in namespace.mounts if m.is_fuse], namespace.pid, shown)
+        for device in self.connections.set_shown(shown):
+            self._probes.forget(device)
+        on_host = {mount.device for mount in table.fuse_mounts()}
+        self._seen_at = {device: self._seen_at.get(device, now) for device in on_host}
+        self._read_volume_data(table)
+
+    def _show(
+        self,
+        mounts: Sequence[Mount],
+        pid: int,
+        shown: dict[Device, tuple[Question, frozenset[int]]],
+    ) -> None:
+        """Add the devices of these mounts, with the first visible path to ask each one at."""
+        places = {mount.mount_id: mount.mount_point for mount in mounts}
+        covered = {m.parent_id for m in mounts if places.get(m.parent_id) == m.mount_point}
+        for mount in mounts:
+            if mount.fs_type in self._ignored:
+                continue
+            key = mount.unique_id or mount.mount_id
+            known = shown.get(mount.device)
+            if known is not None:
+                shown[mount.device] = (known[0], known[1] | {key})
+            elif mount.mount_id not in covered:
+                uid, gid = credentials_of(mount)
+                question = Question(mount.device, mount.mount_point, pid, uid, gid)
+                shown[mount.device] = (question, frozenset({key}))
+
+    def _read_volume_data(self, table: MountTable) -> None:
+        found: dict[tuple[str, str], VolumeData] = {}
+        for mount in table.fuse_mounts():
+            path = parse_bind_path(self._root, mount.mount_point) if self._root else None
+            if path is None or path.kind is not BindKind.PUBLISH:
+                continue
+            key = (path.pod_uid, path.volume)
+            data = self._volume_data.get(key) or read_volume_data(
+                publish_directory(self._root, path.pod_uid, path.volume)
+            )
+            if data is not None:
+                found[key] = data
+        self._volume_data = found
+
+    def next_due(self, now: float) -> float | None:
+        """Return when a cycle is needed although nothing wakes it."""
+        times = [
+            self.connections.next_due(now),
+            self._probes.next_deadline(),
+            self._table_source.due_at,
+            min(self._looks_due, default=None),
+            self._audit_due,
+        ]
+        return min((time for time in times if time is not None), default=None)

@@ -16,13 +16,14 @@ from fusewatchd.decision import (
     Expect,
     Finding,
     NamespaceRef,
+    Phase,
     Plan,
     Propagation,
     Refusal,
     ReplaceMount,
 )
 from fusewatchd.ledger import Ledger
-from fusewatchd.lifecycle import Phase
+
 from fusewatchd.model import (
     Answer,
     BindKind,

@@ -207,11 +207,16 @@ def override(settings: Settings, values: Mapping[str, object]) -> Settings:
 
 def _with(part: Any, names: list[str], value: object, key: str, problems: list[str]) -> Any:
     name = names[0]
+    known = _hints(part.__class__) if is_dataclass(part) else {}
+    is_section = name in known and is_dataclass(known[name])
+    if name not in known or is_section == (len(names) == 1):
+        problems.append(f"{printable(key)}: no such key")
+        return part
     if len(names) > 1:
         inner = _with(getattr(part, name), names[1:], value, key, problems)
         return replace(part, **{name: inner})
-    built = _value(_hints(type(part))[name], value, key, problems)
-    _verify(type(part), name, built, key, problems)
+    built = _value(_hints(part.__class__)[name], value, key, problems)
+    _verify(part.__class__, name, built, key, problems)
     return part if problems else replace(part, **{name: built})
 
 

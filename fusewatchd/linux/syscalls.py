@@ -65,6 +65,7 @@ AT_STATX_DONT_SYNC: Final = 0x4000
 STATX_TYPE: Final = 0x1
 _STATX_SIZE: Final = 256
 _STATX_MODE: Final = 28
+_STATX_DEVICE: Final = 136
 # <sched.h>
 CLONE_NEWNS: Final = 0x00020000
 CLONE_NEWUSER: Final = 0x10000000
@@ -185,12 +186,23 @@ def file_type(fd: int) -> int:
 
     Never asks a FUSE server: ``AT_STATX_DONT_SYNC`` answers on a dead or hung one too.
     """
+    return stat.S_IFMT(int.from_bytes(_statx(fd)[_STATX_MODE : _STATX_MODE + 2], sys.byteorder))
+
+
+def device_of(fd: int) -> tuple[int, int]:
+    """Return the device number of the file system of ``fd``, without asking a server."""
+    buffer = _statx(fd)
+    at = _STATX_DEVICE
+    major = int.from_bytes(buffer[at : at + 4], sys.byteorder)
+    return major, int.from_bytes(buffer[at + 4 : at + 8], sys.byteorder)
+
+
+def _statx(fd: int) -> bytes:
     buffer = ctypes.create_string_buffer(_STATX_SIZE)
     flags = AT_EMPTY_PATH | AT_STATX_DONT_SYNC
     if _libc.statx(fd, b"", flags, ctypes.c_uint(STATX_TYPE), buffer) < 0:
         raise_errno()
-    mode = int.from_bytes(buffer.raw[_STATX_MODE : _STATX_MODE + 2], sys.byteorder)
-    return stat.S_IFMT(mode)
+    return buffer.raw
 
 
 def pivot_root(new_root: str, put_old: str) -> None:

@@ -1,0 +1,120 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+
+from fusewatchd import __version__
+from fusewatchd.errors import FusewatchError
+from fusewatchd.settings import Settings, override
+
+DEFAULT_CONFIG = "/etc/fusewatchd/fusewatchd.yaml"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit status (0 fine, 1 something is wrong, 2 unknown)."""
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.command(options)
+        return status
+    except FusewatchError as exc:
+        print(exc, file=sys.stderr)
+    except OSError as exc:
+        where = f": {exc.filename}" if exc.filename else ""
+        print(f"fusewatchd: {exc.strerror or exc}{where}", file=sys.stderr)
+    return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fusewatchd", description="Keeps the FUSE volumes of Kubernetes pods alive."
+    )
+    parser.add_argument("--version", action="version", version=f"fusewatchd {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    run = commands.add_parser("run", help="watch and repair, in the foreground")
+    run.add_argument("--way", choices=["beneath", "on-top", "staged"], help=argparse.SUPPRESS)
+    run.set_defaults(command=_run)
+    check = commands.add_parser("check", help="look once, change nothing; exit 0, 1 or 2")
+    check.add_argument("--json", action="store_true")
+    check.set_defaults(command=_check)
+    status = commands.add_parser("status", help="ask the running daemon")
+    status.add_argument("--json", action="store_true")
+    status.set_defaults(command=_status)
+    config = commands.add_parser("config-check", help="check a configuration file")
+    config.set_defaults(command=_config_check)
+    for command in (run, check, status, config):
+        command.add_argument("--config", default="", help=f"default: {DEFAULT_CONFIG} if there")
+        command.add_argument(
+            "--set", action="append", default=[], metavar="KEY=VALUE", help="override one key"
+        )
+    demo = commands.add_parser("demo", help="show a recovery on this machine, no cluster needed")
+    demo.add_argument("--server", default="", help="e.g. 'bindfs -f {backing} {mount}'")
+    demo.set_defaults(command=_demo)
+    return parser
+
+
+def _settings(options: argparse.Namespace) -> tuple[Settings, str, dict[str, object]]:
+    from fusewatchd.configfile import load_settings, parse_value
+
+    file = options.config or (DEFAULT_CONFIG if os.path.exists(DEFAULT_CONFIG) else "")
+    settings = load_settings(file) if file else Settings()
+    pairs = (item.partition("=") for item in options.set)
+    values = {key: parse_value(value) for key, _, value in pairs}
+    return override(settings, values), file, values
+
+
+def _run(options: argparse.Namespace) -> int:
+    from fusewatchd.daemon import Daemon, Start
+    from fusewatchd.linux.mountkernel import Way
+
+    settings, file, values = _settings(options)
+    way = Way(options.way) if options.way else None
+    return Daemon(Start(settings, file, tuple(values.items()), way)).run()
+
+
+def _check(options: argparse.Namespace) -> int:
+    from fusewatchd.daemon import look_once
+
+    settings, _, _ = _settings(options)
+    return _print_document(look_once(settings), as_json=options.json)
+
+
+def _status(options: argparse.Namespace) -> int:
+    from fusewatchd.statussocket import ask
+
+    settings, _, _ = _settings(options)
+    try:
+        document = ask(settings.runtime_dir)
+    except (FileNotFoundError, ConnectionRefusedError):
+        print(f"no fusewatchd is running ({settings.runtime_dir})", file=sys.stderr)
+        return 2
+    return _print_document(document, as_json=options.json)
+
+
+def _print_document(document: dict[str, object], *, as_json: bool) -> int:
+    from fusewatchd.status import exit_code
+    from fusewatchd.statustable import status_table
+
+    if as_json:
+        print(json.dumps(document, indent=2))
+    else:
+        width = shutil.get_terminal_size((100, 24)).columns
+        print(status_table(document, width, sys.stdout.isatty()))
+    return exit_code(document)
+
+
+def _config_check(options: argparse.Namespace) -> int:
+    _, file, _ = _settings(options)
+    print(f"{file or 'built-in defaults'}: fine")
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from fusewatchd.demo.show import show
+
+    return show(options.server)

@@ -1,0 +1,443 @@
+"""The daemon: wiring, one selector loop, signals.
+
+The only place that builds adapters.  One thread owns all state; the loop wakes for whatever
+may have changed, runs one cycle, and hands the result to the reporters.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from fusewatchd import __version__
+from fusewatchd.configfile import load_settings
+from fusewatchd.connections import Connections, Timing
+from fusewatchd.decision import CycleReport, Trigger
+from fusewatchd.diagnosis import Knowledge
+from fusewatchd.drivers import drivers_for
+from fusewatchd.errors import ConfigError
+from fusewatchd.executor import Executor
+from fusewatchd.linux.features import probe_features
+from fusewatchd.linux.forkserver import ForkServer
+from fusewatchd.linux.inotify import PodsDirectoryWatch
+from fusewatchd.linux.kubeletroot import find_kubelet_root
+from fusewatchd.linux.mounter import MountWorker, mount_worker
+from fusewatchd.linux.mountkernel import Way
+from fusewatchd.linux.mounttable import MountTableSource
+from fusewatchd.linux.namespaces import NamespaceScanner, serve_scans
+from fusewatchd.linux.pidfd import ServerWatch
+from fusewatchd.linux.probe import ProbePool, serve_probes
+from fusewatchd.linux.sockets import SocketWatch
+from fusewatchd.memory import BackOff, next_retry
+from fusewatchd.observer import Limits, Observer
+from fusewatchd.planner import Policy
+from fusewatchd.reconciler import Reconciler
+from fusewatchd.reporters.base import Reporter
+from fusewatchd.reporters.log import Log, open_log
+from fusewatchd.reporters.metrics import Metrics
+from fusewatchd.reporters.story import LogReporter
+from fusewatchd.reporters.systemd import SystemdNotifier
+from fusewatchd.settings import RecoveryMode, Settings, override
+from fusewatchd.status import Clocks, status_document
+from fusewatchd.statussocket import StatusSocket
+from fusewatchd.web import Health, Pages, WebServer
+
+MAX_SLEEP_SECONDS = 5.0
+ALIVE_SECONDS = 60.0
+CYCLE_REST_FACTOR = 4
+"""Mount changes alone start a new cycle no sooner than four times the last one's cost after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """How a run was asked for."""
+
+    settings: Settings
+    config_file: str = ""
+    overrides: tuple[tuple[str, object], ...] = ()
+    way: Way | None = None
+
+
+class Node:
+    """The adapters to this node and the reconciler over them; no loop, no reporters."""
+
+    def __init__(self, settings: Settings, way: Way | None = None) -> None:
+        """Build everything; to be called while the process has one thread.
+
+        Raises:
+            UnsupportedKernelError: nothing can be replaced safely on this kernel.
+            OSError: /proc cannot be read.
+        """
+        features = probe_features()
+        self.way = way or features.best_way
+        detached = features.allows_mounts_on_detached(self.way)
+        self.forks = ForkServer.start(
+            {
+                "mount": mount_worker(self.way, mounts_on_detached=detached),
+                "probe": serve_probes,
+                "scan": serve_scans,
+            }
+        )
+        self.table = MountTableSource()
+        timing = Timing(
+            settings.probe.interval_seconds,
+            settings.probe.deadline_seconds,
+            settings.hung.after_seconds,
+        )
+        self.connections = Connections(timing)
+        self.probes = ProbePool(
+            lambda who: self.forks.spawn("probe", who), settings.probe.max_children
+        )
+        self.scanner = NamespaceScanner(lambda: self.forks.spawn("scan"))
+        self.kubelet_root = find_kubelet_root(settings.kubelet.root)
+        self.observer = Observer(
+            self.kubelet_root,
+            frozenset(settings.ignore_fs_types),
+            self.table,
+            self.connections,
+            self.probes,
+            self.scanner,
+            Limits(settings.look_seconds, settings.probe.deadline_seconds),
+        )
+        self.executor = Executor(lambda: MountWorker(self.forks.spawn("mount")))
+        self.reconciler = Reconciler(
+            self.observer,
+            self.executor,
+            knowledge_of(settings),
+            policy_of(settings),
+            back_off_of(settings),
+            time.monotonic,
+        )
+
+    def close(self) -> None:
+        """End all workers; nothing that is mounted changes."""
+        self.executor.close()
+        self.probes.close()
+        self.scanner.close()
+        self.table.close()
+        self.forks.close()
+
+
+def knowledge_of(settings: Settings) -> Knowledge:
+    """Return what diagnosis takes from the configuration."""
+    fluid_root = os.path.realpath(settings.drivers.fluid.mount_root)
+    return Knowledge(drivers_for(fluid_root), frozenset(settings.ignore_fs_types))
+
+
+def policy_of(settings: Settings) -> Policy:
+    """Return what planning takes from the configuration."""
+    recovery = settings.recovery
+    return Policy(
+        recovery.mode, recovery.superseded, recovery.containers, recovery.max_table_entries
+    )
+
+
+def back_off_of(settings: Settings) -> BackOff:
+    """Return the delays after failures."""
+    recovery = settings.recovery
+    return BackOff(recovery.back_off_initial_seconds, recovery.back_off_max_seconds)
+
+
+class Daemon:
+    """Runs cycles until it is told to stop."""
+
+    def __init__(self, start: Start) -> None:
+        """Build everything that a run needs.
+
+        Raises:
+            FusewatchError: configuration or kernel do not allow a run.
+            OSError: an address or a directory is not to be had.
+        """
+        self._start = start
+        self._settings = start.settings
+        self.log: Log = open_log(start.settings.log.level.value, start.settings.log.format.value)
+        self._node = Node(start.settings, start.way)
+        self._selector = selectors.DefaultSelector()
+        self._workers: set[int] = set()
+        self._started_wall = time.time()
+        self._cycle: CycleReport | None = None
+        self._cycle_cost = 0.0
+        self._is_stopping = False
+        self._wants_reload = False
+        self._mounts_due: float | None = None
+        self._servers = ServerWatch(self._watch_server, self._unwatch)
+        self._sockets = SocketWatch(start.settings.sockets, self._watch_socket, self._unwatch)
+        self._pods = (
+            PodsDirectoryWatch(self._node.kubelet_root) if self._node.kubelet_root else None
+        )
+        self._metrics = Metrics(__version__, self._node.way.value)
+        self._systemd = SystemdNotifier(time.monotonic, time.time)
+        self._reporters: tuple[Reporter, ...] = (
+            LogReporter(self.log),
+            self._metrics,
+            self._systemd,
+        )
+        self._web = self._open_web()
+        self._status = StatusSocket(start.settings.runtime_dir, self.document)
+
+    def _open_web(self) -> WebServer | None:
+        if not self._settings.web.listen_address:
+            return None
+        pages = Pages(self._metrics.page, self._alive, self._ready)
+        server = WebServer(self._settings.web.listen_address, pages)
+        server.start()
+        return server
+
+    def _alive(self) -> Health:
+        cycle = self._cycle
+        age = time.monotonic() - (cycle.finished_at if cycle else 0.0)
+        return Health(cycle is not None and age < ALIVE_SECONDS, f"last cycle {age:.1f} s ago")
+
+    def _ready(self) -> Health:
+        return Health(self._cycle is not None, "the node was looked at")
+
+    # -------------------------------------------------------------------------- loop
+
+    def run(self) -> int:
+        """Run until SIGTERM or SIGINT; return the exit status."""
+        self._catch_signals()
+        self._selector.register(self._node.table.fileno(), selectors.EVENT_READ, self._on_mounts)
+        self._selector.register(self._node.scanner.fileno(), selectors.EVENT_READ, self._on_scan)
+        self._selector.register(self._status.fileno(), selectors.EVENT_READ, self._on_status)
+        if self._pods is not None:
+            self._selector.register(self._pods.fileno(), selectors.EVENT_READ, self._on_directory)
+        root = self._node.kubelet_root or "not found"
+        self.log.info("started", version=__version__, way=self._node.way.value, kubelet_root=root)
+        self._cycle_now([Trigger.START])
+        self._systemd.ready()
+        try:
+            while not self._is_stopping:
+                self._turn()
+        finally:
+            self._close()
+        return 0
+
+    def _turn(self) -> None:
+        now = time.monotonic()
+        due = self._next_due(now)
+        events = self._selector.select(max(0.0, min(due - now, MAX_SLEEP_SECONDS)))
+        triggers: list[Trigger] = []
+        for key, _ in events:
+            trigger = key.data()
+            if trigger is not None and trigger not in triggers:
+                triggers.append(trigger)
+        if self._wants_reload:
+            self._reload()
+            triggers.append(Trigger.RELOAD)
+        now = time.monotonic()
+        if self._mounts_due is not None and now >= self._mounts_due:
+            triggers.append(Trigger.MOUNTS)
+        if not triggers and now >= due:
+            triggers.append(Trigger.TIMER)
+        if triggers:
+            self._cycle_now(triggers)
+
+    def _cycle_now(self, triggers: list[Trigger]) -> None:
+        self._mounts_due = None
+        cycle = self._node.reconciler.reconcile(triggers)
+        self._cycle = cycle
+        self._cycle_cost = cycle.finished_at - cycle.started_at
+        self._watch_workers()
+        self._metrics.probe_children_stuck(
+            self._node.probes.stuck(cycle.started_at, self._settings.probe.deadline_seconds)
+        )
+        for reporter in self._reporters:
+            reporter.report(cycle)
+
+    def _next_due(self, now: float) -> float:
+        times = [
+            self._node.observer.next_due(now),
+            self._node.executor.next_deadline(),
+            next_retry(self._node.reconciler.ledger),
+            self._sockets.due_at,
+            self._mounts_due,
+        ]
+        return min((t for t in times if t is not None), default=now + MAX_SLEEP_SECONDS)
+
+    # ---------------------------------------------------------------------- wake-ups
+
+    def _on_mounts(self) -> Trigger | None:
+        now = time.monotonic()
+        if not self._node.table.drain():
+            return None
+        self._node.observer.mounts_changed(now)
+        last = self._cycle.finished_at if self._cycle else 0.0
+        earliest = last + CYCLE_REST_FACTOR * self._cycle_cost
+        if now >= earliest:
+            return Trigger.MOUNTS
+        self._mounts_due = earliest
+        return None
+
+    def _on_scan(self) -> Trigger | None:
+        result = self._node.observer.take_scan(time.monotonic())
+        if result is None:
+            return None
+        self._servers.update(result.servers)
+        self._note_exits()
+        return Trigger.NAMESPACES
+
+    def _on_server_exit(self) -> Trigger:
+        self._note_exits()
+        return Trigger.SERVER_EXIT
+
+    def _note_exits(self) -> None:
+        now = time.monotonic()
+        for server in self._servers.exited():
+            for device in server.devices:
+                self._node.connections.server_gone(device, now)
+
+    def _on_socket(self) -> Trigger | None:
+        changes = self._sockets.drain(time.monotonic())
+        if not changes.hung_up:
+            return None
+        self._node.connections.ask_all_again()
+        return Trigger.SOCKET
+
+    def _on_directory(self) -> Trigger | None:
+        assert self._pods is not None
+        before = self._pods.overflows
+        changed = self._pods.drain()
+        for _ in range(self._pods.overflows - before):
+            self._metrics.inotify_overflow()
+        if changed:
+            self._node.observer.mounts_changed(time.monotonic())
+        return Trigger.DIRECTORY if changed else None
+
+    def _on_probe(self) -> Trigger | None:
+        return Trigger.PROBE if self._node.observer.take_answers(time.monotonic()) else None
+
+    def _on_outcome(self) -> Trigger:
+        return Trigger.OUTCOME
+
+    def _on_status(self) -> None:
+        self._status.answer()
+
+    def _watch_workers(self) -> None:
+        """Bring the selector up to date with the workers that exist now."""
+        wanted: dict[int, Callable[[], Trigger | None]] = {
+            worker.fileno(): self._on_outcome for worker in self._node.executor.workers
+        }
+        wanted |= dict.fromkeys(self._node.probes.filenos(), self._on_probe)
+        for fd in self._workers - wanted.keys():
+            self._unwatch(fd)
+        for fd, callback in wanted.items():
+            known = self._selector.get_map().get(fd)
+            if known is None:
+                self._selector.register(fd, selectors.EVENT_READ, callback)
+            elif known.data != callback:
+                self._unwatch(fd)
+                self._selector.register(fd, selectors.EVENT_READ, callback)
+        self._workers = set(wanted)
+
+    def _watch_server(self, fd: int) -> None:
+        self._selector.register(fd, selectors.EVENT_READ, self._on_server_exit)
+
+    def _watch_socket(self, fd: int) -> None:
+        self._selector.register(fd, selectors.EVENT_READ, self._on_socket)
+
+    def _unwatch(self, fd: int) -> None:
+        with suppress(KeyError, ValueError, OSError):
+            self._selector.unregister(fd)
+
+    # ----------------------------------------------------------------------- signals
+
+    def _catch_signals(self) -> None:
+        reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(writer)
+        self._selector.register(reader, selectors.EVENT_READ, lambda: self._drain(reader))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stop())
+        signal.signal(signal.SIGHUP, lambda *_: self._ask_reload())
+
+    @staticmethod
+    def _drain(fd: int) -> None:
+        with suppress(BlockingIOError):
+            os.read(fd, 4096)
+
+    def _stop(self) -> None:
+        self._is_stopping = True
+
+    def _ask_reload(self) -> None:
+        self._wants_reload = True
+
+    def _reload(self) -> None:
+        """Take over what can be changed in a running daemon; a bad file changes nothing."""
+        self._wants_reload = False
+        self._systemd.reloading()
+        try:
+            if self._start.config_file:
+                fresh = load_settings(self._start.config_file)
+                self._settings = override(fresh, dict(self._start.overrides))
+                reconciler = self._node.reconciler
+                reconciler.policy = policy_of(self._settings)
+                reconciler.back_off = back_off_of(self._settings)
+                reconciler.knowledge = knowledge_of(self._settings)
+                self.log.info("configuration reloaded", file=self._start.config_file)
+        except ConfigError as exc:
+            self.log.error("configuration not reloaded, the old one stays", problem=str(exc))
+        self._systemd.ready()
+
+    def document(self) -> Any:
+        """Return the status document of the last cycle."""
+        assert self._cycle is not None
+        ledger = self._node.reconciler.ledger
+        clocks = Clocks(time.time(), time.monotonic(), self._started_wall)
+        return status_document(
+            self._cycle,
+            tuple(ledger.incidents.values()),
+            ledger.states,
+            clocks,
+            version=__version__,
+            way=self._node.way.value,
+        )
+
+    def _close(self) -> None:
+        self._systemd.stopping()
+        self._status.close()
+        if self._web is not None:
+            self._web.close()
+        self._node.close()
+        for reporter in self._reporters:
+            reporter.close()
+        self.log.info("stopped")
+        self.log.close()
+
+
+def look_once(settings: Settings) -> Any:
+    """Look at the node without changing anything; return the status document.
+
+    Raises:
+        FusewatchError: the kernel does not allow a look.
+        OSError: /proc cannot be read.
+    """
+    settings = override(settings, {"recovery.mode": RecoveryMode.REPORT.value})
+    node = Node(settings)
+    started_wall, end = time.time(), time.monotonic() + settings.probe.deadline_seconds + 1.0
+    try:
+        while True:
+            cycle = node.reconciler.reconcile([Trigger.TIMER])
+            node.observer.take_answers(time.monotonic())
+            node.observer.take_scan(time.monotonic())
+            asked = all(c.answer or c.is_overdue for c in cycle.snapshot.connections.values())
+            if (asked and cycle.snapshot.namespaces_looked_at) or time.monotonic() > end:
+                break
+            time.sleep(0.01)
+        cycle = node.reconciler.reconcile([Trigger.TIMER])
+        ledger = node.reconciler.ledger
+        clocks = Clocks(time.time(), time.monotonic(), started_wall)
+        return status_document(
+            cycle,
+            tuple(ledger.incidents.values()),
+            ledger.states,
+            clocks,
+            version=__version__,
+            way=node.way.value,
+        )
+    finally:
+        node.close()
