@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from fusewatchd import __version__
 from fusewatchd.errors import FusewatchError
@@ -96,7 +97,7 @@ def _status(options: argparse.Namespace) -> int:
     return _print_document(document, as_json=options.json)
 
 
-def _print_document(document: dict[str, object], *, as_json: bool) -> int:
+def _print_document(document: Any, *, as_json: bool) -> int:
     from fusewatchd.status import exit_code
     from fusewatchd.statustable import status_table
 

@@ -1,0 +1,121 @@
+"""The real daemon as a process of its own, on a demo node."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from fusewatchd.demo.container import python_environment
+from fusewatchd.demo.node import DemoNode
+
+
+class DaemonProcess:
+    """``fusewatchd run`` with a configuration that fits the node."""
+
+    def __init__(self, node: DemoNode, *, way: str = "", settings: dict[str, str] | None = None):
+        """Prepare the command line; ``start`` runs it with ``values`` as they are then."""
+        self.runtime_dir = os.path.join(node.lab, "run")
+        self.log_path = os.path.join(node.lab, "fusewatchd.log")
+        self.values = {
+            "kubelet.root": node.kubelet_root,
+            "drivers.fluid.mount_root": node.runtime_mount_root,
+            "runtime_dir": self.runtime_dir,
+            "web.listen_address": '""',
+            "log.format": "text",
+            **(settings or {}),
+        }
+        self._way = ["--way", way] if way else []
+        self._python = sys.executable
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> DaemonProcess:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def _sets(self) -> list[str]:
+        return [word for k, v in self.values.items() for word in ("--set", f"{k}={v}")]
+
+    @property
+    def pid(self) -> int:
+        """Process id of the running daemon."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self, timeout: float = 20.0) -> None:
+        """Start the daemon and wait until it answers its status socket."""
+        command = [self._python, "-m", "fusewatchd", "run", *self._way, *self._sets]
+        with open(self.log_path, "ab") as log:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=python_environment()
+            )
+        socket_path = os.path.join(self.runtime_dir, "fusewatchd.sock")
+        end = time.monotonic() + timeout
+        while not os.path.exists(socket_path):
+            if self._process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"the daemon did not start:\n{self.log()}")
+            time.sleep(0.01)
+
+    def stop(self, timeout: float = 10.0) -> int:
+        """SIGTERM; return the exit status."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            raise
+
+    def kill(self) -> None:
+        """SIGKILL, as the OOM killer would."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+        # Its successor makes a socket of its own; this one would look like an answer.
+        os.unlink(os.path.join(self.runtime_dir, "fusewatchd.sock"))
+
+    def status(self) -> Any:
+        """Return the status document."""
+        command = [self._python, "-m", "fusewatchd", "status", "--json", *self._sets]
+        done = subprocess.run(command, capture_output=True, env=python_environment(), timeout=30)
+        if not done.stdout:
+            raise RuntimeError(done.stderr.decode() + self.log())
+        return json.loads(done.stdout)
+
+    def wait_for(self, condition: Callable[[Any], bool], timeout: float = 15.0) -> Any:
+        """Ask for the status until ``condition`` holds; return the document."""
+        end = time.monotonic() + timeout
+        while True:
+            document = self.status()
+            if condition(document):
+                return document
+            if time.monotonic() > end:
+                raise RuntimeError(f"not reached: {json.dumps(document)[:4000]}\n{self.log()}")
+            time.sleep(0.05)
+
+    def wait_until_watching(self, binds: int, timeout: float = 15.0) -> Any:
+        """Wait until this many binds, on the host and in containers, are known and healthy."""
+        return self.wait_for(
+            lambda d: sum(b["verdict"] == "healthy" for b in d["binds"]) >= binds, timeout
+        )
+
+    def log(self) -> str:
+        """Return what the daemon has logged so far."""
+        with open(self.log_path, encoding="utf-8", errors="replace") as file:
+            return file.read()

@@ -1,0 +1,245 @@
+"""The main job: real servers killed for real, the real daemon, containers that work again."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import time
+
+import pytest
+
+from fusewatchd.demo.container import Access, Container, MountPropagation
+from fusewatchd.demo.daemonprocess import DaemonProcess
+from fusewatchd.demo.node import DemoNode, ForeignKind
+from fusewatchd.demo.pods import PodMount, PodVolume, VolumeKind
+from fusewatchd.demo.sources import OldServer
+from tests.lab import in_lab
+
+pytestmark = pytest.mark.kernel
+
+WAYS = pytest.mark.parametrize("way", ["beneath", "on-top", "staged"])
+DEADLINE = 10.0
+
+
+def fuse_lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if " - fuse" in line and "fusectl" not in line]
+
+
+def host_lines() -> list[str]:
+    with open("/proc/self/mountinfo") as file:
+        return fuse_lines(file.read())
+
+
+def options_at(lines: list[str], mount_point: str) -> str:
+    return [line.split()[5] for line in lines if line.split()[4] == mount_point][-1]
+
+
+def crash(node: DemoNode, name: str = "one") -> None:
+    node.sources[name].kill()
+    node.sources[name].restart()
+
+
+@WAYS
+@in_lab(timeout=90)
+def test_every_propagation_recovers(node: DemoNode, way: str) -> None:
+    source = node.add_source("one")
+    containers: list[Container] = []
+    for propagation in MountPropagation:
+        mounts = [PodMount("v", "/data", propagation=propagation)]
+        pod = node.add_pod(f"p-{propagation.name.lower()}", [PodVolume("v", source)], mounts)
+        containers.append(node.start_container(pod))
+    with DaemonProcess(node, way=way) as daemon:
+        daemon.wait_until_watching(6)
+        for _ in range(3):
+            crash(node)
+            for container in containers:
+                container.wait_until_readable("/data/hello", DEADLINE)
+                assert container.read("/data/hello") == "one"
+        daemon.wait_until_watching(6)
+
+
+@WAYS
+@in_lab(timeout=90)
+def test_subpaths_of_directories_and_files_recover(node: DemoNode, way: str) -> None:
+    source = node.add_source("one", files={"sub/dir/hello": "inner", "single": "file"})
+    mounts = [
+        PodMount("v", "/data", sub_path="sub/dir"),
+        PodMount("v", "/file", sub_path="single"),
+    ]
+    pod = node.add_pod("p", [PodVolume("v", source)], mounts)
+    container = node.start_container(pod)
+    with DaemonProcess(node, way=way) as daemon:
+        daemon.wait_until_watching(5)
+        crash(node)
+        container.wait_until_readable("/data/hello", DEADLINE)
+        container.wait_until_readable("/file", DEADLINE)
+        assert container.read("/data/hello") == "inner"
+        assert container.read("/file") == "file"
+
+
+@WAYS
+@in_lab(timeout=90)
+def test_read_only_and_flags_stay(node: DemoNode, way: str) -> None:
+    source = node.add_source("one")
+    volume = PodVolume("v", source, flags="noexec,noatime")
+    mounts = [PodMount("v", "/data", access=Access.READ_ONLY)]
+    pod = node.add_pod("p", [volume], mounts)
+    container = node.start_container(pod)
+    target = pod.volume_path("v")
+    before = options_at(host_lines(), target)
+    inside = options_at(fuse_lines(container.mountinfo()), "/data")
+    with DaemonProcess(node, way=way) as daemon:
+        daemon.wait_until_watching(2)
+        crash(node)
+        container.wait_until_readable("/data/hello", DEADLINE)
+        assert options_at(host_lines(), target) == before
+        assert options_at(fuse_lines(container.mountinfo()), "/data") == inside
+        with pytest.raises(OSError) as error:
+            container.write("/data/new", "x")
+        assert error.value.errno == errno.EROFS
+        daemon.wait_until_watching(2)
+
+
+@WAYS
+@in_lab(timeout=90)
+def test_a_volume_inside_the_volume_survives(node: DemoNode, way: str) -> None:
+    source = node.add_source("one", files={"hello": "one", "cache/.keep": ""})
+    volumes = [PodVolume("v", source), PodVolume("e", kind=VolumeKind.EMPTY_DIR)]
+    mounts = [PodMount("v", "/data"), PodMount("e", "/data/cache")]
+    container = node.start_container(node.add_pod("p", volumes, mounts))
+    container.write("/data/cache/mine", "kept")
+    with DaemonProcess(node, way=way) as daemon:
+        daemon.wait_until_watching(2)
+        source.kill()
+        time.sleep(1.2)  # beyond the entry timeout: the path through the dead one is closed
+        source.restart()
+        container.wait_until_readable("/data/hello", DEADLINE)
+        assert container.read("/data/cache/mine") == "kept"
+
+
+@WAYS
+@in_lab(timeout=110)
+def test_the_mount_table_does_not_grow(node: DemoNode, way: str) -> None:
+    source = node.add_source("one")
+    containers = [
+        node.start_container(
+            node.add_pod(f"p{i}", [PodVolume("v", source)], [PodMount("v", "/data")])
+        )
+        for i in range(4)
+    ]
+    foreign = [node.add_foreign(kind) for kind in ForeignKind]
+    limit = 1 if way == "beneath" else 2
+
+    def sizes() -> list[int]:
+        tables = [len(fuse_lines(c.mountinfo())) for c in (*containers, *foreign)]
+        return [len(host_lines()), *tables]
+
+    with DaemonProcess(node, way=way) as daemon:
+        daemon.wait_until_watching(8)
+        after: list[list[int]] = []
+        before = sizes()
+        for _ in range(8):
+            crash(node)
+            for container in containers:
+                container.wait_until_readable("/data/hello", DEADLINE)
+            daemon.wait_until_watching(8)
+            after.append(sizes())
+    assert after[1:] == [after[1]] * 7
+    assert sum(after[-1][: len(containers) + 1]) <= sum(before[: len(containers) + 1]) * limit
+
+
+@in_lab(timeout=60)
+def test_an_old_server_that_drains_and_dies(node: DemoNode) -> None:
+    source = node.add_source("one")
+    pod = node.add_pod("p", [PodVolume("v", source)], [PodMount("v", "/data")])
+    container = node.start_container(pod)
+    with DaemonProcess(node) as daemon:
+        daemon.wait_until_watching(2)
+        source.restart(old=OldServer.DRAINING)
+        daemon.wait_for(lambda d: all(b["verdict"] == "superseded" for b in d["binds"]))
+        assert container.read("/data/hello") == "one"
+        for old in source.draining:
+            old.kill()
+        container.wait_until_readable("/data/hello", DEADLINE)
+
+
+@in_lab(timeout=90)
+def test_a_hung_server_harms_nobody_else(node: DemoNode) -> None:
+    hung, other = node.add_source("hung"), node.add_source("other")
+    node.add_pod("p1", [PodVolume("v", hung)], [])
+    pod = node.add_pod("p2", [PodVolume("v", other)], [PodMount("v", "/data")])
+    container = node.start_container(pod)
+    quick = {
+        "probe.interval_seconds": "0.2",
+        "probe.deadline_seconds": "0.3",
+        "hung.after_seconds": "0.6",
+    }
+    with DaemonProcess(node, settings=quick) as daemon:
+        daemon.wait_until_watching(3)
+        before = host_lines()
+        hung.pause()
+        daemon.wait_for(lambda d: any(b["verdict"] == "hung" for b in d["binds"]))
+        crash(node, "other")
+        container.wait_until_readable("/data/hello", DEADLINE)
+        assert len(host_lines()) == len(before)
+        hung.resume()
+        daemon.wait_until_watching(3)
+
+
+@in_lab(timeout=60)
+def test_restarted_and_stopped_daemon_changes_no_mount(node: DemoNode) -> None:
+    source = node.add_source("one")
+    node.start_container(node.add_pod("p", [PodVolume("v", source)], [PodMount("v", "/data")]))
+    before = host_lines()
+    with DaemonProcess(node) as daemon:
+        daemon.wait_until_watching(2)
+        daemon.kill()
+        daemon.start()
+        daemon.wait_until_watching(2)
+    assert host_lines() == before
+
+
+@in_lab(timeout=60)
+def test_killed_in_between_and_started_again_finishes_the_containers(node: DemoNode) -> None:
+    path = node.fluid_path("juicefs", "demo", "data")
+    source = node.add_source("one", path=path)
+    volume = PodVolume("v", source, directory="demo-data", driver="fuse.csi.fluid.io")
+    container = node.start_container(node.add_pod("p", [volume], [PodMount("v", "/data")]))
+    settings = {"recovery.containers": "false"}
+    with DaemonProcess(node, settings=settings) as daemon:
+        daemon.wait_until_watching(2)
+        crash(node)
+        daemon.wait_for(lambda d: any(b["verdict"] == "healthy" for b in d["binds"]))
+        daemon.kill()
+        with pytest.raises(OSError):
+            container.read("/data/hello")
+        daemon.values["recovery.containers"] = "true"
+        daemon.start()
+        container.wait_until_readable("/data/hello", DEADLINE)
+
+
+@in_lab(timeout=60)
+def test_report_mode_touches_nothing(node: DemoNode) -> None:
+    source = node.add_source("one")
+    node.add_pod("p", [PodVolume("v", source)], [])
+    with DaemonProcess(node, settings={"recovery.mode": "report"}) as daemon:
+        daemon.wait_until_watching(1)
+        crash(node)
+        daemon.wait_for(lambda d: any(b["verdict"] == "stale" for b in d["binds"]))
+        lines = host_lines()
+        time.sleep(0.5)
+        assert host_lines() == lines
+
+
+@in_lab(timeout=60)
+def test_a_plain_umount_is_never_busy(node: DemoNode) -> None:
+    source = node.add_source("one")
+    with DaemonProcess(node, settings={"probe.interval_seconds": "0.05"}) as daemon:
+        for number in range(20):
+            pod = node.add_pod(f"p{number}", [PodVolume("v", source)], [])
+            daemon.wait_for(lambda d: len(d["binds"]) == 1)
+            done = subprocess.run(["umount", pod.volume_path("v")], capture_output=True)
+            assert done.returncode == 0, done.stderr
+            node.remove_pod(pod)
+            assert not os.path.exists(pod.directory)
