@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 
 from fusewatchd.model import Answer, Connection, Device, Mount
 
-
 MOVED_SECONDS = 0.5
 """Rest after a question that found another mount at its path."""
 
@@ -189,9 +188,7 @@ def credentials_of(mount: Mount) -> tuple[int | None, int | None]:
     Without ``allow_other`` the kernel answers everybody but the mount's owner by itself, with
     success, even when the server is dead (fs/fuse/dir.c, fuse_allow_current_process).
     """
-    options = dict(
-        option.partition("=")[::2] for option in mount.super_options.split(",")
-    )
+    options = dict(option.partition("=")[::2] for option in mount.super_options.split(","))
     if "allow_other" in options or not mount.fs_type.startswith("fuse"):
         return None, None
     uid, gid = options.get("user_id", "0"), options.get("group_id", "0")

@@ -68,9 +68,7 @@ def _stale_by_device(
     return {device: tuple(found) for device, found in grouped.items()}
 
 
-def _opened(
-    device: Device, hit: tuple[Finding, ...], snapshot: Snapshot, now: float
-) -> Incident:
+def _opened(device: Device, hit: tuple[Finding, ...], snapshot: Snapshot, now: float) -> Incident:
     first = next((f for f in hit if f.bind.source.candidates), hit[0])
     candidates = first.bind.source.candidates
     connection = snapshot.connections[device]
@@ -109,9 +107,7 @@ def _continued(
 ) -> Incident:
     stale = frozenset(finding.bind.key for finding in hit)
     fresh = TargetState()
-    in_flight = frozenset(
-        key for key in incident.targets if states.get(key, fresh).is_in_flight
-    )
+    in_flight = frozenset(key for key in incident.targets if states.get(key, fresh).is_in_flight)
     source_up = incident.source_up_at
     for finding in hit:
         if source_up is None and finding.source_mount is not None:

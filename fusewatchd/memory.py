@@ -103,9 +103,7 @@ def _published(
     ledger: Ledger, findings: Iterable[Finding], snapshot: Snapshot
 ) -> dict[str, SourceAnswer]:
     """Keep vanished binds only as long as a current pod list could tell that they are bare."""
-    published = {
-        f.bind.key.mount_point: f.bind.source for f in findings if f.bind.key.is_host
-    }
+    published = {f.bind.key.mount_point: f.bind.source for f in findings if f.bind.key.is_host}
     if not snapshot.pods_are_current:
         for path, answer in ledger.published.items():
             published.setdefault(path, answer)

@@ -107,6 +107,7 @@ class Observer:
         recovered = [o for o in outcomes if o.status is OutcomeStatus.RECOVERED]
         if not recovered:
             return
+        self._table_source.refresh()
         self._looks_due += [now + delay for delay in AFTER_RECOVERY_SECONDS]
         changed: dict[int, dict[int, Mount]] = {}
         for outcome in recovered:

@@ -23,14 +23,12 @@ from fusewatchd.decision import (
     ReplaceMount,
 )
 from fusewatchd.ledger import Ledger
-
 from fusewatchd.model import (
     Answer,
     BindKind,
     Device,
     Mount,
     Reason,
-    TargetKey,
     Verdict,
 )
 from fusewatchd.settings import RecoveryMode, SupersededPolicy
@@ -180,9 +178,7 @@ class _Planner:
             return Propagation.OWN_GROUP if mount.peer_group else Propagation.PRIVATE
         return Propagation.PRIVATE
 
-    def _stale_devices(
-        self, finding: Finding, mount: Mount, source: Device
-    ) -> tuple[Device, ...]:
+    def _stale_devices(self, finding: Finding, mount: Mount, source: Device) -> tuple[Device, ...]:
         devices = set(self._dead)
         if finding.verdict is Verdict.SUPERSEDED:
             devices.add(mount.device)
@@ -215,9 +211,7 @@ class _Planner:
 
 
 def _expect(mount: Mount) -> Expect:
-    return Expect(
-        mount.mount_point, mount.device, mount.mount_id, mount.unique_id, mount.root
-    )
+    return Expect(mount.mount_point, mount.device, mount.mount_id, mount.unique_id, mount.root)
 
 
 def _namespace_ref(finding: Finding) -> NamespaceRef | None:

@@ -92,7 +92,9 @@ def _crash(node: DemoNode, containers: dict[str, Container], number: int) -> boo
             _say(f"                {name} is STILL BROKEN")
             is_fine = False
             continue
-        _say(f"  +{(at - killed) * 1e3:7.1f} ms  {name} reads again, {(at - back) * 1e3:.1f} ms later")
+        _say(
+            f"  +{(at - killed) * 1e3:7.1f} ms  {name} reads again, {(at - back) * 1e3:.1f} ms later"
+        )
     return is_fine
 
 

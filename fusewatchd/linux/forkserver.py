@@ -132,9 +132,7 @@ def _prctl(option: int, value: object) -> None:
 class _Server:
     """Inside the fork server's process."""
 
-    def __init__(
-        self, sock: socket.socket, kinds: Mapping[str, WorkerMain], daemon: int
-    ) -> None:
+    def __init__(self, sock: socket.socket, kinds: Mapping[str, WorkerMain], daemon: int) -> None:
         self._socket = sock
         self._kinds = kinds
         self._daemon = daemon

@@ -160,7 +160,9 @@ class RealKernel:
         self._proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._self = os.open(f"/proc/{os.getpid()}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._fds = os.open("fd", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._self)
-        self._has_openat2 = _works(lambda: os.close(syscalls.openat2(self._proc, ".", os.O_PATH, 0)))
+        self._has_openat2 = _works(
+            lambda: os.close(syscalls.openat2(self._proc, ".", os.O_PATH, 0))
+        )
 
     def enter(self, namespace: NamespaceRef | None) -> None:
         if namespace is None:
@@ -312,9 +314,7 @@ class RealKernel:
     def _set_idmap(self, copy: int, pid: int) -> None:
         userns = os.open(f"{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
         try:
-            syscalls.mount_setattr(
-                copy, attr_set=syscalls.MOUNT_ATTR_IDMAP, userns_fd=userns
-            )
+            syscalls.mount_setattr(copy, attr_set=syscalls.MOUNT_ATTR_IDMAP, userns_fd=userns)
         finally:
             os.close(userns)
 

@@ -145,6 +145,13 @@ class MountTableSource:
             self._update()
         return self._table
 
+    def refresh(self) -> None:
+        """Let the next ``table`` take in what has changed, however soon after the last one.
+
+        For changes that the caller made itself: they are bounded by its own work.
+        """
+        self._not_before = 0.0
+
     def audit(self) -> bool:
         """Read everything now; return True when the table had silently become wrong.
 

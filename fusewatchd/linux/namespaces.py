@@ -222,5 +222,3 @@ def _result(message: dict[str, Any], started: float, now: float) -> ScanResult:
         for device in server.devices:
             by_device[device] = (*by_device.get(device, ()), server)
     return ScanResult(namespaces, by_device, tuple(anonymous), started, now - started)
-
-

@@ -78,9 +78,7 @@ class _Child:
 class ProbePool:
     """Sends each question to a child that has nothing else to do."""
 
-    def __init__(
-        self, spawn: Callable[[Credentials | None], Worker], max_children: int
-    ) -> None:
+    def __init__(self, spawn: Callable[[Credentials | None], Worker], max_children: int) -> None:
         """Take the means to start a child."""
         self._spawn = spawn
         self._max = max_children

@@ -137,9 +137,7 @@ def openat2(dir_fd: int, path: str, flags: int, resolve: int) -> int:
 
 def open_tree(dir_fd: int, path: str, flags: int) -> int:
     """Return a descriptor of a mount, or with OPEN_TREE_CLONE of a detached copy of it."""
-    return syscall(
-        SYS_OPEN_TREE, dir_fd, os.fsencode(path), flags | OPEN_TREE_CLOEXEC, path=path
-    )
+    return syscall(SYS_OPEN_TREE, dir_fd, os.fsencode(path), flags | OPEN_TREE_CLOEXEC, path=path)
 
 
 def move_mount(from_fd: int, to_fd: int, flags: int = 0, path: str | None = None) -> None:

@@ -1,0 +1,41 @@
+# make demo: show a recovery on this machine.  make test: set everything up and run the tests.
+PYTHON ?= python3
+VENV ?= .venv
+SUDO_APT = $(if $(filter 0,$(shell id -u)),yes)
+JOBS ?= 2
+
+.PHONY: demo test test-slow check bench clean
+
+demo: $(VENV)/.run
+	$(VENV)/bin/fusewatchd demo
+
+test: check
+	$(VENV)/bin/python -m pytest -n $(JOBS) -m "not slow"
+
+test-slow: $(VENV)/.dev
+	$(VENV)/bin/python -m pytest -m slow
+
+check: $(VENV)/.dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy fusewatchd
+
+bench: $(VENV)/.dev
+	$(VENV)/bin/python tests/bench/recovery.py
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  if [ "$(SUDO_APT)" = yes ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && apt-get install -y -qq python3 python3-venv; \
+	  else echo "python3 with venv is needed (Debian: apt install python3-venv)" >&2; exit 1; fi; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: $(VENV)/bin/python pyproject.toml
+	$(VENV)/bin/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml
+	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]'
+	touch $@ $(VENV)/.run
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
