@@ -44,6 +44,8 @@ class _State:
     question: Question
     mounts: frozenset[int]
     """Ids of the mounts that showed it at the last look."""
+    asked: Question | None = None
+    """The question that is pending; the path may have changed since it was sent."""
     answer: Answer | None = None
     errno: int = 0
     pending_since: float | None = None
@@ -75,15 +77,20 @@ class Connections:
             if known is None:
                 self._states[device] = _State(question, mounts)
             elif known.question != question or known.mounts != mounts:
-                self._states[device] = replace(known, question=question, mounts=mounts)
+                # One that lost a mount may have lost its server as well: a crash and the
+                # restart after it can be over before anything else tells of them.
+                has_lost = bool(known.mounts - mounts)
+                due_at = 0.0 if has_lost and _may_change(known) else known.due_at
+                self._states[device] = replace(
+                    known, question=question, mounts=mounts, due_at=due_at
+                )
         return dropped
 
     def ask_again(self, devices: Iterable[Device]) -> None:
         """Make these connections due at once."""
         for device in devices:
             state = self._states.get(device)
-            # A dead superblock never comes back to life: asking again teaches nothing.
-            if state is not None and state.answer is not Answer.DISCONNECTED:
+            if state is not None and _may_change(state):
                 self._states[device] = replace(state, due_at=0.0)
 
     def ask_all_again(self) -> None:
@@ -96,7 +103,9 @@ class Connections:
         for device, state in self._states.items():
             if state.pending_since is None and state.due_at <= now:
                 questions.append(state.question)
-                self._states[device] = replace(state, pending_since=now, asked_at=now)
+                self._states[device] = replace(
+                    state, pending_since=now, asked_at=now, asked=state.question
+                )
         return questions
 
     def take_answer(
@@ -117,10 +126,14 @@ class Connections:
         )
 
     def take_back(self, device: Device, now: float) -> None:
-        """Forget a question that found another mount at its path; ask again soon."""
+        """Forget a question that found another mount at its path; ask again.
+
+        At once where another path is known by now, else after a rest.
+        """
         state = self._states.get(device)
         if state is not None:
-            self._states[device] = replace(state, pending_since=None, due_at=now + MOVED_SECONDS)
+            rest = MOVED_SECONDS if state.asked == state.question else 0.0
+            self._states[device] = replace(state, pending_since=None, due_at=now + rest)
 
     def server_gone(self, device: Device, now: float) -> None:
         """Note that a process serving this connection ended, and ask at once."""
@@ -180,6 +193,11 @@ class Connections:
             is_hung=is_hung,
             server_gone_at=state.server_gone_at,
         )
+
+
+def _may_change(state: _State) -> bool:
+    """A dead superblock never comes back to life: asking again teaches nothing."""
+    return state.answer is not Answer.DISCONNECTED
 
 
 def credentials_of(mount: Mount) -> tuple[int | None, int | None]:
