@@ -1,144 +1,171 @@
 """Who else shows FUSE file systems, and who serves them: one walk through /proc.
 
 Done in a worker, since a node has thousands of processes and the daemon has better things to
-do.  The worker keeps the tables of namespaces that did not change, so that a second walk
-parses next to nothing.
+do.  The worker keeps the tables of namespaces that did not change and sends only what did, so
+that a second walk costs neither side any parsing.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import select
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from fusewatchd.errors import ParseError
 from fusewatchd.kubeletdir import pod_uid_of_cgroup
+from fusewatchd.linux import procfs
 from fusewatchd.linux.channel import Channel
 from fusewatchd.linux.forkserver import Worker
-from fusewatchd.linux.syscalls import closing_fd
-from fusewatchd.model import Device, FuseServer, MountNamespace, NamespaceKind
+from fusewatchd.linux.procfs import Process, open_process
+from fusewatchd.model import Device, FuseServer, Gap, MountNamespace, NamespaceKind
 from fusewatchd.mountinfo import mount_from_line
 from fusewatchd.wire import decode, encode
 
 DEADLINE_SECONDS = 10.0
 _CONNECTION = re.compile(rb"^fuse_connection:\s*(\d+)", re.M)
 _MINOR_BITS = 20
+_FUSE_MARK = b" - fuse"
+_DEVICE_FILE = "/dev/fuse"
+
+_Table = tuple[bytes, list[Any]]
 
 
 def serve_scans(channel: Channel) -> None:
     """Main function of a scan worker."""
-    walk = _Walk()
-    channel.serve(lambda _: channel.send(walk.run()))
+    walker = Walker()
+    channel.serve(lambda _: channel.send(walker.walk()))
 
 
-class _Walk:
-    """Walks /proc; remembers the tables it has parsed."""
+class Walker:
+    """Walks /proc; remembers the tables it has parsed and what it has told."""
 
     def __init__(self) -> None:
-        self._parsed: dict[int, tuple[bytes, list[Any]]] = {}
+        """Know nothing yet: the first walk tells everything."""
+        self._tables: dict[int, _Table] = {}
+        self._told: dict[int, Any] = {}
 
-    def run(self) -> dict[str, Any]:
-        host = os.stat("/proc/self/ns/mnt").st_ino
-        seen: dict[int, Any] = {}
+    def walk(self) -> dict[str, Any]:
+        """Return namespaces, servers and gaps; a namespace told before is its inode only."""
+        with open_process(os.getpid()) as ourselves:
+            host, user = ourselves.namespace("mnt"), ourselves.namespace("user")
+        best: dict[int, Any] = {}
+        chrooted: set[int] = set()
+        tables: dict[int, _Table] = {}
         servers: list[Any] = []
-        tables: dict[int, tuple[bytes, list[Any]]] = {}
-        for entry in os.listdir("/proc"):
-            if not entry.isdigit():
-                continue
+        refused = malformed = 0
+        for pid in procfs.list_pids():
             try:
-                with closing_fd(os.open(f"/proc/{entry}", os.O_PATH | os.O_CLOEXEC)) as fd:
-                    inode = _inode_of(os.readlink("ns/mnt", dir_fd=fd))
-                    if inode != host and inode not in seen:
-                        seen[inode] = self._namespace(int(entry), fd, inode, tables)
-                    server = _server(int(entry), fd)
+                with open_process(pid) as process:
+                    inode = process.namespace("mnt")
+                    if inode != host and (inode not in best or inode in chrooted):
+                        # A process with a root of its own sees but a part of the table.
+                        is_whole = process.root() == "/"
+                        if is_whole or inode not in best:
+                            best[inode] = self._namespace(process, inode, user, tables)
+                            (chrooted.discard if is_whole else chrooted.add)(inode)
+                    server = _server(process)
                     if server is not None:
                         servers.append(server)
-            except OSError:
-                continue  # ended meanwhile, or a kernel thread
-        self._parsed = tables
-        return {"namespaces": [n for n in seen.values() if n is not None], "servers": servers}
+            except OSError as exc:
+                # Every other error, EINVAL included, is how a process that ended answers.
+                refused += exc.errno in (errno.EACCES, errno.EPERM)
+            except ParseError:
+                malformed += 1
+        self._tables = tables
+        return {
+            "namespaces": self._news([found for found in best.values() if found is not None]),
+            "servers": servers,
+            "refused": refused,
+            "malformed": malformed,
+        }
 
-    def _namespace(
-        self, pid: int, fd: int, inode: int, tables: dict[int, tuple[bytes, list[Any]]]
-    ) -> Any:
-        data = _read(fd, "mountinfo")
-        if b" - fuse" not in data:
+    def _news(self, found: list[Any]) -> list[Any]:
+        told, self._told = self._told, {namespace["inode"]: namespace for namespace in found}
+        return [
+            namespace["inode"] if told.get(namespace["inode"]) == namespace else namespace
+            for namespace in found
+        ]
+
+    def _namespace(self, process: Process, inode: int, user: int, tables: dict[int, _Table]) -> Any:
+        """Describe a mount namespace; None for one without a FUSE mount."""
+        data = process.read("mountinfo")
+        if _FUSE_MARK not in data:
             return None
-        known = self._parsed.get(inode)
+        known = self._tables.get(inode)
         mounts = known[1] if known and known[0] == data else _relevant(data)
         tables[inode] = (data, mounts)
         if not mounts:
             return None
-        pod = pod_uid_of_cgroup(_read(fd, "cgroup").decode("utf-8", "replace"))
+        pod = pod_uid_of_cgroup(process.cgroup())
         return {
             "inode": inode,
-            "pid": pid,
-            "start_time": _start_time(fd),
+            "pid": process.pid,
+            "start_time": process.stat()[2],
             "kind": (NamespaceKind.CONTAINER if pod else NamespaceKind.FOREIGN).value,
             "pod_uid": pod[0] if pod else "",
             "container_id": pod[1] if pod else "",
             "mounts": mounts,
-            "own_user_namespace": os.readlink("ns/user", dir_fd=fd)
-            != os.readlink("/proc/self/ns/user"),
+            "own_user_namespace": process.namespace("user") != user,
         }
-
-
-def _inode_of(link: str) -> int:
-    return int(link.partition("[")[2].rstrip("]"))
-
-
-def _read(fd: int, name: str) -> bytes:
-    with open(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=fd), "rb") as file:
-        return file.read()
-
-
-def _start_time(fd: int) -> int:
-    return int(_read(fd, "stat").rpartition(b")")[2].split()[19])
 
 
 def _relevant(data: bytes) -> list[Any]:
     """Keep the FUSE mounts, what they are mounted on and everything mounted inside."""
-    mounts = [mount_from_line(line) for line in data.splitlines()]
+    mounts = [mount_from_line(line) for line in data.split(b"\n") if line]
     fuse = [mount for mount in mounts if mount.is_fuse]
-    kept = {mount.mount_id for mount in fuse}
-    inside = set(kept)
+    inside = {mount.mount_id for mount in fuse}
     for _ in range(len(mounts)):
         below = {m.mount_id for m in mounts if m.parent_id in inside} - inside
         if not below:
             break
         inside |= below
-    kept |= inside | {mount.parent_id for mount in fuse}
+    kept = inside | {mount.parent_id for mount in fuse}
     return [encode(mount) for mount in mounts if mount.mount_id in kept]
 
 
-def _server(pid: int, fd: int) -> Any:
+def connection_of(fdinfo: bytes) -> Device | None:
+    """Return the connection that a ``/dev/fuse`` descriptor serves, from its fdinfo.
+
+    None before Linux 6.16, which began to tell it, and for a descriptor not mounted yet.
+    """
+    found = _CONNECTION.search(fdinfo)
+    if found is None:
+        return None
+    number = int(found.group(1))
+    return Device(number >> _MINOR_BITS, number & ((1 << _MINOR_BITS) - 1))
+
+
+def _server(process: Process) -> Any:
     """Describe a process with a ``/dev/fuse`` descriptor; None for any other."""
-    devices: list[list[int]] = []
-    holds_one = False
-    with closing_fd(os.open("fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)) as fds:
+    devices: set[Device] = set()
+    is_server = False
+    with process.descriptors() as fds:
         for name in os.listdir(fds):
             try:
-                if os.readlink(name, dir_fd=fds) != "/dev/fuse":
+                link = os.readlink(name, dir_fd=fds)
+                # The path is that of whoever opened it: of a container that has ended, whose
+                # /dev is mounted nowhere any more, only the last part is left.
+                if not link.endswith("/fuse"):
                     continue
-                holds_one = True
-                found = _CONNECTION.search(_read(fd, f"fdinfo/{name}"))
-            except OSError:
-                continue
-            if found:
-                number = int(found.group(1))
-                device = [number >> _MINOR_BITS, number & ((1 << _MINOR_BITS) - 1)]
-                if device not in devices:
-                    devices.append(device)
-    if not holds_one:
+                device = connection_of(process.read(f"fdinfo/{name}"))
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # closed meanwhile
+            if device is not None:
+                devices.add(device)
+            is_server = is_server or device is not None or link == _DEVICE_FILE
+    if not is_server:
         return None
-    pod = pod_uid_of_cgroup(_read(fd, "cgroup").decode("utf-8", "replace"))
-    command = _read(fd, "cmdline")[:256].replace(b"\0", b" ").decode("utf-8", "replace").strip()
+    pod = pod_uid_of_cgroup(process.cgroup())
     return {
-        "pid": pid,
-        "start_time": _start_time(fd),
-        "devices": [{"major": major, "minor": minor} for major, minor in devices],
-        "command": command,
+        "pid": process.pid,
+        "start_time": process.stat()[2],
+        "devices": [encode(device) for device in sorted(devices)],
+        "command": process.command(),
         "pod_uid": pod[0] if pod else "",
     }
 
@@ -153,6 +180,7 @@ class ScanResult:
     """Servers of which the kernel does not tell the connection (before about 6.16)."""
     started_at: float
     elapsed: float
+    gaps: tuple[Gap, ...] = ()
 
 
 class NamespaceScanner:
@@ -161,13 +189,15 @@ class NamespaceScanner:
     def __init__(self, spawn: Callable[[], Worker]) -> None:
         """Take the means to start a worker; the first one is started at once."""
         self._spawn = spawn
-        self._worker = spawn()
+        self._epoll = select.epoll()
+        self._known: dict[int, MountNamespace] = {}
         self._started_at: float | None = None
         self._is_wanted = False
+        self._worker = self._new_worker()
 
     def fileno(self) -> int:
-        """Return what becomes readable when a walk has ended."""
-        return self._worker.channel.fileno()
+        """Return what becomes readable when a walk has ended; it outlives the worker."""
+        return self._epoll.fileno()
 
     @property
     def is_running(self) -> bool:
@@ -183,42 +213,77 @@ class NamespaceScanner:
         self._started_at = now
         self._worker.channel.send("walk")
 
+    def next_deadline(self) -> float | None:
+        """Return when ``collect`` must be called although nothing arrived."""
+        return None if self._started_at is None else self._started_at + DEADLINE_SECONDS
+
     def collect(self, now: float) -> ScanResult | None:
         """Return a finished walk.
 
         Raises:
             TimeoutError: the walk did not end; its worker was replaced.
+            WorkerError: it could not be replaced.
         """
-        started = self._started_at
+        started, has_ended = self._started_at, False
         try:
             messages = self._worker.channel.receive()
         except EOFError:
-            messages, started = [], -DEADLINE_SECONDS if started is not None else None
-        if not messages:
-            if started is not None and now - started >= DEADLINE_SECONDS:
-                self._worker.kill()
-                self._worker, self._started_at = self._spawn(), None
+            messages, has_ended = [], True
+        if messages and started is not None:
+            result = self._result(messages[-1], started, now)
+            self._started_at = None
+            if self._is_wanted:
+                self.request(now)
+            return result
+        if has_ended or (started is not None and now >= started + DEADLINE_SECONDS):
+            self._replace_worker(now)
+            if started is not None:
                 raise TimeoutError("the walk through /proc did not end")
-            return None
-        result = _result(messages[-1], started or now, now)
-        self._started_at = None
-        if self._is_wanted:
-            self.request(now)
-        return result
+        return None
 
     def close(self) -> None:
         """End the worker."""
         self._worker.kill()
+        self._epoll.close()
+
+    def _new_worker(self) -> Worker:
+        worker = self._spawn()
+        self._epoll.register(worker.channel.fileno(), select.EPOLLIN)
+        return worker
+
+    def _replace_worker(self, now: float) -> None:
+        with suppress(OSError):
+            self._epoll.unregister(self._worker.channel.fileno())
+        self._worker.kill()
+        # The new worker has told nothing yet, so nothing it says refers to what is known.
+        self._known = {}
+        self._started_at = None
+        self._worker = self._new_worker()
+        if self._is_wanted:
+            self.request(now)
+
+    def _result(self, message: dict[str, Any], started: float, now: float) -> ScanResult:
+        namespaces = tuple(
+            self._known[item] if isinstance(item, int) else decode(MountNamespace, item)
+            for item in message["namespaces"]
+        )
+        self._known = {namespace.inode: namespace for namespace in namespaces}
+        by_device: dict[Device, tuple[FuseServer, ...]] = {}
+        anonymous: list[FuseServer] = []
+        for item in message["servers"]:
+            server = decode(FuseServer, item)
+            if not server.devices:
+                anonymous.append(server)
+            for device in server.devices:
+                by_device[device] = (*by_device.get(device, ()), server)
+        gaps = _gaps(message["refused"], message["malformed"])
+        return ScanResult(namespaces, by_device, tuple(anonymous), started, now - started, gaps)
 
 
-def _result(message: dict[str, Any], started: float, now: float) -> ScanResult:
-    namespaces = tuple(decode(MountNamespace, item) for item in message["namespaces"])
-    by_device: dict[Device, tuple[FuseServer, ...]] = {}
-    anonymous: list[FuseServer] = []
-    for item in message["servers"]:
-        server = decode(FuseServer, item)
-        if not server.devices:
-            anonymous.append(server)
-        for device in server.devices:
-            by_device[device] = (*by_device.get(device, ()), server)
-    return ScanResult(namespaces, by_device, tuple(anonymous), started, now - started)
+def _gaps(refused: int, malformed: int) -> tuple[Gap, ...]:
+    reasons = []
+    if refused:
+        reasons.append(f"{refused} processes may not be looked at")
+    if malformed:
+        reasons.append(f"{malformed} mount tables could not be read")
+    return tuple(Gap("namespaces", reason) for reason in reasons)

@@ -1,0 +1,130 @@
+"""Reading one process through a descriptor of its directory, proc(5).
+
+A descriptor of ``/proc/<pid>`` stays with the process it was opened for: once that has ended
+everything fails with ESRCH, even if the pid is another's by then.
+
+Nothing here waits for the process, with one exception that says so.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+PROC = "/proc"
+
+_T = TypeVar("_T")
+
+
+class Process:
+    """One process; every method raises ``ProcessLookupError`` or ``FileNotFoundError`` when it
+    has ended, and ``PermissionError`` where it may not be looked at."""
+
+    __slots__ = ("_fd", "pid")
+
+    def __init__(self, pid: int, fd: int) -> None:
+        """Made by ``open_process``."""
+        self.pid = pid
+        self._fd = fd
+
+    def read(self, name: str) -> bytes:
+        """Return the whole of a file below ``/proc/<pid>``."""
+        with open(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._fd), "rb", 0) as file:
+            return file.read()
+
+    def namespace(self, kind: str) -> int:
+        """Return the inode of a namespace, ``mnt`` or ``user``, namespaces(7)."""
+        link = os.readlink(f"ns/{kind}", dir_fd=self._fd)
+        return int(link[link.index("[") + 1 : -1])
+
+    def root(self) -> str:
+        """Return the root directory as the caller sees it.
+
+        ``/`` for a process of another mount namespace whose root is that namespace's.
+        """
+        return os.readlink("root", dir_fd=self._fd)
+
+    def stat(self) -> tuple[str, str, int]:
+        """Return name, state and start time (clock ticks since boot), proc_pid_stat(5)."""
+        # The name may hold brackets and spaces itself.
+        before, _, after = self.read("stat").rpartition(b")")
+        fields = after.split()
+        return os.fsdecode(before.partition(b"(")[2]), fields[0].decode(), int(fields[19])
+
+    def cgroup(self) -> str:
+        """Return ``/proc/<pid>/cgroup``."""
+        return os.fsdecode(self.read("cgroup"))
+
+    def command(self, limit: int = 256) -> str:
+        """Return the arguments with spaces between, cut; the name where there are none.
+
+        Arguments are in the memory of the process, which the kernel locks to read them: one
+        in an uninterruptible wait may hold that lock, so of such a process it is the name.
+        """
+        name, state, _ = self.stat()
+        if state == "D":
+            return name
+        words = self.read("cmdline")[: 4 * limit].replace(b"\0", b" ").strip()
+        return os.fsdecode(words)[:limit] or name
+
+    @contextmanager
+    def descriptors(self) -> Iterator[int]:
+        """Give a descriptor of ``/proc/<pid>/fd`` for the length of a ``with`` block."""
+        fd = os.open("fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._fd)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+
+@contextmanager
+def open_process(pid: int, proc: str = PROC) -> Iterator[Process]:
+    """Open a process for the length of a ``with`` block.
+
+    Raises:
+        FileNotFoundError: there is no such process.
+    """
+    fd = os.open(f"{proc}/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield Process(pid, fd)
+    finally:
+        os.close(fd)
+
+
+def list_pids(proc: str = PROC) -> list[int]:
+    """Return every process that runs now."""
+    return [int(name) for name in os.listdir(proc) if name.isdigit()]
+
+
+def process_start_time(pid: int, proc: str = PROC) -> int | None:
+    """Return field 22 of ``/proc/<pid>/stat`` in clock ticks; None for no such process."""
+    return _unless_gone(pid, lambda process: process.stat()[2], proc)
+
+
+def comm(pid: int, proc: str = PROC) -> str | None:
+    """Return the name of a process, at most 15 bytes; None for no such process."""
+    return _unless_gone(pid, lambda process: process.stat()[0], proc)
+
+
+def read_cgroup(pid: int, proc: str = PROC) -> str | None:
+    """Return ``/proc/<pid>/cgroup``; None for no such process."""
+    return _unless_gone(pid, Process.cgroup, proc)
+
+
+def ns_inode(pid: int, kind: str, proc: str = PROC) -> int | None:
+    """Return the inode of a namespace, ``mnt`` or ``user``; None for no such process.
+
+    Raises:
+        PermissionError: ptrace access to that process is refused.
+    """
+    return _unless_gone(pid, lambda process: process.namespace(kind), proc)
+
+
+def _unless_gone(pid: int, read: Callable[[Process], _T], proc: str) -> _T | None:
+    try:
+        with open_process(pid, proc) as process:
+            return read(process)
+    except (FileNotFoundError, ProcessLookupError):
+        return None

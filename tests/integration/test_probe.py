@@ -1,0 +1,540 @@
+"""Probes: true answers from real mounts, and a pool that no mount can bring to a halt."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import socket
+import time
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from fusewatchd.connections import Question
+from fusewatchd.demo.node import DemoNode
+from fusewatchd.demo.pods import PodMount, PodVolume
+from fusewatchd.demo.sources import ServerOptions, Source
+from fusewatchd.errors import WorkerError
+from fusewatchd.linux import probe, syscalls
+from fusewatchd.linux.channel import Channel
+from fusewatchd.linux.forkserver import Credentials, ForkServer, Worker
+from fusewatchd.linux.probe import ProbeAnswer, ProbePool, serve_probes
+from fusewatchd.model import Answer, Device
+from tests.lab import in_lab
+
+SECONDS = 20.0
+LIMIT = 3
+
+# ------------------------------------------------------------------------- real mounts
+
+
+class Probes:
+    """A fork server and a pool over it, for the length of a ``with`` block."""
+
+    def __init__(self, max_children: int = 4) -> None:
+        self.server = ForkServer.start({"probe": serve_probes})
+        self.spawned: list[Worker] = []
+        self.pool = ProbePool(self._spawn, max_children)
+
+    def _spawn(self, credentials: Credentials | None) -> Worker:
+        self.spawned.append(self.server.spawn("probe", credentials))
+        return self.spawned[-1]
+
+    def __enter__(self) -> Probes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pool.close()
+        self.server.close()
+
+    def ask(self, *questions: Question) -> None:
+        for question in questions:
+            self.pool.submit(question, time.monotonic())
+
+    def wait(self, count: int) -> list[ProbeAnswer]:
+        """Do as the daemon does until this many answers are there."""
+        answers: list[ProbeAnswer] = []
+        poll = select.poll()
+        (fd,) = self.pool.filenos()
+        poll.register(fd, select.POLLIN)
+        end = time.monotonic() + SECONDS
+        while len(answers) < count:
+            now = time.monotonic()
+            assert now < end, f"only {answers}"
+            due = self.pool.next_deadline()
+            until = end if due is None else min(due, end)
+            poll.poll(max(0.0, until - now) * 1000 + 1)
+            answers += self.pool.collect(time.monotonic())
+        return answers
+
+    def one(self, question: Question) -> ProbeAnswer:
+        self.ask(question)
+        (answer,) = self.wait(1)
+        return answer
+
+
+def device_at(path: str) -> Device:
+    with_fd = os.open(path, os.O_PATH)
+    try:
+        return Device(*syscalls.device_of(with_fd))
+    finally:
+        os.close(with_fd)
+
+
+def question_of(source: Source) -> Question:
+    return Question(device_at(source.path), source.path)
+
+
+@pytest.mark.kernel
+@in_lab()
+def test_healthy_and_dead(node: DemoNode) -> None:
+    one, two = node.add_source("one"), node.add_source("two")
+    healthy, dead = question_of(one), question_of(two)
+    two.kill()
+    with Probes() as probes:
+        answer = probes.one(healthy)
+        assert (answer.device, answer.answer, answer.errno) == (healthy.device, Answer.ANSWERED, 0)
+        answer = probes.one(dead)
+        assert answer.answer is Answer.DISCONNECTED
+        assert answer.errno == errno.ENOTCONN
+
+
+@pytest.mark.kernel
+@in_lab()
+def test_hung_mounts_hold_up_nobody_and_their_answers_come_late(node: DemoNode) -> None:
+    hung = [node.add_source(f"hung{number}") for number in range(3)]
+    healthy = [question_of(node.add_source(f"healthy{number}")) for number in range(3)]
+    waiting = [question_of(source) for source in hung]
+    for source in hung:
+        source.pause()
+    with Probes(max_children=4) as probes:
+        probes.ask(*waiting, *healthy)
+        answers = probes.wait(3)
+        assert {a.device for a in answers} == {q.device for q in healthy}
+        assert {a.answer for a in answers} == {Answer.ANSWERED}
+        assert probes.pool.stuck(time.monotonic() + 5, 5) == 3
+        probes.ask(*waiting)  # they are asked already
+        assert probes.pool.stuck(time.monotonic() + 5, 5) == 3
+        assert not probes.pool.waiting
+        for source in hung:
+            source.resume()
+        late = probes.wait(3)
+        assert {a.device for a in late} == {q.device for q in waiting}
+        assert {a.answer for a in late} == {Answer.ANSWERED}
+
+
+@pytest.mark.kernel
+@in_lab()
+def test_forgetting_ends_the_child_that_asks(node: DemoNode) -> None:
+    source = node.add_source("one")
+    question = question_of(source)
+    source.pause()
+    with Probes() as probes:
+        probes.ask(question)
+        probes.pool.forget(question.device)
+        assert probes.pool.stuck(time.monotonic() + 5, 0) == 0
+        source.resume()
+        assert probes.one(question).answer is Answer.ANSWERED
+
+
+@pytest.mark.kernel
+@in_lab()
+def test_a_mount_for_its_owner_only_is_asked_as_its_owner(node: DemoNode) -> None:
+    path = f"{node.lab}/private/mount"
+    os.makedirs(path)
+    source = node.add_source(
+        "one", path=path, options=ServerOptions(user_id=1000, allows_other=False)
+    )
+    os.chmod(f"{node.lab}/private", 0o700)  # as the kubelet's pods directory
+    device = Device(*map(int, device_in_table(path).split(":")))
+    as_root, as_owner = Question(device, path), Question(device, path, 0, 1000, 1000)
+    as_other = Question(device, path, 0, 1000, 1001)
+    with Probes() as probes:
+        assert probes.one(as_root).answer is Answer.NOT_ALLOWED
+        assert probes.one(as_other).answer is Answer.NOT_ALLOWED
+        assert probes.one(as_owner).answer is Answer.ANSWERED
+        source.kill()
+        assert probes.one(as_root).answer is Answer.NOT_ALLOWED
+        assert probes.one(as_owner).answer is Answer.DISCONNECTED
+
+
+def device_in_table(path: str) -> str:
+    with open("/proc/self/mountinfo", encoding="utf-8") as file:
+        return [line.split()[2] for line in file if line.split()[4] == path][-1]
+
+
+@pytest.mark.kernel
+@in_lab()
+def test_another_mount_at_the_path_is_no_answer(node: DemoNode) -> None:
+    source = node.add_source("one")
+    question = question_of(source)
+    source.restart()
+    with Probes() as probes:
+        other = Question(Device(question.device.major, 1 << 19), source.path)
+        assert probes.one(other).answer is None
+        assert probes.one(Question(other.device, f"{source.path}/nowhere")).answer is None
+        assert probes.one(Question(other.device, f"{node.lab}/nowhere")).answer is None
+
+
+@pytest.mark.kernel
+@in_lab()
+def test_a_dead_mount_on_the_way_says_nothing_of_the_one_behind_it(node: DemoNode) -> None:
+    outer = node.add_source(
+        "outer", files={"inner/.keep": ""}, options=ServerOptions(attr_timeout=0.0)
+    )
+    inner = node.add_source("inner", path=f"{outer.path}/inner")
+    question = question_of(inner)
+    outer.kill()
+    with Probes() as probes:
+        answer = probes.one(question)
+        assert answer.answer in (Answer.ERROR, Answer.ANSWERED)
+        assert probes.one(Question(device_at(outer.path), outer.path)).answer is (
+            Answer.DISCONNECTED
+        )
+    outer.unmount()
+
+
+@pytest.mark.kernel
+@in_lab()
+def test_a_mount_inside_a_container_is_asked_there(node: DemoNode) -> None:
+    source = node.add_source("one")
+    pod = node.add_pod("app", [PodVolume("v", source)], [PodMount("v", "/data")])
+    container = node.start_container(pod)
+    device = device_at(source.path)
+    with Probes() as probes:
+        assert probes.one(Question(device, "/data", container.pid)).answer is Answer.ANSWERED
+        assert probes.one(Question(device, "/data")).answer is None
+        source.kill()
+        assert probes.one(Question(device, "/data", container.pid)).answer is Answer.DISCONNECTED
+        container.stop()
+        assert probes.one(Question(device, "/data", container.pid or 1 << 22)).answer is None
+
+
+@pytest.mark.kernel
+@in_lab()
+def test_a_child_that_ends_leaves_no_question_open(node: DemoNode) -> None:
+    source = node.add_source("one")
+    question = question_of(source)
+    source.pause()
+    with Probes() as probes:
+        probes.ask(question)
+        os.kill(probes.spawned[0].pid, signal.SIGKILL)
+        (answer,) = probes.wait(1)
+        assert answer.answer is None
+        source.resume()
+        assert probes.one(question).answer is Answer.ANSWERED
+
+
+@pytest.mark.kernel
+@in_lab()
+def test_an_answered_probe_holds_no_reference(node: DemoNode) -> None:
+    source = node.add_source("one")
+    with Probes() as probes:
+        assert probes.one(question_of(source)).answer is Answer.ANSWERED
+        syscalls.umount2(source.path)  # EBUSY otherwise
+
+
+# ----------------------------------------------------------------- the pool by itself
+
+
+class NoServer(ForkServer):
+    """Takes the place of the fork server for workers that are sockets only."""
+
+    def __init__(self) -> None:
+        self.killed: set[int] = set()
+
+    def kill(self, number: int) -> None:
+        self.killed.add(number)
+
+
+@dataclass
+class FakeChild:
+    number: int
+    credentials: Credentials | None
+    channel: Channel
+    asked: list[int] = field(default_factory=list)
+    """Minors of the devices it was asked about and did not answer."""
+
+
+class FakeChildren:
+    """Children without processes: the test decides when they answer, or end."""
+
+    def __init__(self) -> None:
+        self.server = NoServer()
+        self.all: list[FakeChild] = []
+        self.fails = False
+
+    def spawn(self, credentials: Credentials | None) -> Worker:
+        if self.fails:
+            raise WorkerError("no more processes")
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        child = FakeChild(len(self.all), credentials, Channel(theirs))
+        self.all.append(child)
+        return Worker(self.server, child.number, 0, Channel(ours))
+
+    @property
+    def living(self) -> list[FakeChild]:
+        """Children that run, with what they were asked up to now."""
+        living = [child for child in self.all if child.number not in self.server.killed]
+        for child in living:
+            child.asked += [message["device"][1] for message in child.channel.receive()]
+        return living
+
+    def answer(self, child: FakeChild) -> int:
+        child.channel.send({"errno": 0, "zeros": False})
+        return child.asked.pop(0)
+
+
+USERS = (None, Credentials(1000, 1000), Credentials(1000, 1001))
+
+
+class PoolMachine(RuleBasedStateMachine):
+    """Any sequence of questions, answers, deaths and waiting."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.children = FakeChildren()
+        self.pool = ProbePool(self.children.spawn, LIMIT)
+        self.now = 100.0
+        self.open: dict[int, Credentials | None] = {}
+        self.last_minor = 0
+
+    def teardown(self) -> None:
+        # Whatever happened: when children start and answer, every question is answered.
+        self.children.fails = False
+        for _ in range(10 * len(self.open) + 10):
+            for child in self.children.living:
+                if child.asked:
+                    self.children.answer(child)
+            self.now = max(self.now, self.pool.next_deadline() or 0.0)
+            self.take()
+        assert not self.open
+        self.pool.close()
+        assert not self.children.living
+
+    def take(self) -> None:
+        for answer in self.pool.collect(self.now):
+            assert answer.device.minor in self.open, "answered twice or never asked"
+            del self.open[answer.device.minor]
+
+    @rule(user=st.sampled_from(USERS))
+    def ask(self, user: Credentials | None) -> None:
+        self.last_minor += 1
+        self.open[self.last_minor] = user
+        device = Device(0, self.last_minor)
+        ids = (None, None) if user is None else (user.uid, user.gid)
+        self.pool.submit(Question(device, "/mnt", 0, *ids), self.now)
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data())
+    def ask_again(self, data: st.DataObject) -> None:
+        minor = data.draw(st.sampled_from(sorted(self.open)))
+        self.pool.submit(Question(Device(0, minor), "/elsewhere"), self.now)
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data())
+    def forget(self, data: st.DataObject) -> None:
+        minor = data.draw(st.sampled_from(sorted(self.open)))
+        self.pool.forget(Device(0, minor))
+        del self.open[minor]
+
+    @precondition(lambda self: any(child.asked for child in self.children.living))
+    @rule(data=st.data(), dies=st.booleans())
+    def end_one(self, data: st.DataObject, dies: bool) -> None:
+        child = data.draw(st.sampled_from([c for c in self.children.living if c.asked]))
+        if dies:
+            child.channel.close()
+            self.children.server.killed.add(child.number)
+        else:
+            self.children.answer(child)
+        self.take()
+
+    @rule(seconds=st.sampled_from([0.0, 0.001, 0.02, 0.5, 1.0, 40.0]))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+        self.take()
+
+    @rule()
+    def wait_as_long_as_told(self) -> None:
+        self.now = max(self.now, self.pool.next_deadline() or self.now)
+        self.take()
+
+    @rule(fails=st.booleans())
+    def starting_children(self, fails: bool) -> None:
+        self.children.fails = fails
+
+    @invariant()
+    def rules_hold(self) -> None:
+        self.take()
+        living = self.children.living
+        assert len(living) <= 2 * LIMIT
+        assert all(len(child.asked) <= 1 for child in living)
+        asked = [minor for child in living for minor in child.asked]
+        assert len(asked) == len(set(asked))
+        queued = {device.minor for device in self.pool.waiting}
+        assert queued.isdisjoint(asked)
+        assert queued | set(asked) == set(self.open)
+        for child in living:
+            assert all(self.open[minor] == child.credentials for minor in child.asked)
+        idle = {child.credentials for child in living if not child.asked}
+        assert idle.isdisjoint({self.open[minor] for minor in queued}), (
+            "a question waits for no one"
+        )
+        due = self.pool.next_deadline()
+        assert due is None or due > self.now, "the loop outside would spin"
+
+
+TestPoolMachine = PoolMachine.TestCase
+TestPoolMachine.settings = settings(
+    max_examples=150,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+
+
+def ask_many(pool: ProbePool, count: int, now: float) -> None:
+    for minor in range(count):
+        pool.submit(Question(Device(0, minor), "/mnt"), now)
+
+
+def test_children_that_answer_at_once_stay_few() -> None:
+    children = FakeChildren()
+    pool = ProbePool(children.spawn, 16)
+    ask_many(pool, 100, 0.0)
+    for turn in range(100):
+        for child in children.living:
+            if child.asked:
+                children.answer(child)
+        pool.collect(turn * 0.0001)
+    assert len(children.all) == 1
+    pool.close()
+
+
+def test_slow_mounts_get_more_children_step_by_step() -> None:
+    children = FakeChildren()
+    pool = ProbePool(children.spawn, 4)
+    ask_many(pool, 50, 0.0)
+    counts = []
+    for turn in range(1, 8):
+        now = turn * 0.02
+        # Each child answers within 10 ms, so none of them counts as stalled.
+        for child in children.living:
+            if child.asked:
+                children.answer(child)
+        pool.collect(now - 0.01)
+        pool.collect(now)
+        counts.append(len(children.living))
+    assert counts == [2, 3, 4, 4, 4, 4, 4]
+    pool.close()
+
+
+def test_stuck_children_make_room_once() -> None:
+    children = FakeChildren()
+    pool = ProbePool(children.spawn, 2)
+    ask_many(pool, 10, 0.0)
+    now, counts = 0.0, []
+    for _ in range(20):
+        due = pool.next_deadline()
+        if due is None:
+            break
+        now = due
+        pool.collect(now)
+        counts.append((round(now, 2), len(children.living)))
+    assert counts == [(0.02, 2), (1.0, 3), (1.02, 4)]
+    assert len(pool.waiting) == 6
+    assert pool.stuck(now + 10, 10) == 4
+    pool.close()
+
+
+def test_idle_children_are_ended_but_two() -> None:
+    children = FakeChildren()
+    pool = ProbePool(children.spawn, 8)
+    ask_many(pool, 5, 0.0)
+    for turn in range(1, 10):
+        pool.collect(turn * 0.02)
+    for child in children.living:
+        children.answer(child)
+    assert len(pool.collect(1.0)) == 5
+    pool.collect(1.0 + probe.IDLE_SECONDS - 0.1)
+    assert len(children.living) == 5
+    pool.collect(1.0 + probe.IDLE_SECONDS)
+    assert len(children.living) == probe.MAX_IDLE
+    pool.close()
+
+
+def test_idle_children_of_one_user_make_room_for_another() -> None:
+    children = FakeChildren()
+    pool = ProbePool(children.spawn, 1)
+    ask_many(pool, 1, 0.0)
+    children.answer(children.living[0])
+    assert len(pool.collect(0.0)) == 1
+    pool.submit(Question(Device(0, 7), "/mnt", 0, 1000, 1000), 0.0)
+    assert [child.credentials for child in children.living] == [Credentials(1000, 1000)]
+    pool.close()
+
+
+def test_children_that_cannot_be_started_are_tried_again_later() -> None:
+    children = FakeChildren()
+    children.fails = True
+    pool = ProbePool(children.spawn, 2)
+    ask_many(pool, 1, 0.0)
+    assert pool.next_deadline() == probe.RETRY_SECONDS
+    assert pool.waiting == {Device(0, 0)}
+    children.fails = False
+    pool.collect(probe.RETRY_SECONDS / 2)
+    assert not children.all
+    pool.collect(probe.RETRY_SECONDS)
+    assert children.living[0].asked == [0]
+    pool.close()
+
+
+def test_the_descriptor_stays_when_children_come_and_go() -> None:
+    children = FakeChildren()
+    pool = ProbePool(children.spawn, 2)
+    (fd,) = pool.filenos()
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    for turn in range(3):
+        ask_many(pool, 1, float(turn))
+        assert not poll.poll(0)
+        children.living[0].channel.close()
+        assert poll.poll(1000)
+        assert [a.answer for a in pool.collect(float(turn))] == [None]
+        assert pool.filenos() == [fd]
+    pool.close()
+
+
+Reply = dict[str, object]
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer", "number"),
+    [
+        ({"errno": 0, "zeros": False}, Answer.ANSWERED, 0),
+        ({"errno": 0, "zeros": True}, Answer.NOT_ALLOWED, 0),
+        ({"errno": errno.ENOTCONN}, Answer.DISCONNECTED, errno.ENOTCONN),
+        ({"errno": errno.ECONNABORTED}, Answer.DISCONNECTED, errno.ECONNABORTED),
+        ({"errno": errno.EACCES}, Answer.NOT_ALLOWED, errno.EACCES),
+        ({"errno": errno.EIO}, Answer.ERROR, errno.EIO),
+        ({"errno": errno.ENOENT}, Answer.ERROR, errno.ENOENT),
+        ({"unreachable": errno.ENOTCONN}, Answer.ERROR, errno.ENOTCONN),
+        ({"unreachable": errno.EACCES}, Answer.NOT_ALLOWED, errno.EACCES),
+        ({"unreachable": errno.ENOENT}, None, errno.ENOENT),
+        ({"unreachable": errno.ESRCH}, None, errno.ESRCH),
+        ({"moved": True}, None, 0),
+    ],
+)
+def test_what_a_reply_means(reply: Reply, answer: Answer | None, number: int) -> None:
+    children = FakeChildren()
+    pool = ProbePool(children.spawn, 2)
+    ask_many(pool, 1, 5.0)
+    children.living[0].channel.send(reply)
+    assert pool.collect(6.0) == [ProbeAnswer(Device(0, 0), answer, number, 5.0)]
+    pool.close()
