@@ -1,0 +1,69 @@
+"""What can go wrong when the kubelet or the API server is asked; no text here has a secret."""
+
+from __future__ import annotations
+
+from fusewatchd.errors import FusewatchError
+
+
+class KubeError(FusewatchError):
+    """Base; ``code`` is the status of the answer, 0 where there was none."""
+
+    def __init__(self, message: str, code: int = 0) -> None:
+        """Keep the message for a person and the status for decisions."""
+        super().__init__(message)
+        self.code = code
+
+
+class CredentialsError(KubeError):
+    """A token, key or certificate file that cannot or must not be used; nothing was sent."""
+
+
+class UnreachableError(KubeError):
+    """No answer: refused, timed out, or TLS did not come about."""
+
+
+class AnswerError(KubeError):
+    """An answer that cannot be used: a redirect, too long, not JSON."""
+
+
+class UnauthorizedError(KubeError):
+    """401: the token or certificate is not accepted."""
+
+
+class ForbiddenError(KubeError):
+    """403: accepted, but not allowed to do this."""
+
+
+class NotFoundError(KubeError):
+    """404: no such object, namespace or API group."""
+
+
+class ConflictError(KubeError):
+    """409: the object exists already, or its namespace is being deleted."""
+
+
+class TooManyRequestsError(KubeError):
+    """429; ``retry_after`` is in seconds, 0 where the server did not say."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        """Keep how long the server wants to be left in peace."""
+        super().__init__(message, 429)
+        self.retry_after = retry_after
+
+
+class RejectedError(KubeError):
+    """Another 4xx: the request itself is wrong and is not to be repeated."""
+
+
+class ServerError(KubeError):
+    """5xx; ``retry_after`` as in ``TooManyRequestsError``."""
+
+    def __init__(self, message: str, code: int, retry_after: float) -> None:
+        """Keep how long the server wants to be left in peace."""
+        super().__init__(message, code)
+        self.retry_after = retry_after
+
+
+def code_class(code: int) -> str:
+    """Return the metric label of a status: ``2xx`` and so on, ``error`` for no answer."""
+    return f"{code // 100}xx" if 100 <= code < 600 else "error"

@@ -1,0 +1,314 @@
+"""HTTP to the kubelet and the API server: verified, bounded, and quiet about secrets.
+
+Files with tokens, keys and certificates are looked at before every request and read again
+when they changed, since all of them rotate.  Redirects are not followed: a token must never
+go where it was not meant to.  Proxies of the environment are not used.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import ssl
+import stat
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import requests
+from requests.adapters import HTTPAdapter
+
+from fusewatchd import __version__
+from fusewatchd.kube.errors import (
+    AnswerError,
+    ConflictError,
+    CredentialsError,
+    ForbiddenError,
+    KubeError,
+    NotFoundError,
+    RejectedError,
+    ServerError,
+    TooManyRequestsError,
+    UnauthorizedError,
+    UnreachableError,
+)
+from fusewatchd.printable import printable
+
+MAX_ANSWER_BYTES = 64 << 20
+MAX_TOKEN_BYTES = 64 << 10
+CONNECT_SECONDS = 3.0
+_CHUNK = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A server and what is needed to trust it and to be trusted by it."""
+
+    url: str
+    """``http`` or ``https``, without a path."""
+    server_name: str = ""
+    """Name to expect in its certificate instead of the host of the URL."""
+    token_file: str = ""
+    ca_file: str = ""
+    default_ca_files: tuple[str, ...] = ()
+    """Trusted when ``ca_file`` is empty, as far as they exist."""
+    client_cert_file: str = ""
+    client_key_file: str = ""
+    skip_verify: bool = False
+    timeout_seconds: float = 10.0
+    """For a whole request."""
+
+
+_Signature = tuple[tuple[str, int, int, int], ...]
+
+
+class Client:
+    """Sends requests to one endpoint; for one thread."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        """Keep the endpoint; files are read and a connection is made with the first request."""
+        self.endpoint = endpoint
+        self._session: requests.Session | None = None
+        self._tls_files: _Signature = ()
+        self._token = ""
+        self._token_signature: _Signature = ()
+
+    def close(self) -> None:
+        """Close idle connections."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: object | None = None,
+        content_type: str = "application/json",
+    ) -> Any:
+        """Send a request and return the JSON of a 2xx answer.
+
+        Raises:
+            KubeError: the subclass says what kind of answer, or lack of one, it was.
+        """
+        headers = {"Accept": "application/json", "Content-Type": content_type}
+        token = self._current_token()
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        data = None if body is None else json.dumps(body).encode()
+        deadline = time.monotonic() + self.endpoint.timeout_seconds
+        connect = min(CONNECT_SECONDS, self.endpoint.timeout_seconds)
+        try:
+            with self._current_session().request(
+                method,
+                self.endpoint.url.rstrip("/") + path,
+                data=data,
+                headers=headers,
+                timeout=(connect, self.endpoint.timeout_seconds),
+                allow_redirects=False,
+                stream=True,
+            ) as answer:
+                return _content(answer, deadline)
+        except requests.RequestException as exc:
+            raise UnreachableError(f"{self.endpoint.url}: {_reason(exc)}") from exc
+
+    # ------------------------------------------------------------------------ secrets
+
+    def _current_token(self) -> str:
+        path = self.endpoint.token_file
+        if not path:
+            return ""
+        signature = _signature(path)
+        if signature != self._token_signature:
+            text = _read_secret(path, MAX_TOKEN_BYTES).strip()
+            if not text.isascii() or not text.isprintable() or " " in text or not text:
+                raise CredentialsError(f"{path}: expected one token in it")
+            self._token, self._token_signature = text, signature
+        return self._token
+
+    def _current_session(self) -> requests.Session:
+        files = _signature(*self._ca_files(), *self._client_files())
+        if self._session is None or files != self._tls_files:
+            self.close()
+            session = requests.Session()
+            session.trust_env = False
+            session.headers["User-Agent"] = f"fusewatchd/{__version__}"
+            # A compressed answer could not be bounded before it is unpacked.
+            session.headers["Accept-Encoding"] = "identity"
+            if self.endpoint.url.startswith("https:"):
+                adapter = _Adapter(self._tls_context(), self.endpoint.server_name)
+                session.mount("https://", adapter)
+            self._session, self._tls_files = session, files
+        return self._session
+
+    def _ca_files(self) -> tuple[str, ...]:
+        endpoint = self.endpoint
+        if not endpoint.url.startswith("https:"):
+            return ()
+        if endpoint.ca_file:
+            return (endpoint.ca_file,)
+        return tuple(path for path in endpoint.default_ca_files if os.path.exists(path))
+
+    def _client_files(self) -> tuple[str, ...]:
+        return tuple(
+            p for p in (self.endpoint.client_cert_file, self.endpoint.client_key_file) if p
+        )
+
+    def _tls_context(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        # A kubelet's own certificate may be the only one there is: trust it as it stands.
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        endpoint, files = self.endpoint, self._ca_files()
+        if endpoint.skip_verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        elif not files:
+            known = ", ".join(endpoint.default_ca_files) or "nothing is configured"
+            raise CredentialsError(f"no certificate authority to verify {endpoint.url}: {known}")
+        for path in () if endpoint.skip_verify else files:
+            try:
+                context.load_verify_locations(cafile=path)
+            except (OSError, ssl.SSLError) as exc:
+                raise CredentialsError(f"{path}: no usable certificates: {_words(exc)}") from exc
+        if endpoint.client_cert_file:
+            key = endpoint.client_key_file or endpoint.client_cert_file
+            _read_secret(key, 1 << 20)
+            try:
+                # The callback keeps a locked key from asking for a pass phrase on a terminal.
+                context.load_cert_chain(endpoint.client_cert_file, key, lambda: b"")
+            except (OSError, ssl.SSLError) as exc:
+                detail = f"{endpoint.client_cert_file}, {key}: {_words(exc)}"
+                raise CredentialsError(f"no usable client certificate: {detail}") from exc
+        return context
+
+
+class _Adapter(HTTPAdapter):
+    """Uses one TLS context, and one name to verify."""
+
+    def __init__(self, context: ssl.SSLContext, server_name: str) -> None:
+        self._context = context
+        self._server_name = server_name
+        super().__init__(pool_connections=1, pool_maxsize=1)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        kwargs["ssl_context"] = self._context
+        if self._server_name:
+            kwargs["server_hostname"] = self._server_name
+            if self._context.check_hostname:
+                kwargs["assert_hostname"] = self._server_name
+        super().init_poolmanager(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
+        """Leave out what the base class does: add every public authority to those trusted."""
+        is_verified = self._context.verify_mode is ssl.CERT_REQUIRED
+        conn.cert_reqs = "CERT_REQUIRED" if is_verified else "CERT_NONE"
+        conn.ca_certs = conn.ca_cert_dir = None
+
+
+def _signature(*paths: str) -> _Signature:
+    found = []
+    for path in paths:
+        try:
+            status = os.stat(path)
+        except OSError as exc:
+            raise CredentialsError(f"{path}: {exc.strerror}") from exc
+        found.append((path, status.st_ino, status.st_mtime_ns, status.st_size))
+    return tuple(found)
+
+
+def _read_secret(path: str, limit: int) -> str:
+    """Read a file that nobody but its owner (and root's group) may be able to read."""
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise CredentialsError(f"{path}: expected a regular file")
+            if status.st_mode & 0o007 or (status.st_mode & 0o070 and status.st_gid != 0):
+                mode = stat.S_IMODE(status.st_mode)
+                raise CredentialsError(f"{path}: others can read it (mode {mode:04o}); chmod 600")
+            text = file.read(limit + 1)
+    except OSError as exc:
+        raise CredentialsError(f"{path}: {exc.strerror}") from exc
+    if len(text) > limit:
+        raise CredentialsError(f"{path}: expected at most {limit} bytes")
+    return text.decode("latin-1")
+
+
+def _content(answer: requests.Response, deadline: float) -> Any:
+    if 300 <= answer.status_code < 400:
+        raise AnswerError(f"{answer.request.url}: a redirect is not followed", answer.status_code)
+    body = bytearray()
+    for chunk in answer.iter_content(_CHUNK):
+        body += chunk
+        if len(body) > MAX_ANSWER_BYTES:
+            raise AnswerError(
+                f"an answer of more than {MAX_ANSWER_BYTES} bytes", answer.status_code
+            )
+        if time.monotonic() > deadline:
+            raise UnreachableError("the answer did not end in time")
+    try:
+        document = json.loads(body) if body else None
+    except (ValueError, RecursionError) as exc:
+        if answer.ok:
+            raise AnswerError("the answer is not JSON", answer.status_code) from exc
+        document = None
+    if answer.ok:
+        return document
+    raise _refusal(answer, document)
+
+
+def _refusal(answer: requests.Response, document: object) -> KubeError:
+    code = answer.status_code
+    said = document.get("message") if isinstance(document, dict) else None
+    words = printable(said) if isinstance(said, str) else str(answer.reason)
+    message = f"{answer.request.method} {answer.request.path_url}: {code} {words}"
+    match code:
+        case 401:
+            return UnauthorizedError(message, code)
+        case 403:
+            return ForbiddenError(message, code)
+        case 404:
+            return NotFoundError(message, code)
+        case 409:
+            return ConflictError(message, code)
+        case 429:
+            return TooManyRequestsError(message, _retry_after(answer))
+        case _ if code >= 500:
+            return ServerError(message, code, _retry_after(answer))
+        case _:
+            return RejectedError(message, code)
+
+
+def _retry_after(answer: requests.Response) -> float:
+    text = answer.headers.get("Retry-After", "")
+    return min(float(text), 3600.0) if text.isascii() and text.isdigit() else 0.0
+
+
+def _reason(exc: BaseException) -> str:
+    """Find the words of the first cause; those of the layers between repeat URLs and objects."""
+    if isinstance(exc, requests.Timeout):
+        return "no answer in time"
+    seen: BaseException | None = exc
+    best = type(exc).__name__
+    for _ in range(12):
+        if seen is None:
+            break
+        if isinstance(seen, ssl.SSLError | OSError) and not isinstance(
+            seen, requests.RequestException
+        ):
+            best = _words(seen)
+        inner = getattr(seen, "reason", None)
+        causes = [inner, *seen.args, seen.__cause__, seen.__context__]
+        seen = next((c for c in causes if isinstance(c, BaseException)), None)
+    return best
+
+
+def _words(exc: BaseException) -> str:
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return f"certificate not accepted: {printable(exc.verify_message)}"
+    if isinstance(exc, ssl.SSLError):
+        return f"TLS: {printable(exc.reason or 'error')}"
+    if isinstance(exc, OSError) and exc.strerror:
+        return printable(str(exc.strerror))
+    return type(exc).__name__
