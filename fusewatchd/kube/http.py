@@ -197,7 +197,7 @@ class _Adapter(HTTPAdapter):
             kwargs["server_hostname"] = self._server_name
             if self._context.check_hostname:
                 kwargs["assert_hostname"] = self._server_name
-        super().init_poolmanager(*args, **kwargs)  # type: ignore[no-untyped-call]
+        super().init_poolmanager(*args, **kwargs)
 
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
         """Leave out what the base class does: add every public authority to those trusted."""
