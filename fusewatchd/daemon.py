@@ -49,6 +49,8 @@ from fusewatchd.statussocket import StatusSocket
 from fusewatchd.web import Health, Pages, WebServer
 
 MAX_SLEEP_SECONDS = 5.0
+MAX_PARALLEL = 2
+"""Mount workers kept ready: the kernel changes one mount table at a time anyway."""
 ALIVE_SECONDS = 60.0
 CYCLE_REST_FACTOR = 4
 """Mount changes alone start a new cycle no sooner than four times the last one's cost after it."""
@@ -105,7 +107,9 @@ class Node:
             self.scanner,
             Limits(settings.look_seconds, settings.probe.deadline_seconds),
         )
-        self.executor = Executor(lambda: MountWorker(self.forks.spawn("mount")))
+        self.executor = Executor(
+            lambda: MountWorker(self.forks.spawn("mount")), min(MAX_PARALLEL, os.cpu_count() or 1)
+        )
         self.reconciler = Reconciler(
             self.observer,
             self.executor,

@@ -1,8 +1,8 @@
 """The only writer to the node: hands actions to mount workers and brings outcomes back.
 
-Actions of one source stay together and in order, so that a container finds its pod's bind on
-the host already replaced.  Groups of different sources may run side by side: a source that
-hangs while a subPath is looked up in it holds up nobody else.
+What hangs on one bind of the host stays together and in order, so that a container finds its
+pod's bind on the host already replaced.  Sources run side by side, and a source with much to do
+is spread over workers; one that hangs while a subPath is looked up in it holds up nobody else.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from fusewatchd.linux.mounter import MountWorker
 from fusewatchd.model import Device, Reason, TargetKey
 
 MAX_WORKERS = 4
+SHARD_ACTIONS = 32
+"""A source with more to do than this is worth a second worker."""
 STALL_SECONDS = 0.05
 """A worker without progress for this long no longer holds up other sources."""
 DEADLINE_SECONDS = 3.0
@@ -37,31 +39,52 @@ class _Queue:
 
     groups: deque[deque[Action]] = field(default_factory=deque)
 
-    def add(self, actions: Iterable[Action]) -> None:
-        """Group actions by the source they show; each group keeps its order."""
-        by_source: dict[Device, deque[Action]] = {}
+    def add(self, actions: Iterable[Action], parallel: int) -> None:
+        """Group actions by the source they show; what belongs together keeps its order."""
+        by_source: dict[Device, list[Action]] = {}
         for action in actions:
-            by_source.setdefault(_source_of(action), deque()).append(action)
-        self.groups.extend(by_source.values())
+            by_source.setdefault(_source_of(action), []).append(action)
+        for group in by_source.values():
+            self.groups.extend(_shards(group, parallel))
+
+
+def _shards(actions: list[Action], parallel: int) -> list[deque[Action]]:
+    count = max(1, min(parallel, len(actions) // SHARD_ACTIONS))
+    shards: list[deque[Action]] = [deque() for _ in range(count)]
+    by_bind: dict[str, deque[Action]] = {}
+    for action in actions:
+        bind = _bind_of(action)
+        if bind not in by_bind:
+            by_bind[bind] = shards[len(by_bind) % count]
+        by_bind[bind].append(action)
+    return [shard for shard in shards if shard]
 
 
 def _source_of(action: Action) -> Device:
     return action.origin.device if isinstance(action, ReplaceMount) else action.expect.device
 
 
+def _bind_of(action: Action) -> str:
+    """Return the place on the host that this is done at, or cloned from."""
+    if isinstance(action, ReplaceMount) and action.namespace is not None:
+        return action.origin.mount_point
+    return action.expect.mount_point
+
+
 class Executor:
     """Carries plans out without ever waiting for them."""
 
-    def __init__(self, spawn: Callable[[], MountWorker]) -> None:
-        """Take the means to start a worker; the first one is started at once."""
+    def __init__(self, spawn: Callable[[], MountWorker], parallel: int = 1) -> None:
+        """Start ``parallel`` workers; up to ``MAX_WORKERS`` are used while some hang."""
         self._spawn = spawn
-        self._idle: list[MountWorker] = [spawn()]
+        self._parallel = min(parallel, MAX_WORKERS)
+        self._idle: list[MountWorker] = [spawn() for _ in range(self._parallel)]
         self._busy: list[_Busy] = []
         self._queue = _Queue()
 
     def submit(self, actions: Iterable[Action], now: float) -> None:
         """Accept actions; their outcomes come from ``collect`` later."""
-        self._queue.add(actions)
+        self._queue.add(actions, self._parallel)
         self._assign(now)
 
     def collect(self, now: float) -> list[Outcome]:
@@ -111,7 +134,8 @@ class Executor:
         while self._queue.groups:
             if not self._idle:
                 stalled = all(now - b.progress_at >= STALL_SECONDS for b in self._busy)
-                if not stalled or len(self._busy) >= MAX_WORKERS:
+                limit = MAX_WORKERS if stalled else self._parallel
+                if len(self._busy) >= limit:
                     return
                 self._idle.append(self._spawn())
             worker = self._idle.pop()

@@ -22,8 +22,8 @@ from fusewatchd.model import BindKind, Device, FuseServer, Gap, Mount, MountName
 from fusewatchd.mountinfo import MountTable
 from fusewatchd.snapshot import Snapshot
 
-AFTER_RECOVERY_SECONDS = (0.0, 0.3, 1.5)
-"""When the other namespaces are looked at again after something was replaced: a container may
+AFTER_RECOVERY_SECONDS = (0.05, 0.4, 1.5)
+"""When the other namespaces are looked at again after the last replacement: a container may
 be born from the stale bind at any moment before that."""
 
 LOOK_REST_FACTOR = 20
@@ -67,6 +67,7 @@ class Observer:
         self._looked_at = 0.0
         self._look_cost = 0.0
         self._looks_due: list[float] = [0.0]
+        self._recovery_looks: list[float] = []
         self._audit_due = 0.0
         self._seen_at: dict[Device, float] = {}
         self._volume_data: dict[tuple[str, str], VolumeData] = {}
@@ -108,7 +109,7 @@ class Observer:
         if not recovered:
             return
         self._table_source.refresh()
-        self._looks_due += [now + delay for delay in AFTER_RECOVERY_SECONDS]
+        self._recovery_looks = [now + delay for delay in AFTER_RECOVERY_SECONDS]
         changed: dict[int, dict[int, Mount]] = {}
         for outcome in recovered:
             action = outcome.action
@@ -169,9 +170,10 @@ class Observer:
         return tuple(gaps)
 
     def _look_if_due(self, now: float) -> None:
-        if not any(due <= now for due in self._looks_due):
+        if not any(due <= now for due in (*self._looks_due, *self._recovery_looks)):
             return
         self._looks_due = [due for due in self._looks_due if due > now]
+        self._recovery_looks = [due for due in self._recovery_looks if due > now]
         self._looks_due.append(now + self._limits.look)
         self._scanner.request(now)
 
@@ -228,7 +230,7 @@ class Observer:
             self.connections.next_due(now),
             self._probes.next_deadline(),
             self._table_source.due_at,
-            min(self._looks_due, default=None),
+            min((*self._looks_due, *self._recovery_looks), default=None),
             self._audit_due,
         ]
         return min((time for time in times if time is not None), default=None)

@@ -21,13 +21,17 @@ T = TypeVar("T")
 
 def encode(value: object) -> Any:
     """Return ``value`` as dicts, lists and scalars."""
-    if isinstance(value, Enum):
-        return value.value
+    names = _field_names(type(value))  # type: ignore[arg-type]  # types are hashable
+    if names is not None:
+        return {name: encode(getattr(value, name)) for name in names}
     if isinstance(value, (tuple, list)):
         return [encode(item) for item in value]
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: encode(getattr(value, f.name)) for f in fields(value)}
-    return value
+    return value.value if isinstance(value, Enum) else value
+
+
+@cache
+def _field_names(kind: type) -> tuple[str, ...] | None:
+    return tuple(f.name for f in fields(kind)) if is_dataclass(kind) else None
 
 
 def decode(kind: type[T], value: object) -> T:

@@ -21,7 +21,7 @@ from fusewatchd.linux.staging import Staging
 from fusewatchd.model import Mount, Reason
 from fusewatchd.wire import decode, encode
 
-FLUSH_SECONDS = 0.01
+FLUSH_SECONDS = 0.04
 """Outcomes are sent at the latest this long after they are known, and at the end."""
 
 _ACTIONS: dict[str, type[ReplaceMount] | type[DetachOwnLayer]] = {
