@@ -79,7 +79,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from fusewatchd.daemon import look_once
+    from fusewatchd.node import look_once
 
     settings, _, _ = _settings(options)
     return _print_document(look_once(settings), as_json=options.json)

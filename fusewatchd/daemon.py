@@ -16,41 +16,27 @@ from dataclasses import dataclass
 from typing import Any
 
 from fusewatchd import __version__
+from fusewatchd.cluster import Cluster, describe
 from fusewatchd.configfile import load_settings
-from fusewatchd.connections import Connections, Timing
 from fusewatchd.decision import CycleReport, Trigger
-from fusewatchd.diagnosis import Knowledge
-from fusewatchd.drivers import drivers_for
 from fusewatchd.errors import ConfigError
-from fusewatchd.executor import Executor
-from fusewatchd.linux.features import probe_features
-from fusewatchd.linux.forkserver import ForkServer
 from fusewatchd.linux.inotify import PodsDirectoryWatch
-from fusewatchd.linux.kubeletroot import find_kubelet_root
-from fusewatchd.linux.mounter import MountWorker, mount_worker
 from fusewatchd.linux.mountkernel import Way
-from fusewatchd.linux.mounttable import MountTableSource
-from fusewatchd.linux.namespaces import NamespaceScanner, serve_scans
 from fusewatchd.linux.pidfd import ServerWatch
-from fusewatchd.linux.probe import ProbePool, serve_probes
 from fusewatchd.linux.sockets import SocketWatch
-from fusewatchd.memory import BackOff, next_retry
-from fusewatchd.observer import Limits, Observer
-from fusewatchd.planner import Policy
-from fusewatchd.reconciler import Reconciler
+from fusewatchd.memory import next_retry
+from fusewatchd.node import Node, back_off_of, knowledge_of, node_name_of, policy_of, timing_of
 from fusewatchd.reporters.base import Reporter
+from fusewatchd.reporters.events import EventsReporter
 from fusewatchd.reporters.log import Log, open_log
 from fusewatchd.reporters.metrics import Metrics
 from fusewatchd.reporters.story import LogReporter
 from fusewatchd.reporters.systemd import SystemdNotifier
-from fusewatchd.settings import RecoveryMode, Settings, override
-from fusewatchd.status import Clocks, status_document
+from fusewatchd.settings import Settings, override
 from fusewatchd.statussocket import StatusSocket
 from fusewatchd.web import Health, Pages, WebServer
 
 MAX_SLEEP_SECONDS = 5.0
-MAX_PARALLEL = 2
-"""Mount workers kept ready: the kernel changes one mount table at a time anyway."""
 ALIVE_SECONDS = 60.0
 CYCLE_REST_FACTOR = 4
 """Mount changes alone start a new cycle no sooner than four times the last one's cost after it."""
@@ -64,88 +50,6 @@ class Start:
     config_file: str = ""
     overrides: tuple[tuple[str, object], ...] = ()
     way: Way | None = None
-
-
-class Node:
-    """The adapters to this node and the reconciler over them; no loop, no reporters."""
-
-    def __init__(self, settings: Settings, way: Way | None = None) -> None:
-        """Build everything; to be called while the process has one thread.
-
-        Raises:
-            UnsupportedKernelError: nothing can be replaced safely on this kernel.
-            OSError: /proc cannot be read.
-        """
-        features = probe_features()
-        self.way = way or features.best_way
-        detached = features.allows_mounts_on_detached(self.way)
-        self.forks = ForkServer.start(
-            {
-                "mount": mount_worker(self.way, mounts_on_detached=detached),
-                "probe": serve_probes,
-                "scan": serve_scans,
-            }
-        )
-        self.table = MountTableSource()
-        timing = Timing(
-            settings.probe.interval_seconds,
-            settings.probe.deadline_seconds,
-            settings.hung.after_seconds,
-        )
-        self.connections = Connections(timing)
-        self.probes = ProbePool(
-            lambda who: self.forks.spawn("probe", who), settings.probe.max_children
-        )
-        self.scanner = NamespaceScanner(lambda: self.forks.spawn("scan"))
-        self.kubelet_root = find_kubelet_root(settings.kubelet.root)
-        self.observer = Observer(
-            self.kubelet_root,
-            frozenset(settings.ignore_fs_types),
-            self.table,
-            self.connections,
-            self.probes,
-            self.scanner,
-            Limits(settings.look_seconds, settings.probe.deadline_seconds),
-        )
-        self.executor = Executor(
-            lambda: MountWorker(self.forks.spawn("mount")), min(MAX_PARALLEL, os.cpu_count() or 1)
-        )
-        self.reconciler = Reconciler(
-            self.observer,
-            self.executor,
-            knowledge_of(settings),
-            policy_of(settings),
-            back_off_of(settings),
-            time.monotonic,
-        )
-
-    def close(self) -> None:
-        """End all workers; nothing that is mounted changes."""
-        self.executor.close()
-        self.probes.close()
-        self.scanner.close()
-        self.table.close()
-        self.forks.close()
-
-
-def knowledge_of(settings: Settings) -> Knowledge:
-    """Return what diagnosis takes from the configuration."""
-    fluid_root = os.path.realpath(settings.drivers.fluid.mount_root)
-    return Knowledge(drivers_for(fluid_root), frozenset(settings.ignore_fs_types))
-
-
-def policy_of(settings: Settings) -> Policy:
-    """Return what planning takes from the configuration."""
-    recovery = settings.recovery
-    return Policy(
-        recovery.mode, recovery.superseded, recovery.containers, recovery.max_table_entries
-    )
-
-
-def back_off_of(settings: Settings) -> BackOff:
-    """Return the delays after failures."""
-    recovery = settings.recovery
-    return BackOff(recovery.back_off_initial_seconds, recovery.back_off_max_seconds)
 
 
 class Daemon:
@@ -177,13 +81,24 @@ class Daemon:
         )
         self._metrics = Metrics(__version__, self._node.way.value)
         self._systemd = SystemdNotifier(time.monotonic, time.time)
+        self._cluster = self._make_cluster()
         self._reporters: tuple[Reporter, ...] = (
             LogReporter(self.log),
             self._metrics,
             self._systemd,
+            EventsReporter(lambda draft: self._cluster.post(draft)),
         )
         self._web = self._open_web()
         self._status = StatusSocket(start.settings.runtime_dir, self.document)
+
+    def _make_cluster(self) -> Cluster:
+        settings, node = self._settings, self._node
+        name = node_name_of(settings)
+        cluster = Cluster(
+            settings, name, node.kubelet_root, node.observer.pods, self._metrics, self.log
+        )
+        node.observer.pods_wanted = cluster.pods_wanted
+        return cluster
 
     def _open_web(self) -> WebServer | None:
         if not self._settings.web.listen_address:
@@ -211,8 +126,14 @@ class Daemon:
         self._selector.register(self._status.fileno(), selectors.EVENT_READ, self._on_status)
         if self._pods is not None:
             self._selector.register(self._pods.fileno(), selectors.EVENT_READ, self._on_directory)
-        root = self._node.kubelet_root or "not found"
-        self.log.info("started", version=__version__, way=self._node.way.value, kubelet_root=root)
+        self._cluster.start(self._watch)
+        self.log.info(
+            "started",
+            version=__version__,
+            way=self._node.way.value,
+            kubelet_root=self._node.kubelet_root or "not found",
+            **describe(self._settings),
+        )
         self._cycle_now([Trigger.START])
         self._systemd.ready()
         try:
@@ -339,6 +260,9 @@ class Daemon:
                 self._selector.register(fd, selectors.EVENT_READ, callback)
         self._workers = set(wanted)
 
+    def _watch(self, fd: int, callback: Callable[[], Trigger | None]) -> None:
+        self._selector.register(fd, selectors.EVENT_READ, callback)
+
     def _watch_server(self, fd: int) -> None:
         self._selector.register(fd, selectors.EVENT_READ, self._on_server_exit)
 
@@ -376,12 +300,18 @@ class Daemon:
         self._systemd.reloading()
         try:
             if self._start.config_file:
+                before = self._settings
                 fresh = load_settings(self._start.config_file)
-                self._settings = override(fresh, dict(self._start.overrides))
+                fresh = self._settings = override(fresh, dict(self._start.overrides))
                 reconciler = self._node.reconciler
                 reconciler.policy = policy_of(self._settings)
                 reconciler.back_off = back_off_of(self._settings)
                 reconciler.knowledge = knowledge_of(self._settings)
+                self._node.connections.timing = timing_of(self._settings)
+                if (before.kubelet, before.apiserver) != (fresh.kubelet, fresh.apiserver):
+                    self._cluster.stop(self._unwatch)
+                    self._cluster = self._make_cluster()
+                    self._cluster.start(self._watch)
                 self.log.info("configuration reloaded", file=self._start.config_file)
         except ConfigError as exc:
             self.log.error("configuration not reloaded, the old one stays", problem=str(exc))
@@ -390,20 +320,12 @@ class Daemon:
     def document(self) -> Any:
         """Return the status document of the last cycle."""
         assert self._cycle is not None
-        ledger = self._node.reconciler.ledger
-        clocks = Clocks(time.time(), time.monotonic(), self._started_wall)
-        return status_document(
-            self._cycle,
-            tuple(ledger.incidents.values()),
-            ledger.states,
-            clocks,
-            version=__version__,
-            way=self._node.way.value,
-        )
+        return self._node.document(self._cycle, self._started_wall)
 
     def _close(self) -> None:
         self._systemd.stopping()
         self._status.close()
+        self._cluster.stop(self._unwatch)
         if self._web is not None:
             self._web.close()
         self._node.close()
@@ -411,37 +333,3 @@ class Daemon:
             reporter.close()
         self.log.info("stopped")
         self.log.close()
-
-
-def look_once(settings: Settings) -> Any:
-    """Look at the node without changing anything; return the status document.
-
-    Raises:
-        FusewatchError: the kernel does not allow a look.
-        OSError: /proc cannot be read.
-    """
-    settings = override(settings, {"recovery.mode": RecoveryMode.REPORT.value})
-    node = Node(settings)
-    started_wall, end = time.time(), time.monotonic() + settings.probe.deadline_seconds + 1.0
-    try:
-        while True:
-            cycle = node.reconciler.reconcile([Trigger.TIMER])
-            node.observer.take_answers(time.monotonic())
-            node.observer.take_scan(time.monotonic())
-            asked = all(c.answer or c.is_overdue for c in cycle.snapshot.connections.values())
-            if (asked and cycle.snapshot.namespaces_looked_at) or time.monotonic() > end:
-                break
-            time.sleep(0.01)
-        cycle = node.reconciler.reconcile([Trigger.TIMER])
-        ledger = node.reconciler.ledger
-        clocks = Clocks(time.time(), time.monotonic(), started_wall)
-        return status_document(
-            cycle,
-            tuple(ledger.incidents.values()),
-            ledger.states,
-            clocks,
-            version=__version__,
-            way=node.way.value,
-        )
-    finally:
-        node.close()

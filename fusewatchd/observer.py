@@ -7,7 +7,7 @@ leaves a gap in the snapshot and is never a reason not to look.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from fusewatchd.connections import Connections, Question, credentials_of
@@ -20,6 +20,7 @@ from fusewatchd.linux.probe import ProbePool
 from fusewatchd.linux.volumedata import read_volume_data
 from fusewatchd.model import BindKind, Device, FuseServer, Gap, Mount, MountNamespace, VolumeData
 from fusewatchd.mountinfo import MountTable
+from fusewatchd.pods import Pods
 from fusewatchd.snapshot import Snapshot
 
 AFTER_RECOVERY_SECONDS = (0.05, 0.4, 1.5)
@@ -55,6 +56,9 @@ class Observer:
     ) -> None:
         """Take the readers; nothing is read before the first ``observe``."""
         self.connections = connections
+        self.pods = Pods()
+        self.pods_wanted: Callable[[], None] = lambda: None
+        """Called when a bind came or went: a new pod list is worth asking for."""
         self.servers: dict[Device, tuple[FuseServer, ...]] = {}
         self._root = kubelet_root
         self._ignored = ignored_fs_types
@@ -84,7 +88,7 @@ class Observer:
             return None
         if result is None:
             return None
-        self._scan_gap = None
+        self._scan_gap = result.gaps[0] if result.gaps else None
         self._namespaces = result.namespaces
         self._looked_at, self._look_cost = result.started_at, result.elapsed
         self.servers = result.servers
@@ -157,6 +161,8 @@ class Observer:
             connections=self.connections.view(now, waiting),
             servers=self.servers,
             namespaces=self._namespaces,
+            pods=self.pods.known,
+            pods_are_current=self.pods.are_current,
             volume_data=self._volume_data,
             seen_at=self._seen_at,
             namespaces_looked_at=self._looked_at,
@@ -164,7 +170,7 @@ class Observer:
         )
 
     def _gaps(self) -> tuple[Gap, ...]:
-        gaps = [] if self._scan_gap is None else [self._scan_gap]
+        gaps = [gap for gap in (self._scan_gap, self.pods.gap()) if gap is not None]
         if not self._root:
             gaps.append(Gap("kubelet_root", "the kubelet's directory was not found"))
         return tuple(gaps)
@@ -187,7 +193,7 @@ class Observer:
             self._probes.forget(device)
         on_host = {mount.device for mount in table.fuse_mounts()}
         self._seen_at = {device: self._seen_at.get(device, now) for device in on_host}
-        self._read_volume_data(table)
+        self._take_binds(table, now)
 
     def _show(
         self,
@@ -210,19 +216,24 @@ class Observer:
                 question = Question(mount.device, mount.mount_point, pid, uid, gid)
                 shown[mount.device] = (question, frozenset({key}))
 
-    def _read_volume_data(self, table: MountTable) -> None:
-        found: dict[tuple[str, str], VolumeData] = {}
-        for mount in table.fuse_mounts():
-            path = parse_bind_path(self._root, mount.mount_point) if self._root else None
-            if path is None or path.kind is not BindKind.PUBLISH:
+    def _take_binds(self, table: MountTable, now: float) -> None:
+        data: dict[tuple[str, str], VolumeData] = {}
+        paths: set[str] = set()
+        for mount in table.fuse_mounts() if self._root else ():
+            path = parse_bind_path(self._root, mount.mount_point)
+            if path is None:
                 continue
+            paths.add(mount.mount_point)
             key = (path.pod_uid, path.volume)
-            data = self._volume_data.get(key) or read_volume_data(
-                publish_directory(self._root, path.pod_uid, path.volume)
-            )
-            if data is not None:
-                found[key] = data
-        self._volume_data = found
+            if path.kind is BindKind.PUBLISH and key not in data:
+                found = self._volume_data.get(key) or read_volume_data(
+                    publish_directory(self._root, path.pod_uid, path.volume)
+                )
+                if found is not None:
+                    data[key] = found
+        self._volume_data = data
+        if self.pods.take_binds(paths, now):
+            self.pods_wanted()
 
     def next_due(self, now: float) -> float | None:
         """Return when a cycle is needed although nothing wakes it."""

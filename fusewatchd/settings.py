@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from enum import Enum
 from functools import cache
 from typing import Any
+from urllib.parse import urlsplit
 
 from fusewatchd.errors import ConfigError
 from fusewatchd.printable import printable
@@ -47,6 +48,19 @@ def _auto_path(value: str) -> str:
 
 def _paths(value: tuple[str, ...]) -> str:
     return "" if all(v.startswith("/") for v in value) else "a list of absolute paths"
+
+
+def _url(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        is_fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_fine = False
+        parts = urlsplit("")
+    extra = parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc
+    if not value or (is_fine and not extra):
+        return ""
+    return "http://host:port or https://host:port, or nothing"
 
 
 def _listen(value: str) -> str:
@@ -90,9 +104,30 @@ class LogFormat(Enum):
 
 @dataclass(frozen=True, slots=True)
 class KubeletSettings:
-    """Where the kubelet keeps its directory."""
+    """Where the kubelet keeps its directory, and how it is asked for its pods."""
 
     root: str = _checked("auto", _auto_path)
+    url: str = _checked("", _url)
+    server_name: str = ""
+    token_file: str = _checked("", _optional_path)
+    ca_file: str = _checked("", _optional_path)
+    client_cert_file: str = _checked("", _optional_path)
+    client_key_file: str = _checked("", _optional_path)
+    insecure_skip_tls_verify: bool = False
+    refresh_seconds: float = _checked(60.0, _positive)
+    timeout_seconds: float = _checked(10.0, _positive)
+
+
+@dataclass(frozen=True, slots=True)
+class ApiServerSettings:
+    """Where Events go."""
+
+    url: str = _checked("", _url)
+    token_file: str = _checked("", _optional_path)
+    ca_file: str = _checked("", _optional_path)
+    client_cert_file: str = _checked("", _optional_path)
+    client_key_file: str = _checked("", _optional_path)
+    timeout_seconds: float = _checked(10.0, _positive)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +193,7 @@ class Settings:
 
     node_name: str = ""
     kubelet: KubeletSettings = field(default_factory=KubeletSettings)
+    apiserver: ApiServerSettings = field(default_factory=ApiServerSettings)
     recovery: RecoverySettings = field(default_factory=RecoverySettings)
     drivers: DriverSettings = field(default_factory=DriverSettings)
     ignore_fs_types: tuple[str, ...] = (

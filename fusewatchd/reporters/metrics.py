@@ -295,10 +295,9 @@ class Metrics:
 
     # ------------------------------------------------------------------- what others say
 
-    def kubelet_request(self, status: int | None) -> None:
-        """Count a request to the kubelet by its HTTP status; None: there was no answer."""
-        label = f"{status // 100}xx" if status is not None else "error"
-        self._kubelet.labels(label if label in _CODES else "error").inc()
+    def kubelet_request(self, code: str) -> None:
+        """Count a request to the kubelet by the class of its status, as ``2xx``."""
+        self._kubelet.labels(code if code in _CODES else "error").inc()
 
     def event(self, outcome: EventOutcome, count: int = 1) -> None:
         """Count Kubernetes Events."""

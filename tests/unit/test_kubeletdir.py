@@ -14,8 +14,14 @@ ROOT = "/var/lib/kubelet"
 @pytest.mark.parametrize(
     ("below", "expected"),
     [
-        (f"{UID}/volumes/kubernetes.io~csi/pv/mount", BindPath(BindKind.PUBLISH, UID, "pv", "kubernetes.io~csi")),
-        (f"{STATIC}/volumes/kubernetes.io~csi/pv/mount", BindPath(BindKind.PUBLISH, STATIC, "pv", "kubernetes.io~csi")),
+        (
+            f"{UID}/volumes/kubernetes.io~csi/pv/mount",
+            BindPath(BindKind.PUBLISH, UID, "pv", "kubernetes.io~csi"),
+        ),
+        (
+            f"{STATIC}/volumes/kubernetes.io~csi/pv/mount",
+            BindPath(BindKind.PUBLISH, STATIC, "pv", "kubernetes.io~csi"),
+        ),
         (f"{UID}/volume-subpaths/pv/app/0", BindPath(BindKind.SUBPATH, UID, "pv", "", "app", "0")),
         (f"{UID}/volumes/lab~bind/v", BindPath(BindKind.FLEXVOLUME, UID, "v", "lab~bind")),
         (f"{UID}/volumes/kubernetes.io~csi/pv", None),
@@ -42,7 +48,10 @@ def test_paths_elsewhere(path: str) -> None:
     ("text", "expected"),
     [
         (f"9:name=systemd:/kubepods/besteffort/pod{UID}/{CID}\n0::/\n", (UID, CID)),
-        (f"0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{UID.replace('-', '_')}.slice/cri-containerd-{CID}.scope", (UID, CID)),
+        (
+            f"0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{UID.replace('-', '_')}.slice/cri-containerd-{CID}.scope",
+            (UID, CID),
+        ),
         (f"0::/kubelet.slice/docker/{CID}/kubelet/kubepods/pod{STATIC}/{CID}", (STATIC, CID)),
         (f"0::/kubepods/pod{UID}", (UID, "")),
         ("0::/system.slice/sshd.service", None),

@@ -12,13 +12,15 @@ import fusewatchd
 ROOT = Path(fusewatchd.__file__).parent
 
 BASE = {"model", "decision", "snapshot", "errors", "printable", "wire", "__init__"}
-PARSERS = {"mountinfo", "kubeletdir", "settings"}
+PARSERS = {"mountinfo", "kubeletdir", "podlist", "settings"}
 CORE = {
     "lifecycle", "lineage", "sources", "containers", "children", "connections", "incidents",
-    "ledger", "memory", "diagnosis", "planner", "drivers", "detectors",
+    "ledger", "memory", "pods", "diagnosis", "planner", "drivers", "detectors",
 }  # fmt: skip
 EDGE = {"linux", "kube", "reporters", "configfile", "web", "status", "statustable", "statussocket"}
-SHELL = {"observer", "executor", "reconciler", "daemon", "cli", "__main__"}
+SHELL = {
+    "observer", "executor", "reconciler", "node", "cluster", "daemon", "cli", "__main__",
+}  # fmt: skip
 DEMO = {"demo"}
 
 IMPURE = {

@@ -33,11 +33,15 @@ def mount(number: int, point: str, device: Device = OLD, root: str = "/") -> Mou
 BIND, SOURCE = mount(10, TARGET), mount(5, "/source")
 
 
-def learned(*mounts: Mount, facts: lineage.Facts | None = None, bind: Mount = BIND) -> lineage.Facts:
+def learned(
+    *mounts: Mount, facts: lineage.Facts | None = None, bind: Mount = BIND
+) -> lineage.Facts:
     return lineage.learn(facts or {}, MountTable.of((*mounts, bind)), [(PATH, bind)], PODS)
 
 
-def snapshot(*mounts: Mount, answered: tuple[Device, ...] = (NEW, OTHER), pods: dict[str, Pod] | None = None) -> Snapshot:
+def snapshot(
+    *mounts: Mount, answered: tuple[Device, ...] = (NEW, OTHER), pods: dict[str, Pod] | None = None
+) -> Snapshot:
     connections = {d: Connection(d, Answer.ANSWERED) for d in answered}
     return Snapshot(0.0, MountTable.of(mounts), "/k", connections, pods=pods)
 
@@ -96,7 +100,9 @@ def test_restored_only_for_the_very_mount() -> None:
         ((mount(20, "/other", NEW),), (NEW,), Reason.SOURCE_MISSING),
     ],
 )
-def test_what_counts_as_a_new_source(now: tuple[Mount, ...], answered: tuple[Device, ...], expected: Reason) -> None:
+def test_what_counts_as_a_new_source(
+    now: tuple[Mount, ...], answered: tuple[Device, ...], expected: Reason
+) -> None:
     seen = snapshot(BIND, *now, answered=answered)
     found = lineage.answer(learned(SOURCE), BIND)
     assert found is not None
@@ -104,7 +110,10 @@ def test_what_counts_as_a_new_source(now: tuple[Mount, ...], answered: tuple[Dev
 
 
 FLUID = drivers_for("/r")
-FIRST, SECOND = mount(20, "/r/juicefs/a/b-c/juicefs-fuse", NEW), mount(21, "/r/thin/a-b/c/thin-fuse", OTHER)
+FIRST, SECOND = (
+    mount(20, "/r/juicefs/a/b-c/juicefs-fuse", NEW),
+    mount(21, "/r/thin/a-b/c/thin-fuse", OTHER),
+)
 
 
 def pod(namespace: str) -> dict[str, Pod]:
@@ -139,4 +148,7 @@ def test_narrower_superblocks_are_described() -> None:
     old = replace(BIND, super_options="rw,user_id=0,group_id=0,allow_other")
     assert sources.narrower(old, old) == ""
     new = replace(BIND, super_options="ro,user_id=5,group_id=0,default_permissions")
-    assert sources.narrower(old, new) == "without allow_other, without rw, with default_permissions, user_id 0 → 5"
+    assert (
+        sources.narrower(old, new)
+        == "without allow_other, without rw, with default_permissions, user_id 0 → 5"
+    )

@@ -35,15 +35,33 @@ def test_the_shipped_file_names_every_key() -> None:
     ("document", "line"),
     [
         ({"recovry": {}}, "f: recovry: no such key; did you mean recovery?"),
-        ({"recovery": {"mode": "never"}}, "f: recovery.mode: expected recover or report, found never"),
-        ({"probe": {"max_children": True}}, "f: probe.max_children: expected a whole number, found True"),
-        ({"probe": {"interval_seconds": "1"}}, "f: probe.interval_seconds: expected a number, found 1"),
-        ({"hung": {"after_seconds": -1}}, "f: hung.after_seconds: expected a number of seconds above 0, found -1.0"),
+        (
+            {"recovery": {"mode": "never"}},
+            "f: recovery.mode: expected recover or report, found never",
+        ),
+        (
+            {"probe": {"max_children": True}},
+            "f: probe.max_children: expected a whole number, found True",
+        ),
+        (
+            {"probe": {"interval_seconds": "1"}},
+            "f: probe.interval_seconds: expected a number, found 1",
+        ),
+        (
+            {"hung": {"after_seconds": -1}},
+            "f: hung.after_seconds: expected a number of seconds above 0, found -1.0",
+        ),
         ({"sockets": ["x"]}, "f: sockets: expected a list of absolute paths, found ('x',)"),
         ({"sockets": "x"}, "f: sockets: expected a list of text, found x"),
-        ({"web": {"listen_address": "a:70000"}}, "f: web.listen_address: expected host:port with a port from 1 to 65535, or nothing, found a:70000"),
+        (
+            {"web": {"listen_address": "a:70000"}},
+            "f: web.listen_address: expected host:port with a port from 1 to 65535, or nothing, found a:70000",
+        ),
         ([], "f: the file: expected keys and values, found []"),
-        ({"log": {"level": "\x1b[31m"}}, "f: log.level: expected debug or info or warning or error, found \\x1b[31m"),
+        (
+            {"log": {"level": "\x1b[31m"}},
+            "f: log.level: expected debug or info or warning or error, found \\x1b[31m",
+        ),
     ],
 )
 def test_a_bad_document_gives_one_line(document: object, line: str) -> None:

@@ -1,0 +1,193 @@
+"""The kubelet and the API server, as far as they are configured.
+
+Both are asked by threads of their own, which hand values over and are never waited for: what
+is down or slow there costs a recovery nothing.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from fusewatchd.decision import Trigger
+from fusewatchd.pods import Pods
+from fusewatchd.printable import printable
+from fusewatchd.reporters.base import EventDraft
+from fusewatchd.reporters.log import Log
+from fusewatchd.reporters.metrics import EventOutcome, Metrics
+from fusewatchd.settings import ApiServerSettings, KubeletSettings, Settings
+
+if TYPE_CHECKING:
+    from fusewatchd.kube.apiserver import EventPoster
+    from fusewatchd.kube.http import Endpoint
+    from fusewatchd.kube.kubelet import KubeletPods
+
+CLUSTER_CA_FILES = (
+    "/etc/kubernetes/pki/ca.crt",
+    "/etc/kubernetes/certs/ca.crt",
+    "/etc/srv/kubernetes/pki/ca-certificates.crt",
+    "/var/lib/rancher/k3s/agent/server-ca.crt",
+    "/var/lib/rancher/rke2/agent/server-ca.crt",
+)
+"""Where the distributions of Kubernetes keep the authority of a cluster on its nodes."""
+
+Register = Callable[[int, Callable[[], Trigger | None]], None]
+
+
+class Cluster:
+    """Owns the two clients and passes on what they bring."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        node_name: str,
+        kubelet_root: str,
+        pods: Pods,
+        metrics: Metrics,
+        log: Log,
+    ) -> None:
+        """Build nothing that is not configured: its code is not even imported."""
+        self._settings = settings
+        self._node_name = node_name
+        self._root = kubelet_root
+        self._pods = pods
+        self._metrics = metrics
+        self._log = log
+        self._kubelet: KubeletPods | None = None
+        self._poster: EventPoster | None = None
+        self._complaints: frozenset[str] = frozenset()
+
+    def start(self, register: Register) -> None:
+        """Start the threads and have their descriptors watched."""
+        settings = self._settings
+        if settings.kubelet.url:
+            from fusewatchd.kube.kubelet import KubeletPods
+
+            endpoint = kubelet_endpoint(settings.kubelet, self._root, self._node_name)
+            self._kubelet = KubeletPods(endpoint, settings.kubelet.refresh_seconds)
+            self._kubelet.start()
+            register(self._kubelet.fileno(), self._on_pods)
+        if settings.apiserver.url:
+            from fusewatchd.kube.apiserver import EventPoster
+
+            endpoint = apiserver_endpoint(settings.apiserver)
+            self._poster = EventPoster(endpoint, self._node_name)
+            self._poster.start()
+            register(self._poster.fileno(), self._on_news)
+
+    def stop(self, unregister: Callable[[int], None]) -> None:
+        """Let Events that are under way go out, for at most two seconds."""
+        if self._kubelet is not None:
+            unregister(self._kubelet.fileno())
+            self._kubelet.stop()
+            self._kubelet = None
+        if self._poster is not None:
+            unregister(self._poster.fileno())
+            self._poster.stop()
+            self._count(final=True)
+            self._poster = None
+
+    def pods_wanted(self) -> None:
+        """Ask the kubelet soon: a bind came or went."""
+        if self._kubelet is not None:
+            self._kubelet.refresh()
+
+    def post(self, draft: EventDraft) -> None:
+        """Hand an Event over; without an API server it is nobody's business."""
+        if self._poster is not None:
+            self._poster.post(draft)
+
+    @property
+    def posts_events(self) -> bool:
+        """True when there is an API server to tell."""
+        return bool(self._settings.apiserver.url)
+
+    # ------------------------------------------------------------------ what arrives
+
+    def _on_pods(self) -> Trigger | None:
+        assert self._kubelet is not None
+        answers = self._kubelet.collect()
+        for answer in answers:
+            self._metrics.kubelet_request(answer.code)
+            if answer.pods is None:
+                self._pods.take_problem(answer.problem)
+            else:
+                self._pods.take_list(answer.pods, answer.asked_at)
+                self._tell_complaints(frozenset(answer.complaints))
+        return Trigger.PODS if answers else None
+
+    def _tell_complaints(self, complaints: frozenset[str]) -> None:
+        for complaint in sorted(complaints - self._complaints):
+            self._log.warning("a pod of the kubelet's list is left out", detail=complaint)
+        self._complaints = complaints
+
+    def _on_news(self) -> None:
+        self._count(final=False)
+
+    def _count(self, *, final: bool) -> None:
+        assert self._poster is not None
+        news = self._poster.collect()
+        self._metrics.event(EventOutcome.POSTED, news.posted)
+        self._metrics.event(EventOutcome.FAILED, news.failed)
+        self._metrics.event(EventOutcome.DROPPED, news.dropped)
+        for problem in news.problems:
+            self._log.warning("events are not posted", event="events_failing", detail=problem)
+        if news.recovered and not final:
+            self._log.info("events are posted again", event="events_working")
+
+
+def kubelet_endpoint(settings: KubeletSettings, kubelet_root: str, node_name: str) -> Endpoint:
+    """Return how to reach and to trust the kubelet.
+
+    One that made its certificate itself put the node's name in it and no address, so over
+    loopback that name is expected unless another one is configured.
+    """
+    from fusewatchd.kube.http import Endpoint
+
+    name = settings.server_name or (node_name if _is_loopback(settings.url) else "")
+    own = (f"{kubelet_root}/pki/kubelet.crt",) if kubelet_root else ()
+    return Endpoint(
+        settings.url,
+        name,
+        settings.token_file,
+        settings.ca_file,
+        CLUSTER_CA_FILES + own,
+        settings.client_cert_file,
+        settings.client_key_file,
+        settings.insecure_skip_tls_verify,
+        settings.timeout_seconds,
+    )
+
+
+def apiserver_endpoint(settings: ApiServerSettings) -> Endpoint:
+    """Return how to reach and to trust the API server."""
+    from fusewatchd.kube.http import Endpoint
+
+    return Endpoint(
+        settings.url,
+        "",
+        settings.token_file,
+        settings.ca_file,
+        CLUSTER_CA_FILES,
+        settings.client_cert_file,
+        settings.client_key_file,
+        timeout_seconds=settings.timeout_seconds,
+    )
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def describe(settings: Settings) -> dict[str, str]:
+    """Say for the log whom this daemon talks to; never with a secret."""
+    return {
+        "kubelet": printable(settings.kubelet.url) or "not asked",
+        "apiserver": printable(settings.apiserver.url) or "not told",
+    }

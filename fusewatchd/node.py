@@ -1,0 +1,163 @@
+"""The adapters to one node, and a single look at it.
+
+The only place that builds them: the daemon runs cycles over a ``Node`` for ever, ``check``
+runs a few and changes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from fusewatchd import __version__
+from fusewatchd.connections import Connections, Timing
+from fusewatchd.decision import CycleReport, Trigger
+from fusewatchd.diagnosis import Knowledge
+from fusewatchd.drivers import drivers_for
+from fusewatchd.executor import Executor
+from fusewatchd.linux.features import probe_features
+from fusewatchd.linux.forkserver import ForkServer
+from fusewatchd.linux.kubeletroot import find_kubelet_root
+from fusewatchd.linux.mounter import MountWorker, mount_worker
+from fusewatchd.linux.mountkernel import Way
+from fusewatchd.linux.mounttable import MountTableSource
+from fusewatchd.linux.namespaces import NamespaceScanner, serve_scans
+from fusewatchd.linux.probe import ProbePool, serve_probes
+from fusewatchd.memory import BackOff
+from fusewatchd.observer import Limits, Observer
+from fusewatchd.planner import Policy
+from fusewatchd.reconciler import Reconciler
+from fusewatchd.settings import RecoveryMode, Settings, override
+from fusewatchd.status import Clocks, status_document
+
+MAX_PARALLEL = 2
+"""Mount workers kept ready: the kernel changes one mount table at a time anyway."""
+
+
+class Node:
+    """The adapters to this node and the reconciler over them; no loop, no reporters."""
+
+    def __init__(self, settings: Settings, way: Way | None = None) -> None:
+        """Build everything; to be called while the process has one thread.
+
+        Raises:
+            UnsupportedKernelError: nothing can be replaced safely on this kernel.
+            OSError: /proc cannot be read.
+        """
+        features = probe_features()
+        self.way = way or features.best_way
+        detached = features.allows_mounts_on_detached(self.way)
+        self.forks = ForkServer.start(
+            {
+                "mount": mount_worker(self.way, mounts_on_detached=detached),
+                "probe": serve_probes,
+                "scan": serve_scans,
+            }
+        )
+        self.table = MountTableSource()
+        self.connections = Connections(timing_of(settings))
+        self.probes = ProbePool(
+            lambda who: self.forks.spawn("probe", who), settings.probe.max_children
+        )
+        self.scanner = NamespaceScanner(lambda: self.forks.spawn("scan"))
+        self.kubelet_root = find_kubelet_root(settings.kubelet.root)
+        self.observer = Observer(
+            self.kubelet_root,
+            frozenset(settings.ignore_fs_types),
+            self.table,
+            self.connections,
+            self.probes,
+            self.scanner,
+            Limits(settings.look_seconds, settings.probe.deadline_seconds),
+        )
+        self.executor = Executor(
+            lambda: MountWorker(self.forks.spawn("mount")), min(MAX_PARALLEL, os.cpu_count() or 1)
+        )
+        self.reconciler = Reconciler(
+            self.observer,
+            self.executor,
+            knowledge_of(settings),
+            policy_of(settings),
+            back_off_of(settings),
+            time.monotonic,
+        )
+
+    def document(self, cycle: CycleReport, started_wall: float) -> Any:
+        """Return the status document of a cycle; ``started_wall`` is in seconds since 1970."""
+        ledger = self.reconciler.ledger
+        clocks = Clocks(time.time(), time.monotonic(), started_wall)
+        return status_document(
+            cycle,
+            tuple(ledger.incidents.values()),
+            ledger.states,
+            clocks,
+            version=__version__,
+            way=self.way.value,
+        )
+
+    def close(self) -> None:
+        """End all workers; nothing that is mounted changes."""
+        self.executor.close()
+        self.probes.close()
+        self.scanner.close()
+        self.table.close()
+        self.forks.close()
+
+
+def node_name_of(settings: Settings) -> str:
+    """Return the node's name as the kubelet makes it when it is not told one."""
+    return settings.node_name or os.uname().nodename.lower()
+
+
+def timing_of(settings: Settings) -> Timing:
+    """Return how often connections are asked, and for how long they are waited for."""
+    return Timing(
+        settings.probe.interval_seconds,
+        settings.probe.deadline_seconds,
+        settings.hung.after_seconds,
+    )
+
+
+def knowledge_of(settings: Settings) -> Knowledge:
+    """Return what diagnosis takes from the configuration."""
+    fluid_root = os.path.realpath(settings.drivers.fluid.mount_root)
+    return Knowledge(drivers_for(fluid_root), frozenset(settings.ignore_fs_types))
+
+
+def policy_of(settings: Settings) -> Policy:
+    """Return what planning takes from the configuration."""
+    recovery = settings.recovery
+    return Policy(
+        recovery.mode, recovery.superseded, recovery.containers, recovery.max_table_entries
+    )
+
+
+def back_off_of(settings: Settings) -> BackOff:
+    """Return the delays after failures."""
+    recovery = settings.recovery
+    return BackOff(recovery.back_off_initial_seconds, recovery.back_off_max_seconds)
+
+
+def look_once(settings: Settings) -> Any:
+    """Look at the node without changing anything; return the status document.
+
+    Raises:
+        FusewatchError: the kernel does not allow a look.
+        OSError: /proc cannot be read.
+    """
+    settings = override(settings, {"recovery.mode": RecoveryMode.REPORT.value})
+    node = Node(settings)
+    started_wall, end = time.time(), time.monotonic() + settings.probe.deadline_seconds + 1.0
+    try:
+        while True:
+            cycle = node.reconciler.reconcile([Trigger.TIMER])
+            node.observer.take_answers(time.monotonic())
+            node.observer.take_scan(time.monotonic())
+            asked = all(c.answer or c.is_overdue for c in cycle.snapshot.connections.values())
+            if (asked and cycle.snapshot.namespaces_looked_at) or time.monotonic() > end:
+                break
+            time.sleep(0.01)
+        return node.document(node.reconciler.reconcile([Trigger.TIMER]), started_wall)
+    finally:
+        node.close()

@@ -1,0 +1,55 @@
+"""What is known of the pods of this node, and whether it is newer than what their binds tell.
+
+Names never change, so an old list goes on giving them.  But only a list that was asked for
+after the last bind came or went can say that a pod is *not* there.
+
+No clock and no I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from fusewatchd.model import Gap, Pod
+
+GAP = "kubelet"
+
+
+class Pods:
+    """The last pod list and the binds that it is compared with."""
+
+    def __init__(self) -> None:
+        """Know nothing; as long as no kubelet is asked, this is how it stays."""
+        self.known: Mapping[str, Pod] | None = None
+        """By directory uid; None before the first list."""
+        self._asked_at = 0.0
+        self._problem = ""
+        self._paths: frozenset[str] = frozenset()
+        self._changed_at = 0.0
+
+    def take_list(self, pods: Iterable[Pod], asked_at: float) -> None:
+        """Take a list that the kubelet was asked for at ``asked_at``."""
+        self.known = {pod.directory_uid: pod for pod in pods}
+        self._asked_at = asked_at
+        self._problem = ""
+
+    def take_problem(self, problem: str) -> None:
+        """Note that the kubelet does not answer; what was known stays."""
+        self._problem = problem
+
+    def take_binds(self, paths: Iterable[str], now: float) -> bool:
+        """Compare with the binds that are there now; True when a new list is wanted."""
+        current = frozenset(paths)
+        if current == self._paths:
+            return False
+        self._paths, self._changed_at = current, now
+        return True
+
+    @property
+    def are_current(self) -> bool:
+        """True when a pod that the list lacks is really not there."""
+        return self.known is not None and not self._problem and self._asked_at > self._changed_at
+
+    def gap(self) -> Gap | None:
+        """Return what cannot be seen."""
+        return Gap(GAP, self._problem) if self._problem else None
