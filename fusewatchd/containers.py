@@ -10,7 +10,7 @@ propagation; and a pod that serves a connection never has it replaced under its 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from fusewatchd.decision import Bind, Propagation
@@ -29,6 +29,8 @@ from fusewatchd.model import (
 )
 from fusewatchd.snapshot import Snapshot
 
+MAX_LAYERS = 64
+"""Of one stack that are looked at."""
 _KUBELET_TREE = re.compile(r"/pods/[0-9a-f-]{32,36}/volume(s|-subpaths)/")
 
 
@@ -97,7 +99,7 @@ class _HostIndex:
 
     def _groups_of_parents(self, binds: tuple[Bind, ...]) -> Iterable[int]:
         for bind in binds:
-            parent = bind.mount and self._snapshot.table.by_id(bind.mount.parent_id)
+            parent = bind.mount and _below_stack(bind.mount, self._snapshot.table.by_id)
             if parent and parent.peer_group:
                 yield parent.peer_group
 
@@ -112,7 +114,7 @@ class _HostIndex:
         return self._matching(namespace.pod_uid, mount)
 
     def _receives_from_host(self, namespace: MountNamespace, mount: Mount) -> bool:
-        parent = namespace.mount(mount.parent_id)
+        parent = _below_stack(mount, namespace.mount)
         if parent is None:
             return False
         return bool(self._target_groups & {parent.peer_group, parent.master})
@@ -141,6 +143,16 @@ class _HostIndex:
         return named[0] if len(named) == 1 else None
 
 
+def _below_stack(top: Mount, by_id: Callable[[int], Mount | None]) -> Mount | None:
+    """Return the mount on which the lowest layer at the path of ``top`` stands."""
+    parent = by_id(top.parent_id)
+    for _ in range(MAX_LAYERS):
+        if parent is None or parent.mount_point != top.mount_point:
+            break
+        parent = by_id(parent.parent_id)
+    return parent
+
+
 def _root(bind: Bind) -> str:
     return plain_root(bind.mount.root) if bind.mount else ""
 
@@ -162,11 +174,13 @@ def first_look(bind: Bind, snapshot: Snapshot) -> ContainerFacts:
     """Describe a container mount as it is when it is seen for the first time.
 
     The pod's spec wins where it is known: after a restart of the daemon the mount itself
-    may already be what is left of a repair.
+    may already be what is left of a repair, or the layer of somebody who forgot ``ro``.
     """
     assert bind.mount is not None
     propagation = _propagation_now(bind.mount)
-    read_only = bind.mount.is_read_only
+    layers = bind.namespace.mounts if bind.namespace else ()
+    here = [m for m in layers if m.mount_point == bind.key.mount_point]
+    read_only = any(layer.is_read_only for layer in (bind.mount, *here))
     pod = (snapshot.pods or {}).get(bind.path.pod_uid)
     for entry in pod.volume_mounts if pod else ():
         if entry.mount_path.rstrip("/") == bind.key.mount_point:

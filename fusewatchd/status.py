@@ -147,6 +147,9 @@ def _bind(
     state = states.get(bind.key, TargetState())
     reason = refusal.reason if refusal is not None else finding.refusal
     retry_at = refusal.retry_at if refusal is not None else None
+    if reason is Reason.BACK_OFF and state.last_outcome is not None:
+        # That it waits is told by ``retry_at``; what for is the last attempt's reason.
+        reason = state.last_outcome.reason
     candidates = [_shown(p.mount_point, PATH_LIMIT) for p in bind.source.candidates]
     return {
         "pod": _pod(path.pod_uid, snapshot),

@@ -304,14 +304,18 @@ class DemoNode:
         name: str = "app",
         *,
         user_namespace: UserNamespace | None = None,
+        mounts: Sequence[PodMount] = (),
     ) -> Container:
-        """Begin to start a container; ``Container.wait_ready`` ends it."""
+        """Begin to start a container; ``Container.wait_ready`` ends it.
+
+        ``mounts`` stand in for those of the pod's spec, as those of an ephemeral container.
+        """
         if name in pod.containers:
             pod.containers[name].stop()
             pod.restarts[name] = pod.restarts.get(name, 0) + 1
         volumes = tuple(
             BoundVolume(pod.host_path_of(mount), mount.mount_path, mount.propagation, mount.access)
-            for mount in pod.container_mounts(name)
+            for mount in mounts or pod.container_mounts(name)
         )
         container_id = secrets.token_hex(32)
         cgroup = cgroups.pod_cgroup(self.world.cgroup, pod.uid, container_id)

@@ -77,7 +77,7 @@ def test_everything_about_one_bind() -> None:
         "source_device": "0:140",
         "verdict": "stale",
         "evidence": "not connected",
-        "refusal": "back_off",
+        "refusal": "system_call",
         "retry_at": "2023-11-14T22:13:23.000Z",
         "phase": "cooldown",
         "failures": 3,
