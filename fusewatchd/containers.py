@@ -187,7 +187,7 @@ def first_look(bind: Bind, snapshot: Snapshot) -> ContainerFacts:
             propagation = _BY_NAME.get(entry.propagation, propagation)
             read_only = read_only or entry.read_only
             break
-    return ContainerFacts(propagation, read_only)
+    return ContainerFacts(propagation, read_only, bind.path.pod_uid)
 
 
 _BY_NAME = {

@@ -19,13 +19,15 @@ from fusewatchd import __version__
 from fusewatchd.cluster import Cluster, describe
 from fusewatchd.configfile import load_settings
 from fusewatchd.decision import CycleReport, Trigger
-from fusewatchd.errors import ConfigError
+from fusewatchd.errors import ConfigError, ParseError
+from fusewatchd.ledger import Ledger
 from fusewatchd.linux.inotify import PodsDirectoryWatch
 from fusewatchd.linux.mountkernel import Way
 from fusewatchd.linux.pidfd import ServerWatch
 from fusewatchd.linux.sockets import SocketWatch
 from fusewatchd.memory import next_retry
 from fusewatchd.node import Node, back_off_of, knowledge_of, node_name_of, policy_of, timing_of
+from fusewatchd.persistence import document_of, is_same_memory, ledger_from
 from fusewatchd.reporters.base import Reporter
 from fusewatchd.reporters.events import EventsReporter
 from fusewatchd.reporters.log import Log, open_log
@@ -33,11 +35,14 @@ from fusewatchd.reporters.metrics import Metrics
 from fusewatchd.reporters.story import LogReporter
 from fusewatchd.reporters.systemd import SystemdNotifier
 from fusewatchd.settings import Settings, override
+from fusewatchd.statefile import StateWriter, read_boot_id, read_state
 from fusewatchd.statussocket import StatusSocket
 from fusewatchd.web import Health, Pages, WebServer
 
 MAX_SLEEP_SECONDS = 5.0
 ALIVE_SECONDS = 60.0
+SAVE_SECONDS = 0.5
+"""What changed is written down this long after the first change."""
 CYCLE_REST_FACTOR = 4
 """Mount changes alone start a new cycle no sooner than four times the last one's cost after it."""
 
@@ -89,6 +94,11 @@ class Daemon:
             EventsReporter(lambda draft: self._cluster.post(draft)),
         )
         self._web = self._open_web()
+        self._state = StateWriter(start.settings.state_dir)
+        self._boot_id = read_boot_id()
+        self._saved = self._node.reconciler.ledger = self._remembered()
+        self._save_due: float | None = None
+        self._state_problem = ""
         self._status = StatusSocket(start.settings.runtime_dir, self.document)
 
     def _make_cluster(self) -> Cluster:
@@ -99,6 +109,35 @@ class Daemon:
         )
         node.observer.pods_wanted = cluster.pods_wanted
         return cluster
+
+    def _remembered(self) -> Ledger:
+        """Return what an earlier run left; what cannot be believed is as good as nothing."""
+        try:
+            document = read_state(self._settings.state_dir)
+            if document is not None:
+                return ledger_from(document, self._boot_id, self._node.table.table())
+        except ParseError as exc:
+            self.log.warning("the state file is left out", event="state_ignored", detail=str(exc))
+        return Ledger()
+
+    def _remember(self, now: float) -> None:
+        """Write down what a later run could not find out by itself, not too often."""
+        ledger = self._node.reconciler.ledger
+        if is_same_memory(ledger, self._saved):
+            self._save_due = None
+        elif self._save_due is None:
+            self._save_due = now + SAVE_SECONDS
+        elif now >= self._save_due:
+            self._save(ledger)
+
+    def _save(self, ledger: Ledger) -> None:
+        self._saved, self._save_due = ledger, None
+        self._state.save(lambda: document_of(ledger, self._boot_id))
+        if self._state.problem != self._state_problem:
+            self._state_problem = self._state.problem
+            if self._state_problem:
+                detail = self._state_problem
+                self.log.warning("the state is not kept", event="state_failing", detail=detail)
 
     def _open_web(self) -> WebServer | None:
         if not self._settings.web.listen_address:
@@ -145,8 +184,9 @@ class Daemon:
 
     def _turn(self) -> None:
         now = time.monotonic()
-        due = self._next_due(now)
-        events = self._selector.select(max(0.0, min(due - now, MAX_SLEEP_SECONDS)))
+        due, mounts_due = self._next_due(now), self._node.observer.mounts_due
+        until = due if mounts_due is None else min(due, mounts_due)
+        events = self._selector.select(max(0.0, min(until - now, MAX_SLEEP_SECONDS)))
         triggers: list[Trigger] = []
         for key, _ in events:
             trigger = key.data()
@@ -156,6 +196,8 @@ class Daemon:
             self._reload()
             triggers.append(Trigger.RELOAD)
         now = time.monotonic()
+        if mounts_due is not None and now >= mounts_due and self._on_mounts():
+            triggers.append(Trigger.MOUNTS)
         if self._mounts_due is not None and now >= self._mounts_due:
             triggers.append(Trigger.MOUNTS)
         if not triggers and now >= due:
@@ -174,6 +216,7 @@ class Daemon:
         )
         for reporter in self._reporters:
             reporter.report(cycle)
+        self._remember(cycle.started_at)
 
     def _next_due(self, now: float) -> float:
         times = [
@@ -182,6 +225,7 @@ class Daemon:
             next_retry(self._node.reconciler.ledger),
             self._sockets.due_at,
             self._mounts_due,
+            self._save_due,
         ]
         return min((t for t in times if t is not None), default=now + MAX_SLEEP_SECONDS)
 
@@ -189,9 +233,9 @@ class Daemon:
 
     def _on_mounts(self) -> Trigger | None:
         now = time.monotonic()
-        if not self._node.table.drain():
+        self._node.table.drain()
+        if not self._node.observer.look_at_mounts(now):
             return None
-        self._node.observer.mounts_changed(now)
         last = self._cycle.finished_at if self._cycle else 0.0
         earliest = last + CYCLE_REST_FACTOR * self._cycle_cost
         if now >= earliest:
@@ -231,7 +275,7 @@ class Daemon:
         for _ in range(self._pods.overflows - before):
             self._metrics.inotify_overflow()
         if changed:
-            self._node.observer.mounts_changed(time.monotonic())
+            self._node.observer.expect_containers(time.monotonic())
         return Trigger.DIRECTORY if changed else None
 
     def _on_probe(self) -> Trigger | None:
@@ -326,6 +370,8 @@ class Daemon:
         self._systemd.stopping()
         self._status.close()
         self._cluster.stop(self._unwatch)
+        self._save(self._node.reconciler.ledger)
+        self._state.close()
         if self._web is not None:
             self._web.close()
         self._node.close()

@@ -39,6 +39,8 @@ class ContainerFacts:
 
     propagation: Propagation
     is_read_only: bool
+    pod_uid: str = ""
+    """Whose it is: the kernel uses the numbers of namespaces again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,14 @@ def _candidates(bind: Mount, mounts: Iterable[Mount]) -> tuple[SourcePath, ...]:
     )
 
 
+def fact_of(mount: Mount, source: SourcePath) -> Fact:
+    """Return the fact about a bind that was made by us, from this source.
+
+    The source may be gone again before both were ever seen side by side.
+    """
+    return _fact(mount, (source,))
+
+
 def _fact(mount: Mount, candidates: tuple[SourcePath, ...]) -> Fact:
     return Fact(
         mount.mount_point,

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from fusewatchd import lineage
 from fusewatchd.containers import first_look, remember_former, still_shown
 from fusewatchd.decision import (
     Change,
@@ -19,7 +20,7 @@ from fusewatchd.decision import (
 from fusewatchd.diagnosis import Diagnosis
 from fusewatchd.ledger import ContainerFacts, Ledger, TargetState
 from fusewatchd.lifecycle import Signal, advance, signal_of
-from fusewatchd.model import SourceAnswer, TargetKey, Verdict
+from fusewatchd.model import SourceAnswer, SourcePath, TargetKey, Verdict
 from fusewatchd.snapshot import Snapshot
 
 MAX_OWN_LAYERS = 8
@@ -48,17 +49,22 @@ class BackOff:
 def take_outcomes(ledger: Ledger, outcomes: Iterable[Outcome], back_off: BackOff) -> Ledger:
     """End the attempts that the executor reports as ended."""
     states = dict(ledger.states)
+    facts = dict(ledger.facts)
     own_layers = dict(ledger.own_layers)
     for outcome in outcomes:
-        key = outcome.action.key
+        action, mount = outcome.action, outcome.mount
+        key = action.key
         states[key] = _after_attempt(states.get(key, TargetState()), outcome, back_off)
-        if isinstance(outcome.action, DetachOwnLayer):
+        if isinstance(action, DetachOwnLayer):
             if outcome.status is OutcomeStatus.DETACHED:
                 own_layers.pop(key, None)
-        elif outcome.mount is not None and outcome.depth > 1 and key.is_host:
-            layer = outcome.mount.unique_id or outcome.mount.mount_id
-            own_layers[key] = (*own_layers.get(key, ()), layer)[-MAX_OWN_LAYERS:]
-    return replace(ledger, states=states, own_layers=own_layers)
+        elif mount is not None and key.is_host:
+            source = SourcePath(action.origin.mount_point, action.origin.root)
+            facts[key.mount_point] = lineage.fact_of(mount, source)
+            if outcome.depth > 1:
+                layer = mount.unique_id or mount.mount_id
+                own_layers[key] = (*own_layers.get(key, ()), layer)[-MAX_OWN_LAYERS:]
+    return replace(ledger, states=states, facts=facts, own_layers=own_layers)
 
 
 def _after_attempt(state: TargetState, outcome: Outcome, back_off: BackOff) -> TargetState:
@@ -82,12 +88,15 @@ def take_diagnosis(ledger: Ledger, diagnosis: Diagnosis, snapshot: Snapshot) -> 
     """Remember what diagnosis learned about the node."""
     findings = diagnosis.findings
     hosts = [f.bind for f in findings if f.bind.key.is_host and f.bind.mount is not None]
-    containers: dict[TargetKey, ContainerFacts] = {}
+    # What an earlier run remembered waits for the first look at the other namespaces.
+    has_looked = bool(snapshot.namespaces_looked_at)
+    containers: dict[TargetKey, ContainerFacts] = {} if has_looked else dict(ledger.containers)
     for finding in findings:
         bind = finding.bind
         if not bind.key.is_host:
             known = ledger.containers.get(bind.key)
-            containers[bind.key] = known or first_look(bind, snapshot)
+            is_same = known is not None and known.pod_uid == bind.path.pod_uid
+            containers[bind.key] = known if known and is_same else first_look(bind, snapshot)
     present = frozenset(bind.key for bind in hosts)
     return replace(
         ledger,

@@ -67,6 +67,7 @@ class Observer:
         self._scanner = scanner
         self._limits = limits
         self._table: MountTable | None = None
+        self._host_table: MountTable | None = None
         self._namespaces: tuple[MountNamespace, ...] = ()
         self._looked_at = 0.0
         self._look_cost = 0.0
@@ -133,7 +134,25 @@ class Observer:
             for namespace in self._namespaces
         )
 
-    def mounts_changed(self, now: float) -> None:
+    def look_at_mounts(self, now: float) -> bool:
+        """Bring the host's table up to date; True when a FUSE mount came, went or changed.
+
+        Everything else that a node mounts concerns nobody here, but may be the sign of a
+        new container.
+        """
+        before = self._host_table
+        table = self._host_table = self._table_source.table()
+        if table is before:
+            return False
+        self.expect_containers(now)
+        return before is None or table.fuse_mounts() != before.fuse_mounts()
+
+    @property
+    def mounts_due(self) -> float | None:
+        """When to ``look_at_mounts`` although nothing wakes; None: never."""
+        return self._table_source.due_at
+
+    def expect_containers(self, now: float) -> None:
         """Plan a look at the other namespaces: a container may have been started."""
         rest = max(0.5, LOOK_REST_FACTOR * self._look_cost)
         due = max(now + 0.2, self._looked_at + rest)
@@ -147,7 +166,7 @@ class Observer:
         if now >= self._audit_due:
             self._table_source.audit()
             self._audit_due = now + AUDIT_SECONDS
-        table = self._table_source.table()
+        table = self._host_table = self._table_source.table()
         if table is not self._table:
             self._take_table(table, now)
         self._look_if_due(now)
@@ -240,7 +259,6 @@ class Observer:
         times = [
             self.connections.next_due(now),
             self._probes.next_deadline(),
-            self._table_source.due_at,
             min((*self._looks_due, *self._recovery_looks), default=None),
             self._audit_due,
         ]

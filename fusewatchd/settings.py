@@ -210,6 +210,7 @@ class Settings:
     hung: HungSettings = field(default_factory=HungSettings)
     look_seconds: float = _checked(15.0, _positive)
     web: WebSettings = field(default_factory=WebSettings)
+    state_dir: str = _checked("/var/lib/fusewatchd", _path)
     runtime_dir: str = _checked("/run/fusewatchd", _path)
     log: LogSettings = field(default_factory=LogSettings)
 

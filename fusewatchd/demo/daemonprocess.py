@@ -27,6 +27,7 @@ class DaemonProcess:
             "kubelet.root": node.kubelet_root,
             "drivers.fluid.mount_root": node.runtime_mount_root,
             "runtime_dir": self.runtime_dir,
+            "state_dir": os.path.join(node.lab, "state"),
             "web.listen_address": '""',
             "log.format": "text",
             **(settings or {}),

@@ -255,7 +255,13 @@ class RealKernel:
             return parse_mount_table(file.read())
 
     def kind_of(self, fd: int) -> FileKind:
-        kind = syscalls.file_type(fd)
+        try:
+            kind = syscalls.file_type(fd)
+        except PermissionError:
+            # A FUSE mount without allow_other tells nobody but its owner even the type; but
+            # whether a path may go on from here needs no permission.
+            os.close(os.open(str(fd), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._fds))
+            return FileKind.DIRECTORY
         if kind == stat.S_IFDIR:
             return FileKind.DIRECTORY
         return FileKind.FILE if kind == stat.S_IFREG else FileKind.OTHER

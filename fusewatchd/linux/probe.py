@@ -63,6 +63,7 @@ def _probe(message: dict[str, Any]) -> dict[str, Any]:
         try:
             if list(syscalls.device_of(fd)) != message["device"]:
                 return {"moved": True}
+            fd = _let_go_of_mount(fd)
             found = os.fstatvfs(fd)
         except OSError as exc:
             return {"errno": exc.errno or errno.EIO}
@@ -83,6 +84,22 @@ def _open_root(path: str, pid: int) -> int:
         # Before Linux 5.6 a symlink may lead elsewhere; the device check finds that out.
         relative = path.lstrip("/") or "."
         return os.open(relative, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root)
+
+
+def _let_go_of_mount(fd: int) -> int:
+    """Turn a descriptor of a mount into one of a copy of it that nobody else has.
+
+    An answer may take as long as the server likes, and the descriptor of a mount makes
+    umount(8) answer EBUSY meanwhile.  Where no copy can be had (another namespace, another
+    user than root) the mount itself stays open.
+    """
+    try:
+        copy = syscalls.open_tree(fd, "", syscalls.OPEN_TREE_CLONE | syscalls.AT_EMPTY_PATH)
+    except OSError:
+        return fd
+    os.dup2(copy, fd, inheritable=False)
+    os.close(copy)
+    return fd
 
 
 @dataclass(slots=True)

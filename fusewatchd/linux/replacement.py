@@ -128,13 +128,15 @@ class _Target:
 
 
 class _Replacement:
-    """One attempt; every descriptor it opens is on ``_open``, which closes them all."""
+    """One attempt; every descriptor is on one of two stacks, which close them all."""
 
     def __init__(self, kernel: MountKernel, action: ReplaceMount) -> None:
         self._kernel = kernel
         self._action = action
         self._path = action.expect.mount_point
         self._open = ExitStack()
+        self._sources = ExitStack()
+        """Descriptors that are only needed while the new mount is built."""
         self._root = ""
         """What mountinfo must show as the root of the new mount."""
 
@@ -145,7 +147,8 @@ class _Replacement:
                 return self._read_back(None, "")
             target = self._look()
             self._kernel.enter(None)
-            clone = self._build(target)
+            with self._sources:
+                clone = self._build(target)
             self._kernel.enter(self._action.namespace)
             self._drop_stale_layers()
             new = self._put_in_place(clone, target)
@@ -233,12 +236,12 @@ class _Replacement:
             clone = self._with_children(clone, carried)
         return clone
 
-    def _keep(self, fd: int) -> int:
-        self._open.callback(self._kernel.close, fd)
+    def _keep(self, fd: int, stack: ExitStack) -> int:
+        stack.callback(self._kernel.close, fd)
         return fd
 
     def _open_origin(self, expect: Expect) -> tuple[int, Mount]:
-        fd = self._keep(self._kernel.open_mount(expect.mount_point))
+        fd = self._keep(self._kernel.open_mount(expect.mount_point), self._sources)
         mount = self._kernel.mount_of(fd)
         if not _is_expected(mount, expect):
             is_container = self._action.namespace is not None
@@ -248,7 +251,7 @@ class _Replacement:
 
     def _open_subpath(self, origin: int, subpath: str) -> int:
         try:
-            return self._keep(self._kernel.open_below(origin, subpath))
+            return self._keep(self._kernel.open_below(origin, subpath), self._sources)
         except OSError as exc:
             if exc.errno == errno.ENOENT:
                 raise _refuse(Reason.SUBPATH_MISSING, f"{subpath} is not in the source") from exc
@@ -270,7 +273,7 @@ class _Replacement:
 
     def _clone(self, fd: int, attributes: Attributes) -> int:
         try:
-            return self._keep(self._kernel.clone(fd, attributes))
+            return self._keep(self._kernel.clone(fd, attributes), self._open)
         except OSError as exc:
             if attributes.idmap_pid and exc.errno in (errno.EINVAL, errno.EOPNOTSUPP):
                 detail = "the new file system does not allow id-mapped mounts"
@@ -287,7 +290,7 @@ class _Replacement:
                 copy = self._clone_child(child, old)
                 parts.append((copy, self._place_of(child.relative_path, places)))
                 places[child.relative_path] = copy
-            return self._keep(self._kernel.assemble(clone, parts))
+            return self._keep(self._kernel.assemble(clone, parts), self._open)
         except OSError as exc:
             # A pod without the volume inside is worse off than one that sees ENOTCONN.
             detail = f"a mount inside the volume cannot be carried over: {exc.strerror}"
@@ -307,7 +310,8 @@ class _Replacement:
     def _place_of(self, relative: str, places: dict[str, int]) -> int:
         """Open the directory to mount on, inside the nearest clone above it."""
         above = max((p for p in places if not p or relative.startswith(p + "/")), key=len)
-        return self._keep(self._kernel.open_below(places[above], relative[len(above) :]))
+        below = self._kernel.open_below(places[above], relative[len(above) :])
+        return self._keep(below, self._sources)
 
     # ---------------------------------------------------------------------- attach
 
@@ -334,18 +338,24 @@ class _Replacement:
                     # Else the new layer would be copied to every peer of the old mount.
                     self._kernel.make_private(fd)
                     self._kernel.attach(clone, fd)
-                    return self._kernel.mount_of(clone)
+                    return self._let_go(clone)
                 case _:
                     assert_never(self._kernel.way)
 
     def _attach_beneath(self, clone: int, fd: int, old: Mount) -> Mount:
         self._kernel.attach_beneath(clone, fd)
-        new = self._kernel.mount_of(clone)
+        new = self._let_go(clone)
         top = top_at(self._kernel, self._path)
         is_on_top = top is not None and top.mount_id == old.mount_id
         if not (is_on_top and self._kernel.mount_of(fd).parent_id == new.mount_id):
             raise _fail(Reason.RACED, "somebody else mounted there between attach and detach")
         self._kernel.detach(fd)
+        return new
+
+    def _let_go(self, clone: int) -> Mount:
+        """Describe the new mount, and hold it no longer than that: it is in use now."""
+        new = self._kernel.mount_of(clone)
+        self._open.close()
         return new
 
     # ------------------------------------------------------------------- read back

@@ -192,8 +192,14 @@ def idmap_of(unique_id: int) -> tuple[str, str] | None:
 
 
 def mount_unique_id(fd: int) -> int | None:
-    """Return the 64-bit id of the mount that ``fd`` is on; None before Linux 6.8."""
-    return _statx_mount_id(fd, _STATX_MNT_ID_UNIQUE)
+    """Return the 64-bit id of the mount that ``fd`` is on; None where it is not told.
+
+    That is before Linux 6.8, and on FUSE mounts without allow_other for all but their owner.
+    """
+    try:
+        return _statx_mount_id(fd, _STATX_MNT_ID_UNIQUE, request=_STATX_MNT_ID_UNIQUE)
+    except PermissionError:
+        return None
 
 
 def mount_id_of_fd(fd: int) -> int:
@@ -204,7 +210,9 @@ def mount_id_of_fd(fd: int) -> int:
     Raises:
         OSError: ``fd`` is not open.
     """
-    mount_id = _statx_mount_id(fd, _STATX_MNT_ID)
+    # Told without being asked for; a mask that asks for anything is refused by FUSE mounts
+    # of other users.
+    mount_id = _statx_mount_id(fd, _STATX_MNT_ID, request=0)
     return _fdinfo_mount_id(fd) if mount_id is None else mount_id
 
 
@@ -218,11 +226,11 @@ def _fdinfo_mount_id(fd: int) -> int:
     raise OSError(errno.ENODATA, "no mnt_id in fdinfo", path)
 
 
-def _statx_mount_id(fd: int, bit: int) -> int | None:
+def _statx_mount_id(fd: int, bit: int, *, request: int) -> int | None:
     """Ask for the mount id only, of the inode in memory: no FUSE server is contacted."""
     buffer = ctypes.create_string_buffer(_STATX_SIZE)
     flags = syscalls.AT_EMPTY_PATH | syscalls.AT_STATX_DONT_SYNC
-    if _libc.statx(fd, b"", flags, ctypes.c_uint(bit), buffer) < 0:
+    if _libc.statx(fd, b"", flags, ctypes.c_uint(request), buffer) < 0:
         syscalls.raise_errno()
     mask = int.from_bytes(buffer.raw[:4], sys.byteorder)
     if not mask & bit:

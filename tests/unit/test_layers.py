@@ -15,9 +15,19 @@ BASE = {"model", "decision", "snapshot", "errors", "printable", "wire", "__init_
 PARSERS = {"mountinfo", "kubeletdir", "podlist", "settings"}
 CORE = {
     "lifecycle", "lineage", "sources", "containers", "children", "connections", "incidents",
-    "ledger", "memory", "pods", "diagnosis", "planner", "drivers", "detectors",
+    "ledger", "memory", "persistence", "pods", "diagnosis", "planner", "drivers", "detectors",
 }  # fmt: skip
-EDGE = {"linux", "kube", "reporters", "configfile", "web", "status", "statustable", "statussocket"}
+EDGE = {
+    "linux",
+    "kube",
+    "reporters",
+    "configfile",
+    "web",
+    "status",
+    "statustable",
+    "statussocket",
+    "statefile",
+}
 SHELL = {
     "observer", "executor", "reconciler", "node", "cluster", "daemon", "cli", "__main__",
 }  # fmt: skip

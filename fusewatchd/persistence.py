@@ -1,0 +1,99 @@
+"""What of the daemon's memory outlives it, as a document; pure.
+
+Only what the node itself cannot tell any more once a source is gone: lineage, the layers of
+our own, and what container mounts were like before the first repair.  Everything in it is
+about mounts of one boot, and is believed only as far as those very mounts are still there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fusewatchd import lineage
+from fusewatchd.errors import ParseError
+from fusewatchd.ledger import ContainerFacts, Ledger
+from fusewatchd.lineage import Fact
+from fusewatchd.model import TargetKey
+from fusewatchd.mountinfo import MountTable
+from fusewatchd.wire import decode, encode
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class _OwnLayers:
+    key: TargetKey
+    layers: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Container:
+    key: TargetKey
+    facts: ContainerFacts
+
+
+def is_same_memory(one: Ledger, other: Ledger) -> bool:
+    """Return True when both would be written down alike."""
+    return (
+        one.facts == other.facts
+        and one.own_layers == other.own_layers
+        and one.containers == other.containers
+    )
+
+
+def document_of(ledger: Ledger, boot_id: str) -> dict[str, Any]:
+    """Return what is to be written down."""
+    return {
+        "version": VERSION,
+        "boot_id": boot_id,
+        "lineage": [encode(fact) for fact in ledger.facts.values()],
+        "own_layers": [
+            encode(_OwnLayers(key, layers)) for key, layers in ledger.own_layers.items()
+        ],
+        "containers": [encode(_Container(key, facts)) for key, facts in ledger.containers.items()],
+    }
+
+
+def ledger_from(document: object, boot_id: str, table: MountTable) -> Ledger:
+    """Return the memory that still holds on this node.
+
+    Raises:
+        ParseError: it is from another boot or version, or not what was once written.
+    """
+    if not isinstance(document, Mapping):
+        raise ParseError("not a state document")
+    if document.get("version") != VERSION:
+        raise ParseError(f"it has version {document.get('version')!r}, not {VERSION}")
+    if document.get("boot_id") != boot_id:
+        raise ParseError("it is from another boot")
+    facts = [decode(Fact, item) for item in _list(document, "lineage")]
+    layers = [decode(_OwnLayers, item) for item in _list(document, "own_layers")]
+    containers = [decode(_Container, item) for item in _list(document, "containers")]
+    return Ledger(
+        facts=lineage.restore(facts, table),
+        own_layers=_still_there(layers, table),
+        containers={item.key: item.facts for item in containers},
+    )
+
+
+def _list(document: Mapping[Any, Any], name: str) -> list[Any]:
+    found = document.get(name)
+    if not isinstance(found, list):
+        raise ParseError(f"{name} is no list")
+    return found
+
+
+def _still_there(
+    remembered: list[_OwnLayers], table: MountTable
+) -> dict[TargetKey, tuple[int, ...]]:
+    kept: dict[TargetKey, tuple[int, ...]] = {}
+    for item in remembered:
+        present = {
+            mount.unique_id or mount.mount_id for mount in table.stack_at(item.key.mount_point)
+        }
+        layers = tuple(layer for layer in item.layers if layer in present)
+        if layers and item.key.is_host:
+            kept[item.key] = layers
+    return kept
