@@ -9,6 +9,7 @@ Everything is imported before the root is changed: Python's own files need not b
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -126,7 +127,12 @@ def _make_mount_point(source: str, target: str) -> None:
 
 def _remount_read_only(target: str) -> None:
     kept = syscalls.MS_REMOUNT | syscalls.MS_BIND | syscalls.MS_RDONLY
-    found = os.statvfs(target).f_flag
+    try:
+        found = os.statvfs(target).f_flag
+    except OSError as error:
+        if error.errno != errno.ENOSYS:  # a server without statfs
+            raise
+        found = 0
     for bit, flag in _KEPT_FLAGS.items():
         if found & bit:
             kept |= flag

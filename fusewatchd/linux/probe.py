@@ -34,6 +34,8 @@ RETRY_SECONDS = 1.0
 """Pause after a child could not be started."""
 
 _DISCONNECTED = (errno.ENOTCONN, errno.ECONNABORTED)
+_NO_STATFS = (errno.ENOSYS, errno.EOPNOTSUPP)
+"""A server that has no statfs says so itself, and so is alive."""
 _NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ESRCH)
 
 
@@ -297,6 +299,8 @@ def _answer(question: Question, asked_at: float, message: dict[str, Any]) -> Pro
     number = unreachable or message["errno"]
     if not unreachable and number in _DISCONNECTED:
         answer = Answer.DISCONNECTED
+    elif not unreachable and number in _NO_STATFS:
+        answer = Answer.ANSWERED
     elif number == errno.EACCES or (not number and message["zeros"]):
         answer = Answer.NOT_ALLOWED
     else:
