@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 SUDO_APT = $(if $(filter 0,$(shell id -u)),yes)
-JOBS ?= 2
+JOBS ?= $(shell expr 2 \* $$(nproc 2>/dev/null || echo 1))
 
 .PHONY: demo test test-slow check bench clean
 
@@ -13,7 +13,7 @@ test: check
 	$(VENV)/bin/python -m pytest -n $(JOBS) -m "not slow"
 
 test-slow: $(VENV)/.dev
-	$(VENV)/bin/python -m pytest -m slow
+	$(VENV)/bin/python -m pytest -n $(JOBS) -m slow
 
 check: $(VENV)/.dev
 	$(VENV)/bin/ruff check .

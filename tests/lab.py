@@ -42,6 +42,16 @@ from fusewatchd.demo.node import DemoNode, mount_points_below
 
 P = ParamSpec("P")
 
+WAYS = pytest.mark.parametrize(
+    "way",
+    [
+        "beneath",
+        pytest.param("on-top", marks=pytest.mark.slow),
+        pytest.param("staged", marks=pytest.mark.slow),
+    ],
+)
+"""Every way of replacing a mount; the newest one in the quick suite, all in the whole one."""
+
 _LEFTOVER_GRACE_SECONDS = 3.0
 
 

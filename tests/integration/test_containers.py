@@ -13,11 +13,10 @@ from fusewatchd.demo.node import DemoNode, mount_points_below
 from fusewatchd.demo.pods import DemoPod, PodMount, PodVolume
 from fusewatchd.demo.sources import ServerOptions, Source
 from fusewatchd.linux import syscalls
-from tests.lab import in_lab
+from tests.lab import WAYS, in_lab
 
 pytestmark = pytest.mark.kernel
 
-WAYS = pytest.mark.parametrize("way", ["beneath", "on-top", "staged"])
 DEADLINE = 10.0
 
 
@@ -116,7 +115,8 @@ def test_init_container_recovers(node: DemoNode) -> None:
 @WAYS
 @in_lab(timeout=110)
 def test_containers_born_from_the_stale_bind_recover(node: DemoNode, way: str) -> None:
-    source = node.add_source("one")
+    # As long as its attributes are cached a dead root can be looked at, and mounted.
+    source = node.add_source("one", options=ServerOptions(attr_timeout=60.0))
     pod = add_pod(node, source, "p")
     node.start_container(pod)
     born_stale = 0

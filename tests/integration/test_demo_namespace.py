@@ -171,7 +171,7 @@ def body(world):
     return 5
 
 try:
-    print("status:", run_in_private_world(body, deadline_seconds=2))
+    print("status:", run_in_private_world(body, deadline_seconds=5))
 except TimeoutError:
     print("status: deadline")
 end = time.monotonic() + 20

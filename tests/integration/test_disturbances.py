@@ -20,11 +20,10 @@ from fusewatchd.demo.node import DemoNode
 from fusewatchd.demo.pods import DemoPod, PodMount, PodVolume
 from fusewatchd.demo.sources import ServerOptions, Source
 from fusewatchd.linux import syscalls
-from tests.lab import in_lab
+from tests.lab import WAYS, in_lab
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
-WAYS = pytest.mark.parametrize("way", ["beneath", "on-top", "staged"])
 DEADLINE = 10.0
 ATTRIBUTES_EXPIRE = 1.2
 INOTIFY_QUEUE = "/proc/sys/fs/inotify/max_queued_events"

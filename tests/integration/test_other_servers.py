@@ -12,7 +12,7 @@ from fusewatchd.demo.container import Access, MountPropagation
 from fusewatchd.demo.daemonprocess import DaemonProcess
 from fusewatchd.demo.node import DemoNode
 from fusewatchd.demo.pods import PodMount, PodVolume
-from tests.lab import in_lab
+from tests.lab import WAYS, in_lab
 
 pytestmark = pytest.mark.kernel
 
@@ -23,7 +23,6 @@ COMMANDS = {
     "bindfs-single-threaded": ("bindfs", "-f", "-s", "{backing}", "{mount}"),
     "pyfuse3": (SYSTEM_PYTHON, str(SERVERS / "pyfuse3_directory.py"), "{backing}", "{mount}"),
 }
-WAYS = pytest.mark.parametrize("way", ["beneath", "on-top", "staged"])
 DEADLINE = 10.0
 
 

@@ -11,14 +11,13 @@ import pytest
 
 from fusewatchd.demo.container import Access, Container, MountPropagation
 from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.node import DemoNode, ForeignKind
+from fusewatchd.demo.node import DemoNode
 from fusewatchd.demo.pods import PodMount, PodVolume, VolumeKind
 from fusewatchd.demo.sources import OldServer
-from tests.lab import in_lab
+from tests.lab import WAYS, in_lab
 
 pytestmark = pytest.mark.kernel
 
-WAYS = pytest.mark.parametrize("way", ["beneath", "on-top", "staged"])
 DEADLINE = 10.0
 
 
@@ -116,37 +115,6 @@ def test_a_volume_inside_the_volume_survives(node: DemoNode, way: str) -> None:
         source.restart()
         container.wait_until_readable("/data/hello", DEADLINE)
         assert container.read("/data/cache/mine") == "kept"
-
-
-@WAYS
-@in_lab(timeout=110)
-def test_the_mount_table_does_not_grow(node: DemoNode, way: str) -> None:
-    source = node.add_source("one")
-    containers = [
-        node.start_container(
-            node.add_pod(f"p{i}", [PodVolume("v", source)], [PodMount("v", "/data")])
-        )
-        for i in range(4)
-    ]
-    foreign = [node.add_foreign(kind) for kind in ForeignKind]
-    limit = 1 if way == "beneath" else 2
-
-    def sizes() -> list[int]:
-        tables = [len(fuse_lines(c.mountinfo())) for c in (*containers, *foreign)]
-        return [len(host_lines()), *tables]
-
-    with DaemonProcess(node, way=way) as daemon:
-        daemon.wait_until_watching(8)
-        after: list[list[int]] = []
-        before = sizes()
-        for _ in range(8):
-            crash(node)
-            for container in containers:
-                container.wait_until_readable("/data/hello", DEADLINE)
-            daemon.wait_until_watching(8)
-            after.append(sizes())
-    assert after[1:] == [after[1]] * 7
-    assert sum(after[-1][: len(containers) + 1]) <= sum(before[: len(containers) + 1]) * limit
 
 
 @in_lab(timeout=60)
