@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from fusewatchd.errors import FusewatchError
 from fusewatchd.settings import Settings, override
 
 DEFAULT_CONFIG = "/etc/fusewatchd/fusewatchd.yaml"
+WATCH_SECONDS = 1.0
+_HOME_AND_CLEAR = "\x1b[H\x1b[2J"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,12 +42,14 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
     run = commands.add_parser("run", help="watch and repair, in the foreground")
     run.add_argument("--way", choices=["beneath", "on-top", "staged"], help=argparse.SUPPRESS)
+    run.add_argument("--any-namespace", action="store_true", help=argparse.SUPPRESS)
     run.set_defaults(command=_run)
     check = commands.add_parser("check", help="look once, change nothing; exit 0, 1 or 2")
     check.add_argument("--json", action="store_true")
     check.set_defaults(command=_check)
     status = commands.add_parser("status", help="ask the running daemon")
     status.add_argument("--json", action="store_true")
+    status.add_argument("--watch", action="store_true", help="again every second, until Ctrl-C")
     status.set_defaults(command=_status)
     config = commands.add_parser("config-check", help="check a configuration file")
     config.set_defaults(command=_config_check)
@@ -72,7 +77,10 @@ def _settings(options: argparse.Namespace) -> tuple[Settings, str, dict[str, obj
 def _run(options: argparse.Namespace) -> int:
     from fusewatchd.daemon import Daemon, Start
     from fusewatchd.linux.mountkernel import Way
+    from fusewatchd.node import require_host_namespace
 
+    if not options.any_namespace:
+        require_host_namespace()
     settings, file, values = _settings(options)
     way = Way(options.way) if options.way else None
     return Daemon(Start(settings, file, tuple(values.items()), way)).run()
@@ -89,20 +97,30 @@ def _status(options: argparse.Namespace) -> int:
     from fusewatchd.statussocket import ask
 
     settings, _, _ = _settings(options)
+    status = 0
     try:
-        document = ask(settings.runtime_dir)
+        while True:
+            document = ask(settings.runtime_dir)
+            if options.watch and sys.stdout.isatty():
+                print(_HOME_AND_CLEAR, end="")
+            status = _print_document(document, as_json=options.json, in_a_line=options.watch)
+            if not options.watch:
+                return status
+            sys.stdout.flush()
+            time.sleep(WATCH_SECONDS)
     except (FileNotFoundError, ConnectionRefusedError):
         print(f"no fusewatchd is running ({settings.runtime_dir})", file=sys.stderr)
         return 2
-    return _print_document(document, as_json=options.json)
+    except KeyboardInterrupt:
+        return status
 
 
-def _print_document(document: Any, *, as_json: bool) -> int:
+def _print_document(document: Any, *, as_json: bool, in_a_line: bool = False) -> int:
     from fusewatchd.status import exit_code
     from fusewatchd.statustable import status_table
 
     if as_json:
-        print(json.dumps(document, indent=2))
+        print(json.dumps(document, indent=None if in_a_line else 2))
     else:
         width = shutil.get_terminal_size((100, 24)).columns
         print(status_table(document, width, sys.stdout.isatty()))

@@ -23,5 +23,9 @@ class UnsupportedKernelError(FusewatchError):
     """This kernel lacks a call without which nothing can be replaced safely."""
 
 
+class NamespaceError(FusewatchError):
+    """The daemon does not see the mounts of the host."""
+
+
 class WorkerError(FusewatchError):
     """A worker process ended, or did not answer, while it held a request."""

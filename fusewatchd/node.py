@@ -15,6 +15,7 @@ from fusewatchd.connections import Connections, Timing
 from fusewatchd.decision import CycleReport, Trigger
 from fusewatchd.diagnosis import Knowledge
 from fusewatchd.drivers import drivers_for
+from fusewatchd.errors import NamespaceError
 from fusewatchd.executor import Executor
 from fusewatchd.linux.features import probe_features
 from fusewatchd.linux.forkserver import ForkServer
@@ -103,6 +104,21 @@ class Node:
         self.scanner.close()
         self.table.close()
         self.forks.close()
+
+
+def require_host_namespace() -> None:
+    """Make sure that what is mounted here is what the kubelet and the host's init see.
+
+    Raises:
+        NamespaceError: this process has a mount namespace of its own.
+        OSError: that cannot be found out.
+    """
+    own, host = (os.stat(f"/proc/{who}/ns/mnt").st_ino for who in ("self", "1"))
+    if own != host:
+        raise NamespaceError(
+            "this process has a mount namespace of its own: no pod would see what it mounts."
+            " Start it on the host, by a unit without ProtectSystem=, PrivateTmp= and the like"
+        )
 
 
 def node_name_of(settings: Settings) -> str:

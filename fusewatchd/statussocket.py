@@ -9,12 +9,17 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from fusewatchd.errors import ParseError
+
 NAME = "fusewatchd.sock"
 MAX_BYTES = 64 << 20
+MAX_CLIENTS = 8
+"""Answered at a time; one more is turned away."""
 _CLIENT_SECONDS = 5.0
 
 
@@ -29,6 +34,7 @@ class StatusSocket:
         """
         self._path = f"{runtime_dir}/{NAME}"
         self._document = document
+        self._places = threading.BoundedSemaphore(MAX_CLIENTS)
         os.makedirs(runtime_dir, mode=0o750, exist_ok=True)
         with suppress(FileNotFoundError):
             os.unlink(self._path)
@@ -45,16 +51,24 @@ class StatusSocket:
         return self._socket.fileno()
 
     def answer(self) -> None:
-        """Answer one client."""
+        """Answer one client, in a thread: a long document and a slow client take their time."""
         try:
             client, _ = self._socket.accept()
         except OSError:
             return
-        with client, suppress(OSError):
-            data = json.dumps(self._document()).encode("ascii")
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, min(len(data) * 2, 8 << 20))
-            client.setblocking(False)
-            client.send(data)
+        if not self._places.acquire(blocking=False):
+            client.close()
+            return
+        data = json.dumps(self._document()).encode("ascii")
+        threading.Thread(target=self._send, args=(client, data), daemon=True).start()
+
+    def _send(self, client: socket.socket, data: bytes) -> None:
+        try:
+            with client, suppress(OSError):
+                client.settimeout(_CLIENT_SECONDS)
+                client.sendall(data)
+        finally:
+            self._places.release()
 
     def close(self) -> None:
         """Stop listening and take the socket away."""
@@ -68,7 +82,7 @@ def ask(runtime_dir: str) -> Any:
 
     Raises:
         OSError: none is running, or the caller may not ask it.
-        ValueError: the answer was cut.
+        ParseError: the answer was cut, or is too long.
     """
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(_CLIENT_SECONDS)
@@ -77,5 +91,8 @@ def ask(runtime_dir: str) -> Any:
         while chunk := client.recv(1 << 18):
             data += chunk
             if len(data) > MAX_BYTES:
-                raise ValueError("the answer is too long")
+                raise ParseError("the daemon's answer is too long")
+    try:
         return json.loads(data)
+    except ValueError as exc:
+        raise ParseError("the daemon ended in the middle of its answer") from exc

@@ -21,6 +21,8 @@ _OTHER_COLOUR = "33"
 _VERDICT_WIDTH = max(len(verdict.value) for verdict in Verdict)
 _ORDER = {"publish": 0, "flexvolume": 0, "subpath": 1, "container": 2}
 MIN_WIDTH = 60
+SHORT_ID = 12
+"""Characters of a container's id, as the tools of container runtimes print it."""
 
 
 def status_table(document: Document, width: int, color: bool) -> str:
@@ -124,7 +126,8 @@ def _pod_name(bind: Document) -> str:
 def _place(bind: Document) -> str:
     kind, container = bind["kind"], bind["container"]
     if kind == "container":
-        return f"{container}:{bind['mount_point']}" if container else str(bind["mount_point"])
+        short = container[:SHORT_ID] if container else ""
+        return f"{short}:{bind['mount_point']}" if short else str(bind["mount_point"])
     if kind == "subpath":
         return f"{bind['volume']} ({container} subPath)"
     return str(bind["volume"])
@@ -184,7 +187,7 @@ def _count(count: int, noun: str) -> str:
 
 def _fit(text: str, width: int) -> str:
     """Cut at the end."""
-    return text if len(text) <= width else text[: max(0, width - 1)] + "…"
+    return text if len(text) <= max(0, width) else text[: max(0, width - 1)] + "…"
 
 
 def _shorten(path: str, width: int) -> str:

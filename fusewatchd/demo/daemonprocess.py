@@ -19,7 +19,14 @@ from fusewatchd.demo.node import DemoNode
 class DaemonProcess:
     """``fusewatchd run`` with a configuration that fits the node."""
 
-    def __init__(self, node: DemoNode, *, way: str = "", settings: dict[str, str] | None = None):
+    def __init__(
+        self,
+        node: DemoNode,
+        *,
+        way: str = "",
+        settings: dict[str, str] | None = None,
+        config: str = "",
+    ) -> None:
         """Prepare the command line; ``start`` runs it with ``values`` as they are then."""
         self.runtime_dir = os.path.join(node.lab, "run")
         self.log_path = os.path.join(node.lab, "fusewatchd.log")
@@ -33,6 +40,7 @@ class DaemonProcess:
             **(settings or {}),
         }
         self._way = ["--way", way] if way else []
+        self._config = ["--config", config] if config else []
         self._python = sys.executable
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -60,7 +68,16 @@ class DaemonProcess:
 
     def start(self, timeout: float = 20.0) -> None:
         """Start the daemon and wait until it answers its status socket."""
-        command = [self._python, "-m", "fusewatchd", "run", *self._way, *self._sets]
+        command = [
+            self._python,
+            "-m",
+            "fusewatchd",
+            "run",
+            "--any-namespace",
+            *self._way,
+            *self._config,
+        ]
+        command += self._sets
         with open(self.log_path, "ab") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=python_environment()

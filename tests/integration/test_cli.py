@@ -1,0 +1,171 @@
+"""The command line as a person uses it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fusewatchd.demo.daemonprocess import DaemonProcess
+from fusewatchd.demo.node import DemoNode
+from fusewatchd.demo.pods import PodMount, PodVolume
+from tests.lab import in_lab
+
+ROOT = Path(__file__).parents[2]
+
+
+def fusewatchd(*arguments: str, timeout: float = 30.0) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "fusewatchd", *arguments],
+        capture_output=True,
+        text=True,
+        cwd="/",
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=timeout,
+        check=False,
+    )
+
+
+def sets(daemon: DaemonProcess) -> list[str]:
+    return [word for key, value in daemon.values.items() for word in ("--set", f"{key}={value}")]
+
+
+def test_a_good_file_is_fine(tmp_path: Path) -> None:
+    file = tmp_path / "f.yaml"
+    file.write_text("recovery: {mode: report}\n")
+    done = fusewatchd("config-check", "--config", str(file))
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{file}: fine\n", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("recovery: {mode: never}", "recovery.mode: expected recover or report, found never"),
+        ("web:\n  listen_address: [", "line 2: expected the node content"),
+        ("log: {level: info}\nlog: {}", "line 2: key log stands twice"),
+        ("nonsense: 1", "nonsense: no such key"),
+    ],
+)
+@pytest.mark.parametrize("command", ["config-check", "run", "check"])
+def test_a_bad_file_is_one_line(tmp_path: Path, command: str, text: str, line: str) -> None:
+    file = tmp_path / "f.yaml"
+    file.write_text(text)
+    more = ["--any-namespace"] if command == "run" else []
+    done = fusewatchd(command, "--config", str(file), *more)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines()[0].startswith(f"{file}: {line}")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_file_that_is_not_there_is_one_line() -> None:
+    done = fusewatchd("run", "--any-namespace", "--config", "/no/such/file")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "/no/such/file: No such file or directory\n",
+    )
+
+
+def test_status_without_a_daemon_says_so(tmp_path: Path) -> None:
+    done = fusewatchd("status", "--set", f"runtime_dir={tmp_path}")
+    assert (done.returncode, done.stderr) == (2, f"no fusewatchd is running ({tmp_path})\n")
+
+
+@in_lab(timeout=60)
+def test_a_mount_namespace_of_its_own_is_refused(node: DemoNode) -> None:
+    command = ["unshare", "--mount", sys.executable, "-m", "fusewatchd", "run"]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        cwd="/",
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "mount namespace of its own" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@in_lab(timeout=90)
+def test_check_and_status_from_healthy_to_stale_and_back(node: DemoNode) -> None:
+    source = node.add_source("one")
+    pod = node.add_pod("app", [PodVolume("v", source)], [PodMount("v", "/data")])
+    node.start_container(pod)
+    daemon = DaemonProcess(node)
+    before = fusewatchd("check", *sets(daemon))
+    assert before.returncode == 0, before.stderr
+    assert "2 healthy" in before.stdout
+    with daemon:
+        daemon.wait_until_watching(2)
+        status = fusewatchd("status", *sets(daemon))
+        assert status.returncode == 0, status.stderr
+        container_id = pod.containers["app"].spec.container_id[:12]
+        assert f"{container_id}:/data" in status.stdout
+        assert source.path in status.stdout
+        source.kill()
+        daemon.wait_for(lambda d: d["totals"]["verdicts"]["stale"] == 2)
+        assert fusewatchd("status", *sets(daemon)).returncode == 1
+        check = fusewatchd("check", "--json", *sets(daemon))
+        assert check.returncode == 1
+        assert json.loads(check.stdout)["totals"]["verdicts"]["stale"] == 2
+        source.restart()
+        daemon.wait_until_watching(2)
+        assert fusewatchd("check", *sets(daemon)).returncode == 0
+
+
+@in_lab(timeout=60)
+def test_status_watch_goes_on_until_interrupted(node: DemoNode) -> None:
+    source = node.add_source("one")
+    node.add_pod("app", [PodVolume("v", source)], [])
+    with DaemonProcess(node) as daemon:
+        daemon.wait_until_watching(1)
+        command = [sys.executable, "-m", "fusewatchd", "status", "--watch", "--json", *sets(daemon)]
+        watch = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd="/",
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        assert watch.stdout is not None
+        documents = [json.loads(watch.stdout.readline()) for _ in range(2)]
+        watch.send_signal(signal.SIGINT)
+        assert watch.wait(10) == 0
+        watch.stdout.close()
+    assert documents[0]["printed_at"] < documents[1]["printed_at"]
+
+
+@in_lab(timeout=60)
+def test_a_bad_file_at_reload_keeps_the_old_settings(node: DemoNode) -> None:
+    source = node.add_source("one")
+    node.add_pod("app", [PodVolume("v", source)], [])
+    file = Path(node.lab) / "config.yaml"
+    file.write_text("recovery: {mode: report}\n")
+    with DaemonProcess(node, config=str(file)) as daemon:
+        daemon.wait_until_watching(1)
+        file.write_text("recovery: {mode: never}\n")
+        os.kill(daemon.pid, signal.SIGHUP)
+        wait_for_log(daemon, "configuration not reloaded")
+        assert "expected recover or report, found never" in daemon.log()
+        source.kill()
+        source.restart()
+        daemon.wait_for(lambda d: d["binds"][0]["refusal"] == "report_only")
+        file.write_text("recovery: {mode: recover}\n")
+        os.kill(daemon.pid, signal.SIGHUP)
+        wait_for_log(daemon, "configuration reloaded")
+        daemon.wait_until_watching(1)
+
+
+def wait_for_log(daemon: DaemonProcess, text: str) -> None:
+    end = time.monotonic() + 10
+    while text not in daemon.log():
+        assert time.monotonic() < end, daemon.log()
+        time.sleep(0.02)
