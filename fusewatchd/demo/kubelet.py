@@ -1,0 +1,130 @@
+"""A kubelet's ``/pods`` on loopback, for the demo and for tests."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+class DemoKubelet:
+    """Answers as a kubelet does; delay and refusals can be set at any time."""
+
+    def __init__(
+        self,
+        pods: Callable[[], dict[str, Any]],
+        *,
+        token: str = "",
+        certificate: str = "",
+        client_ca: str = "",
+    ) -> None:
+        """Listen on a free port of loopback.
+
+        Args:
+            pods: makes the PodList.
+            token: the only bearer token that is accepted; empty: everybody is.
+            certificate: PEM file with key and chain; plain http without.
+            client_ca: PEM file; a client certificate signed by it is demanded.
+        """
+        self.pods = pods
+        self.token = token
+        self.status = 200
+        """What to answer with to those who may ask."""
+        self.delay_seconds = 0.0
+        self.body: bytes | None = None
+        """Sent instead of the list."""
+        self.location = ""
+        """Sent with a redirect."""
+        self.requests: list[tuple[str, str]] = []
+        """Path and Authorization of every request so far."""
+        self._is_over = threading.Event()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server.daemon_threads = True
+        self._scheme = "http"
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            if client_ca:
+                context.load_verify_locations(client_ca)
+                context.verify_mode = ssl.CERT_REQUIRED
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
+            self._scheme = "https"
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"{self._scheme}://127.0.0.1:{self._server.server_address[1]}"
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop; requests that are delayed end at once."""
+        self._is_over.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def __enter__(self) -> DemoKubelet:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def answer(self, path: str, authorization: str) -> tuple[int, bytes]:
+        """Return status and body for a request."""
+        self.requests.append((path, authorization))
+        self._is_over.wait(self.delay_seconds)
+        if self.token and authorization != f"Bearer {self.token}":
+            return 401, b"Unauthorized"
+        if self.status != 200:
+            return self.status, b"refused by the demo"
+        if path != "/pods":
+            return 404, b"404 page not found\n"
+        return 200, json.dumps(self.pods()).encode() if self.body is None else self.body
+
+    def drip(self, write: Callable[[bytes], object], body: bytes) -> None:
+        """Send a body; a test may replace this by something slower."""
+        write(body)
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        kubelet = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                given = self.headers.get("Authorization", "")
+                status, body = kubelet.answer(self.path, given)
+                self.send_response(status)
+                if kubelet.location:
+                    self.send_header("Location", kubelet.location)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                kubelet.drip(self.wfile.write, body)
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        return Handler
+
+
+def dripping(kubelet: DemoKubelet, pause_seconds: float) -> None:
+    """Let a kubelet send its answers byte by byte."""
+
+    def drip(write: Callable[[bytes], object], body: bytes) -> None:
+        for byte in body:
+            write(bytes([byte]))
+            time.sleep(pause_seconds)
+
+    kubelet.drip = drip  # type: ignore[method-assign]

@@ -1,0 +1,334 @@
+"""Events on their way to the API server, posted by a thread of their own.
+
+What is to be said is kept as a bounded table of Events, each with its count, and not as a
+queue of requests: an outage of the API server makes counts rise and not memory, and what is
+posted after it is the newest state.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from fusewatchd.kube.errors import (
+    ConflictError,
+    CredentialsError,
+    ForbiddenError,
+    KubeError,
+    NotFoundError,
+    ServerError,
+    TooManyRequestsError,
+    UnauthorizedError,
+    UnreachableError,
+)
+from fusewatchd.kube.eventobjects import (
+    EventsApi,
+    Occurrences,
+    collection_path,
+    event_name,
+    event_object,
+    namespace_of,
+    series_patch,
+)
+from fusewatchd.kube.http import Client, Endpoint
+from fusewatchd.reporters.base import EventDraft, ObjectReference
+
+MAX_EVENTS = 1024
+"""Events that wait or may still be repeated; the oldest gives way."""
+SERIES_SECONDS = 360.0
+"""The same thing said later than this is a new Event (client-go ``finishTime``)."""
+PATCH_REST_SECONDS = 10.0
+"""Between two rises of one count."""
+BURST = 25
+REFILL_SECONDS = 300.0
+"""For each object: so many writes at once, then one in this time (client-go's spam filter)."""
+FIRST_BACK_OFF_SECONDS = 0.5
+MAX_BACK_OFF_SECONDS = 60.0
+FORBIDDEN_REST_SECONDS = 60.0
+MERGE_PATCH = "application/merge-patch+json"
+
+
+@dataclass(frozen=True, slots=True)
+class PosterNews:
+    """What happened since it was asked last."""
+
+    posted: int = 0
+    failed: int = 0
+    """Refused by the server for good."""
+    dropped: int = 0
+    """Too many, too late, or about a namespace that goes."""
+    problems: tuple[str, ...] = ()
+    """One line each, not repeated while it lasts."""
+    recovered: bool = False
+    """The server takes Events again after a problem was told."""
+
+
+@dataclass(slots=True)
+class _Series:
+    """One Event and how much of it the server knows."""
+
+    draft: EventDraft
+    first_at: float
+    last_at: float
+    name: str
+    began: float
+    """Monotonic."""
+    count: int = 1
+    posted: int = 0
+    """The count that the server has; 0: it was not created yet."""
+    due: float = 0.0
+
+    def occurrences(self) -> Occurrences:
+        return Occurrences(self.draft, self.name, self.count, self.first_at, self.last_at)
+
+
+@dataclass(slots=True)
+class _Bucket:
+    tokens: float
+    at: float
+
+
+class EventPoster:
+    """Takes Events at any speed and posts them at the server's."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        instance: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        """Take the endpoint and the name of this node; nothing is sent before ``start``."""
+        self._client = Client(endpoint)
+        self._instance = instance
+        self._clock = clock
+        self._wall = wall
+        self._chance = chance
+        self._api = EventsApi.EVENTS_V1
+        self._series: OrderedDict[EventDraft, _Series] = OrderedDict()
+        self._buckets: OrderedDict[ObjectReference, _Bucket] = OrderedDict()
+        self._number = 0
+        self._failures = 0
+        self._retry_at = 0.0
+        self._problem = ""
+        self._news = PosterNews()
+        self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._lock = threading.Condition()
+        self._stop_at: float | None = None
+        self._thread = threading.Thread(target=self._run, name="events", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def post(self, draft: EventDraft) -> None:
+        """Take an Event; returns at once."""
+        now, wall = self._clock(), self._wall()
+        with self._lock:
+            known = self._series.get(draft)
+            if known is not None and now - known.began < SERIES_SECONDS:
+                known.count += 1
+                known.last_at = wall
+                known.began = now
+            else:
+                self._number += 1
+                name = event_name(draft, wall, self._number)
+                self._series.pop(draft, None)
+                self._series[draft] = _Series(draft, wall, wall, name, now)
+                self._bound()
+            self._lock.notify()
+
+    def fileno(self) -> int:
+        """Return what becomes readable when ``collect`` has something."""
+        return self._event
+
+    def collect(self) -> PosterNews:
+        """Return what happened since the last call."""
+        with self._lock:
+            if self._event >= 0:
+                with suppress(BlockingIOError):
+                    os.eventfd_read(self._event)
+            news, self._news = self._news, PosterNews()
+        return news
+
+    def stop(self, seconds: float = 2.0) -> None:
+        """Post what waits, for at most so long; a request that hangs is left behind."""
+        with self._lock:
+            self._stop_at = self._clock() + seconds
+            self._lock.notify()
+        if self._thread.ident is not None:
+            self._thread.join(seconds)
+        with self._lock:
+            left = sum(s.count - s.posted for s in self._series.values())
+            self._series.clear()
+            if left:
+                self._tell(dropped=left)
+            os.close(self._event)
+            self._event = -1
+
+    # ------------------------------------------------------------------------- thread
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                series = self._next()
+                if series is None:
+                    break
+                event, is_new = series.occurrences(), not series.posted
+            try:
+                self._write(event, is_new=is_new)
+            except KubeError as exc:
+                with self._lock:
+                    self._take_failure(series, exc, is_new=is_new)
+            else:
+                with self._lock:
+                    self._take_success(series, event.count)
+        self._client.close()
+
+    def _next(self) -> _Series | None:
+        """Wait for an Event to write; None: it is time to stop."""
+        while True:
+            now = self._clock()
+            self._forget(now)
+            due = self._due(now)
+            if self._stop_at is not None and (due is None or now >= self._stop_at):
+                return None
+            if due is not None and due.due <= now and self._retry_at <= now:
+                return due
+            if self._stop_at is not None and self._failures:
+                return None
+            self._lock.wait(None if due is None else max(due.due, self._retry_at) - now)
+
+    def _due(self, now: float) -> _Series | None:
+        """Return the Event to be written next, which may be later."""
+        waiting = [s for s in self._series.values() if s.count > s.posted]
+        if self._stop_at is not None:
+            for series in waiting:
+                series.due = min(series.due, now)
+        return min(waiting, key=lambda s: max(s.due, now), default=None)
+
+    def _write(self, event: Occurrences, *, is_new: bool) -> None:
+        path = collection_path(self._api, event.draft)
+        if is_new:
+            self._client.request("POST", path, event_object(self._api, event, self._instance))
+            return
+        patch = series_patch(self._api, event)
+        self._client.request("PATCH", f"{path}/{event.name}", patch, MERGE_PATCH)
+
+    # --------------------------------------------------------------------- what it led to
+
+    def _take_success(self, series: _Series, count: int) -> None:
+        was_new = not series.posted
+        # In events.k8s.io/v1 a new Event has no count: the rest is a series.
+        series.posted = count if not was_new or self._api is EventsApi.CORE_V1 else 1
+        series.due = self._clock() + (0.0 if was_new else PATCH_REST_SECONDS)
+        had_problem, self._problem, self._failures = bool(self._problem), "", 0
+        self._tell(posted=1, recovered=had_problem)
+
+    def _take_failure(self, series: _Series, exc: KubeError, *, is_new: bool) -> None:
+        now = self._clock()
+        match exc:
+            case UnreachableError() | TooManyRequestsError() | ServerError():
+                self._back_off(now, getattr(exc, "retry_after", 0.0))
+                self._complain(str(exc))
+            case UnauthorizedError() | CredentialsError():
+                self._retry_at = now + FORBIDDEN_REST_SECONDS
+                self._failures += 1
+                self._complain(str(exc))
+            case ForbiddenError() if "being terminated" in str(exc):
+                self._drop(series)
+            case ForbiddenError():
+                series.due = now + FORBIDDEN_REST_SECONDS
+                verb = "create" if is_new else "patch"
+                group = "events.k8s.io" if self._api is EventsApi.EVENTS_V1 else "core"
+                where = namespace_of(series.draft)
+                self._complain(f"not allowed to {verb} events ({group}) in namespace {where}")
+            case NotFoundError() if not is_new:
+                series.posted = 0
+                self._rename(series)
+            case NotFoundError() if 'namespaces "' in str(exc):
+                self._drop(series)
+            case NotFoundError() if self._api is EventsApi.EVENTS_V1:
+                self._api = EventsApi.CORE_V1
+            case ConflictError() if is_new:
+                self._rename(series)
+                series.due = now + FIRST_BACK_OFF_SECONDS
+            case _:
+                self._series.pop(series.draft, None)
+                self._tell(failed=series.count - series.posted, problem=str(exc))
+
+    def _back_off(self, now: float, retry_after: float) -> None:
+        delay = min(MAX_BACK_OFF_SECONDS, FIRST_BACK_OFF_SECONDS * 2.0**self._failures)
+        self._failures += 1
+        self._retry_at = now + max(retry_after, delay * (0.5 + 0.5 * self._chance()))
+
+    def _rename(self, series: _Series) -> None:
+        self._number += 1
+        series.name = event_name(series.draft, series.first_at, self._number)
+
+    def _complain(self, problem: str) -> None:
+        if problem != self._problem:
+            self._problem = problem
+            self._tell(problem=problem)
+
+    # ------------------------------------------------------------------------- bounds
+
+    def _bound(self) -> None:
+        """Make place, and let no object have more than its share; call with the lock."""
+        _, series = next(reversed(self._series.items()))
+        if not self._has_token(series.draft.regarding):
+            self._drop(series)
+        while len(self._series) > MAX_EVENTS:
+            self._drop(next(iter(self._series.values())))
+
+    def _has_token(self, regarding: ObjectReference) -> bool:
+        now = self._clock()
+        bucket = self._buckets.pop(regarding, None) or _Bucket(BURST, now)
+        bucket.tokens = min(BURST, bucket.tokens + (now - bucket.at) / REFILL_SECONDS)
+        bucket.at = now
+        self._buckets[regarding] = bucket
+        if len(self._buckets) > MAX_EVENTS:
+            self._buckets.popitem(last=False)
+        if bucket.tokens < 1:
+            return False
+        bucket.tokens -= 1
+        return True
+
+    def _drop(self, series: _Series) -> None:
+        self._series.pop(series.draft, None)
+        if series.count > series.posted:
+            self._tell(dropped=series.count - series.posted)
+
+    def _forget(self, now: float) -> None:
+        """Let go of what was said and not repeated for long."""
+        for draft, series in tuple(self._series.items()):
+            if series.count == series.posted and now - series.began >= SERIES_SECONDS:
+                del self._series[draft]
+
+    def _tell(
+        self,
+        *,
+        posted: int = 0,
+        failed: int = 0,
+        dropped: int = 0,
+        problem: str = "",
+        recovered: bool = False,
+    ) -> None:
+        news = self._news
+        self._news = PosterNews(
+            news.posted + posted,
+            news.failed + failed,
+            news.dropped + dropped,
+            news.problems + ((problem,) if problem else ()),
+            recovered or (news.recovered and not problem),
+        )
+        if self._event >= 0:
+            os.eventfd_write(self._event, 1)

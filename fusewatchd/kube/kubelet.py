@@ -1,0 +1,151 @@
+"""The kubelet's ``/pods``, asked for by a thread of its own.
+
+The loop of the daemon only ever looks into a queue.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from fusewatchd.errors import ParseError
+from fusewatchd.kube.errors import KubeError, code_class
+from fusewatchd.kube.http import Client, Endpoint
+from fusewatchd.model import Pod
+from fusewatchd.podlist import parse_pod_list
+
+PATH = "/pods"
+MIN_REST_SECONDS = 0.2
+MIN_REST_AFTER_FAILURE_SECONDS = 1.0
+FIRST_RETRY_SECONDS = 1.0
+MAX_RETRY_SECONDS = 30.0
+SPREAD = 0.2
+STOP_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class PodsAnswer:
+    """What one request brought."""
+
+    asked_at: float
+    """Monotonic clock, before the request was sent."""
+    pods: tuple[Pod, ...] | None
+    """None: see ``problem``."""
+    problem: str = ""
+    code: str = "2xx"
+    """Class of the status, for the metric."""
+    complaints: tuple[str, ...] = ()
+
+
+class KubeletPods:
+    """Asks by a timer, and when it is told that something may have changed."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        refresh_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        """Take the endpoint; nothing is asked before ``start``.
+
+        Args:
+            endpoint: of the read-only or the authenticated port.
+            refresh_seconds: between two requests when nothing changes, spread by a fifth.
+            clock: monotonic seconds.
+            chance: from 0 to 1.
+        """
+        self._client = Client(endpoint)
+        self._refresh_seconds = refresh_seconds
+        self._clock = clock
+        self._chance = chance
+        self._answers: deque[PodsAnswer] = deque(maxlen=64)
+        self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._lock = threading.Lock()
+        self._wake = threading.Condition(self._lock)
+        self._is_wanted = True
+        self._is_stopping = False
+        self._thread = threading.Thread(target=self._run, name="kubelet", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread, which asks at once."""
+        self._thread.start()
+
+    def refresh(self) -> None:
+        """Ask soon; several calls are one request."""
+        with self._wake:
+            self._is_wanted = True
+            self._wake.notify()
+
+    def fileno(self) -> int:
+        """Return what becomes readable when ``collect`` has something."""
+        return self._event
+
+    def collect(self) -> list[PodsAnswer]:
+        """Return the answers that have arrived, oldest first."""
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._event)
+        answers: list[PodsAnswer] = []
+        while self._answers:
+            answers.append(self._answers.popleft())
+        return answers
+
+    def stop(self) -> None:
+        """End the thread; one that waits for an answer is left to its time-out."""
+        with self._wake:
+            self._is_stopping = True
+            self._wake.notify()
+        if self._thread.ident is not None:
+            self._thread.join(STOP_SECONDS)
+        with self._lock:
+            os.close(self._event)
+            self._event = -1
+
+    # ------------------------------------------------------------------------- thread
+
+    def _run(self) -> None:
+        failures = 0
+        while not self._is_stopping:
+            answer = self._ask()
+            failures = 0 if answer.pods is not None else failures + 1
+            with self._lock:
+                if self._event >= 0:
+                    self._answers.append(answer)
+                    os.eventfd_write(self._event, 1)
+            self._rest(failures)
+        self._client.close()
+
+    def _ask(self) -> PodsAnswer:
+        with self._lock:
+            self._is_wanted = False
+        asked_at = self._clock()
+        try:
+            found = parse_pod_list(self._client.request("GET", PATH))
+        except KubeError as exc:
+            return PodsAnswer(asked_at, None, str(exc), code_class(exc.code))
+        except ParseError as exc:
+            return PodsAnswer(asked_at, None, f"the kubelet's answer: {exc}")
+        return PodsAnswer(asked_at, found.pods, complaints=found.complaints)
+
+    def _rest(self, failures: int) -> None:
+        """Wait for the timer or for ``refresh``, and for the least rest in any case."""
+        if failures:
+            least = MIN_REST_AFTER_FAILURE_SECONDS
+            most = min(MAX_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** (failures - 1))
+        else:
+            least, most = MIN_REST_SECONDS, self._refresh_seconds
+        began = self._clock()
+        until = began + max(least, most * (1 - SPREAD + 2 * SPREAD * self._chance()))
+        with self._wake:
+            while not self._is_stopping:
+                now = self._clock()
+                end = began + least if self._is_wanted else until
+                if now >= end:
+                    return
+                self._wake.wait(end - now)
