@@ -1,0 +1,230 @@
+"""The part of an API server that takes Events, on loopback, for the demo and for tests.
+
+Refuses what the real one refuses (kubernetes, pkg/apis/core/validation/events.go).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import ssl
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+_PATHS = {
+    "/apis/events.k8s.io/v1": "events.k8s.io/v1",
+    "/api/v1": "v1",
+}
+_REQUEST = re.compile(r"(/apis/events\.k8s\.io/v1|/api/v1)/namespaces/([^/]+)/events(?:/([^/]+))?")
+_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_QUALIFIED = re.compile(r"([a-z0-9.-]+/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
+_MICRO_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+
+Object = dict[str, Any]
+
+
+class _Refusal(Exception):
+    def __init__(self, code: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
+
+
+class DemoApiServer:
+    """Keeps Events in memory; delay and refusals can be set at any time."""
+
+    def __init__(
+        self, *, token: str = "", certificate: str = "", has_events_v1: bool = True
+    ) -> None:
+        """Listen on a free port of loopback.
+
+        Args:
+            token: the only bearer token that is accepted; empty: everybody is.
+            certificate: PEM file with key and chain; plain http without.
+            has_events_v1: False for a server that only has core/v1.
+        """
+        self.token = token
+        self.status = 0
+        """Not 0: refuse everything with this status."""
+        self.retry_after = ""
+        self.delay_seconds = 0.0
+        self.missing_namespaces: set[str] = set()
+        self.ending_namespaces: set[str] = set()
+        self.requests: list[tuple[str, str]] = []
+        """Method and path of every request so far."""
+        self._has_events_v1 = has_events_v1
+        self._events: dict[tuple[str, str], Object] = {}
+        self._lock = threading.Lock()
+        self._is_over = threading.Event()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server.daemon_threads = True
+        self._scheme = "http"
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
+            self._scheme = "https"
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"{self._scheme}://127.0.0.1:{self._server.server_address[1]}"
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop; requests that are delayed end at once."""
+        self._is_over.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def __enter__(self) -> DemoApiServer:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def events(self) -> list[Object]:
+        """Return the Events that were taken, in the order of their creation."""
+        with self._lock:
+            events: list[Object] = json.loads(json.dumps(list(self._events.values())))
+            return events
+
+    def reasons(self) -> list[str]:
+        """Return the reasons of the Events, in the order of their creation."""
+        return [event["reason"] for event in self.events()]
+
+    # ----------------------------------------------------------------------- requests
+
+    def answer(self, method: str, path: str, authorization: str, body: bytes) -> tuple[int, Object]:
+        """Return status and body for a request."""
+        self.requests.append((method, path))
+        self._is_over.wait(self.delay_seconds)
+        try:
+            if self.token and authorization != f"Bearer {self.token}":
+                raise _Refusal(401, "Unauthorized", "Unauthorized")
+            if self.status:
+                raise _Refusal(self.status, "Refused", "refused by the demo")
+            found = _REQUEST.fullmatch(path)
+            if found is None or (found[1] != "/api/v1" and not self._has_events_v1):
+                raise _Refusal(404, "NotFound", "the server could not find the requested resource")
+            with self._lock:
+                if method == "POST" and not found[3]:
+                    return 201, self._create(_PATHS[found[1]], found[2], json.loads(body))
+                if method == "PATCH" and found[3]:
+                    return 200, self._patch(_PATHS[found[1]], found[2], found[3], json.loads(body))
+            raise _Refusal(405, "MethodNotAllowed", "the method is not allowed")
+        except _Refusal as exc:
+            status = {"kind": "Status", "apiVersion": "v1", "status": "Failure"}
+            return exc.code, {**status, "code": exc.code, "reason": exc.reason, "message": str(exc)}
+
+    def _create(self, version: str, namespace: str, event: Object) -> Object:
+        if namespace in self.missing_namespaces:
+            raise _Refusal(404, "NotFound", f'namespaces "{namespace}" not found')
+        if namespace in self.ending_namespaces:
+            message = f"unable to create new content in namespace {namespace} because it is"
+            raise _Refusal(403, "Forbidden", f"{message} being terminated")
+        problems = _problems(version, namespace, event)
+        if problems:
+            raise _Refusal(422, "Invalid", f"Event is invalid: {'; '.join(problems)}")
+        key = (namespace, event["metadata"]["name"])
+        if key in self._events:
+            raise _Refusal(409, "AlreadyExists", f'events "{key[1]}" already exists')
+        self._events[key] = event
+        return event
+
+    def _patch(self, version: str, namespace: str, name: str, patch: Object) -> Object:
+        event = self._events.get((namespace, name))
+        if event is None:
+            raise _Refusal(404, "NotFound", f'events "{name}" not found')
+        merged = {**event, **patch}
+        immutable = ("eventTime", "reason", "action", "note", "regarding", "reportingController")
+        changed = [f for f in immutable if merged.get(f) != event.get(f)]
+        problems = _problems(version, namespace, merged)
+        if changed or problems:
+            what = "; ".join([*(f"{f}: field is immutable" for f in changed), *problems])
+            raise _Refusal(422, "Invalid", f"Event is invalid: {what}")
+        self._events[namespace, name] = merged
+        return merged
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def _serve(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+                given = self.headers.get("Authorization", "")
+                status, document = server.answer(self.command, self.path, given, body)
+                data = json.dumps(document).encode()
+                self.send_response(status)
+                if server.retry_after:
+                    self.send_header("Retry-After", server.retry_after)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            do_GET = do_POST = do_PATCH = _serve
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        return Handler
+
+
+def _problems(version: str, namespace: str, event: Object) -> list[str]:
+    metadata = event.get("metadata", {})
+    found = []
+    if event.get("apiVersion") != version or event.get("kind") != "Event":
+        found.append("apiVersion, kind: do not fit the path")
+    if not _SUBDOMAIN.fullmatch(metadata.get("name", "")) or len(metadata["name"]) > 253:
+        found.append("metadata.name: not a DNS subdomain")
+    if metadata.get("namespace") != namespace:
+        found.append("metadata.namespace: does not fit the path")
+    if version == "v1":
+        return found + _core_problems(namespace, event)
+    return found + _events_problems(namespace, event)
+
+
+def _events_problems(namespace: str, event: Object) -> list[str]:
+    regarding = event.get("regarding", {})
+    checks = {
+        "eventTime": bool(_MICRO_TIME.fullmatch(event.get("eventTime") or "")),
+        "reportingController": bool(_QUALIFIED.fullmatch(event.get("reportingController", ""))),
+        "reportingInstance": 0 < len(event.get("reportingInstance", "")) <= 128,
+        "action": 0 < len(event.get("action", "")) <= 128,
+        "reason": 0 < len(event.get("reason", "")) <= 128,
+        "type": event.get("type") in ("Normal", "Warning"),
+        "note": len(event.get("note", "").encode()) <= 1024,
+        "regarding.namespace": (regarding.get("namespace") or "default") == namespace,
+        "regarding": bool(regarding.get("kind") and regarding.get("name")),
+    }
+    series = event.get("series")
+    if series is not None:
+        checks["series.count"] = series.get("count", 0) >= 2
+        observed = series.get("lastObservedTime") or ""
+        checks["series.lastObservedTime"] = bool(_MICRO_TIME.fullmatch(observed))
+    return [f"{field}: not valid" for field, is_fine in checks.items() if not is_fine]
+
+
+def _core_problems(namespace: str, event: Object) -> list[str]:
+    involved = event.get("involvedObject", {})
+    checks = {
+        "involvedObject.namespace": (involved.get("namespace") or "default") == namespace,
+        "firstTimestamp": bool(_TIME.fullmatch(event.get("firstTimestamp") or "")),
+        "lastTimestamp": bool(_TIME.fullmatch(event.get("lastTimestamp") or "")),
+        "count": event.get("count", 0) >= 1,
+        "message": len(event.get("message", "").encode()) <= 1024,
+    }
+    return [f"{field}: not valid" for field, is_fine in checks.items() if not is_fine]
