@@ -9,11 +9,17 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import ssl
 import stat
+import threading
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -99,16 +105,19 @@ class Client:
         deadline = time.monotonic() + self.endpoint.timeout_seconds
         connect = min(CONNECT_SECONDS, self.endpoint.timeout_seconds)
         try:
-            with self._current_session().request(
-                method,
-                self.endpoint.url.rstrip("/") + path,
-                data=data,
-                headers=headers,
-                timeout=(connect, self.endpoint.timeout_seconds),
-                allow_redirects=False,
-                stream=True,
-            ) as answer:
-                return _content(answer, deadline)
+            with (
+                self._current_session().request(
+                    method,
+                    self.endpoint.url.rstrip("/") + path,
+                    data=data,
+                    headers=headers,
+                    timeout=(connect, self.endpoint.timeout_seconds),
+                    allow_redirects=False,
+                    stream=True,
+                ) as answer,
+                _cut_off(answer, deadline),
+            ):
+                return _content(answer)
         except requests.RequestException as exc:
             raise UnreachableError(f"{self.endpoint.url}: {_reason(exc)}") from exc
 
@@ -130,13 +139,14 @@ class Client:
         files = _signature(*self._ca_files(), *self._client_files())
         if self._session is None or files != self._tls_files:
             self.close()
-            session = requests.Session()
+            session = _Session()
             session.trust_env = False
             session.headers["User-Agent"] = f"fusewatchd/{__version__}"
             # A compressed answer could not be bounded before it is unpacked.
             session.headers["Accept-Encoding"] = "identity"
             if self.endpoint.url.startswith("https:"):
-                adapter = _Adapter(self._tls_context(), self.endpoint.server_name)
+                name = self.endpoint.server_name or urlsplit(self.endpoint.url).hostname or ""
+                adapter = _Adapter(self._tls_context(), name)
                 session.mount("https://", adapter)
             self._session, self._tls_files = session, files
         return self._session
@@ -157,11 +167,15 @@ class Client:
     def _tls_context(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        # The name is compared by urllib3: its older releases tell OpenSSL no name when the
+        # host is an address.
+        context.check_hostname = False
         # A kubelet's own certificate may be the only one there is: trust it as it stands.
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         endpoint, files = self.endpoint, self._ca_files()
         if endpoint.skip_verify:
-            context.check_hostname = False
+            # Asked for in so many words: no need to be told with every request.
+            warnings.filterwarnings("ignore", message="Unverified HTTPS request")
             context.verify_mode = ssl.CERT_NONE
         elif not files:
             known = ", ".join(endpoint.default_ca_files) or "nothing is configured"
@@ -183,6 +197,13 @@ class Client:
         return context
 
 
+class _Session(requests.Session):
+    """Knows no redirects: even one that is not followed would be read to its end."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        return None
+
+
 class _Adapter(HTTPAdapter):
     """Uses one TLS context, and one name to verify."""
 
@@ -193,10 +214,8 @@ class _Adapter(HTTPAdapter):
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         kwargs["ssl_context"] = self._context
-        if self._server_name:
-            kwargs["server_hostname"] = self._server_name
-            if self._context.check_hostname:
-                kwargs["assert_hostname"] = self._server_name
+        kwargs["server_hostname"] = self._server_name
+        kwargs["assert_hostname"] = self._server_name
         super().init_poolmanager(*args, **kwargs)
 
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
@@ -235,23 +254,48 @@ def _read_secret(path: str, limit: int) -> str:
     return text.decode("latin-1")
 
 
-def _content(answer: requests.Response, deadline: float) -> Any:
-    if 300 <= answer.status_code < 400:
-        raise AnswerError(f"{answer.request.url}: a redirect is not followed", answer.status_code)
+@contextmanager
+def _cut_off(answer: requests.Response, deadline: float) -> Iterator[None]:
+    """End the connection at the deadline: a server may send one byte now and then for ever."""
+    try:
+        connection = socket.socket(fileno=os.dup(answer.raw.fileno()))
+    except (OSError, ValueError, AttributeError):
+        yield  # nothing is left to be read
+        return
+    timer = threading.Timer(max(0.0, deadline - time.monotonic()), _shut, [connection])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        connection.close()
+
+
+def _shut(connection: socket.socket) -> None:
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+def _content(answer: requests.Response) -> Any:
+    code = answer.status_code
+    if 300 <= code < 400:
+        raise AnswerError(f"{answer.request.url}: a redirect is not followed", code)
     body = bytearray()
     for chunk in answer.iter_content(_CHUNK):
         body += chunk
         if len(body) > MAX_ANSWER_BYTES:
-            raise AnswerError(
-                f"an answer of more than {MAX_ANSWER_BYTES} bytes", answer.status_code
-            )
-        if time.monotonic() > deadline:
-            raise UnreachableError("the answer did not end in time")
+            raise AnswerError(f"an answer of more than {MAX_ANSWER_BYTES} bytes", code)
+    expected = answer.headers.get("Content-Length", "")
+    if expected.isdigit() and len(body) < int(expected):
+        # Older releases of requests take a body that ends too soon for a whole one.
+        raise UnreachableError(f"{answer.request.url}: the answer did not end in time")
     try:
         document = json.loads(body) if body else None
     except (ValueError, RecursionError) as exc:
         if answer.ok:
-            raise AnswerError("the answer is not JSON", answer.status_code) from exc
+            raise AnswerError("the answer is not JSON", code) from exc
         document = None
     if answer.ok:
         return document
@@ -294,6 +338,8 @@ def _reason(exc: BaseException) -> str:
     for _ in range(12):
         if seen is None:
             break
+        if type(seen).__name__ == "CertificateError":  # urllib3's, which moved about
+            return f"certificate not accepted: {printable(str(seen))}"
         if isinstance(seen, ssl.SSLError | OSError) and not isinstance(
             seen, requests.RequestException
         ):
