@@ -1,0 +1,321 @@
+"""The thread that posts Events, against an API server on loopback that refuses as the real one."""
+
+from __future__ import annotations
+
+import select
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fusewatchd.demo.apiserver import DemoApiServer
+from fusewatchd.kube import apiserver
+from fusewatchd.kube.apiserver import EventPoster, PosterNews
+from fusewatchd.kube.http import Endpoint
+from fusewatchd.reporters.base import EventDraft, ObjectReference
+
+POD = ObjectReference("Pod", "shop", "web-0", "u-1")
+STALE = EventDraft(POD, "FuseMountStale", "WatchFuseMount", "gone", "Warning")
+RECOVERED = replace(STALE, reason="FuseMountRecovered", note="back", type="Normal")
+PATIENCE = 20.0
+
+
+class Hands:
+    """A clock that a test moves; what waits for it is woken by hand."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@contextmanager
+def posting(
+    server: DemoApiServer, clock: Callable[[], float] = time.monotonic, **endpoint: Any
+) -> Iterator[EventPoster]:
+    poster = EventPoster(
+        Endpoint(server.url, **endpoint),
+        "node-1",
+        clock=clock,
+        wall=lambda: 1_700_000_000.25,
+        chance=lambda: 1.0,
+    )
+    poster.start()
+    try:
+        yield poster
+    finally:
+        poster.stop(0.2)
+
+
+def news_until(poster: EventPoster, condition: Callable[[PosterNews], bool]) -> PosterNews:
+    total = PosterNews()
+    end = time.monotonic() + PATIENCE
+    while not condition(total):
+        assert time.monotonic() < end, total
+        select.select([poster], [], [], 0.05)
+        news = poster.collect()
+        total = PosterNews(
+            total.posted + news.posted,
+            total.failed + news.failed,
+            total.dropped + news.dropped,
+            total.problems + news.problems,
+            total.recovered or news.recovered,
+        )
+    return total
+
+
+def wake(poster: EventPoster) -> None:
+    with poster._lock:
+        poster._lock.notify()
+
+
+def test_an_event_as_the_server_wants_it() -> None:
+    with DemoApiServer() as server, posting(server) as poster:
+        poster.post(STALE)
+        assert news_until(poster, lambda n: n.posted == 1) == PosterNews(posted=1)
+        (event,) = server.events()
+    name = event["metadata"].pop("name")
+    assert name.startswith("web-0.")
+    assert event == {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"namespace": "shop"},
+        "eventTime": "2023-11-14T22:13:20.250000Z",
+        "reportingController": "fusewatchd.io/fusewatchd",
+        "reportingInstance": "node-1",
+        "action": "WatchFuseMount",
+        "reason": "FuseMountStale",
+        "regarding": {
+            "apiVersion": "v1", "kind": "Pod", "namespace": "shop", "name": "web-0", "uid": "u-1",
+        },
+        "note": "gone",
+        "type": "Warning",
+    }  # fmt: skip
+
+
+def test_the_same_thing_again_is_a_series() -> None:
+    hands = Hands()
+    with DemoApiServer() as server, posting(server, hands) as poster:
+        poster.post(STALE)
+        news_until(poster, lambda n: n.posted == 1)
+        for _ in range(4):
+            poster.post(STALE)
+        news_until(poster, lambda n: n.posted >= 1)
+        hands.now += apiserver.PATCH_REST_SECONDS + 1
+        wake(poster)
+        end = time.monotonic() + PATIENCE
+        while server.events()[0].get("series", {}).get("count") != 5:
+            assert time.monotonic() < end, server.events()
+            time.sleep(0.01)
+        (event,) = server.events()
+        assert event["series"]["lastObservedTime"] == "2023-11-14T22:13:20.250000Z"
+        assert len([m for m, _ in server.requests if m == "POST"]) == 1
+
+
+def test_much_later_it_is_a_new_event() -> None:
+    hands = Hands()
+    with DemoApiServer() as server, posting(server, hands) as poster:
+        poster.post(STALE)
+        news_until(poster, lambda n: n.posted == 1)
+        hands.now += apiserver.SERIES_SECONDS + 1
+        poster.post(STALE)
+        news_until(poster, lambda n: n.posted == 1)
+        assert len(server.events()) == 2
+
+
+def test_an_event_that_the_server_forgot_is_created_anew() -> None:
+    with DemoApiServer() as server, posting(server) as poster:
+        poster.post(STALE)
+        news_until(poster, lambda n: n.posted == 1)
+        server._events.clear()
+        poster.post(STALE)
+        news_until(poster, lambda n: n.posted >= 1)
+        assert [event["reason"] for event in server.events()] == ["FuseMountStale"]
+
+
+def test_an_old_server_gets_core_events() -> None:
+    with DemoApiServer(has_events_v1=False) as server, posting(server) as poster:
+        poster.post(STALE)
+        news_until(poster, lambda n: n.posted == 1)
+        poster.post(STALE)
+        news_until(poster, lambda n: n.posted >= 1)
+        end = time.monotonic() + PATIENCE
+        while server.events()[0]["count"] != 2:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        (event,) = server.events()
+        assert event["involvedObject"]["uid"] == "u-1"
+        assert (event["message"], event["source"]["component"]) == (
+            "gone",
+            "fusewatchd.io/fusewatchd",
+        )
+        assert len([p for _, p in server.requests if "events.k8s.io" in p]) == 1
+
+
+def test_kept_and_counted_while_the_server_is_away() -> None:
+    hands = Hands()
+    with DemoApiServer() as server:
+        server.status = 503
+        with posting(server, hands) as poster:
+            poster.post(STALE)
+            news = news_until(poster, lambda n: bool(n.problems))
+            assert "503" in news.problems[0]
+            for _ in range(3):
+                poster.post(STALE)
+            poster.post(RECOVERED)
+            server.status = 0
+            hands.now += 120
+            wake(poster)
+            news = news_until(poster, lambda n: n.posted >= 3)
+            assert news.recovered
+            assert news.problems == ()
+            stale, recovered = server.events()
+            assert (stale["reason"], recovered["reason"]) == (STALE.reason, RECOVERED.reason)
+            assert stale["series"]["count"] == 4
+
+
+def test_retry_after_is_honoured() -> None:
+    hands = Hands()
+    with DemoApiServer() as server:
+        server.status, server.retry_after = 429, "30"
+        with posting(server, hands) as poster:
+            poster.post(STALE)
+            news_until(poster, lambda n: bool(n.problems))
+            server.status = 0
+            hands.now += 29
+            wake(poster)
+            time.sleep(0.1)
+            assert server.events() == []
+            hands.now += 2
+            wake(poster)
+            news_until(poster, lambda n: n.posted == 1)
+
+
+@pytest.mark.parametrize("setting", ["missing_namespaces", "ending_namespaces"])
+def test_an_event_of_a_namespace_that_goes_is_dropped(setting: str) -> None:
+    with DemoApiServer() as server, posting(server) as poster:
+        getattr(server, setting).add("shop")
+        poster.post(STALE)
+        assert news_until(poster, lambda n: bool(n.dropped)) == PosterNews(dropped=1)
+        other = replace(STALE, regarding=replace(POD, namespace="other"))
+        poster.post(other)
+        news_until(poster, lambda n: n.posted == 1)
+
+
+def test_what_the_server_finds_invalid_is_failed_and_said() -> None:
+    with DemoApiServer() as server, posting(server) as poster:
+        poster.post(replace(STALE, type="Loud"))
+        news = news_until(poster, lambda n: bool(n.failed))
+        assert "type: not valid" in news.problems[0]
+        assert server.events() == []
+
+
+def test_a_missing_permission_is_named_once() -> None:
+    hands = Hands()
+    with DemoApiServer() as server, posting(server, hands) as poster:
+        server.status = 403
+        poster.post(STALE)
+        news = news_until(poster, lambda n: bool(n.problems))
+        assert news.problems == ("not allowed to create events (events.k8s.io) in namespace shop",)
+        hands.now += 61
+        poster.post(STALE)
+        before = len(server.requests)
+        while len(server.requests) == before:
+            time.sleep(0.01)
+        time.sleep(0.05)
+        assert poster.collect().problems == ()
+
+
+def test_a_token_that_is_not_accepted_is_said(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.touch(mode=0o600)
+    token.write_text("old")
+    hands = Hands()
+    with (
+        DemoApiServer(token="new") as server,
+        posting(server, hands, token_file=str(token)) as poster,
+    ):
+        poster.post(STALE)
+        news = news_until(poster, lambda n: bool(n.problems))
+        assert "401" in news.problems[0]
+        token.write_text("new")
+        hands.now += 61
+        wake(poster)
+        assert news_until(poster, lambda n: n.posted == 1).recovered
+
+
+def test_names_that_are_taken_are_changed() -> None:
+    with DemoApiServer() as server, posting(server) as poster:
+        first = EventPoster(Endpoint(server.url), "x", wall=lambda: 1_700_000_000.25)
+        first.start()
+        first.post(STALE)
+        news_until(first, lambda n: n.posted == 1)
+        first.stop()
+        poster.post(STALE)
+        news_until(poster, lambda n: n.posted == 1)
+        assert len({event["metadata"]["name"] for event in server.events()}) == 2
+
+
+def test_one_noisy_pod_does_not_silence_the_others() -> None:
+    hands = Hands()
+    with DemoApiServer() as server, posting(server, hands) as poster:
+        for number in range(apiserver.BURST + 10):
+            poster.post(replace(STALE, reason=f"Reason{number}"))
+        poster.post(replace(STALE, regarding=replace(POD, name="web-1")))
+        news = news_until(poster, lambda n: n.posted == apiserver.BURST + 1)
+        assert news.dropped == 10
+
+
+def test_the_table_is_bounded_and_keeps_the_newest() -> None:
+    with DemoApiServer() as server:
+        server.delay_seconds = 600
+        with posting(server, timeout_seconds=600) as poster:
+            for number in range(apiserver.MAX_EVENTS + 50):
+                poster.post(replace(STALE, regarding=replace(POD, name=f"web-{number}")))
+            assert len(poster._series) == apiserver.MAX_EVENTS
+            assert poster.collect().dropped == 50
+            assert (
+                next(reversed(poster._series)).regarding.name == f"web-{apiserver.MAX_EVENTS + 49}"
+            )
+
+
+def test_stop_posts_what_waits() -> None:
+    with DemoApiServer() as server:
+        poster = EventPoster(Endpoint(server.url), "node-1")
+        poster.post(STALE)
+        poster.post(RECOVERED)
+        poster.start()
+        poster.stop(PATIENCE)
+        assert server.reasons() == [STALE.reason, RECOVERED.reason]
+        assert poster.collect() == PosterNews(posted=2)
+
+
+def test_stop_does_not_wait_for_a_server_that_hangs() -> None:
+    with DemoApiServer() as server:
+        server.delay_seconds = 600
+        poster = EventPoster(Endpoint(server.url, timeout_seconds=600), "node-1")
+        poster.start()
+        poster.post(STALE)
+        while not server.requests:
+            time.sleep(0.01)
+        stopping = threading.Thread(target=poster.stop, args=(0.1,))
+        stopping.start()
+        stopping.join(PATIENCE)
+        assert not stopping.is_alive()
+        assert poster.collect().dropped == 1
+
+
+def test_notes_are_cut_in_bytes_and_long_names_fit() -> None:
+    draft = replace(STALE, note="ü" * 2000, regarding=replace(POD, name="x" * 253))
+    with DemoApiServer() as server, posting(server) as poster:
+        poster.post(draft)
+        news_until(poster, lambda n: n.posted == 1)
+        (event,) = server.events()
+        assert len(event["note"].encode()) <= 1024
+        assert len(event["metadata"]["name"]) <= 253
