@@ -31,6 +31,7 @@ class DaemonProcess:
         self.runtime_dir = os.path.join(node.lab, "run")
         self.log_path = os.path.join(node.lab, "fusewatchd.log")
         self.values = {
+            "node_name": node.name,
             "kubelet.root": node.kubelet_root,
             "drivers.fluid.mount_root": node.runtime_mount_root,
             "runtime_dir": self.runtime_dir,

@@ -43,8 +43,9 @@ MAX_EVENTS = 1024
 """Events that wait or may still be repeated; the oldest gives way."""
 SERIES_SECONDS = 360.0
 """The same thing said later than this is a new Event (client-go ``finishTime``)."""
-PATCH_REST_SECONDS = 10.0
-"""Between two rises of one count."""
+PATCH_REST_SECONDS = 2.0
+"""Between two rises of one count; twice as long after each of them."""
+MAX_PATCH_REST_SECONDS = 300.0
 BURST = 25
 REFILL_SECONDS = 300.0
 """For each object: so many writes at once, then one in this time (client-go's spam filter)."""
@@ -83,6 +84,7 @@ class _Series:
     posted: int = 0
     """The count that the server has; 0: it was not created yet."""
     due: float = 0.0
+    rest: float = PATCH_REST_SECONDS
 
     def occurrences(self) -> Occurrences:
         return Occurrences(self.draft, self.name, self.count, self.first_at, self.last_at)
@@ -229,7 +231,9 @@ class EventPoster:
         was_new = not series.posted
         # In events.k8s.io/v1 a new Event has no count: the rest is a series.
         series.posted = count if not was_new or self._api is EventsApi.CORE_V1 else 1
-        series.due = self._clock() + (0.0 if was_new else PATCH_REST_SECONDS)
+        if not was_new:
+            series.due = self._clock() + series.rest
+            series.rest = min(2 * series.rest, MAX_PATCH_REST_SECONDS)
         had_problem, self._problem, self._failures = bool(self._problem), "", 0
         self._tell(posted=1, recovered=had_problem)
 

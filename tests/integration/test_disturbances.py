@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -20,7 +19,7 @@ from fusewatchd.demo.node import DemoNode
 from fusewatchd.demo.pods import DemoPod, PodMount, PodVolume
 from fusewatchd.demo.sources import ServerOptions, Source
 from fusewatchd.linux import syscalls
-from tests.lab import WAYS, in_lab
+from tests.lab import WAYS, free_port, in_lab
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
@@ -237,7 +236,7 @@ def test_an_overflow_of_inotify_means_a_full_look(node: DemoNode) -> None:
     source = node.add_source("one")
     with open(INOTIFY_QUEUE) as file:
         count = int(file.read()) + 500
-    settings = {"web.listen_address": f"127.0.0.1:{_free_port()}"}
+    settings = {"web.listen_address": f"127.0.0.1:{free_port()}"}
     with DaemonProcess(node, settings=settings) as daemon:
         daemon.wait_until_watching(0)
         os.kill(daemon.pid, signal.SIGSTOP)
@@ -285,10 +284,3 @@ def test_a_mount_table_that_never_rests(node: DemoNode, way: str) -> None:
         assert len(done) > 500
         # Every change alone would be a cycle of its own.
         assert document["cycle"] - first < len(done)
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
