@@ -16,6 +16,7 @@ is closed; a mount below the lab or a process that is still there fails the test
 from __future__ import annotations
 
 import functools
+import importlib.util
 import inspect
 import json
 import os
@@ -236,7 +237,7 @@ def run_as_ordinary_user(
 ) -> subprocess.CompletedProcess[str]:
     """Run ``python arguments...`` as uid 65534, with a /dev/fuse that it may open.
 
-    Where /dev/fuse is not for everyone (0600 on a bare machine) a node of our own with mode
+    The run-time packages are copied along.  Where /dev/fuse is not for everyone (0600 on a bare machine) a node of our own with mode
     0666 is bound over it in a private mount namespace.  The package is copied to where that
     user can read it, and the interpreter is the system's when ours is out of his reach.
     """
@@ -247,6 +248,7 @@ def run_as_ordinary_user(
         package = os.path.dirname(os.path.abspath(fusewatchd.__file__))
         ignored = shutil.ignore_patterns("__pycache__", ".*")
         shutil.copytree(package, f"{directory}/fusewatchd", ignore=ignored)
+        _copy_packages(directory)
         device = os.path.join(directory, "device")
         os.mkdir(device)
         enter = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _AS_ORDINARY_USER]
@@ -259,6 +261,24 @@ def run_as_ordinary_user(
             timeout=timeout,
             check=False,
         )
+
+
+_RUN_TIME_PACKAGES = (
+    "yaml", "sdnotify", "pyinotify", "prometheus_client", "asyncore",
+    "requests", "urllib3", "idna", "certifi", "charset_normalizer",
+)  # fmt: skip
+
+
+def _copy_packages(directory: str) -> None:
+    """Copy what a Python of another place does not have; what it has itself is not looked for."""
+    for name in _RUN_TIME_PACKAGES:
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None or "site-packages" not in spec.origin:
+            continue
+        if spec.submodule_search_locations:
+            shutil.copytree(os.path.dirname(spec.origin), f"{directory}/{name}")
+        else:
+            shutil.copy(spec.origin, directory)
 
 
 def _python_for_everyone() -> str:

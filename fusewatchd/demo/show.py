@@ -24,6 +24,7 @@ from fusewatchd.demo.namespace import NamespaceForbiddenError, PrivateWorld, run
 from fusewatchd.demo.node import DemoNode
 from fusewatchd.demo.pods import PodMount, PodVolume
 from fusewatchd.demo.sources import Source
+from fusewatchd.errors import FusewatchError
 
 CRASHES = 3
 DEADLINE_SECONDS = 10.0
@@ -70,8 +71,16 @@ def show(server: str = "") -> int:
     """
     sys.stdout.flush()
     try:
-        return run_in_private_world(lambda world: _run(world, server), deadline_seconds=180)
+        return run_in_private_world(lambda world: _told(world, server), deadline_seconds=180)
     except NamespaceForbiddenError as exc:
+        print(f"fusewatchd demo: {exc}", file=sys.stderr)
+        return 2
+
+
+def _told(world: PrivateWorld, server: str) -> int:
+    try:
+        return _run(world, server)
+    except (FusewatchError, OSError, RuntimeError) as exc:
         print(f"fusewatchd demo: {exc}", file=sys.stderr)
         return 2
 
