@@ -208,7 +208,8 @@ class Source:
         end = time.monotonic() + timeout
         while mount_id_at(self.path) == self._mount_before:
             if not self.server.is_running:
-                raise FusewatchError(f"server of {self.name}: {self.server.exit_status()}")
+                status = self.server.exit_status()
+                raise FusewatchError(f"the server of {self.name} ended with status {status}")
             if time.monotonic() > end:
                 raise TimeoutError(f"source {self.name} is not mounted after {timeout} s")
             time.sleep(0.0002)

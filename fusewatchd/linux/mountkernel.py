@@ -224,6 +224,8 @@ class RealKernel:
 
     def mount_of(self, fd: int) -> Mount:
         unique = statmount.mount_unique_id(fd)
+        if unique is not None and statmount.is_supported():
+            return statmount.statmount(unique)
         return self.mount_by_id(statmount.mount_id_of_fd(fd), unique or 0)
 
     def mount_by_id(self, mount_id: int, unique_id: int) -> Mount:

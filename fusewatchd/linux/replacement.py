@@ -125,6 +125,8 @@ class _Target:
     kind: FileKind
     children: tuple[Mount, ...]
     idmap: tuple[str, str] | None
+    has_stale_layers: bool
+    """There is a stale mount below it at the same path."""
 
 
 class _Replacement:
@@ -143,52 +145,31 @@ class _Replacement:
     def run(self) -> Outcome:
         with self._open:
             self._kernel.enter(self._action.namespace)
-            if self._finish_interrupted():
-                return self._read_back(None, "")
             target = self._look()
+            if target is None:
+                return self._read_back(None, "")
             self._kernel.enter(None)
             with self._sources:
                 clone = self._build(target)
             self._kernel.enter(self._action.namespace)
-            self._drop_stale_layers()
             new = self._put_in_place(clone, target)
             options = _options(target.mount, read_only=self._action.read_only)
             return self._read_back(new, options)
 
     # ------------------------------------------------------------------------ look
 
-    def _finish_interrupted(self) -> bool:
-        """Uncover a right layer below the top one; True when that was all there is to do.
-
-        An attempt that was cut after its attach leaves such a stack, and so does somebody
-        who puts a writable layer on a read-only mount.
-        """
-        with opened(self._kernel, self._path) as fd:
-            top = self._kernel.mount_of(fd)
-            if top.mount_point != self._path:
-                return False
-            below = layer_below(self._kernel, top)
-            if below is None or not self._may_uncover(top, below):
-                return False
-            self._kernel.detach(fd)
-        return True
-
-    def _may_uncover(self, top: Mount, below: Mount) -> bool:
-        if below.device != self._action.origin.device:
-            return False
-        if self._action.read_only:
-            return below.is_read_only and not top.is_read_only
-        same_flags = attribute_bits(below.options) == attribute_bits(top.options)
-        return top.device in self._action.stale_devices and same_flags
-
-    def _is_stale_here(self, mount: Mount) -> bool:
-        return mount.mount_point == self._path and mount.device in self._action.stale_devices
-
-    def _look(self) -> _Target:
+    def _look(self) -> _Target | None:
+        """Describe what is to be replaced; None when uncovering was all there was to do."""
         with opened(self._kernel, self._path) as fd:
             mount = self._kernel.mount_of(fd)
             if mount.mount_point != self._path:
                 raise _skip(Reason.VANISHED, "nothing is mounted there any more")
+            below = layer_below(self._kernel, mount)
+            if below is not None and self._may_uncover(mount, below):
+                # What an attempt left that was cut after its attach, or somebody who put a
+                # writable layer on a read-only mount.
+                self._kernel.detach(fd)
+                return None
             if not _is_expected(mount, self._action.expect):
                 is_live = mount.device == self._action.origin.device
                 reason = Reason.ALREADY_LIVE if is_live else Reason.RACED
@@ -201,7 +182,19 @@ class _Replacement:
                 detail = f"mount {child.mount_id} inside the volume is not in the plan"
                 raise _refuse(Reason.CHILD_MOUNT, detail)
         idmap = self._kernel.idmap_of(mount) if mount.is_idmapped else None
-        return _Target(mount, kind, children, idmap)
+        has_layers = below is not None and self._is_stale_here(below)
+        return _Target(mount, kind, children, idmap, has_layers)
+
+    def _may_uncover(self, top: Mount, below: Mount) -> bool:
+        if below.device != self._action.origin.device:
+            return False
+        if self._action.read_only:
+            return below.is_read_only and not top.is_read_only
+        same_flags = attribute_bits(below.options) == attribute_bits(top.options)
+        return top.device in self._action.stale_devices and same_flags
+
+    def _is_stale_here(self, mount: Mount) -> bool:
+        return mount.mount_point == self._path and mount.device in self._action.stale_devices
 
     # ----------------------------------------------------------------------- build
 
@@ -326,6 +319,8 @@ class _Replacement:
                 self._kernel.detach(fd)
 
     def _put_in_place(self, clone: int, target: _Target) -> Mount:
+        if target.has_stale_layers:
+            self._drop_stale_layers()
         with opened(self._kernel, self._path) as fd:
             old = self._kernel.mount_of(fd)
             is_same = old.mount_id == target.mount.mount_id or self._is_stale_here(old)
