@@ -24,6 +24,9 @@ from fusewatchd.wire import decode, encode
 FLUSH_SECONDS = 0.04
 """Outcomes are sent at the latest this long after they are known, and at the end."""
 
+CHUNK = 16
+"""Actions in one message."""
+
 _ACTIONS: dict[str, type[ReplaceMount] | type[DetachOwnLayer]] = {
     "replace": ReplaceMount,
     "detach": DetachOwnLayer,
@@ -35,25 +38,38 @@ def mount_worker(way: Way, *, mounts_on_detached: bool) -> Callable[[Channel], N
 
     def serve(channel: Channel) -> None:
         kernel = RealKernel(way, Staging(), mounts_on_detached=mounts_on_detached)
-        channel.serve(lambda message: _work(kernel, message, channel.send))
+        channel.serve(_Work(kernel, channel.send).take)
 
     return serve
 
 
-def _work(kernel: MountKernel, message: Any, send: Callable[[Any], None]) -> None:
-    done: list[Any] = []
-    flushed_at = time.monotonic()
-    for item in message:
-        action: Action = decode(_ACTIONS[item["kind"]], item["action"])
-        started_at = time.monotonic()
-        outcome = carry_out(kernel, action)
-        now = time.monotonic()
-        done.append(_report(replace(outcome, started_at=started_at, finished_at=now)))
-        if now - flushed_at >= FLUSH_SECONDS:
-            send(done)
-            done, flushed_at = [], now
-    if done:
-        send(done)
+class _Work:
+    """Carries messages of actions out and reports now and then, not after each one."""
+
+    def __init__(self, kernel: MountKernel, send: Callable[[Any], None]) -> None:
+        self._kernel = kernel
+        self._send = send
+        self._done: list[Any] = []
+        self._flushed_at = 0.0
+
+    def take(self, message: Any) -> None:
+        if not self._done:
+            self._flushed_at = time.monotonic()
+        for item in message["actions"]:
+            action: Action = decode(_ACTIONS[item["kind"]], item["action"])
+            started_at = time.monotonic()
+            outcome = carry_out(self._kernel, action)
+            now = time.monotonic()
+            self._done.append(_report(replace(outcome, started_at=started_at, finished_at=now)))
+            if now - self._flushed_at >= FLUSH_SECONDS:
+                self._flush(now)
+        if not message["more"]:
+            self._flush(time.monotonic())
+
+    def _flush(self, now: float) -> None:
+        if self._done:
+            self._send(self._done)
+        self._done, self._flushed_at = [], now
 
 
 def _report(outcome: Outcome) -> dict[str, Any]:
@@ -87,9 +103,12 @@ class MountWorker:
         actions = list(actions)
         self._sent.extend(actions)
         kinds = {cls: kind for kind, cls in _ACTIONS.items()}
-        self._worker.channel.send(
-            [{"kind": kinds[type(action)], "action": encode(action)} for action in actions]
-        )
+        for start in range(0, len(actions), CHUNK):
+            # The worker is at the first ones while the rest is still being written down.
+            chunk = actions[start : start + CHUNK]
+            items = [{"kind": kinds[type(action)], "action": encode(action)} for action in chunk]
+            more = start + CHUNK < len(actions)
+            self._worker.channel.send({"more": more, "actions": items})
 
     def receive(self) -> list[Outcome]:
         """Return the outcomes that have arrived, in order; sets ``is_dead`` at the end."""
