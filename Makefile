@@ -35,6 +35,9 @@ $(VENV)/.run: $(VENV)/bin/python pyproject.toml
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]'
+	@# FUSE servers for the tests of real mounts, where they can be had.
+	@if [ "$(SUDO_APT)" = yes ] && command -v apt-get >/dev/null && ! command -v bindfs >/dev/null; \
+	then apt-get update -qq && apt-get install -y -qq fuse3 bindfs python3-pyfuse3 openssl curl; fi
 	touch $@ $(VENV)/.run
 
 clean:
