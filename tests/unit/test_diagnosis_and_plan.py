@@ -1,0 +1,436 @@
+"""From a node's mounts to verdicts, refusals and actions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fusewatchd.decision import DetachOwnLayer, Phase, Propagation
+from fusewatchd.ledger import TargetState
+from fusewatchd.model import (
+    Answer,
+    Device,
+    FuseServer,
+    NamespaceKind,
+    Reason,
+    TargetKey,
+    Verdict,
+    VolumeData,
+)
+from fusewatchd.planner import Policy
+from fusewatchd.settings import RecoveryMode, SupersededPolicy
+from tests.unit.scenes import (
+    NEW,
+    OLD,
+    OTHER_UID,
+    SOURCE,
+    THIRD,
+    UID,
+    Scene,
+    pod,
+    publish_path,
+    reasons,
+    replacements,
+    subpath_path,
+    usual,
+)
+
+
+def verdicts(scene: Scene) -> dict[str, Verdict]:
+    return {f.bind.key.mount_point: f.verdict for f in scene.look().findings}
+
+
+# --------------------------------------------------------------------------- verdicts
+
+
+def test_all_is_well() -> None:
+    scene, _, _ = usual()
+    findings, todo = scene.plan()
+    assert {f.verdict for f in findings} == {Verdict.HEALTHY}
+    assert (todo.actions, todo.refused) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("answer", "verdict"),
+    [
+        (Answer.DISCONNECTED, Verdict.STALE),
+        (Answer.ERROR, Verdict.UNKNOWN),
+        (Answer.NOT_ALLOWED, Verdict.UNKNOWN),
+        (Answer.PENDING, Verdict.UNKNOWN),
+        (None, Verdict.UNKNOWN),
+    ],
+)
+def test_an_answer_is_a_verdict(answer: Answer | None, verdict: Verdict) -> None:
+    scene, _, _ = usual()
+    scene.answers[OLD] = answer
+    assert set(verdicts(scene).values()) == {verdict}
+
+
+@pytest.mark.parametrize(("kind", "verdict"), [("slow", Verdict.SLOW), ("hung", Verdict.HUNG)])
+def test_what_does_not_answer_is_never_replaced(kind: str, verdict: Verdict) -> None:
+    scene, source, _ = usual()
+    scene.unmount(source)
+    scene.mount(SOURCE, NEW)
+    getattr(scene, kind).add(OLD)
+    findings, todo = scene.plan()
+    assert {f.verdict for f in findings if f.bind.mount and f.bind.mount.device == OLD} == {verdict}
+    assert todo.actions == ()
+
+
+def test_a_new_source_beside_a_living_server_is_superseded() -> None:
+    scene, source, _ = usual()
+    scene.unmount(source)
+    scene.mount(SOURCE, NEW)
+    findings, todo = scene.plan()
+    assert {f.verdict for f in findings} == {Verdict.SUPERSEDED}
+    assert todo.actions == ()
+    scene.policy = Policy(superseded=SupersededPolicy.REBIND)
+    assert {a.origin.device for a in replacements(scene.plan()[1])} == {NEW}
+
+
+def test_a_pod_that_a_current_list_lacks_is_gone() -> None:
+    scene, source, _ = usual()
+    scene.crash_and_restart(source)
+    scene.pods, scene.pods_are_current = {}, True
+    findings, todo = scene.plan()
+    assert {f.verdict for f in findings} == {Verdict.ORPHANED}
+    assert todo.actions == ()
+
+
+def test_a_list_that_may_be_too_old_proves_nothing() -> None:
+    scene, source, _ = usual()
+    scene.crash_and_restart(source)
+    scene.pods, scene.pods_are_current = {}, False
+    assert len(scene.plan()[1].actions) == 2
+
+
+def test_an_unmounted_volume_of_a_running_pod_is_bare_and_left_alone() -> None:
+    scene, _, bind = usual()
+    scene.unmount(bind)
+    scene.namespaces.clear()
+    scene.pods, scene.pods_are_current = {UID: pod()}, True
+    findings, todo = scene.plan()
+    assert [f.verdict for f in findings] == [Verdict.BARE]
+    assert todo.actions == ()
+
+
+def test_ignored_file_systems_are_nobodys_volume() -> None:
+    scene = Scene()
+    scene.mount(publish_path(), fs_type="fuse.lxcfs")
+    assert scene.look().findings == ()
+
+
+# ------------------------------------------------------------------------------- plan
+
+
+def test_a_crash_is_repaired_on_the_host_first() -> None:
+    scene, source, bind = usual()
+    new = scene.crash_and_restart(source)
+    host, container = replacements(scene.plan()[1])
+    assert host.key == TargetKey(0, publish_path())
+    assert host.expect.unique_id == bind.unique_id
+    assert (host.origin.mount_point, host.origin.unique_id) == (SOURCE, new.unique_id)
+    assert host.propagation is Propagation.OWN_GROUP
+    assert host.stale_devices == (OLD,)
+    assert container.namespace is not None
+    assert container.origin.mount_point == publish_path()
+    assert container.propagation is Propagation.PRIVATE
+
+
+def test_subpaths_come_after_the_volume_and_show_the_same_part() -> None:
+    scene, source, _ = usual()
+    scene.mount(subpath_path(), root="/a/b//deleted")
+    scene.look()
+    scene.crash_and_restart(source)
+    actions = replacements(scene.plan()[1])
+    assert [a.key.mount_point for a in actions] == [publish_path(), subpath_path(), "/data"]
+    assert [a.subpath for a in actions] == ["", "a/b", ""]
+
+
+def break_pod_deleted(scene: Scene) -> None:
+    scene.pods = {UID: pod(is_deleting=True)}
+
+
+def break_source_unproven(scene: Scene) -> None:
+    scene.answers[NEW] = None
+
+
+def break_source_slow(scene: Scene) -> None:
+    scene.slow.add(NEW)
+
+
+def break_source_type(scene: Scene) -> None:
+    (source,) = [m for m in scene.mounts if m.device == NEW]
+    scene.mounts[scene.mounts.index(source)] = replace(source, fs_type="fuse.other")
+
+
+def break_source_root(scene: Scene) -> None:
+    (source,) = [m for m in scene.mounts if m.device == NEW]
+    scene.mounts[scene.mounts.index(source)] = replace(source, root="/elsewhere")
+
+
+def break_source_missing(scene: Scene) -> None:
+    (source,) = [m for m in scene.mounts if m.device == NEW]
+    scene.unmount(source)
+
+
+def break_report_mode(scene: Scene) -> None:
+    scene.policy = Policy(mode=RecoveryMode.REPORT)
+
+
+def break_table_full(scene: Scene) -> None:
+    scene.policy = Policy(max_table_entries=2)
+
+
+def break_no_lineage(scene: Scene) -> None:
+    scene.ledger = replace(scene.ledger, facts={})
+
+
+@pytest.mark.parametrize(
+    ("breaks", "reason"),
+    [
+        (break_pod_deleted, Reason.POD_ENDING),
+        (break_source_unproven, Reason.SOURCE_UNPROVEN),
+        (break_source_slow, Reason.SOURCE_UNPROVEN),
+        (break_source_type, Reason.SOURCE_TYPE),
+        (break_source_root, Reason.SOURCE_TYPE),
+        (break_source_missing, Reason.SOURCE_MISSING),
+        (break_report_mode, Reason.REPORT_ONLY),
+        (break_table_full, Reason.TABLE_FULL),
+        (break_no_lineage, Reason.NO_SOURCE),
+    ],
+)
+def test_refused_with_its_reason(breaks: Callable[[Scene], None], reason: Reason) -> None:
+    scene, source, _ = usual()
+    scene.crash_and_restart(source)
+    breaks(scene)
+    _, todo = scene.plan()
+    assert todo.actions == ()
+    assert reason in reasons(todo)
+
+
+def test_containers_can_be_left_out() -> None:
+    scene, source, _ = usual()
+    scene.crash_and_restart(source)
+    scene.policy = Policy(containers=False)
+    (host,) = replacements(scene.plan()[1])
+    assert host.key.is_host
+
+
+def test_a_failure_waits_and_then_tries_again() -> None:
+    scene, source, _ = usual()
+    scene.crash_and_restart(source)
+    scene.look()
+    key = TargetKey(0, publish_path())
+    waiting = TargetState(Phase.COOLDOWN, 1, retry_at=scene.now + 10)
+    scene.ledger = replace(scene.ledger, states={key: waiting})
+    _, todo = scene.plan()
+    assert Reason.BACK_OFF in reasons(todo)
+    assert [a.key.is_host for a in replacements(todo)] == [False]
+    scene.now += 20
+    assert key in [a.key for a in replacements(scene.plan()[1])]
+
+
+def test_what_is_under_way_is_not_planned_twice() -> None:
+    scene, source, _ = usual()
+    scene.crash_and_restart(source)
+    key = TargetKey(0, publish_path())
+    scene.ledger = replace(
+        scene.ledger, states={key: TargetState(Phase.RECOVERING, is_in_flight=True)}
+    )
+    assert key not in [a.key for a in replacements(scene.plan()[1])]
+
+
+def test_an_own_layer_goes_when_what_it_covered_is_gone() -> None:
+    scene, _, bind = usual()
+    key = TargetKey(0, publish_path())
+    scene.ledger = replace(scene.ledger, own_layers={key: (bind.unique_id,)})
+    (action,) = scene.plan()[1].actions
+    assert isinstance(action, DetachOwnLayer)
+    assert action.expect.unique_id == bind.unique_id
+
+
+# ---------------------------------------------------------------------------- sources
+
+
+def test_a_reused_device_number_has_no_past() -> None:
+    scene, source, bind = usual()
+    scene.unmount(source)
+    scene.unmount(bind)
+    scene.namespaces.clear()
+    scene.look()
+    scene.mount(publish_path(OTHER_UID, "other"), OLD)
+    scene.answers[OLD] = Answer.DISCONNECTED
+    scene.mount(SOURCE, NEW)
+    _, todo = scene.plan()
+    assert todo.actions == ()
+    assert reasons(todo) == {Reason.NO_SOURCE}
+
+
+def fluid_scene(*datasets: tuple[str, str], volume: str = "a-b-c") -> Scene:
+    scene = Scene()
+    for number, (namespace, dataset) in enumerate(datasets):
+        path = f"/runtime-mnt/juicefs/{namespace}/{dataset}/juicefs-fuse"
+        scene.mount(path, Device(0, 80 + number))
+    scene.mount(publish_path(volume=volume), OLD)
+    scene.answers[OLD] = Answer.DISCONNECTED
+    scene.volume_data = {(UID, volume): VolumeData("fuse.csi.fluid.io", "h")}
+    return scene
+
+
+def test_two_fluid_datasets_with_one_name_are_refused() -> None:
+    _, todo = fluid_scene(("a-b", "c"), ("a", "b-c")).plan()
+    assert todo.actions == ()
+    assert reasons(todo) == {Reason.AMBIGUOUS_SOURCE}
+
+
+@pytest.mark.parametrize(("namespace", "device"), [("a-b", Device(0, 80)), ("a", Device(0, 81))])
+def test_the_pods_namespace_tells_two_fluid_datasets_apart(namespace: str, device: Device) -> None:
+    scene = fluid_scene(("a-b", "c"), ("a", "b-c"))
+    scene.pods = {UID: pod(namespace=namespace)}
+    (action,) = replacements(scene.plan()[1])
+    assert action.origin.device == device
+
+
+def test_a_fluid_dataset_needs_no_lineage() -> None:
+    (action,) = replacements(fluid_scene(("a-b", "c")).plan()[1])
+    assert action.origin.mount_point == "/runtime-mnt/juicefs/a-b/c/juicefs-fuse"
+
+
+# ------------------------------------------------------------------------- containers
+
+
+def test_foreign_namespaces_are_counted_and_not_entered() -> None:
+    scene, source, _ = usual()
+    scene.container(scene.inside("/host/mnt"), kind=NamespaceKind.FOREIGN)
+    scene.crash_and_restart(source)
+    diagnosis = scene.look()
+    assert diagnosis.foreign_stale == 1
+    assert all(f.bind.key.mount_point != "/host/mnt" for f in diagnosis.findings)
+
+
+def test_another_pods_volume_in_a_container_is_not_ours() -> None:
+    scene, source, _ = usual()
+    scene.container(scene.inside("/data"), uid=OTHER_UID)
+    scene.crash_and_restart(source)
+    keys = [a.key for a in replacements(scene.plan()[1])]
+    assert len(keys) == 2
+
+
+def test_a_copy_of_the_kubelets_directory_is_not_ours() -> None:
+    scene, source, _ = usual()
+    scene.container(scene.inside(publish_path()))
+    scene.crash_and_restart(source)
+    assert len(replacements(scene.plan()[1])) == 2
+
+
+def test_a_container_below_a_peer_of_the_host_gets_it_by_propagation() -> None:
+    scene = Scene()
+    base = scene.mount("/", Device(8, 1), fs_type="ext4", peer_group=77)
+    scene.mount(SOURCE, parent=base.mount_id)
+    scene.mount(publish_path(), parent=base.mount_id)
+    root = scene.inside("/", Device(8, 1), fs_type="ext4", master=77)
+    scene.container(root, scene.inside("/data", parent=root.mount_id))
+    assert [f.bind.key.is_host for f in scene.look().findings] == [True]
+
+
+def test_the_pod_that_serves_a_connection_keeps_it() -> None:
+    scene, source, _ = usual()
+    scene.servers = {OLD: (FuseServer(7, 1, (OLD,), "server", UID),)}
+    scene.crash_and_restart(source)
+    assert [a.key.is_host for a in replacements(scene.plan()[1])] == [True]
+
+
+@pytest.mark.parametrize(
+    ("mount", "propagation"),
+    [
+        ({}, Propagation.PRIVATE),
+        ({"master": 6}, Propagation.SLAVE),
+        ({"peer_group": 6}, Propagation.PEER),
+    ],
+)
+def test_a_container_keeps_the_propagation_of_its_first_look(
+    mount: dict[str, int], propagation: Propagation
+) -> None:
+    scene = Scene()
+    source = scene.mount(SOURCE)
+    scene.mount(publish_path(), peer_group=6)
+    scene.container(scene.inside(**mount))
+    scene.look()
+    scene.crash_and_restart(source)
+    assert replacements(scene.plan()[1])[1].propagation is propagation
+
+
+def test_a_writable_layer_on_a_read_only_mount_is_a_finding_of_its_own() -> None:
+    scene = Scene()
+    scene.mount(SOURCE)
+    scene.mount(publish_path(), peer_group=6)
+    below = scene.inside(options="ro,relatime")
+    scene.container(below)
+    scene.look()
+    layer = scene.inside(options="rw,relatime", parent=below.mount_id)
+    namespace = scene.namespaces[0]
+    scene.namespaces[0] = replace(namespace, mounts=(*namespace.mounts, layer))
+    (action,) = replacements(scene.plan()[1])
+    assert action.read_only
+    assert not action.key.is_host
+
+
+# ------------------------------------------------------------------------- properties
+
+DEVICES = st.sampled_from([OLD, NEW, THIRD])
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("crash"), DEVICES),
+        st.tuples(st.just("hang"), DEVICES),
+        st.tuples(st.just("source"), DEVICES),
+        st.tuples(st.just("bind"), DEVICES),
+        st.tuples(st.just("unbind"), DEVICES),
+        st.tuples(st.just("unsource"), DEVICES),
+        st.tuples(st.just("look"), DEVICES),
+    ),
+    max_size=14,
+)
+
+
+def take_step(scene: Scene, what: str, device: Device) -> None:
+    here = [m for m in scene.mounts if m.device == device]
+    if what == "crash":
+        scene.answers[device] = Answer.DISCONNECTED
+    elif what == "hang":
+        scene.hung.add(device)
+    elif what == "source":
+        scene.mount(SOURCE, device)
+    elif what == "bind":
+        scene.mount(publish_path(), device)
+    elif what == "look":
+        scene.look()
+    else:
+        inside = what == "unbind"
+        for mount in here:
+            if (mount.mount_point != SOURCE) is inside:
+                scene.unmount(mount)
+
+
+@settings(max_examples=200, deadline=None)
+@given(STEPS)
+def test_no_history_leads_to_an_action_that_is_not_safe(steps: list[tuple[str, Device]]) -> None:
+    scene, _, _ = usual()
+    for what, device in steps:
+        take_step(scene, what, device)
+    findings, todo = scene.plan()
+    by_key = {f.bind.key: f for f in findings}
+    present = {m.unique_id for m in scene.mounts}
+    present |= {m.unique_id for ns in scene.namespaces for m in ns.mounts}
+    assert len({a.key for a in todo.actions}) == len(todo.actions)
+    for action in replacements(todo):
+        assert by_key[action.key].verdict is Verdict.STALE
+        assert action.expect.unique_id in present
+        assert scene.answers[action.expect.device] is Answer.DISCONNECTED
+        assert scene.answers[action.origin.device] is Answer.ANSWERED
+        assert action.origin.device not in scene.hung
+        assert action.origin.device not in action.stale_devices
