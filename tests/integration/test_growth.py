@@ -73,4 +73,5 @@ def test_sixty_crashes_of_twenty_volumes(node: DemoNode, way: str) -> None:
         most = [size + VOLUMES for size in before]
         assert all(now <= limit for row in after for now, limit in zip(row, most, strict=True))
         assert after[1:] == [after[1]] * (CRASHES - 1)
-    assert max(descriptors[CRASHES // 2 :]) <= max(descriptors[: CRASHES // 2])
+    # Some are open just while they are counted; what leaks is never given back.
+    assert min(descriptors[CRASHES // 2 :]) <= min(descriptors[: CRASHES // 2])
