@@ -1,0 +1,59 @@
+"""A kernel that fails, or stops the caller for ever, at the n-th call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from fusewatchd.linux.mountkernel import MountKernel, Way
+
+HARMLESS = frozenset({"close"})
+"""Calls that do not fail: a descriptor is given back whatever close(2) answers."""
+
+
+class Killed(BaseException):
+    """The caller was ended by SIGKILL: nothing after this call happens any more."""
+
+
+class FaultyKernel:
+    """Passes every call on to another kernel until it is time."""
+
+    def __init__(self, kernel: MountKernel, at: int, fault: Callable[[], BaseException]) -> None:
+        self._kernel = kernel
+        self._at = at
+        self._fault = fault
+        self.calls = 0
+        self.is_dead = False
+        self.was_hit = ""
+        self.open: set[int] = set()
+
+    @property
+    def way(self) -> Way:
+        return self._kernel.way
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self._kernel, name)
+
+        def through(*args: Any, **kwargs: Any) -> Any:
+            if name in HARMLESS or (name == "enter" and args == (None,)):
+                if name == "close":
+                    self.open.discard(args[0])
+                return call(*args, **kwargs)
+            self.calls += 1
+            if self.calls == self._at or self.is_dead:
+                self.was_hit = self.was_hit or name
+                fault = self._fault()
+                self.is_dead = isinstance(fault, Killed)
+                raise fault
+            result = call(*args, **kwargs)
+            if name in ("open_mount", "open_below", "clone", "assemble"):
+                self.open.add(result)
+            return result
+
+        return through
+
+
+def failing(number: int) -> Callable[[], BaseException]:
+    """Return what makes the error of a system call."""
+    return lambda: OSError(number, os.strerror(number))
