@@ -117,6 +117,13 @@ def _is_expected(mount: Mount, expect: Expect) -> bool:
     return expect.mount_id in (0, mount.mount_id)
 
 
+def _is_same(one: Mount, other: Mount) -> bool:
+    """The ids of mountinfo are used again at once: compare what never is, where there is it."""
+    ids = (one.unique_id, other.unique_id)
+    is_same_id = ids[0] == ids[1] if all(ids) else one.mount_id == other.mount_id
+    return is_same_id and one.device == other.device
+
+
 @dataclass(frozen=True, slots=True)
 class _Target:
     """The target as it was when the attempt began."""
@@ -323,7 +330,7 @@ class _Replacement:
             self._drop_stale_layers()
         with opened(self._kernel, self._path) as fd:
             old = self._kernel.mount_of(fd)
-            is_same = old.mount_id == target.mount.mount_id or self._is_stale_here(old)
+            is_same = _is_same(old, target.mount) or self._is_stale_here(old)
             if old.mount_point != self._path or not is_same:
                 raise _skip(Reason.RACED, "the target changed while the new mount was built")
             match self._kernel.way:
@@ -340,9 +347,10 @@ class _Replacement:
     def _attach_beneath(self, clone: int, fd: int, old: Mount) -> Mount:
         self._kernel.attach_beneath(clone, fd)
         new = self._let_go(clone)
+        is_above = self._kernel.mount_of(fd).parent_id == new.mount_id
+        # Last of all before the detach, which takes whatever is on top.
         top = top_at(self._kernel, self._path)
-        is_on_top = top is not None and top.mount_id == old.mount_id
-        if not (is_on_top and self._kernel.mount_of(fd).parent_id == new.mount_id):
+        if not (is_above and top is not None and _is_same(top, old)):
             raise _fail(Reason.RACED, "somebody else mounted there between attach and detach")
         self._kernel.detach(fd)
         return new

@@ -57,3 +57,24 @@ class FaultyKernel:
 def failing(number: int) -> Callable[[], BaseException]:
     """Return what makes the error of a system call."""
     return lambda: OSError(number, os.strerror(number))
+
+
+class DisturbedKernel(FaultyKernel):
+    """Lets somebody else do something just before the n-th call, and goes on."""
+
+    def __init__(self, kernel: MountKernel, at: int, disturb: Callable[[], None]) -> None:
+        super().__init__(kernel, 0, lambda: Killed())
+        self._moment = at
+        self._disturb = disturb
+
+    def __getattr__(self, name: str) -> Any:
+        through = super().__getattr__(name)
+
+        def disturbed(*args: Any, **kwargs: Any) -> Any:
+            is_counted = name not in HARMLESS and (name, args) != ("enter", (None,))
+            if is_counted and self.calls + 1 == self._moment:
+                self.was_hit = name
+                self._disturb()
+            return through(*args, **kwargs)
+
+        return disturbed

@@ -28,7 +28,7 @@ from fusewatchd.linux.replacement import carry_out
 from fusewatchd.linux.staging import Staging
 from fusewatchd.model import Device, Mount, Reason, TargetKey
 from fusewatchd.mountinfo import parse_mount_table
-from tests.contract.faults import FaultyKernel, Killed, failing
+from tests.contract.faults import DisturbedKernel, FaultyKernel, Killed, failing
 from tests.lab import run_in_world
 
 pytestmark = pytest.mark.kernel
@@ -313,5 +313,96 @@ def test_any_call_may_fail(way: Way, number: int) -> None:
 def test_it_may_be_killed_before_any_call(way: Way) -> None:
     def body(world: PrivateWorld) -> None:
         assert len(every_call(way, Killed, world)) >= 10
+
+    in_world(body)
+
+
+# ------------------------------------------------------------------------- somebody else
+
+
+def unmount(stage: Stage) -> None:
+    """The kubelet at the end of a pod: until nothing is mounted there."""
+    while stack(stage.target):
+        syscalls.umount2(stage.target, syscalls.MNT_DETACH)
+
+
+def publish_again(stage: Stage) -> None:
+    """A driver that repairs its bind itself."""
+    unmount(stage)
+    syscalls.mount(stage.source, stage.target, None, syscalls.MS_BIND)
+
+
+def stack_upon(stage: Stage) -> None:
+    """Another recoverer: ``mount --bind`` over whatever is there."""
+    syscalls.mount(stage.source, stage.target, None, syscalls.MS_BIND)
+
+
+def remount_source(stage: Stage) -> None:
+    """The server crashed again and came back again."""
+    syscalls.umount2(stage.source, syscalls.MNT_DETACH)
+    stage.new = mount_source(stage.source, "new")
+
+
+def check_still_unmounted(stage: Stage, live: set[int]) -> None:
+    assert stack(stage.target) == []
+
+
+def check_live_soon(stage: Stage, live: set[int]) -> None:
+    """A detach takes what was stacked in that very moment: the next attempt puts it right."""
+    if stack(stage.target)[-1].device != stage.new:
+        run_to_the_end(stage)
+    assert stack(stage.target)[-1].device == stage.new
+
+
+def check_live_on_top(stage: Stage, live: set[int]) -> None:
+    layers = stack(stage.target)
+    assert layers[-1].device == stage.new
+    assert live <= {m.mount_id for m in layers}, "somebody's live mount was taken away"
+
+
+def check_converges(stage: Stage, live: set[int]) -> None:
+    assert stack(stage.target)
+    first = {m.device for m in stack(stage.target)} - set(stage.dead) - {stage.new}
+    stage.dead += tuple(first)
+    run_to_the_end(stage)
+
+
+@WAYS
+@pytest.mark.parametrize(
+    ("actor", "check"),
+    [
+        (unmount, check_still_unmounted),
+        (publish_again, check_live_on_top),
+        (stack_upon, check_live_soon),
+        (remount_source, check_converges),
+    ],
+    ids=["unmount", "publish-again", "stack", "remount-source"],
+)
+def test_somebody_else_may_act_before_any_call(
+    way: Way, actor: Callable[[Stage], None], check: Callable[[Stage, set[int]], None]
+) -> None:
+    def body(world: PrivateWorld) -> None:
+        for at in range(1, MOST_CALLS):
+            stage = Stage.set_up(world, way, number=at)
+            live: set[int] = set()
+
+            def act(stage: Stage = stage, live: set[int] = live) -> None:
+                actor(stage)
+                layers = stack(stage.target)
+                live |= {m.mount_id for m in layers[-1:] if m.device == stage.new}
+
+            kernel = DisturbedKernel(stage.kernel, at, act)
+            outcome = carry_out(kernel, stage.action())
+            if not kernel.was_hit:
+                assert outcome.status is OutcomeStatus.RECOVERED
+                assert at > 10
+                stage.close()
+                return
+            try:
+                check(stage, live)
+            except AssertionError as exc:
+                raise AssertionError(f"before {kernel.was_hit} (call {at}): {exc}") from exc
+            stage.close()
+        raise AssertionError("a replacement that never ends")
 
     in_world(body)
