@@ -42,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
     run = commands.add_parser("run", help="watch and repair, in the foreground")
     run.add_argument("--way", choices=["beneath", "on-top", "staged"], help=argparse.SUPPRESS)
+    run.add_argument("--as-old-kernel", action="store_true", help=argparse.SUPPRESS)
     run.add_argument("--any-namespace", action="store_true", help=argparse.SUPPRESS)
     run.set_defaults(command=_run)
     check = commands.add_parser("check", help="look once, change nothing; exit 0, 1 or 2")
@@ -83,7 +84,8 @@ def _run(options: argparse.Namespace) -> int:
         require_host_namespace()
     settings, file, values = _settings(options)
     way = Way(options.way) if options.way else None
-    return Daemon(Start(settings, file, tuple(values.items()), way)).run()
+    start = Start(settings, file, tuple(values.items()), way, options.as_old_kernel)
+    return Daemon(start).run()
 
 
 def _check(options: argparse.Namespace) -> int:

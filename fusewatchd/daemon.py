@@ -26,6 +26,7 @@ from fusewatchd.linux.mountkernel import Way
 from fusewatchd.linux.pidfd import ServerWatch
 from fusewatchd.linux.sockets import SocketWatch
 from fusewatchd.memory import next_retry
+from fusewatchd.model import Device
 from fusewatchd.node import Node, back_off_of, knowledge_of, node_name_of, policy_of, timing_of
 from fusewatchd.persistence import document_of, is_same_memory, ledger_from
 from fusewatchd.reporters.base import Reporter
@@ -41,6 +42,8 @@ from fusewatchd.web import Health, Pages, WebServer
 
 MAX_SLEEP_SECONDS = 5.0
 ALIVE_SECONDS = 60.0
+NO_DEVICE = Device(0, 0)
+"""Stands for the connections of servers of which the kernel does not tell them."""
 SAVE_SECONDS = 0.5
 """What changed is written down this long after the first change."""
 CYCLE_REST_FACTOR = 4
@@ -55,6 +58,7 @@ class Start:
     config_file: str = ""
     overrides: tuple[tuple[str, object], ...] = ()
     way: Way | None = None
+    as_old_kernel: bool = False
 
 
 class Daemon:
@@ -70,7 +74,7 @@ class Daemon:
         self._start = start
         self._settings = start.settings
         self.log: Log = open_log(start.settings.log.level.value, start.settings.log.format.value)
-        self._node = Node(start.settings, start.way)
+        self._node = Node(start.settings, start.way, as_old_kernel=start.as_old_kernel)
         self._selector = selectors.DefaultSelector()
         self._workers: set[int] = set()
         self._started_wall = time.time()
@@ -247,7 +251,7 @@ class Daemon:
         result = self._node.observer.take_scan(time.monotonic())
         if result is None:
             return None
-        self._servers.update(result.servers)
+        self._servers.update({**result.servers, NO_DEVICE: result.anonymous})
         self._note_exits()
         return Trigger.NAMESPACES
 
@@ -258,6 +262,9 @@ class Daemon:
     def _note_exits(self) -> None:
         now = time.monotonic()
         for server in self._servers.exited():
+            if not server.devices:
+                # Before Linux 6.16 nobody tells which connection it served.
+                self._node.connections.ask_all_again()
             for device in server.devices:
                 self._node.connections.server_gone(device, now)
 

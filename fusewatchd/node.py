@@ -23,7 +23,11 @@ from fusewatchd.linux.kubeletroot import find_kubelet_root
 from fusewatchd.linux.mounter import MountWorker, mount_worker
 from fusewatchd.linux.mountkernel import Way
 from fusewatchd.linux.mounttable import MountTableSource
-from fusewatchd.linux.namespaces import NamespaceScanner, serve_scans
+from fusewatchd.linux.namespaces import (
+    NamespaceScanner,
+    serve_scans,
+    serve_scans_as_before_6_16,
+)
 from fusewatchd.linux.probe import ProbePool, serve_probes
 from fusewatchd.memory import BackOff
 from fusewatchd.observer import Limits, Observer
@@ -39,8 +43,12 @@ MAX_PARALLEL = 2
 class Node:
     """The adapters to this node and the reconciler over them; no loop, no reporters."""
 
-    def __init__(self, settings: Settings, way: Way | None = None) -> None:
+    def __init__(
+        self, settings: Settings, way: Way | None = None, *, as_old_kernel: bool = False
+    ) -> None:
         """Build everything; to be called while the process has one thread.
+
+        ``as_old_kernel`` does without what newer kernels tell of mounts and servers.
 
         Raises:
             UnsupportedKernelError: nothing can be replaced safely on this kernel.
@@ -53,10 +61,10 @@ class Node:
             {
                 "mount": mount_worker(self.way, mounts_on_detached=detached),
                 "probe": serve_probes,
-                "scan": serve_scans,
+                "scan": serve_scans_as_before_6_16 if as_old_kernel else serve_scans,
             }
         )
-        self.table = MountTableSource()
+        self.table = MountTableSource(use_fanotify=not as_old_kernel)
         self.connections = Connections(timing_of(settings))
         self.probes = ProbePool(
             lambda who: self.forks.spawn("probe", who), settings.probe.max_children

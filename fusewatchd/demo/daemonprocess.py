@@ -26,6 +26,7 @@ class DaemonProcess:
         way: str = "",
         settings: dict[str, str] | None = None,
         config: str = "",
+        as_old_kernel: bool = False,
     ) -> None:
         """Prepare the command line; ``start`` runs it with ``values`` as they are then."""
         self.runtime_dir = os.path.join(node.lab, "run")
@@ -42,6 +43,7 @@ class DaemonProcess:
         }
         self._way = ["--way", way] if way else []
         self._config = ["--config", config] if config else []
+        self._config += ["--as-old-kernel"] if as_old_kernel else []
         self._python = sys.executable
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -41,11 +41,18 @@ def serve_scans(channel: Channel) -> None:
     channel.serve(lambda _: channel.send(walker.walk()))
 
 
+def serve_scans_as_before_6_16(channel: Channel) -> None:
+    """As ``serve_scans``, where fdinfo does not tell the connection of a server."""
+    walker = Walker(reads_connections=False)
+    channel.serve(lambda _: channel.send(walker.walk()))
+
+
 class Walker:
     """Walks /proc; remembers the tables it has parsed and what it has told."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, reads_connections: bool = True) -> None:
         """Know nothing yet: the first walk tells everything."""
+        self._reads_connections = reads_connections
         self._tables: dict[int, _Table] = {}
         self._told: dict[int, Any] = {}
 
@@ -68,7 +75,7 @@ class Walker:
                         if is_whole or inode not in best:
                             best[inode] = self._namespace(process, inode, user, tables)
                             (chrooted.discard if is_whole else chrooted.add)(inode)
-                    server = _server(process)
+                    server = _server(process, reads_connections=self._reads_connections)
                     if server is not None:
                         servers.append(server)
             except OSError as exc:
@@ -140,7 +147,7 @@ def connection_of(fdinfo: bytes) -> Device | None:
     return Device(number >> _MINOR_BITS, number & ((1 << _MINOR_BITS) - 1))
 
 
-def _server(process: Process) -> Any:
+def _server(process: Process, *, reads_connections: bool) -> Any:
     """Describe a process with a ``/dev/fuse`` descriptor; None for any other."""
     devices: set[Device] = set()
     is_server = False
@@ -152,7 +159,8 @@ def _server(process: Process) -> Any:
                 # /dev is mounted nowhere any more, only the last part is left.
                 if not link.endswith("/fuse"):
                     continue
-                device = connection_of(process.read(f"fdinfo/{name}"))
+                fdinfo = process.read(f"fdinfo/{name}")
+                device = connection_of(fdinfo) if reads_connections else None
             except (FileNotFoundError, ProcessLookupError):
                 continue  # closed meanwhile
             if device is not None:

@@ -211,3 +211,23 @@ def test_a_plain_umount_is_never_busy(node: DemoNode) -> None:
             assert done.returncode == 0, done.stderr
             node.remove_pod(pod)
             assert not os.path.exists(pod.directory)
+
+
+@WAYS
+@in_lab(timeout=60)
+def test_without_what_newer_kernels_tell(node: DemoNode, way: str) -> None:
+    """Mounts by poll alone, servers of which the connection is not told."""
+    source = node.add_source("one")
+    pod = node.add_pod("p", [PodVolume("v", source)], [PodMount("v", "/data")])
+    container = node.start_container(pod)
+    settings = {"probe.interval_seconds": "3600"}
+    with DaemonProcess(node, way=way, settings=settings, as_old_kernel=True) as daemon:
+        daemon.wait_until_watching(2)
+        time.sleep(1.0)  # the server is known by then
+        for _ in range(2):
+            source.kill()
+            daemon.wait_for(lambda d: d["totals"]["verdicts"]["stale"] == 2, DEADLINE)
+            source.restart()
+            container.wait_until_readable("/data/hello", DEADLINE)
+            daemon.wait_until_watching(2)
+            time.sleep(2.0)
