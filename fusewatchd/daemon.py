@@ -90,6 +90,9 @@ class Daemon:
         )
         self._metrics = Metrics(__version__, self._node.way.value)
         self._systemd = SystemdNotifier(time.monotonic, time.time)
+        limit = self._systemd.watchdog_seconds
+        # The watchdog is fed by completed cycles, so there must be some.
+        self._heartbeat_seconds = min(MAX_SLEEP_SECONDS, limit / 3 if limit else MAX_SLEEP_SECONDS)
         self._cluster = self._make_cluster()
         self._reporters: tuple[Reporter, ...] = (
             LogReporter(self.log),
@@ -230,6 +233,7 @@ class Daemon:
             self._sockets.due_at,
             self._mounts_due,
             self._save_due,
+            self._cycle.finished_at + self._heartbeat_seconds if self._cycle else None,
         ]
         return min((t for t in times if t is not None), default=now + MAX_SLEEP_SECONDS)
 
