@@ -21,7 +21,6 @@ import inspect
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -59,14 +58,6 @@ _LEFTOVER_GRACE_SECONDS = 3.0
 
 class LabFailure(AssertionError):
     """What failed in the lab, with the child's own traceback as text."""
-
-
-def free_port() -> int:
-    """Return a port of loopback that nobody listens on just now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def why_no_lab() -> str:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import re
-import ssl
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from fusewatchd.demo.loopback import LoopbackServer
 
 _PATHS = {
     "/apis/events.k8s.io/v1": "events.k8s.io/v1",
@@ -32,7 +33,7 @@ class _Refusal(Exception):
         self.reason = reason
 
 
-class DemoApiServer:
+class DemoApiServer(LoopbackServer):
     """Keeps Events in memory; delay and refusals can be set at any time."""
 
     def __init__(
@@ -57,43 +58,7 @@ class DemoApiServer:
         self._has_events_v1 = has_events_v1
         self._events: dict[tuple[str, str], Object] = {}
         self._lock = threading.Lock()
-        self._is_over = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
-        self._scheme = "http"
-        if certificate:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(certificate)
-            self._server.socket = context.wrap_socket(
-                self._server.socket, server_side=True, do_handshake_on_connect=False
-            )
-            self._scheme = "https"
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.02,), daemon=True
-        )
-
-    @property
-    def url(self) -> str:
-        """Where it listens."""
-        return f"{self._scheme}://127.0.0.1:{self._server.server_address[1]}"
-
-    def start(self) -> None:
-        """Begin to answer."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop; requests that are delayed end at once."""
-        self._is_over.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-    def __enter__(self) -> DemoApiServer:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
+        super().__init__(self._handler(), certificate)
 
     def events(self) -> list[Object]:
         """Return the Events that were taken, in the order of their creation."""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import ssl
-import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
+from fusewatchd.demo.loopback import LoopbackServer
 
-class DemoKubelet:
+
+class DemoKubelet(LoopbackServer):
     """Answers as a kubelet does; delay and refusals can be set at any time."""
 
     def __init__(
@@ -41,46 +41,7 @@ class DemoKubelet:
         """Sent with a redirect."""
         self.requests: list[tuple[str, str]] = []
         """Path and Authorization of every request so far."""
-        self._is_over = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
-        self._scheme = "http"
-        if certificate:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(certificate)
-            if client_ca:
-                context.load_verify_locations(client_ca)
-                context.verify_mode = ssl.CERT_REQUIRED
-            self._server.socket = context.wrap_socket(
-                self._server.socket, server_side=True, do_handshake_on_connect=False
-            )
-            self._scheme = "https"
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.02,), daemon=True
-        )
-
-    @property
-    def url(self) -> str:
-        """Where it listens."""
-        return f"{self._scheme}://127.0.0.1:{self._server.server_address[1]}"
-
-    def start(self) -> None:
-        """Begin to answer."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop; requests that are delayed end at once."""
-        self._is_over.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-    def __enter__(self) -> DemoKubelet:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
+        super().__init__(self._handler(), certificate, client_ca)
 
     def answer(self, path: str, authorization: str) -> tuple[int, bytes]:
         """Return status and body for a request."""

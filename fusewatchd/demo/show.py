@@ -8,7 +8,6 @@ namespace is touched.
 from __future__ import annotations
 
 import shlex
-import socket
 import sys
 import time
 import urllib.request
@@ -20,6 +19,7 @@ from fusewatchd.demo.apiserver import DemoApiServer
 from fusewatchd.demo.container import Access, Container, MountPropagation
 from fusewatchd.demo.daemonprocess import DaemonProcess
 from fusewatchd.demo.kubelet import DemoKubelet
+from fusewatchd.demo.loopback import free_port
 from fusewatchd.demo.namespace import NamespaceForbiddenError, PrivateWorld, run_in_private_world
 from fusewatchd.demo.node import DemoNode
 from fusewatchd.demo.pods import PodMount, PodVolume
@@ -91,7 +91,7 @@ def _run(world: PrivateWorld, server: str) -> int:
         source = node.add_source("data", command=shlex.split(server), files=files)
         containers = _start_containers(node)
         _tell_the_scene(server, containers)
-        address = f"127.0.0.1:{_free_port()}"
+        address = f"127.0.0.1:{free_port()}"
         settings = {
             "kubelet.url": kubelet.url,
             "apiserver.url": api.url,
@@ -217,13 +217,6 @@ def _wait(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + DEADLINE_SECONDS
     while not condition() and time.monotonic() < end:
         time.sleep(0.02)
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def _say(text: str) -> None:

@@ -14,10 +14,11 @@ from fusewatchd.demo.apiserver import DemoApiServer
 from fusewatchd.demo.container import Container
 from fusewatchd.demo.daemonprocess import DaemonProcess
 from fusewatchd.demo.kubelet import DemoKubelet
+from fusewatchd.demo.loopback import free_port
 from fusewatchd.demo.node import DemoNode
 from fusewatchd.demo.pods import DemoPod, PodMount, PodVolume
 from fusewatchd.demo.sources import Source
-from tests.lab import free_port, in_lab
+from tests.lab import in_lab
 
 pytestmark = pytest.mark.kernel
 

@@ -15,11 +15,12 @@ import pytest
 
 from fusewatchd.demo.container import Container
 from fusewatchd.demo.daemonprocess import DaemonProcess
+from fusewatchd.demo.loopback import free_port
 from fusewatchd.demo.node import DemoNode
 from fusewatchd.demo.pods import DemoPod, PodMount, PodVolume
 from fusewatchd.demo.sources import ServerOptions, Source
 from fusewatchd.linux import syscalls
-from tests.lab import WAYS, free_port, in_lab
+from tests.lab import WAYS, in_lab
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
