@@ -73,5 +73,8 @@ def test_sixty_crashes_of_twenty_volumes(node: DemoNode, way: str) -> None:
         most = [size + VOLUMES for size in before]
         assert all(now <= limit for row in after for now, limit in zip(row, most, strict=True))
         assert after[1:] == [after[1]] * (CRASHES - 1)
-    # Some are open just while they are counted; what leaks is never given back.
-    assert min(descriptors[CRASHES // 2 :]) <= min(descriptors[: CRASHES // 2])
+    # Some are open just while they are counted, by workers that come and go; one that leaks
+    # with every crash, or every other one, would be far above that.
+    first, second = descriptors[: CRASHES // 2], descriptors[CRASHES // 2 :]
+    assert min(second) < max(first) + CRASHES // 8
+    assert max(second) < max(first) + CRASHES // 4
