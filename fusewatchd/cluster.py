@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -72,8 +73,7 @@ class Cluster:
         if settings.apiserver.url:
             from fusewatchd.kube.apiserver import EventPoster
 
-            endpoint = apiserver_endpoint(settings.apiserver)
-            self._poster = EventPoster(endpoint, self._node_name)
+            self._poster = EventPoster(_endpoint(settings.apiserver), self._node_name)
             self._poster.start()
             register(self._poster.fileno(), self._on_news)
 
@@ -98,11 +98,6 @@ class Cluster:
         """Hand an Event over; without an API server it is nobody's business."""
         if self._poster is not None:
             self._poster.post(draft)
-
-    @property
-    def posts_events(self) -> bool:
-        """True when there is an API server to tell."""
-        return bool(self._settings.apiserver.url)
 
     # ------------------------------------------------------------------ what arrives
 
@@ -144,35 +139,27 @@ def kubelet_endpoint(settings: KubeletSettings, kubelet_root: str, node_name: st
     One that made its certificate itself put the node's name in it and no address, so over
     loopback that name is expected unless another one is configured.
     """
-    from fusewatchd.kube.http import Endpoint
-
     name = settings.server_name or (node_name if _is_loopback(settings.url) else "")
     own = (f"{kubelet_root}/pki/kubelet.crt",) if kubelet_root else ()
-    return Endpoint(
-        settings.url,
-        name,
-        settings.token_file,
-        settings.ca_file,
-        CLUSTER_CA_FILES + own,
-        settings.client_cert_file,
-        settings.client_key_file,
-        settings.insecure_skip_tls_verify,
-        settings.timeout_seconds,
+    endpoint = _endpoint(settings)
+    return replace(
+        endpoint,
+        server_name=name,
+        default_ca_files=endpoint.default_ca_files + own,
+        skip_verify=settings.insecure_skip_tls_verify,
     )
 
 
-def apiserver_endpoint(settings: ApiServerSettings) -> Endpoint:
-    """Return how to reach and to trust the API server."""
+def _endpoint(settings: KubeletSettings | ApiServerSettings) -> Endpoint:
     from fusewatchd.kube.http import Endpoint
 
     return Endpoint(
         settings.url,
-        "",
-        settings.token_file,
-        settings.ca_file,
-        CLUSTER_CA_FILES,
-        settings.client_cert_file,
-        settings.client_key_file,
+        token_file=settings.token_file,
+        ca_file=settings.ca_file,
+        default_ca_files=CLUSTER_CA_FILES,
+        client_cert_file=settings.client_cert_file,
+        client_key_file=settings.client_key_file,
         timeout_seconds=settings.timeout_seconds,
     )
 

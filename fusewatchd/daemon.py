@@ -19,8 +19,7 @@ from fusewatchd import __version__
 from fusewatchd.cluster import Cluster, describe
 from fusewatchd.configfile import load_settings
 from fusewatchd.decision import CycleReport, Trigger
-from fusewatchd.errors import ConfigError, ParseError
-from fusewatchd.ledger import Ledger
+from fusewatchd.errors import ConfigError
 from fusewatchd.linux.inotify import PodsDirectoryWatch
 from fusewatchd.linux.mountkernel import Way
 from fusewatchd.linux.pidfd import ServerWatch
@@ -28,7 +27,6 @@ from fusewatchd.linux.sockets import SocketWatch
 from fusewatchd.memory import next_retry
 from fusewatchd.model import Device
 from fusewatchd.node import Node, back_off_of, knowledge_of, node_name_of, policy_of, timing_of
-from fusewatchd.persistence import document_of, is_same_memory, ledger_from
 from fusewatchd.reporters.base import Reporter
 from fusewatchd.reporters.events import EventsReporter
 from fusewatchd.reporters.log import Log, open_log
@@ -36,7 +34,7 @@ from fusewatchd.reporters.metrics import Metrics
 from fusewatchd.reporters.story import LogReporter
 from fusewatchd.reporters.systemd import SystemdNotifier
 from fusewatchd.settings import Settings, override
-from fusewatchd.statefile import StateWriter, read_boot_id, read_state
+from fusewatchd.statekeeper import StateKeeper
 from fusewatchd.statussocket import StatusSocket
 from fusewatchd.web import Health, Pages, WebServer
 
@@ -44,8 +42,6 @@ MAX_SLEEP_SECONDS = 5.0
 ALIVE_SECONDS = 60.0
 NO_DEVICE = Device(0, 0)
 """Stands for the connections of servers of which the kernel does not tell them."""
-SAVE_SECONDS = 0.5
-"""What changed is written down this long after the first change."""
 CYCLE_REST_FACTOR = 4
 """Mount changes alone start a new cycle no sooner than four times the last one's cost after it."""
 
@@ -83,8 +79,10 @@ class Daemon:
         self._is_stopping = False
         self._wants_reload = False
         self._mounts_due: float | None = None
-        self._servers = ServerWatch(self._watch_server, self._unwatch)
-        self._sockets = SocketWatch(start.settings.sockets, self._watch_socket, self._unwatch)
+        self._servers = ServerWatch(lambda fd: self._watch(fd, self._on_server_exit), self._unwatch)
+        self._sockets = SocketWatch(
+            start.settings.sockets, lambda fd: self._watch(fd, self._on_socket), self._unwatch
+        )
         self._pods = (
             PodsDirectoryWatch(self._node.kubelet_root) if self._node.kubelet_root else None
         )
@@ -101,11 +99,8 @@ class Daemon:
             EventsReporter(lambda draft: self._cluster.post(draft)),
         )
         self._web = self._open_web()
-        self._state = StateWriter(start.settings.state_dir)
-        self._boot_id = read_boot_id()
-        self._saved = self._node.reconciler.ledger = self._remembered()
-        self._save_due: float | None = None
-        self._state_problem = ""
+        self._state = StateKeeper(start.settings.state_dir, self.log)
+        self._node.reconciler.ledger = self._state.remembered(self._node.table.table())
         self._status = StatusSocket(start.settings.runtime_dir, self.document)
 
     def _make_cluster(self) -> Cluster:
@@ -116,35 +111,6 @@ class Daemon:
         )
         node.observer.pods_wanted = cluster.pods_wanted
         return cluster
-
-    def _remembered(self) -> Ledger:
-        """Return what an earlier run left; what cannot be believed is as good as nothing."""
-        try:
-            document = read_state(self._settings.state_dir)
-            if document is not None:
-                return ledger_from(document, self._boot_id, self._node.table.table())
-        except ParseError as exc:
-            self.log.warning("the state file is left out", event="state_ignored", detail=str(exc))
-        return Ledger()
-
-    def _remember(self, now: float) -> None:
-        """Write down what a later run could not find out by itself, not too often."""
-        ledger = self._node.reconciler.ledger
-        if is_same_memory(ledger, self._saved):
-            self._save_due = None
-        elif self._save_due is None:
-            self._save_due = now + SAVE_SECONDS
-        elif now >= self._save_due:
-            self._save(ledger)
-
-    def _save(self, ledger: Ledger) -> None:
-        self._saved, self._save_due = ledger, None
-        self._state.save(lambda: document_of(ledger, self._boot_id))
-        if self._state.problem != self._state_problem:
-            self._state_problem = self._state.problem
-            if self._state_problem:
-                detail = self._state_problem
-                self.log.warning("the state is not kept", event="state_failing", detail=detail)
 
     def _open_web(self) -> WebServer | None:
         if not self._settings.web.listen_address:
@@ -167,11 +133,11 @@ class Daemon:
     def run(self) -> int:
         """Run until SIGTERM or SIGINT; return the exit status."""
         self._catch_signals()
-        self._selector.register(self._node.table.fileno(), selectors.EVENT_READ, self._on_mounts)
-        self._selector.register(self._node.scanner.fileno(), selectors.EVENT_READ, self._on_scan)
-        self._selector.register(self._status.fileno(), selectors.EVENT_READ, self._on_status)
+        self._watch(self._node.table.fileno(), self._on_mounts)
+        self._watch(self._node.scanner.fileno(), self._on_scan)
+        self._watch(self._status.fileno(), self._on_status)
         if self._pods is not None:
-            self._selector.register(self._pods.fileno(), selectors.EVENT_READ, self._on_directory)
+            self._watch(self._pods.fileno(), self._on_directory)
         self._cluster.start(self._watch)
         self.log.info(
             "started",
@@ -223,7 +189,7 @@ class Daemon:
         )
         for reporter in self._reporters:
             reporter.report(cycle)
-        self._remember(cycle.started_at)
+        self._state.take(self._node.reconciler.ledger, cycle.started_at)
 
     def _next_due(self, now: float) -> float:
         times = [
@@ -232,7 +198,7 @@ class Daemon:
             next_retry(self._node.reconciler.ledger),
             self._sockets.due_at,
             self._mounts_due,
-            self._save_due,
+            self._state.due_at,
             self._cycle.finished_at + self._heartbeat_seconds if self._cycle else None,
         ]
         return min((t for t in times if t is not None), default=now + MAX_SLEEP_SECONDS)
@@ -241,7 +207,6 @@ class Daemon:
 
     def _on_mounts(self) -> Trigger | None:
         now = time.monotonic()
-        self._node.table.drain()
         if not self._node.observer.look_at_mounts(now):
             return None
         last = self._cycle.finished_at if self._cycle else 0.0
@@ -309,20 +274,14 @@ class Daemon:
         for fd, callback in wanted.items():
             known = self._selector.get_map().get(fd)
             if known is None:
-                self._selector.register(fd, selectors.EVENT_READ, callback)
+                self._watch(fd, callback)
             elif known.data != callback:
                 self._unwatch(fd)
-                self._selector.register(fd, selectors.EVENT_READ, callback)
+                self._watch(fd, callback)
         self._workers = set(wanted)
 
     def _watch(self, fd: int, callback: Callable[[], Trigger | None]) -> None:
         self._selector.register(fd, selectors.EVENT_READ, callback)
-
-    def _watch_server(self, fd: int) -> None:
-        self._selector.register(fd, selectors.EVENT_READ, self._on_server_exit)
-
-    def _watch_socket(self, fd: int) -> None:
-        self._selector.register(fd, selectors.EVENT_READ, self._on_socket)
 
     def _unwatch(self, fd: int) -> None:
         with suppress(KeyError, ValueError, OSError):
@@ -333,7 +292,7 @@ class Daemon:
     def _catch_signals(self) -> None:
         reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(writer)
-        self._selector.register(reader, selectors.EVENT_READ, lambda: self._drain(reader))
+        self._watch(reader, lambda: self._drain(reader))
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop())
         signal.signal(signal.SIGHUP, lambda *_: self._ask_reload())
@@ -355,22 +314,24 @@ class Daemon:
         self._systemd.reloading()
         try:
             if self._start.config_file:
-                before = self._settings
                 fresh = load_settings(self._start.config_file)
-                fresh = self._settings = override(fresh, dict(self._start.overrides))
-                reconciler = self._node.reconciler
-                reconciler.policy = policy_of(self._settings)
-                reconciler.back_off = back_off_of(self._settings)
-                reconciler.knowledge = knowledge_of(self._settings)
-                self._node.connections.timing = timing_of(self._settings)
-                if (before.kubelet, before.apiserver) != (fresh.kubelet, fresh.apiserver):
-                    self._cluster.stop(self._unwatch)
-                    self._cluster = self._make_cluster()
-                    self._cluster.start(self._watch)
+                self._take_over(override(fresh, dict(self._start.overrides)))
                 self.log.info("configuration reloaded", file=self._start.config_file)
         except ConfigError as exc:
             self.log.error("configuration not reloaded, the old one stays", problem=str(exc))
         self._systemd.ready()
+
+    def _take_over(self, settings: Settings) -> None:
+        before, self._settings = self._settings, settings
+        reconciler = self._node.reconciler
+        reconciler.policy = policy_of(settings)
+        reconciler.back_off = back_off_of(settings)
+        reconciler.knowledge = knowledge_of(settings)
+        self._node.connections.timing = timing_of(settings)
+        if (before.kubelet, before.apiserver) != (settings.kubelet, settings.apiserver):
+            self._cluster.stop(self._unwatch)
+            self._cluster = self._make_cluster()
+            self._cluster.start(self._watch)
 
     def document(self) -> Any:
         """Return the status document of the last cycle."""
@@ -381,8 +342,7 @@ class Daemon:
         self._systemd.stopping()
         self._status.close()
         self._cluster.stop(self._unwatch)
-        self._save(self._node.reconciler.ledger)
-        self._state.close()
+        self._state.close(self._node.reconciler.ledger)
         if self._web is not None:
             self._web.close()
         self._node.close()

@@ -40,9 +40,7 @@ class Fact:
         """True when this fact was learned from exactly this mount."""
         if (self.mount_point, self.device) != (mount.mount_point, mount.device):
             return False
-        if self.unique_id and mount.unique_id:
-            return self.unique_id == mount.unique_id
-        return self.mount_id == mount.mount_id
+        return mount.has_id(self.mount_id, self.unique_id)
 
 
 MAX_CANDIDATES = 8
@@ -85,7 +83,7 @@ def learn(
             merged = (known.candidates + new)[:MAX_CANDIDATES]
             learned[mount.mount_point] = replace(known, candidates=merged) if new else known
         elif candidates:
-            learned[mount.mount_point] = _fact(mount, candidates[:MAX_CANDIDATES])
+            learned[mount.mount_point] = fact_of(mount, candidates[:MAX_CANDIDATES])
     return learned
 
 
@@ -107,15 +105,8 @@ def _candidates(bind: Mount, mounts: Iterable[Mount]) -> tuple[SourcePath, ...]:
     )
 
 
-def fact_of(mount: Mount, source: SourcePath) -> Fact:
-    """Return the fact about a bind that was made by us, from this source.
-
-    The source may be gone again before both were ever seen side by side.
-    """
-    return _fact(mount, (source,))
-
-
-def _fact(mount: Mount, candidates: tuple[SourcePath, ...]) -> Fact:
+def fact_of(mount: Mount, candidates: tuple[SourcePath, ...]) -> Fact:
+    """Return the fact that this bind came from one of these places."""
     return Fact(
         mount.mount_point,
         mount.mount_id,

@@ -59,8 +59,9 @@ def take_outcomes(ledger: Ledger, outcomes: Iterable[Outcome], back_off: BackOff
             if outcome.status is OutcomeStatus.DETACHED:
                 own_layers.pop(key, None)
         elif mount is not None and key.is_host:
+            # The source may be gone again before both were ever seen side by side.
             source = SourcePath(action.origin.mount_point, action.origin.root)
-            facts[key.mount_point] = lineage.fact_of(mount, source)
+            facts[key.mount_point] = lineage.fact_of(mount, (source,))
             if outcome.depth > 1:
                 layer = mount.unique_id or mount.mount_id
                 own_layers[key] = (*own_layers.get(key, ()), layer)[-MAX_OWN_LAYERS:]
@@ -95,8 +96,9 @@ def take_diagnosis(ledger: Ledger, diagnosis: Diagnosis, snapshot: Snapshot) -> 
         bind = finding.bind
         if not bind.key.is_host:
             known = ledger.containers.get(bind.key)
-            is_same = known is not None and known.pod_uid == bind.path.pod_uid
-            containers[bind.key] = known if known and is_same else first_look(bind, snapshot)
+            if known is None or known.pod_uid != bind.path.pod_uid:
+                known = first_look(bind, snapshot)
+            containers[bind.key] = known
     present = frozenset(bind.key for bind in hosts)
     return replace(
         ledger,

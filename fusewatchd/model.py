@@ -68,10 +68,15 @@ class Mount:
         """True when the mount carries an id mapping (mount_setattr(2) ``MOUNT_ATTR_IDMAP``)."""
         return "idmapped" in self.options.split(",")
 
-    @property
-    def identity(self) -> tuple[int, Device, str]:
-        """What must still be true of a mount before anything is done to it."""
-        return (self.unique_id or self.mount_id, self.device, self.mount_point)
+    def has_id(self, mount_id: int, unique_id: int) -> bool:
+        """Return True when these are the ids of this mount.
+
+        The ids of mountinfo are used again at once: where both sides have the one that never
+        is, that one alone counts.
+        """
+        if unique_id and self.unique_id:
+            return unique_id == self.unique_id
+        return mount_id == self.mount_id
 
 
 # ----------------------------------------------------------------- FUSE connections

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 from typing import Any
 
 from fusewatchd import __version__
@@ -23,11 +24,7 @@ from fusewatchd.linux.kubeletroot import find_kubelet_root
 from fusewatchd.linux.mounter import MountWorker, mount_worker
 from fusewatchd.linux.mountkernel import Way
 from fusewatchd.linux.mounttable import MountTableSource
-from fusewatchd.linux.namespaces import (
-    NamespaceScanner,
-    serve_scans,
-    serve_scans_as_before_6_16,
-)
+from fusewatchd.linux.namespaces import NamespaceScanner, serve_scans
 from fusewatchd.linux.probe import ProbePool, serve_probes
 from fusewatchd.memory import BackOff
 from fusewatchd.observer import Limits, Observer
@@ -61,7 +58,7 @@ class Node:
             {
                 "mount": mount_worker(self.way, mounts_on_detached=detached),
                 "probe": serve_probes,
-                "scan": serve_scans_as_before_6_16 if as_old_kernel else serve_scans,
+                "scan": partial(serve_scans, reads_connections=not as_old_kernel),
             }
         )
         self.table = MountTableSource(use_fanotify=not as_old_kernel)

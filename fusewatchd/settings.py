@@ -51,16 +51,21 @@ def _paths(value: tuple[str, ...]) -> str:
 
 
 def _url(value: str) -> str:
+    return (
+        ""
+        if not value or _is_origin(value)
+        else "http://host:port or https://host:port, or nothing"
+    )
+
+
+def _is_origin(url: str) -> bool:
     try:
-        parts = urlsplit(value)
-        is_fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        parts = urlsplit(url)
+        is_host = bool(parts.hostname) and parts.port != 0 and "@" not in parts.netloc
     except ValueError:
-        is_fine = False
-        parts = urlsplit("")
-    extra = parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc
-    if not value or (is_fine and not extra):
-        return ""
-    return "http://host:port or https://host:port, or nothing"
+        return False
+    has_more = parts.path.strip("/") or parts.query or parts.fragment
+    return parts.scheme in ("http", "https") and is_host and not has_more
 
 
 def _listen(value: str) -> str:

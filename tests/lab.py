@@ -34,12 +34,16 @@ from typing import IO, Any, Concatenate, ParamSpec
 import pytest
 
 import fusewatchd
+from fusewatchd.demo.container import Container, python_environment
 from fusewatchd.demo.namespace import (
     NamespaceForbiddenError,
     PrivateWorld,
     run_in_private_world,
 )
-from fusewatchd.demo.node import DemoNode, mount_points_below
+from fusewatchd.demo.node import DemoNode
+from fusewatchd.demo.pods import DemoPod, PodMount, PodVolume
+from fusewatchd.demo.sources import Source
+from fusewatchd.demo.unmounting import mount_points_below
 
 P = ParamSpec("P")
 
@@ -200,6 +204,35 @@ def _command_line(pid: str) -> str:
             return file.read().replace(b"\0", b" ").decode(errors="backslashreplace").strip()
     except OSError:
         return "(gone)"
+
+
+def pod_with_container(node: DemoNode, source: Source, name: str) -> tuple[DemoPod, Container]:
+    """Publish a source in a new pod, at ``/data`` of its only container."""
+    pod = node.add_pod(name, [PodVolume("v", source)], [PodMount("v", "/data")])
+    return pod, node.start_container(pod)
+
+
+def fusewatchd_command(*arguments: str) -> list[str]:
+    """Return the command line, for an environment of ``python_environment``."""
+    return [sys.executable, "-m", "fusewatchd", *arguments]
+
+
+def run_fusewatchd(*arguments: str, timeout: float = 30.0) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a person does, and return what it said."""
+    return run_command(*fusewatchd_command(*arguments), timeout=timeout)
+
+
+def run_command(*words: str, timeout: float = 30.0) -> subprocess.CompletedProcess[str]:
+    """Run a command that finds this package; ``timeout`` is in seconds."""
+    return subprocess.run(
+        words,
+        capture_output=True,
+        text=True,
+        cwd="/",
+        env=python_environment(),
+        timeout=timeout,
+        check=False,
+    )
 
 
 _AS_ORDINARY_USER = """

@@ -35,6 +35,8 @@ class DemoKubelet(LoopbackServer):
         self.status = 200
         """What to answer with to those who may ask."""
         self.delay_seconds = 0.0
+        self.pause_seconds = 0.0
+        """Between two bytes of an answer."""
         self.body: bytes | None = None
         """Sent instead of the list."""
         self.location = ""
@@ -55,9 +57,14 @@ class DemoKubelet(LoopbackServer):
             return 404, b"404 page not found\n"
         return 200, json.dumps(self.pods()).encode() if self.body is None else self.body
 
-    def drip(self, write: Callable[[bytes], object], body: bytes) -> None:
-        """Send a body; a test may replace this by something slower."""
-        write(body)
+    def send(self, write: Callable[[bytes], object], body: bytes) -> None:
+        """Send a body, at once or with a pause after each byte."""
+        if not self.pause_seconds:
+            write(body)
+            return
+        for byte in body:
+            write(bytes([byte]))
+            time.sleep(self.pause_seconds)
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         kubelet = self
@@ -74,20 +81,9 @@ class DemoKubelet(LoopbackServer):
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                kubelet.drip(self.wfile.write, body)
+                kubelet.send(self.wfile.write, body)
 
             def log_message(self, format: str, *args: object) -> None:
                 pass
 
         return Handler
-
-
-def dripping(kubelet: DemoKubelet, pause_seconds: float) -> None:
-    """Let a kubelet send its answers byte by byte."""
-
-    def drip(write: Callable[[bytes], object], body: bytes) -> None:
-        for byte in body:
-            write(bytes([byte]))
-            time.sleep(pause_seconds)
-
-    kubelet.drip = drip  # type: ignore[method-assign]

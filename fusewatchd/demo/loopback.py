@@ -62,7 +62,9 @@ class LoopbackServer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop; requests that are delayed end at once."""
+        """Stop; requests that are delayed end at once.  Safe to repeat."""
+        if self._is_over.is_set():
+            return
         self._is_over.set()
         self._server.shutdown()
         self._server.server_close()

@@ -7,10 +7,8 @@ is taken away by ``close``, which is also the end of a ``with`` block.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
-import re
 import secrets
 import shutil
 import sys
@@ -28,9 +26,16 @@ from fusewatchd.demo.container import (
     RootKind,
     UserNamespace,
 )
-from fusewatchd.demo.namespace import PrivateWorld, mount_points
+from fusewatchd.demo.namespace import PrivateWorld
 from fusewatchd.demo.pods import DemoPod, PodMount, PodVolume, VolumeKind
-from fusewatchd.demo.sources import MOST_LAYERS, ServerOptions, Source, detach_all
+from fusewatchd.demo.sources import ServerOptions, Source, detach_all
+from fusewatchd.demo.unmounting import (
+    Unmounting,
+    abort_connection,
+    fuse_devices,
+    mount_points_below,
+    take_away,
+)
 from fusewatchd.errors import FusewatchError
 from fusewatchd.linux import syscalls
 
@@ -57,14 +62,6 @@ class ForeignKind(Enum):
     """A systemd unit with PrivateTmp=: its own namespace, slave of the host's, no pod."""
 
 
-class Unmounting(Enum):
-    """How a CSI driver takes its bind away at the end of a pod."""
-
-    UNTIL_BARE = "until bare"
-    ONCE = "once"
-    """One umount, then the directory must go; the kubelet tries again later."""
-
-
 class DemoNode:
     """The node.  Its methods are the actors of a real one: driver, kubelet, runtime."""
 
@@ -89,7 +86,7 @@ class DemoNode:
         self.foreign: list[Container] = []
         self._python = python
         self._owner = os.getpid()
-        self._inherited_devices = _fuse_devices("self")
+        self._inherited_devices = fuse_devices("self")
         self._stage = os.path.join(self.lab, "runtime")
         os.mkdir(self._stage)
         syscalls.mount("runtime", self._stage, "tmpfs", 0, "mode=755")
@@ -256,7 +253,7 @@ class DemoNode:
         count = 0
         for mount in pod.mounts:
             if mount.sub_path:
-                count += _take_away(pod.subpath_path(mount), unmounting)
+                count += take_away(pod.subpath_path(mount), unmounting)
         for volume in pod.volumes:
             count += self._unpublish(pod, volume, unmounting)
         for directory, _, _ in os.walk(pod.directory, topdown=False):
@@ -271,7 +268,7 @@ class DemoNode:
         if volume.kind is VolumeKind.EMPTY_DIR:
             shutil.rmtree(target, ignore_errors=True)
             return 0
-        count = _take_away(target, unmounting)
+        count = take_away(target, unmounting)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(pod.volume_directory(volume), "vol_data.json"))
         return count
@@ -364,12 +361,12 @@ class DemoNode:
         containers = [c for pod in self.pods.values() for c in pod.containers.values()]
         containers += self.foreign
         # Somebody may hold a connection whose server is gone, and a container wait for it.
-        devices = _fuse_devices("self")
+        devices = fuse_devices("self")
         for container in containers:
             if container.is_running:
-                devices |= _fuse_devices(str(container.pid))
+                devices |= fuse_devices(str(container.pid))
         for device in devices - self._inherited_devices:
-            _abort_connection(device)
+            abort_connection(device)
         stuck: list[str] = []
         for container in containers:
             try:
@@ -380,47 +377,3 @@ class DemoNode:
             detach_all(path)
         if stuck:
             raise TimeoutError("; ".join(stuck))
-
-
-def mount_points_below(directory: str) -> list[str]:
-    """Return the mount points below a directory in the order of the mount table."""
-    return [path for path in mount_points() if path.startswith(directory + "/")]
-
-
-def _take_away(target: str, unmounting: Unmounting) -> int:
-    """Unmount and remove a mount point; returns how many mounts it had."""
-    most = 1 if unmounting is Unmounting.ONCE else MOST_LAYERS
-    count = 0
-    try:
-        while count < most:
-            syscalls.umount2(target, syscalls.UMOUNT_NOFOLLOW)
-            count += 1
-    except OSError as error:
-        if error.errno == errno.ENOENT:
-            return 0
-        if error.errno != errno.EINVAL:
-            raise
-    try:
-        os.rmdir(target)
-    except NotADirectoryError:
-        os.unlink(target)
-    return count
-
-
-def _abort_connection(device: str) -> None:
-    """Make the kernel fail everything that waits for a FUSE server, where fusectl is there."""
-    path = f"/sys/fs/fuse/connections/{device.partition(':')[2]}/abort"
-    with contextlib.suppress(OSError), open(path, "w", encoding="utf-8") as file:
-        file.write("1")
-
-
-def _fuse_devices(process: str) -> set[str]:
-    """Return the devices of the (not block device) FUSE mounts that a process sees."""
-    found = set()
-    with contextlib.suppress(OSError), open(f"/proc/{process}/mountinfo", "rb") as file:
-        for line in file:
-            fields, _, fs_type = line.partition(b" - ")
-            device = os.fsdecode(fields.split()[2])
-            if device.startswith("0:") and re.match(rb"fuse[. ]", fs_type):
-                found.add(device)
-    return found

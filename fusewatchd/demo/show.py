@@ -55,10 +55,8 @@ _METRICS = (
 class _Stage:
     """Everything that plays along."""
 
-    node: DemoNode
     source: Source
     containers: dict[str, Container]
-    daemon: DaemonProcess
     apiserver: DemoApiServer
     metrics_address: str
 
@@ -98,7 +96,7 @@ def _run(world: PrivateWorld, server: str) -> int:
             "web.listen_address": address,
         }
         with DaemonProcess(node, settings=settings) as daemon:
-            stage = _Stage(node, source, containers, daemon, api, address)
+            stage = _Stage(source, containers, api, address)
             binds = 2 * len(containers) + 1
             daemon.wait_for(lambda d: d["pods_known"])
             document = daemon.wait_until_watching(binds)

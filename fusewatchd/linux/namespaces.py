@@ -35,15 +35,13 @@ _DEVICE_FILE = "/dev/fuse"
 _Table = tuple[bytes, list[Any]]
 
 
-def serve_scans(channel: Channel) -> None:
-    """Main function of a scan worker."""
-    walker = Walker()
-    channel.serve(lambda _: channel.send(walker.walk()))
+def serve_scans(channel: Channel, *, reads_connections: bool = True) -> None:
+    """Main function of a scan worker.
 
-
-def serve_scans_as_before_6_16(channel: Channel) -> None:
-    """As ``serve_scans``, where fdinfo does not tell the connection of a server."""
-    walker = Walker(reads_connections=False)
+    Without ``reads_connections`` it is as before Linux 6.16, where fdinfo does not tell which
+    connection a server serves.
+    """
+    walker = Walker(reads_connections=reads_connections)
     channel.serve(lambda _: channel.send(walker.walk()))
 
 

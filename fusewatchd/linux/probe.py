@@ -65,7 +65,7 @@ def _probe(message: dict[str, Any]) -> dict[str, Any]:
         try:
             if list(syscalls.device_of(fd)) != message["device"]:
                 return {"moved": True}
-            fd = _let_go_of_mount(fd)
+            _let_go_of_mount(fd)
             found = os.fstatvfs(fd)
         except OSError as exc:
             return {"errno": exc.errno or errno.EIO}
@@ -88,7 +88,7 @@ def _open_root(path: str, pid: int) -> int:
         return os.open(relative, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root)
 
 
-def _let_go_of_mount(fd: int) -> int:
+def _let_go_of_mount(fd: int) -> None:
     """Turn a descriptor of a mount into one of a copy of it that nobody else has.
 
     An answer may take as long as the server likes, and the descriptor of a mount makes
@@ -98,10 +98,9 @@ def _let_go_of_mount(fd: int) -> int:
     try:
         copy = syscalls.open_tree(fd, "", syscalls.OPEN_TREE_CLONE | syscalls.AT_EMPTY_PATH)
     except OSError:
-        return fd
+        return
     os.dup2(copy, fd, inheritable=False)
     os.close(copy)
-    return fd
 
 
 @dataclass(slots=True)

@@ -112,16 +112,12 @@ def _detach_own_layer(kernel: MountKernel, action: DetachOwnLayer) -> Outcome:
 def _is_expected(mount: Mount, expect: Expect) -> bool:
     if mount.mount_point != expect.mount_point or mount.device != expect.device:
         return False
-    if expect.unique_id and mount.unique_id:
-        return expect.unique_id == mount.unique_id
-    return expect.mount_id in (0, mount.mount_id)
+    is_any = not (expect.mount_id or expect.unique_id)
+    return is_any or mount.has_id(expect.mount_id, expect.unique_id)
 
 
 def _is_same(one: Mount, other: Mount) -> bool:
-    """The ids of mountinfo are used again at once: compare what never is, where there is it."""
-    ids = (one.unique_id, other.unique_id)
-    is_same_id = ids[0] == ids[1] if all(ids) else one.mount_id == other.mount_id
-    return is_same_id and one.device == other.device
+    return one.device == other.device and one.has_id(other.mount_id, other.unique_id)
 
 
 @dataclass(frozen=True, slots=True)

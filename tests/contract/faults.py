@@ -8,8 +8,10 @@ from typing import Any
 
 from fusewatchd.linux.mountkernel import MountKernel, Way
 
-HARMLESS = frozenset({"close"})
-"""Calls that do not fail: a descriptor is given back whatever close(2) answers."""
+
+def _is_counted(name: str, args: tuple[Any, ...]) -> bool:
+    """False for what does not fail: closing, whatever close(2) answers, and going home."""
+    return name != "close" and (name, args) != ("enter", (None,))
 
 
 class Killed(BaseException):
@@ -26,7 +28,6 @@ class FaultyKernel:
         self.calls = 0
         self.is_dead = False
         self.was_hit = ""
-        self.open: set[int] = set()
 
     @property
     def way(self) -> Way:
@@ -36,9 +37,7 @@ class FaultyKernel:
         call = getattr(self._kernel, name)
 
         def through(*args: Any, **kwargs: Any) -> Any:
-            if name in HARMLESS or (name == "enter" and args == (None,)):
-                if name == "close":
-                    self.open.discard(args[0])
+            if not _is_counted(name, args):
                 return call(*args, **kwargs)
             self.calls += 1
             if self.calls == self._at or self.is_dead:
@@ -46,10 +45,7 @@ class FaultyKernel:
                 fault = self._fault()
                 self.is_dead = isinstance(fault, Killed)
                 raise fault
-            result = call(*args, **kwargs)
-            if name in ("open_mount", "open_below", "clone", "assemble"):
-                self.open.add(result)
-            return result
+            return call(*args, **kwargs)
 
         return through
 
@@ -71,8 +67,7 @@ class DisturbedKernel(FaultyKernel):
         through = super().__getattr__(name)
 
         def disturbed(*args: Any, **kwargs: Any) -> Any:
-            is_counted = name not in HARMLESS and (name, args) != ("enter", (None,))
-            if is_counted and self.calls + 1 == self._moment:
+            if _is_counted(name, args) and self.calls + 1 == self._moment:
                 self.was_hit = name
                 self._disturb()
             return through(*args, **kwargs)

@@ -6,30 +6,16 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from fusewatchd.demo.container import python_environment
 from fusewatchd.demo.daemonprocess import DaemonProcess
 from fusewatchd.demo.node import DemoNode
 from fusewatchd.demo.pods import PodMount, PodVolume
-from tests.lab import in_lab
-
-ROOT = Path(__file__).parents[2]
-
-
-def fusewatchd(*arguments: str, timeout: float = 30.0) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "fusewatchd", *arguments],
-        capture_output=True,
-        text=True,
-        cwd="/",
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        timeout=timeout,
-        check=False,
-    )
+from tests.lab import fusewatchd_command, in_lab, run_command, run_fusewatchd
 
 
 def sets(daemon: DaemonProcess) -> list[str]:
@@ -39,7 +25,7 @@ def sets(daemon: DaemonProcess) -> list[str]:
 def test_a_good_file_is_fine(tmp_path: Path) -> None:
     file = tmp_path / "f.yaml"
     file.write_text("recovery: {mode: report}\n")
-    done = fusewatchd("config-check", "--config", str(file))
+    done = run_fusewatchd("config-check", "--config", str(file))
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{file}: fine\n", "")
 
 
@@ -57,7 +43,7 @@ def test_a_bad_file_is_one_line(tmp_path: Path, command: str, text: str, line: s
     file = tmp_path / "f.yaml"
     file.write_text(text)
     more = ["--any-namespace"] if command == "run" else []
-    done = fusewatchd(command, "--config", str(file), *more)
+    done = run_fusewatchd(command, "--config", str(file), *more)
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.splitlines()[0].startswith(f"{file}: {line}")
@@ -65,7 +51,7 @@ def test_a_bad_file_is_one_line(tmp_path: Path, command: str, text: str, line: s
 
 
 def test_a_file_that_is_not_there_is_one_line() -> None:
-    done = fusewatchd("run", "--any-namespace", "--config", "/no/such/file")
+    done = run_fusewatchd("run", "--any-namespace", "--config", "/no/such/file")
     assert (done.returncode, done.stderr) == (
         2,
         "/no/such/file: No such file or directory\n",
@@ -73,22 +59,13 @@ def test_a_file_that_is_not_there_is_one_line() -> None:
 
 
 def test_status_without_a_daemon_says_so(tmp_path: Path) -> None:
-    done = fusewatchd("status", "--set", f"runtime_dir={tmp_path}")
+    done = run_fusewatchd("status", "--set", f"runtime_dir={tmp_path}")
     assert (done.returncode, done.stderr) == (2, f"no fusewatchd is running ({tmp_path})\n")
 
 
 @in_lab(timeout=60)
 def test_a_mount_namespace_of_its_own_is_refused(node: DemoNode) -> None:
-    command = ["unshare", "--mount", sys.executable, "-m", "fusewatchd", "run"]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        cwd="/",
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        timeout=30,
-        check=False,
-    )
+    done = run_command("unshare", "--mount", *fusewatchd_command("run"))
     assert done.returncode == 2
     assert "mount namespace of its own" in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -100,25 +77,25 @@ def test_check_and_status_from_healthy_to_stale_and_back(node: DemoNode) -> None
     pod = node.add_pod("app", [PodVolume("v", source)], [PodMount("v", "/data")])
     node.start_container(pod)
     daemon = DaemonProcess(node)
-    before = fusewatchd("check", *sets(daemon))
+    before = run_fusewatchd("check", *sets(daemon))
     assert before.returncode == 0, before.stderr
     assert "2 healthy" in before.stdout
     with daemon:
         daemon.wait_until_watching(2)
-        status = fusewatchd("status", *sets(daemon))
+        status = run_fusewatchd("status", *sets(daemon))
         assert status.returncode == 0, status.stderr
         container_id = pod.containers["app"].spec.container_id[:12]
         assert f"{container_id}:/data" in status.stdout
         assert source.path in status.stdout
         source.kill()
         daemon.wait_for(lambda d: d["totals"]["verdicts"]["stale"] == 2)
-        assert fusewatchd("status", *sets(daemon)).returncode == 1
-        check = fusewatchd("check", "--json", *sets(daemon))
+        assert run_fusewatchd("status", *sets(daemon)).returncode == 1
+        check = run_fusewatchd("check", "--json", *sets(daemon))
         assert check.returncode == 1
         assert json.loads(check.stdout)["totals"]["verdicts"]["stale"] == 2
         source.restart()
         daemon.wait_until_watching(2)
-        assert fusewatchd("check", *sets(daemon)).returncode == 0
+        assert run_fusewatchd("check", *sets(daemon)).returncode == 0
 
 
 @in_lab(timeout=60)
@@ -127,13 +104,12 @@ def test_status_watch_goes_on_until_interrupted(node: DemoNode) -> None:
     node.add_pod("app", [PodVolume("v", source)], [])
     with DaemonProcess(node) as daemon:
         daemon.wait_until_watching(1)
-        command = [sys.executable, "-m", "fusewatchd", "status", "--watch", "--json", *sets(daemon)]
         watch = subprocess.Popen(
-            command,
+            fusewatchd_command("status", "--watch", "--json", *sets(daemon)),
             stdout=subprocess.PIPE,
             text=True,
             cwd="/",
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env=python_environment(),
         )
         assert watch.stdout is not None
         documents = [json.loads(watch.stdout.readline()) for _ in range(2)]

@@ -11,14 +11,12 @@ from dataclasses import dataclass
 import pytest
 
 from fusewatchd.demo.apiserver import DemoApiServer
-from fusewatchd.demo.container import Container
 from fusewatchd.demo.daemonprocess import DaemonProcess
 from fusewatchd.demo.kubelet import DemoKubelet
 from fusewatchd.demo.loopback import free_port
 from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.pods import DemoPod, PodMount, PodVolume
 from fusewatchd.demo.sources import Source
-from tests.lab import in_lab
+from tests.lab import in_lab, pod_with_container
 
 pytestmark = pytest.mark.kernel
 
@@ -56,11 +54,6 @@ def cluster(node: DemoNode) -> Iterator[Cluster]:
         yield Cluster(node, kubelet, apiserver, f"127.0.0.1:{free_port()}")
 
 
-def with_container(node: DemoNode, source: Source, name: str) -> tuple[DemoPod, Container]:
-    pod = node.add_pod(name, [PodVolume("v", source)], [PodMount("v", "/data")])
-    return pod, node.start_container(pod)
-
-
 def crash(source: Source) -> None:
     source.kill()
     source.restart()
@@ -76,7 +69,7 @@ def wait_for_reasons(apiserver: DemoApiServer, reasons: list[str]) -> None:
 @in_lab(timeout=90)
 def test_a_crash_is_told_as_events_and_metrics(node: DemoNode) -> None:
     source = node.add_source("one")
-    pod, container = with_container(node, source, "web")
+    pod, container = pod_with_container(node, source, "web")
     with cluster(node) as world, DaemonProcess(node, settings=world.settings()) as daemon:
         daemon.wait_for(lambda d: d["pods_known"] and d["totals"]["verdicts"]["healthy"] == 2)
         crash(source)
@@ -107,7 +100,7 @@ def test_a_crash_is_told_as_events_and_metrics(node: DemoNode) -> None:
 @in_lab(timeout=90)
 def test_a_cluster_in_trouble_holds_no_recovery_up(node: DemoNode, how: str) -> None:
     source = node.add_source("one")
-    _, container = with_container(node, source, "web")
+    _, container = pod_with_container(node, source, "web")
     with cluster(node) as world:
         if how == "slow":
             world.kubelet.delay_seconds = world.apiserver.delay_seconds = SLOW
@@ -130,15 +123,12 @@ def test_a_cluster_in_trouble_holds_no_recovery_up(node: DemoNode, how: str) -> 
             gaps = [gap["source"] for gap in document["gaps"]]
             assert gaps == ([] if how == "slow" else ["kubelet"])
             assert daemon.stop(timeout=8) == 0
-        if how == "gone":
-            # Closing them twice is nobody's business here.
-            world.kubelet.stop = world.apiserver.stop = lambda: None  # type: ignore[method-assign]
 
 
 @in_lab(timeout=90)
 def test_events_are_kept_while_the_api_server_is_away(node: DemoNode) -> None:
     source = node.add_source("one")
-    _, container = with_container(node, source, "web")
+    _, container = pod_with_container(node, source, "web")
     with cluster(node) as world, DaemonProcess(node, settings=world.settings()) as daemon:
         daemon.wait_for(lambda d: d["pods_known"] and d["totals"]["verdicts"]["healthy"] == 2)
         world.apiserver.status = 503
@@ -154,7 +144,7 @@ def test_events_are_kept_while_the_api_server_is_away(node: DemoNode) -> None:
 @in_lab(timeout=90)
 def test_a_pod_that_is_being_deleted_is_left_alone(node: DemoNode) -> None:
     source = node.add_source("one")
-    pod, _ = with_container(node, source, "web")
+    pod, _ = pod_with_container(node, source, "web")
     with cluster(node) as world, DaemonProcess(node, settings=world.settings()) as daemon:
         pod.is_deleting = True
         settings = {**daemon.values, "kubelet.refresh_seconds": "0.2"}
@@ -178,5 +168,5 @@ def test_a_new_pod_is_known_by_name_at_once(node: DemoNode) -> None:
         daemon = DaemonProcess(node, settings=settings)
         with daemon:
             daemon.wait_for(lambda d: d["pods_known"])
-            with_container(node, source, "later")
+            pod_with_container(node, source, "later")
             daemon.wait_for(lambda d: {b["pod"]["name"] for b in d["binds"]} == {"later"})

@@ -9,9 +9,10 @@ import pytest
 
 from fusewatchd.demo.container import Access, Container, MountPropagation, UserNamespace
 from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.node import DemoNode, mount_points_below
+from fusewatchd.demo.node import DemoNode
 from fusewatchd.demo.pods import DemoPod, PodMount, PodVolume
 from fusewatchd.demo.sources import ServerOptions, Source
+from fusewatchd.demo.unmounting import mount_points_below
 from fusewatchd.linux import syscalls
 from tests.lab import WAYS, in_lab
 

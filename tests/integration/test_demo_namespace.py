@@ -177,7 +177,8 @@ except TimeoutError:
 end = time.monotonic() + 20
 left = ""
 while time.monotonic() < end:
-    found = subprocess.run(["pgrep", "-u", "65534", "-g", str(os.getpgrp()), "sleep"])
+    command = ["pgrep", "-u", "65534", "-g", str(os.getpgrp()), "sleep"]
+    found = subprocess.run(command, stdout=subprocess.DEVNULL)
     if found.returncode == 1:
         sys.exit("nothing left")
     time.sleep(0.01)

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from fusewatchd.demo.container import Access, CgroupKind, Container, MountPropagation, UserNamespace
-from fusewatchd.demo.node import DemoNode, ForeignKind, Unmounting, mount_points_below
+from fusewatchd.demo.node import DemoNode, ForeignKind
 from fusewatchd.demo.pods import DemoPod, PodMount, PodVolume, VolumeKind
 from fusewatchd.demo.sources import OldServer, ServerOptions, Source
+from fusewatchd.demo.unmounting import Unmounting, mount_points_below
 from fusewatchd.linux import syscalls
 from tests.lab import in_lab
 

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-from tests.lab import ProcView, run_as_ordinary_user, why_no_lab
+from tests.lab import ProcView, run_as_ordinary_user, run_fusewatchd, why_no_lab
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
-ROOT = Path(__file__).parents[2]
 PODS = ("web", "batch", "reader", "notebook")
 
 
@@ -37,15 +32,7 @@ def test_as_root(server: str) -> None:
         pytest.skip(problem)
     with open("/proc/self/mountinfo") as file:
         before = file.read()
-    done = subprocess.run(
-        [sys.executable, "-m", "fusewatchd", "demo", *(["--server", server] if server else [])],
-        capture_output=True,
-        text=True,
-        cwd="/",
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        timeout=100,
-        check=False,
-    )
+    done = run_fusewatchd("demo", *(["--server", server] if server else []), timeout=100)
     assert done.returncode == 0, done.stdout + done.stderr
     check_story(done.stdout)
     with open("/proc/self/mountinfo") as file:
@@ -62,14 +49,6 @@ def test_as_an_ordinary_user(view: ProcView) -> None:
 def test_a_server_that_does_not_start_is_said() -> None:
     if problem := why_no_lab():
         pytest.skip(problem)
-    done = subprocess.run(
-        [sys.executable, "-m", "fusewatchd", "demo", "--server", "false {mount}"],
-        capture_output=True,
-        text=True,
-        cwd="/",
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        timeout=100,
-        check=False,
-    )
+    done = run_fusewatchd("demo", "--server", "false {mount}", timeout=100)
     assert done.returncode != 0
     assert "Traceback" not in done.stderr

@@ -17,21 +17,16 @@ from fusewatchd.demo.container import Container
 from fusewatchd.demo.daemonprocess import DaemonProcess
 from fusewatchd.demo.loopback import free_port
 from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.pods import DemoPod, PodMount, PodVolume
+from fusewatchd.demo.pods import PodVolume
 from fusewatchd.demo.sources import ServerOptions, Source
 from fusewatchd.linux import syscalls
-from tests.lab import WAYS, in_lab
+from tests.lab import WAYS, in_lab, pod_with_container
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
 DEADLINE = 10.0
 ATTRIBUTES_EXPIRE = 1.2
 INOTIFY_QUEUE = "/proc/sys/fs/inotify/max_queued_events"
-
-
-def with_container(node: DemoNode, source: Source, name: str) -> tuple[DemoPod, Container]:
-    pod = node.add_pod(name, [PodVolume("v", source)], [PodMount("v", "/data")])
-    return pod, node.start_container(pod)
 
 
 def umount_at_the_worst_moment(path: str) -> None:
@@ -88,7 +83,7 @@ def repeating(step: Callable[[], object]) -> Iterator[list[int]]:
 def test_killed_in_the_middle_of_a_recovery_and_started_again(node: DemoNode, way: str) -> None:
     """A driver of which nothing is known but lineage, learned before the crash."""
     source = node.add_source("one")
-    containers = [with_container(node, source, f"p{i}")[1] for i in range(20)]
+    containers = [pod_with_container(node, source, f"p{i}")[1] for i in range(20)]
     cut_short = 0
     with DaemonProcess(node, way=way) as daemon:
         daemon.wait_until_watching(40)
@@ -116,7 +111,7 @@ def _is_readable(container: Container) -> bool:
 @in_lab(timeout=60)
 def test_started_after_the_server_died(node: DemoNode) -> None:
     source = node.add_source("one")
-    _, container = with_container(node, source, "p")
+    _, container = pod_with_container(node, source, "p")
     with DaemonProcess(node) as daemon:
         daemon.wait_until_watching(2)
         time.sleep(0.7)
@@ -133,7 +128,7 @@ def test_started_after_the_server_died(node: DemoNode) -> None:
 @in_lab(timeout=60)
 def test_a_state_file_that_cannot_be_believed_is_left_out(node: DemoNode, content: bytes) -> None:
     source = node.add_source("one")
-    _, container = with_container(node, source, "p")
+    _, container = pod_with_container(node, source, "p")
     daemon = DaemonProcess(node)
     os.makedirs(daemon.values["state_dir"])
     with open(os.path.join(daemon.values["state_dir"], "state.json"), "wb") as file:
@@ -168,7 +163,7 @@ def test_nothing_is_ever_busy(node: DemoNode, way: str) -> None:
         node.remove_pod(pod)
 
     with DaemonProcess(node, way=way, settings=settings) as daemon:
-        _, container = with_container(node, source, "p")
+        _, container = pod_with_container(node, source, "p")
         daemon.wait_until_watching(2)
         for step in (bind_and_unmount, publish_and_unmount):
             with repeating(step) as done:
@@ -204,7 +199,7 @@ def test_a_dead_mount_of_a_user_is_found_stale(node: DemoNode) -> None:
 def test_a_hung_server_is_named_and_left_alone(node: DemoNode) -> None:
     hung, other = node.add_source("hung"), node.add_source("other")
     hung_pod = node.add_pod("p1", [PodVolume("v", hung)], [])
-    _, container = with_container(node, other, "p2")
+    _, container = pod_with_container(node, other, "p2")
     settings = {
         "probe.interval_seconds": "0.2",
         "probe.deadline_seconds": "0.3",
@@ -245,7 +240,7 @@ def test_an_overflow_of_inotify_means_a_full_look(node: DemoNode) -> None:
         for _ in range(count // 2 + 1):
             os.mkdir(storm)
             os.rmdir(storm)
-        _, container = with_container(node, source, "p")
+        _, container = pod_with_container(node, source, "p")
         os.kill(daemon.pid, signal.SIGCONT)
         daemon.wait_until_watching(2)
         crash(source)
@@ -264,7 +259,7 @@ def test_an_overflow_of_inotify_means_a_full_look(node: DemoNode) -> None:
 @in_lab(timeout=90)
 def test_a_mount_table_that_never_rests(node: DemoNode, way: str) -> None:
     source = node.add_source("one")
-    _, container = with_container(node, source, "p")
+    _, container = pod_with_container(node, source, "p")
     noise = os.path.join(node.lab, "noise")
     os.mkdir(noise)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from fusewatchd.demo.kubelet import DemoKubelet, dripping
+from fusewatchd.demo.kubelet import DemoKubelet
 from fusewatchd.kube import http
 from fusewatchd.kube.errors import (
     AnswerError,
@@ -274,7 +274,7 @@ def test_an_answer_without_end_is_cut() -> None:
 def test_an_answer_that_drips_ends_at_the_deadline() -> None:
     with serving() as kubelet:
         kubelet.body = b"x" * 10_000
-        dripping(kubelet, 0.01)
+        kubelet.pause_seconds = 0.01
         started = time.monotonic()
         with pytest.raises(UnreachableError):
             get(kubelet, timeout_seconds=0.3)

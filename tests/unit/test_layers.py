@@ -29,7 +29,7 @@ EDGE = {
     "statefile",
 }
 SHELL = {
-    "observer", "executor", "reconciler", "node", "cluster", "daemon", "cli", "__main__",
+    "observer", "executor", "reconciler", "node", "cluster", "statekeeper", "daemon", "cli", "__main__",
 }  # fmt: skip
 DEMO = {"demo"}
 

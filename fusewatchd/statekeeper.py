@@ -1,0 +1,66 @@
+"""Keeps the part of the memory that outlives the daemon, and brings it back at the start."""
+
+from __future__ import annotations
+
+from fusewatchd.errors import ParseError
+from fusewatchd.ledger import Ledger
+from fusewatchd.mountinfo import MountTable
+from fusewatchd.persistence import document_of, is_same_memory, ledger_from
+from fusewatchd.reporters.log import Log
+from fusewatchd.statefile import StateWriter, read_boot_id, read_state
+
+SAVE_SECONDS = 0.5
+"""What changed is written down this long after the first change."""
+
+
+class StateKeeper:
+    """Writes down what a later run could not find out by itself, not too often."""
+
+    def __init__(self, directory: str, log: Log) -> None:
+        """Keep it below this directory; nothing is read or written yet.
+
+        Raises:
+            OSError: this boot has no id.
+        """
+        self._directory = directory
+        self._log = log
+        self._boot_id = read_boot_id()
+        self._writer = StateWriter(directory)
+        self._saved = Ledger()
+        self._problem = ""
+        self.due_at: float | None = None
+        """When ``take`` has something to write down; None: nothing changed."""
+
+    def remembered(self, table: MountTable) -> Ledger:
+        """Return what an earlier run left; what cannot be believed is as good as nothing."""
+        try:
+            document = read_state(self._directory)
+            if document is not None:
+                self._saved = ledger_from(document, self._boot_id, table)
+        except ParseError as exc:
+            self._log.warning("the state file is left out", event="state_ignored", detail=str(exc))
+        return self._saved
+
+    def take(self, ledger: Ledger, now: float) -> None:
+        """Compare with what was written last."""
+        if is_same_memory(ledger, self._saved):
+            self.due_at = None
+        elif self.due_at is None:
+            self.due_at = now + SAVE_SECONDS
+        elif now >= self.due_at:
+            self._save(ledger)
+
+    def close(self, ledger: Ledger) -> None:
+        """Write the last state down."""
+        self._save(ledger)
+        self._writer.close()
+
+    def _save(self, ledger: Ledger) -> None:
+        self._saved, self.due_at = ledger, None
+        self._writer.save(lambda: document_of(ledger, self._boot_id))
+        if self._writer.problem != self._problem:
+            self._problem = self._writer.problem
+            if self._problem:
+                self._log.warning(
+                    "the state is not kept", event="state_failing", detail=self._problem
+                )
