@@ -15,8 +15,9 @@ from fusewatchd.decision import Action, DetachOwnLayer, Outcome, OutcomeStatus, 
 from fusewatchd.errors import ParseError
 from fusewatchd.linux.channel import Channel
 from fusewatchd.linux.forkserver import Worker
-from fusewatchd.linux.mountkernel import MountKernel, RealKernel, Way
+from fusewatchd.linux.mountkernel import MountKernel, Way
 from fusewatchd.linux.replacement import carry_out
+from fusewatchd.linux.runningkernel import RealKernel
 from fusewatchd.linux.staging import Staging
 from fusewatchd.model import Mount, Reason
 from fusewatchd.wire import decode, encode

@@ -9,7 +9,6 @@ pod, nothing propagates, and the namespace holds no mount of anybody else.
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -63,18 +62,16 @@ class Staging:
         os.close(self._own)
         os.close(self._host)
 
-    def clone(self, fd: int, options: str, propagation: Propagation, *, recursive: bool) -> int:
-        """Return a detached copy of the mount of ``fd`` with exactly these options."""
-        place = _PLACE_DIRECTORY if stat.S_ISDIR(syscalls.file_type(fd)) else _PLACE_FILE
-        copy = syscalls.open_tree(
-            fd,
-            "",
-            syscalls.OPEN_TREE_CLONE
-            | syscalls.AT_EMPTY_PATH
-            | (syscalls.AT_RECURSIVE if recursive else 0),
-        )
-        with closing_fd(copy), self._occupied(copy, place):
-            # The clone is in the source's peer group until this line; nothing is mounted
+    def configure(
+        self, copy: int, options: str, propagation: Propagation, *, is_directory: bool
+    ) -> int:
+        """Return a detached copy of the detached tree ``copy`` with exactly these options.
+
+        The descriptor passed stays the caller's; its mount is consumed.
+        """
+        place = _PLACE_DIRECTORY if is_directory else _PLACE_FILE
+        with self._occupied(copy, place):
+            # The copy is in the source's peer group until this line; nothing is mounted
             # on it meanwhile, so nothing can travel to the source.
             if propagation in (Propagation.OWN_GROUP, Propagation.PRIVATE):
                 syscalls.mount(None, place, None, syscalls.MS_PRIVATE)

@@ -51,6 +51,8 @@ MNT_DETACH: Final = 0x2
 UMOUNT_NOFOLLOW: Final = 0x8
 # <fcntl.h>
 AT_FDCWD: Final = -100
+AT_SYMLINK_NOFOLLOW: Final = 0x100
+AT_NO_AUTOMOUNT: Final = 0x800
 AT_EMPTY_PATH: Final = 0x1000
 AT_RECURSIVE: Final = 0x8000
 # <linux/openat2.h>
@@ -184,21 +186,25 @@ def file_type(fd: int) -> int:
 
     Never asks a FUSE server: ``AT_STATX_DONT_SYNC`` answers on a dead or hung one too.
     """
-    return stat.S_IFMT(int.from_bytes(_statx(fd)[_STATX_MODE : _STATX_MODE + 2], sys.byteorder))
+    mode = _statx(fd, STATX_TYPE)[_STATX_MODE : _STATX_MODE + 2]
+    return stat.S_IFMT(int.from_bytes(mode, sys.byteorder))
 
 
 def device_of(fd: int) -> tuple[int, int]:
-    """Return the device number of the file system of ``fd``, without asking a server."""
-    buffer = _statx(fd)
+    """Return the device number of the file system of ``fd``, without asking a server.
+
+    Nothing else is asked for: that much a FUSE mount tells those whom it does not allow.
+    """
+    buffer = _statx(fd, 0)
     at = _STATX_DEVICE
     major = int.from_bytes(buffer[at : at + 4], sys.byteorder)
     return major, int.from_bytes(buffer[at + 4 : at + 8], sys.byteorder)
 
 
-def _statx(fd: int) -> bytes:
+def _statx(fd: int, mask: int) -> bytes:
     buffer = ctypes.create_string_buffer(_STATX_SIZE)
     flags = AT_EMPTY_PATH | AT_STATX_DONT_SYNC
-    if _libc.statx(fd, b"", flags, ctypes.c_uint(STATX_TYPE), buffer) < 0:
+    if _libc.statx(fd, b"", flags, ctypes.c_uint(mask), buffer) < 0:
         raise_errno()
     return buffer.raw
 
