@@ -57,7 +57,7 @@ def serve_probes(channel: Channel) -> None:
 
 def _probe(message: dict[str, Any]) -> dict[str, Any]:
     try:
-        fd = _open_root(message["path"], message["pid"])
+        fd = _reach(message["path"], message["pid"])
     except OSError as exc:
         # Whatever this says, it says it of a file system on the way, not of the one asked.
         return {"unreachable": exc.errno or errno.EIO}
@@ -65,7 +65,6 @@ def _probe(message: dict[str, Any]) -> dict[str, Any]:
         try:
             if list(syscalls.device_of(fd)) != message["device"]:
                 return {"moved": True}
-            _let_go_of_mount(fd)
             found = os.fstatvfs(fd)
         except OSError as exc:
             return {"errno": exc.errno or errno.EIO}
@@ -73,34 +72,33 @@ def _probe(message: dict[str, Any]) -> dict[str, Any]:
     return {"errno": 0, "zeros": not found.f_bsize and not found.f_namemax}
 
 
-def _open_root(path: str, pid: int) -> int:
-    """Open the root of the mount at ``path``, of a process when ``pid`` is not 0."""
-    base = f"/proc/{pid}/root" if pid else "/"
-    resolve = syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_MAGICLINKS
-    with closing_fd(os.open(base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as root:
-        try:
-            return syscalls.openat2(root, path, os.O_PATH, resolve | syscalls.RESOLVE_IN_ROOT)
-        except OSError as exc:
-            if exc.errno != errno.ENOSYS:
-                raise
-        # Before Linux 5.6 a symlink may lead elsewhere; the device check finds that out.
-        relative = path.lstrip("/") or "."
-        return os.open(relative, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root)
+def _reach(path: str, pid: int) -> int:
+    """Open the root of the mount at ``path``, of a process when ``pid`` is not 0.
 
-
-def _let_go_of_mount(fd: int) -> None:
-    """Turn a descriptor of a mount into one of a copy of it that nobody else has.
-
-    An answer may take as long as the server likes, and the descriptor of a mount makes
-    umount(8) answer EBUSY meanwhile.  Where no copy can be had (another namespace, another
-    user than root) the mount itself stays open.
+    If possible of a copy of the mount that nobody else has: an answer may take as long as the
+    server likes, and the descriptor of a mount makes umount(8) answer EBUSY meanwhile.  Where
+    no copy can be had (another namespace, another user than root) it is the mount's own.
     """
+    base = f"/proc/{pid}/root" if pid else "/"
+    directory, _, name = path.rstrip("/").rpartition("/")
+    with closing_fd(os.open(base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as root:
+        above = _open_below(root, directory or "/", syscalls.RESOLVE_IN_ROOT)
+    with closing_fd(above):
+        no_link = syscalls.AT_SYMLINK_NOFOLLOW | syscalls.AT_NO_AUTOMOUNT
+        with suppress(OSError):
+            return syscalls.open_tree(above, name or ".", syscalls.OPEN_TREE_CLONE | no_link)
+        return _open_below(above, name or ".", 0)
+
+
+def _open_below(fd: int, path: str, resolve: int) -> int:
+    resolve |= syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_MAGICLINKS
     try:
-        copy = syscalls.open_tree(fd, "", syscalls.OPEN_TREE_CLONE | syscalls.AT_EMPTY_PATH)
-    except OSError:
-        return
-    os.dup2(copy, fd, inheritable=False)
-    os.close(copy)
+        return syscalls.openat2(fd, path, os.O_PATH, resolve)
+    except OSError as exc:
+        if exc.errno != errno.ENOSYS:
+            raise
+    # Before Linux 5.6 a symlink may lead elsewhere; the device check finds that out.
+    return os.open(path.lstrip("/") or ".", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
 
 
 @dataclass(slots=True)
