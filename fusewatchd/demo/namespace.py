@@ -24,6 +24,7 @@ from types import FrameType
 from typing import Final, NamedTuple, NoReturn
 
 from fusewatchd.demo import cgroups
+from fusewatchd.demo.ownroot import be_at_the_root
 from fusewatchd.errors import FusewatchError
 from fusewatchd.linux import syscalls
 
@@ -96,7 +97,7 @@ def enter_private_namespace(lab: str | None = None) -> PrivateWorld:
         OSError: a mount failed.
     """
     in_user_namespace = _unshare(syscalls.CLONE_NEWNS)
-    syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
+    be_at_the_root()
     return _furnish(lab, cgroups.new_name(), in_user_namespace, in_pid_namespace=False)
 
 
@@ -235,7 +236,7 @@ def _init(
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL if with_pids else signal.SIGTERM)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     try:
-        syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
+        be_at_the_root()
         if with_pids:
             _mount_proc(write_end)
         world = _furnish(lab, cgroup, in_user_namespace, in_pid_namespace=with_pids)

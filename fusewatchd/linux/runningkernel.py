@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from fusewatchd.decision import NamespaceRef, Propagation
 from fusewatchd.linux import statmount, syscalls
+from fusewatchd.linux.home import Home
 from fusewatchd.linux.mountkernel import (
     SETTABLE,
     Attributes,
@@ -38,7 +39,7 @@ class RealKernel:
         self._is_home = True
         self._staging = staging
         self._mounts_on_detached = mounts_on_detached
-        self._host = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        self._home = Home()
         self._proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._self = os.open(f"/proc/{os.getpid()}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._fds = os.open("fd", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._self)
@@ -49,8 +50,7 @@ class RealKernel:
     def enter(self, namespace: NamespaceRef | None) -> None:
         if namespace is None:
             if not self._is_home:
-                syscalls.setns(self._host, syscalls.CLONE_NEWNS)
-                os.chdir("/")
+                self._home.go()
                 self._is_home = True
             return
         fd = os.open(f"{namespace.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)

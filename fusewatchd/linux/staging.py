@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 from fusewatchd.decision import Propagation
 from fusewatchd.linux import syscalls
+from fusewatchd.linux.home import Home
 from fusewatchd.linux.syscalls import closing_fd
 
 _PLACE_DIRECTORY = "/directory"
@@ -49,18 +50,18 @@ class Staging:
         Raises:
             OSError: the caller may not make mount namespaces.
         """
-        self._host = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        self._home = Home()
         syscalls.unshare(syscalls.CLONE_NEWNS)
         try:
             self._own = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
             _empty_this_namespace()
         finally:
-            self._leave()
+            self._home.go()
 
     def close(self) -> None:
         """Let the kernel take the namespace apart."""
         os.close(self._own)
-        os.close(self._host)
+        self._home.close()
 
     def configure(
         self, copy: int, options: str, propagation: Propagation, *, is_directory: bool
@@ -105,11 +106,7 @@ class Staging:
             finally:
                 syscalls.umount2(place, syscalls.MNT_DETACH)
         finally:
-            self._leave()
-
-    def _leave(self) -> None:
-        syscalls.setns(self._host, syscalls.CLONE_NEWNS)
-        os.chdir("/")
+            self._home.go()
 
 
 def _copy_out(place: str) -> int:

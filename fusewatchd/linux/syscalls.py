@@ -41,6 +41,7 @@ MS_NOSYMFOLLOW: Final = 0x100
 MS_NOATIME: Final = 0x400
 MS_NODIRATIME: Final = 0x800
 MS_BIND: Final = 0x1000
+MS_MOVE: Final = 0x2000
 MS_REC: Final = 0x4000
 MS_PRIVATE: Final = 1 << 18
 MS_SLAVE: Final = 1 << 19

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,11 @@ from fusewatchd.demo import cgroups
 from fusewatchd.demo.container import python_environment
 from fusewatchd.demo.namespace import PrivateWorld, mount_points, run_in_private_world
 from fusewatchd.demo.node import DemoNode
+from fusewatchd.demo.ownroot import be_at_the_root
 from fusewatchd.errors import FusewatchError
+from fusewatchd.linux import syscalls
+from fusewatchd.linux.home import Home
+from fusewatchd.linux.syscalls import closing_fd
 from tests.lab import ProcView, run_as_ordinary_user, run_in_world, why_no_lab
 
 pytestmark = [
@@ -244,3 +250,57 @@ def test_forbidden_user_namespaces_are_named() -> None:
     assert run.returncode == 1
     assert "user.max_user_namespaces is 0" in run.stderr
     assert "Run as root, or allow user namespaces." in run.stderr
+
+
+def run_in_chroot(work: Callable[[], None]) -> None:
+    """Run in a child that has a root of its own, with nothing but /proc in it."""
+
+    def body(world: PrivateWorld) -> None:
+        root = os.path.join(world.lab, "root")
+        os.makedirs(f"{root}/proc")
+        syscalls.mount("/proc", f"{root}/proc", None, syscalls.MS_BIND)
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                os.chroot(root)
+                os.chdir("/")
+                syscalls.unshare(syscalls.CLONE_NEWNS)
+                work()
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        syscalls.umount2(f"{root}/proc", syscalls.MNT_DETACH)
+
+    run_in_world(body)
+
+
+def enter_own_namespace() -> None:
+    with closing_fd(os.open("/proc/self/ns/mnt", os.O_RDONLY)) as own:
+        syscalls.setns(own, syscalls.CLONE_NEWNS)
+
+
+def test_a_world_made_in_a_chroot_is_whole() -> None:
+    """Whoever enters its namespace comes out at the root that its processes see."""
+
+    def work() -> None:
+        be_at_the_root()
+        assert os.listdir("/") == ["proc"]
+        enter_own_namespace()
+        assert os.listdir("/") == ["proc"]
+
+    run_in_chroot(work)
+
+
+def test_home_is_the_root_that_a_worker_came_from() -> None:
+    def work() -> None:
+        home = Home()
+        enter_own_namespace()
+        assert os.listdir("/") != ["proc"]  # or nothing is tested
+        home.go()
+        assert os.listdir("/") == ["proc"]
+
+    run_in_chroot(work)
