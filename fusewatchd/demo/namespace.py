@@ -359,7 +359,8 @@ def _why_forbidden(error: OSError) -> str:
             continue
         if value == forbidding:
             causes.append(f"{name} is {value}")
-    reason = "; ".join(causes) or "perhaps a container's seccomp profile or a security module"
+    unknown = "perhaps a chroot, a container's seccomp profile or a security module"
+    reason = "; ".join(causes) or unknown
     return (
         f"private namespaces are not allowed for uid {os.getuid()} "
         f"({error.strerror}): {reason}.  Run as root, or allow user namespaces."
