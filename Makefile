@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 SUDO_APT = $(if $(filter 0,$(shell id -u)),yes)
+TEST_PACKAGES = fuse3 bindfs python3-pyfuse3 openssl curl procps
 JOBS ?= $(shell expr 2 \* $$(nproc 2>/dev/null || echo 1))
 
 .PHONY: demo test test-slow check bench clean
@@ -35,9 +36,10 @@ $(VENV)/.run: $(VENV)/bin/python pyproject.toml
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]'
-	@# FUSE servers for the tests of real mounts, where they can be had.
-	@if [ "$(SUDO_APT)" = yes ] && command -v apt-get >/dev/null && ! command -v bindfs >/dev/null; \
-	then apt-get update -qq && apt-get install -y -qq fuse3 bindfs python3-pyfuse3 openssl curl; fi
+	@# FUSE servers and tools for the tests of real mounts, where they can be had.
+	@if [ "$(SUDO_APT)" = yes ] && command -v apt-get >/dev/null \
+	  && ! dpkg -s $(TEST_PACKAGES) >/dev/null 2>&1; \
+	then apt-get update -qq && apt-get install -y -qq $(TEST_PACKAGES); fi
 	touch $@ $(VENV)/.run
 
 clean:
