@@ -36,12 +36,9 @@ def plan_children(
         relative = below(mount.mount_point, bind.mount.mount_point)
         if not relative or len(found) >= MAX_CHILDREN:
             raise ChildrenUnknownError(mount.mount_point)
-        expect = Expect(
-            mount.mount_point, mount.device, mount.mount_id, mount.unique_id, mount.root
-        )
         key = TargetKey(bind.key.namespace, mount.mount_point)
         origin, subpath = _origin(mount, findings.get(key), snapshot)
-        found.append(ChildMount(expect, relative, origin, subpath))
+        found.append(ChildMount(Expect.of(mount), relative, origin, subpath))
     return tuple(found)
 
 
@@ -81,8 +78,7 @@ def _origin(mount: Mount, finding: Finding | None, snapshot: Snapshot) -> tuple[
     if best is None:
         raise ChildrenUnknownError(mount.mount_point)
     other, subpath = best
-    expect = Expect(other.mount_point, other.device, other.mount_id, other.unique_id, other.root)
-    return expect, subpath
+    return Expect.of(other), subpath
 
 
 def _origin_of_stale(finding: Finding, mount: Mount) -> tuple[Expect, str]:

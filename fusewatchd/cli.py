@@ -13,7 +13,7 @@ from typing import Any
 
 from fusewatchd import __version__
 from fusewatchd.errors import FusewatchError
-from fusewatchd.settings import Settings, override
+from fusewatchd.settings import Settings, override, require_kubelet
 
 DEFAULT_CONFIG = "/etc/fusewatchd/fusewatchd.yaml"
 WATCH_SECONDS = 1.0
@@ -72,7 +72,9 @@ def _settings(options: argparse.Namespace) -> tuple[Settings, str, dict[str, obj
     settings = load_settings(file) if file else Settings()
     pairs = (item.partition("=") for item in options.set)
     values = {key: parse_value(value) for key, _, value in pairs}
-    return override(settings, values), file, values
+    settings = override(settings, values)
+    require_kubelet(settings)
+    return settings, file, values
 
 
 def _run(options: argparse.Namespace) -> int:

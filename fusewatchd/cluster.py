@@ -7,12 +7,15 @@ is down or slow there costs a recovery nothing.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from fusewatchd.decision import Trigger
+from fusewatchd.kubeletdir import pods_directory
+from fusewatchd.model import Pod
 from fusewatchd.pods import Pods
 from fusewatchd.printable import printable
 from fusewatchd.reporters.base import EventDraft
@@ -109,9 +112,21 @@ class Cluster:
             if answer.pods is None:
                 self._pods.take_problem(answer.problem)
             else:
-                self._pods.take_list(answer.pods, answer.asked_at)
+                is_whole = not answer.complaints and self._tells_of_this_node(answer.pods)
+                self._pods.take_list(answer.pods, answer.asked_at, is_whole=is_whole)
                 self._tell_complaints(frozenset(answer.complaints))
         return Trigger.PODS if answers else None
+
+    def _tells_of_this_node(self, pods: Iterable[Pod]) -> bool:
+        """Return True when the API server has told this node's kubelet of its pods.
+
+        A kubelet that was just started lists the static pods alone, for as long as the API
+        server does not answer it; and the address may be that of another node.
+        """
+        return any(not pod.is_static and self._has_directory(pod) for pod in pods)
+
+    def _has_directory(self, pod: Pod) -> bool:
+        return os.path.isdir(f"{pods_directory(self._root)}/{pod.directory_uid}")
 
     def _tell_complaints(self, complaints: frozenset[str]) -> None:
         for complaint in sorted(complaints - self._complaints):

@@ -26,14 +26,22 @@ from fusewatchd.linux.pidfd import ServerWatch
 from fusewatchd.linux.sockets import SocketWatch
 from fusewatchd.memory import next_retry
 from fusewatchd.model import Device
-from fusewatchd.node import Node, back_off_of, knowledge_of, node_name_of, policy_of, timing_of
+from fusewatchd.node import (
+    Node,
+    back_off_of,
+    knowledge_of,
+    limits_of,
+    node_name_of,
+    policy_of,
+    timing_of,
+)
 from fusewatchd.reporters.base import Reporter
 from fusewatchd.reporters.events import EventsReporter
-from fusewatchd.reporters.log import Log, open_log
+from fusewatchd.reporters.log import Level, Log, open_log
 from fusewatchd.reporters.metrics import Metrics
 from fusewatchd.reporters.story import LogReporter
 from fusewatchd.reporters.systemd import SystemdNotifier
-from fusewatchd.settings import Settings, override
+from fusewatchd.settings import Settings, override, read_at_start_only, require_kubelet
 from fusewatchd.statekeeper import StateKeeper
 from fusewatchd.statussocket import StatusSocket
 from fusewatchd.web import Health, Pages, WebServer
@@ -55,6 +63,10 @@ class Start:
     overrides: tuple[tuple[str, object], ...] = ()
     way: Way | None = None
     as_old_kernel: bool = False
+
+
+def _cluster_part(settings: Settings) -> tuple[object, ...]:
+    return settings.kubelet, settings.apiserver, settings.node_name
 
 
 class Daemon:
@@ -314,9 +326,14 @@ class Daemon:
         self._systemd.reloading()
         try:
             if self._start.config_file:
-                fresh = load_settings(self._start.config_file)
-                self._take_over(override(fresh, dict(self._start.overrides)))
+                fresh = override(
+                    load_settings(self._start.config_file), dict(self._start.overrides)
+                )
+                require_kubelet(fresh)
+                self._take_over(fresh)
                 self.log.info("configuration reloaded", file=self._start.config_file)
+            else:
+                self.log.warning("nothing to reload: started without a configuration file")
         except ConfigError as exc:
             self.log.error("configuration not reloaded, the old one stays", problem=str(exc))
         self._systemd.ready()
@@ -328,10 +345,18 @@ class Daemon:
         reconciler.back_off = back_off_of(settings)
         reconciler.knowledge = knowledge_of(settings)
         self._node.connections.timing = timing_of(settings)
-        if (before.kubelet, before.apiserver) != (settings.kubelet, settings.apiserver):
+        self._node.observer.adjust(frozenset(settings.ignore_fs_types), limits_of(settings))
+        self.log.level = Level[settings.log.level.value.upper()]
+        if _cluster_part(before) != _cluster_part(settings):
             self._cluster.stop(self._unwatch)
+            if before.kubelet != settings.kubelet:
+                self._node.observer.pods.change_kubelet()
             self._cluster = self._make_cluster()
             self._cluster.start(self._watch)
+        kept = read_at_start_only(self._start.settings, settings)
+        if kept:
+            text = "needs a restart: these keys are read at the start only"
+            self.log.warning(text, event="needs_restart", keys=" ".join(kept))
 
     def document(self) -> Any:
         """Return the status document of the last cycle."""

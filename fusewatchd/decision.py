@@ -75,6 +75,11 @@ class Expect:
     unique_id: int = 0
     root: str = "/"
 
+    @classmethod
+    def of(cls, mount: Mount) -> Expect:
+        """Expect just this mount."""
+        return cls(mount.mount_point, mount.device, mount.mount_id, mount.unique_id, mount.root)
+
 
 @dataclass(frozen=True, slots=True)
 class ChildMount:
@@ -150,7 +155,22 @@ class DetachOwnLayer:
         return f"detach own layer {self.expect.mount_id} at {self.expect.mount_point}"
 
 
-Action = ReplaceMount | DetachOwnLayer
+@dataclass(frozen=True, slots=True)
+class DetachOrphan:
+    """Take away a dead layer that a pod which is over left behind."""
+
+    key: TargetKey
+    expect: Expect
+
+    def describe(self) -> str:
+        """Say in one line what this would do."""
+        return (
+            f"detach dead layer {self.expect.mount_id} of device {self.expect.device}"
+            f" at {self.expect.mount_point}"
+        )
+
+
+Action = ReplaceMount | DetachOwnLayer | DetachOrphan
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +181,8 @@ class Refusal:
     reason: Reason
     retry_at: float | None = None
     """When the same target is looked at again; None: when the node changes."""
+    detail: str = ""
+    """What would have been done, where that is more than a replacement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +207,7 @@ class OutcomeStatus(Enum):
     """A rule forbids it: nothing was done."""
     FAILED = "failed"
     DETACHED = "detached"
-    """An own layer was taken away."""
+    """A layer of our own, or a dead one of a pod that is over, was taken away."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,16 +5,16 @@ Purely computational: no clock, no file, no memory of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from fusewatchd import lineage
+from fusewatchd import lineage, switches
 from fusewatchd.containers import ContainerLook, find_container_binds
 from fusewatchd.decision import Bind, Finding
 from fusewatchd.detectors import DETECTORS, Case, Opinion
 from fusewatchd.drivers import Driver
 from fusewatchd.kubeletdir import parse_bind_path, pods_directory
-from fusewatchd.ledger import Ledger
+from fusewatchd.ledger import Ledger, Owner
 from fusewatchd.model import (
     Answer,
     BindPath,
@@ -26,6 +26,7 @@ from fusewatchd.model import (
 )
 from fusewatchd.snapshot import Snapshot
 from fusewatchd.sources import Resolution, locate, resolve, subpath_of
+from fusewatchd.switches import Switches
 
 HEALTHY = Opinion(Verdict.HEALTHY, "answers")
 
@@ -36,6 +37,7 @@ class Knowledge:
 
     drivers: Sequence[Driver]
     ignored_fs_types: frozenset[str]
+    switches: Switches = field(default_factory=Switches)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class Diagnosis:
     facts: lineage.Facts
     foreign_stale: int
     """Stale FUSE mounts in namespaces that are never entered."""
+    owners: Mapping[str, Owner]
 
 
 def diagnose(snapshot: Snapshot, ledger: Ledger, knowledge: Knowledge) -> Diagnosis:
@@ -60,7 +63,9 @@ def diagnose(snapshot: Snapshot, ledger: Ledger, knowledge: Knowledge) -> Diagno
     by_key = {finding.bind.key: finding for finding in findings}
     findings += [_judge_container(bind, by_key, snapshot, ledger) for bind in look.binds]
     findings += _bare_binds(snapshot, ledger, by_key)
-    return Diagnosis(tuple(findings), facts, _count_foreign_stale(look, snapshot))
+    owners = switches.learn_owners(ledger.owners, findings, snapshot.pods)
+    switched = switches.apply(findings, knowledge.switches, owners)
+    return Diagnosis(switched, facts, _count_foreign_stale(look, snapshot), owners)
 
 
 def host_stacks(

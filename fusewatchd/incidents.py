@@ -2,7 +2,8 @@
 
 An incident is closed only when a look at every mount namespace that *began* after the last
 replacement finds nothing stale of it any more: a container that was started from the stale
-bind in between is part of the same outage.
+bind in between is part of the same outage.  Binds for which recovery is switched off open no
+incident and hold none back.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from fusewatchd.decision import Finding, Incident, Outcome, OutcomeStatus, ReplaceMount
 from fusewatchd.ledger import TargetState
-from fusewatchd.model import Answer, Device, TargetKey, Verdict
+from fusewatchd.model import Answer, Device, Reason, TargetKey, Verdict
 from fusewatchd.snapshot import Snapshot
 
 
@@ -40,13 +41,16 @@ def follow(
     closed: list[Incident] = []
     after: dict[Device, Incident] = {}
     for device, hit in stale.items():
-        if device not in current:
+        if device not in current and any(map(_is_ours_to_heal, hit)):
             incident = _opened(device, hit, snapshot, now)
             opened.append(incident)
             current[device] = incident
     for device, incident in current.items():
-        incident = _continued(incident, stale.get(device, ()), states, snapshot)
-        if _is_over(incident, snapshot):
+        hit = stale.get(device, ())
+        incident = _continued(incident, hit, states, snapshot)
+        # One that was switched off before anything was done may be switched on again.
+        is_kept = bool(hit) and not incident.recovered_targets
+        if _is_over(incident, snapshot) and not is_kept:
             recovered = incident.last_recovery_at if incident.recovered_targets else None
             closed.append(replace(incident, recovered_at=recovered))
         else:
@@ -66,6 +70,10 @@ def _stale_by_device(
         if connection is not None and connection.answer is Answer.DISCONNECTED:
             grouped.setdefault(mount.device, []).append(finding)
     return {device: tuple(found) for device, found in grouped.items()}
+
+
+def _is_ours_to_heal(finding: Finding) -> bool:
+    return finding.refusal is not Reason.DISABLED
 
 
 def _opened(device: Device, hit: tuple[Finding, ...], snapshot: Snapshot, now: float) -> Incident:
@@ -106,6 +114,7 @@ def _continued(
     snapshot: Snapshot,
 ) -> Incident:
     stale = frozenset(finding.bind.key for finding in hit)
+    waiting = frozenset(finding.bind.key for finding in hit if _is_ours_to_heal(finding))
     fresh = TargetState()
     in_flight = frozenset(key for key in incident.targets if states.get(key, fresh).is_in_flight)
     source_up = incident.source_up_at
@@ -114,8 +123,8 @@ def _continued(
             source_up = snapshot.seen_at.get(finding.source_mount.device)
     return replace(
         incident,
-        targets=incident.targets | stale,
-        open_targets=stale | in_flight,
+        targets=incident.targets | waiting,
+        open_targets=waiting | in_flight,
         recovered_targets=incident.recovered_targets - stale,
         source_up_at=source_up,
     )

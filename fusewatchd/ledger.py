@@ -44,6 +44,26 @@ class ContainerFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Owner:
+    """What of a pod decides whether its binds are repaired; the annotations as they stand."""
+
+    namespace: str
+    recovery: str = ""
+    containers: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Detached:
+    """What was taken away of pods that are over."""
+
+    layers: int = 0
+    last_at: float | None = None
+
+
+NOTHING_DETACHED = Detached()
+
+
+@dataclass(frozen=True, slots=True)
 class Ledger:
     """All memory; replaced as a whole at the end of every cycle."""
 
@@ -59,6 +79,11 @@ class Ledger:
     Kept only while some mount still shows that device, so that it cannot be reused."""
     own_layers: Mapping[TargetKey, tuple[int, ...]] = field(default_factory=dict)
     """Mounts that this daemon made, the newest last, by unique id where there is one."""
+    owners: Mapping[str, Owner] = field(default_factory=dict)
+    """By directory uid, of the pods that have binds: as the last list that had them said."""
+    over_since: Mapping[str, float] = field(default_factory=dict)
+    """Since when each pod that left binds behind is known to be over."""
+    detached: Detached = NOTHING_DETACHED
     incidents: Mapping[Device, Incident] = field(default_factory=dict)
     """Open ones, by the device of the dead superblock."""
 

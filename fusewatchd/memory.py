@@ -6,10 +6,11 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from fusewatchd import lineage
+from fusewatchd import cleanup, lineage
 from fusewatchd.containers import first_look, remember_former, still_shown
 from fusewatchd.decision import (
     Change,
+    DetachOrphan,
     DetachOwnLayer,
     Finding,
     Outcome,
@@ -18,7 +19,7 @@ from fusewatchd.decision import (
     Plan,
 )
 from fusewatchd.diagnosis import Diagnosis
-from fusewatchd.ledger import ContainerFacts, Ledger, TargetState
+from fusewatchd.ledger import ContainerFacts, Detached, Ledger, TargetState
 from fusewatchd.lifecycle import Signal, advance, signal_of
 from fusewatchd.model import SourceAnswer, SourcePath, TargetKey, Verdict
 from fusewatchd.snapshot import Snapshot
@@ -51,6 +52,7 @@ def take_outcomes(ledger: Ledger, outcomes: Iterable[Outcome], back_off: BackOff
     states = dict(ledger.states)
     facts = dict(ledger.facts)
     own_layers = dict(ledger.own_layers)
+    detached = ledger.detached
     for outcome in outcomes:
         action, mount = outcome.action, outcome.mount
         key = action.key
@@ -58,6 +60,9 @@ def take_outcomes(ledger: Ledger, outcomes: Iterable[Outcome], back_off: BackOff
         if isinstance(action, DetachOwnLayer):
             if outcome.status is OutcomeStatus.DETACHED:
                 own_layers.pop(key, None)
+        elif isinstance(action, DetachOrphan):
+            if outcome.status is OutcomeStatus.DETACHED:
+                detached = Detached(detached.layers + 1, outcome.finished_at)
         elif mount is not None and key.is_host:
             # The source may be gone again before both were ever seen side by side.
             source = SourcePath(action.origin.mount_point, action.origin.root)
@@ -65,7 +70,7 @@ def take_outcomes(ledger: Ledger, outcomes: Iterable[Outcome], back_off: BackOff
             if outcome.depth > 1:
                 layer = mount.unique_id or mount.mount_id
                 own_layers[key] = (*own_layers.get(key, ()), layer)[-MAX_OWN_LAYERS:]
-    return replace(ledger, states=states, facts=facts, own_layers=own_layers)
+    return replace(ledger, states=states, facts=facts, own_layers=own_layers, detached=detached)
 
 
 def _after_attempt(state: TargetState, outcome: Outcome, back_off: BackOff) -> TargetState:
@@ -107,6 +112,8 @@ def take_diagnosis(ledger: Ledger, diagnosis: Diagnosis, snapshot: Snapshot) -> 
         containers=containers,
         former=remember_former(ledger.former, hosts, still_shown(snapshot)),
         own_layers={key: ids for key, ids in ledger.own_layers.items() if key in present},
+        owners=diagnosis.owners,
+        over_since=cleanup.over_since(ledger.over_since, hosts, snapshot),
     )
 
 

@@ -197,6 +197,8 @@ class Pod:
     volumes: tuple[Volume, ...] = ()
     volume_mounts: tuple[VolumeMount, ...] = ()
     annotations: Mapping[str, str] = field(default_factory=dict)
+    is_static: bool = False
+    """From a file on the node, not from the API server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +291,12 @@ class Reason(Enum):
     POD_ENDING = "pod_ending"
     POD_UNKNOWN = "pod_unknown"
     REPORT_ONLY = "report_only"
+    DISABLED = "disabled"
+    """Switched off for this bind, by the configuration or by its pod."""
+    OWNER_UNKNOWN = "owner_unknown"
+    """Namespaces are excluded, and nobody has told yet in which one the pod is."""
+    GRACE = "grace"
+    """The pod is over, and not for long enough yet to take its mounts away."""
     BACK_OFF = "back_off"
     TABLE_FULL = "table_full"
     NAMESPACE_GONE = "namespace_gone"

@@ -32,6 +32,7 @@ from fusewatchd.planner import Policy
 from fusewatchd.reconciler import Reconciler
 from fusewatchd.settings import RecoveryMode, Settings, override
 from fusewatchd.status import Clocks, status_document
+from fusewatchd.switches import Switches
 
 MAX_PARALLEL = 2
 """Mount workers kept ready: the kernel changes one mount table at a time anyway."""
@@ -75,7 +76,7 @@ class Node:
             self.connections,
             self.probes,
             self.scanner,
-            Limits(settings.look_seconds, settings.probe.deadline_seconds),
+            limits_of(settings),
         )
         self.executor = Executor(
             lambda: MountWorker(self.forks.spawn("mount")), min(MAX_PARALLEL, os.cpu_count() or 1)
@@ -100,6 +101,7 @@ class Node:
             clocks,
             version=__version__,
             way=self.way.value,
+            detached=ledger.detached,
         )
 
     def close(self) -> None:
@@ -140,18 +142,26 @@ def timing_of(settings: Settings) -> Timing:
     )
 
 
+def limits_of(settings: Settings) -> Limits:
+    """Return how often the slow looks happen."""
+    return Limits(settings.look_seconds, settings.probe.deadline_seconds)
+
+
 def knowledge_of(settings: Settings) -> Knowledge:
     """Return what diagnosis takes from the configuration."""
     fluid_root = os.path.realpath(settings.drivers.fluid.mount_root)
-    return Knowledge(drivers_for(fluid_root), frozenset(settings.ignore_fs_types))
+    recovery = settings.recovery
+    return Knowledge(
+        drivers_for(fluid_root),
+        frozenset(settings.ignore_fs_types),
+        Switches(recovery.exclude, recovery.containers, recovery.exclude_containers),
+    )
 
 
 def policy_of(settings: Settings) -> Policy:
     """Return what planning takes from the configuration."""
     recovery = settings.recovery
-    return Policy(
-        recovery.mode, recovery.superseded, recovery.containers, recovery.max_table_entries
-    )
+    return Policy(recovery.mode, recovery.superseded, recovery.max_table_entries, settings.cleanup)
 
 
 def back_off_of(settings: Settings) -> BackOff:

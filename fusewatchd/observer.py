@@ -78,6 +78,11 @@ class Observer:
         self._volume_data: dict[tuple[str, str], VolumeData] = {}
         self._scan_gap: Gap | None = None
 
+    def adjust(self, ignored_fs_types: frozenset[str], limits: Limits) -> None:
+        """Go on with other settings; what was seen stays."""
+        self._ignored, self._limits = ignored_fs_types, limits
+        self._table = None  # the devices to ask may be others
+
     # ------------------------------------------------------------------ what arrived
 
     def take_scan(self, now: float) -> ScanResult | None:
@@ -182,6 +187,7 @@ class Observer:
             namespaces=self._namespaces,
             pods=self.pods.known,
             pods_are_current=self.pods.are_current,
+            pods_asked_at=self.pods.asked_at,
             volume_data=self._volume_data,
             seen_at=self._seen_at,
             namespaces_looked_at=self._looked_at,

@@ -1,7 +1,8 @@
 """What of the daemon's memory outlives it, as a document; pure.
 
 Only what the node itself cannot tell any more once a source is gone: lineage, the layers of
-our own, and what container mounts were like before the first repair.  Everything in it is
+our own, and what container mounts were like before the first repair; and what the kubelet told of
+the pods with binds, so that nothing is switched on by not hearing from it.  Everything in it is
 about mounts of one boot, and is believed only as far as those very mounts are still there.
 """
 
@@ -13,7 +14,7 @@ from typing import Any
 
 from fusewatchd import lineage
 from fusewatchd.errors import ParseError
-from fusewatchd.ledger import ContainerFacts, Ledger
+from fusewatchd.ledger import ContainerFacts, Ledger, Owner
 from fusewatchd.lineage import Fact
 from fusewatchd.model import TargetKey
 from fusewatchd.mountinfo import MountTable
@@ -34,12 +35,19 @@ class _Container:
     facts: ContainerFacts
 
 
+@dataclass(frozen=True, slots=True)
+class _Owner:
+    pod_uid: str
+    owner: Owner
+
+
 def is_same_memory(one: Ledger, other: Ledger) -> bool:
     """Return True when both would be written down alike."""
     return (
         one.facts == other.facts
         and one.own_layers == other.own_layers
         and one.containers == other.containers
+        and one.owners == other.owners
     )
 
 
@@ -53,6 +61,7 @@ def document_of(ledger: Ledger, boot_id: str) -> dict[str, Any]:
             encode(_OwnLayers(key, layers)) for key, layers in ledger.own_layers.items()
         ],
         "containers": [encode(_Container(key, facts)) for key, facts in ledger.containers.items()],
+        "owners": [encode(_Owner(uid, owner)) for uid, owner in ledger.owners.items()],
     }
 
 
@@ -71,10 +80,13 @@ def ledger_from(document: object, boot_id: str, table: MountTable) -> Ledger:
     facts = [decode(Fact, item) for item in _list(document, "lineage")]
     layers = [decode(_OwnLayers, item) for item in _list(document, "own_layers")]
     containers = [decode(_Container, item) for item in _list(document, "containers")]
+    # A file written by an earlier version has no owners.
+    owners = [decode(_Owner, item) for item in _list({"owners": [], **document}, "owners")]
     return Ledger(
         facts=lineage.restore(facts, table),
         own_layers=_still_there(layers, table),
         containers={item.key: item.facts for item in containers},
+        owners={item.pod_uid: item.owner for item in owners},
     )
 
 

@@ -7,11 +7,13 @@ the reason; nothing is ever left out in silence.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from fusewatchd import cleanup
 from fusewatchd.children import ChildrenUnknownError, plan_children
 from fusewatchd.decision import (
     Action,
+    DetachOrphan,
     DetachOwnLayer,
     Expect,
     Finding,
@@ -31,7 +33,7 @@ from fusewatchd.model import (
     Reason,
     Verdict,
 )
-from fusewatchd.settings import RecoveryMode, SupersededPolicy
+from fusewatchd.settings import CleanupSettings, RecoveryMode, SupersededPolicy
 from fusewatchd.snapshot import Snapshot
 from fusewatchd.sources import narrower, subpath_of
 
@@ -42,8 +44,8 @@ class Policy:
 
     mode: RecoveryMode = RecoveryMode.RECOVER
     superseded: SupersededPolicy = SupersededPolicy.REPORT
-    containers: bool = True
     max_table_entries: int = 50_000
+    cleanup: CleanupSettings = field(default_factory=CleanupSettings)
 
 
 def plan(
@@ -101,7 +103,7 @@ class _Planner:
 
     def consider(self, finding: Finding) -> None:
         """Add an action, a refusal or nothing."""
-        if self._ends_with_own_layer(finding):
+        if self._ends_with_own_layer(finding) or self._is_left_over(finding):
             return
         if not self._wants_replacement(finding):
             return
@@ -129,8 +131,6 @@ class _Planner:
             return Reason.SOURCE_MISSING
         if self._policy.mode is RecoveryMode.REPORT:
             return Reason.REPORT_ONLY
-        if not finding.bind.key.is_host and not self._policy.containers:
-            return Reason.REPORT_ONLY
         if len(self._snapshot.table) + len(self.actions) >= self._policy.max_table_entries:
             return Reason.TABLE_FULL
         return Reason.NONE
@@ -141,7 +141,7 @@ class _Planner:
         mount, source = finding.bind.mount, finding.source_mount
         assert mount is not None and source is not None
         if finding.bind.key.is_host:
-            origin, subpath = _expect(source), subpath_of(mount, source) or ""
+            origin, subpath = Expect.of(source), subpath_of(mount, source) or ""
         else:
             origin, subpath = self._host_origin(finding, source), ""
         try:
@@ -153,7 +153,7 @@ class _Planner:
         self.actions.append(
             ReplaceMount(
                 key=finding.bind.key,
-                expect=_expect(mount),
+                expect=Expect.of(mount),
                 origin=origin,
                 propagation=self._propagation(finding, mount),
                 subpath=subpath,
@@ -206,12 +206,21 @@ class _Planner:
         lost_its_base = bind.depth == 1
         if not (is_ending or lost_its_base):
             return False
-        self.actions.append(DetachOwnLayer(bind.key, _expect(bind.mount)))
+        self.actions.append(DetachOwnLayer(bind.key, Expect.of(bind.mount)))
         return True
 
-
-def _expect(mount: Mount) -> Expect:
-    return Expect(mount.mount_point, mount.device, mount.mount_id, mount.unique_id, mount.root)
+    def _is_left_over(self, finding: Finding) -> bool:
+        """Take away what a pod that is over left behind, where that is switched on."""
+        policy = self._policy
+        step = cleanup.step(
+            finding, self._snapshot, self._ledger, policy.cleanup, policy.mode, self._now
+        )
+        match step:
+            case DetachOrphan():
+                self.actions.append(step)
+            case Refusal():
+                self.refused.append(step)
+        return step is not None
 
 
 def _namespace_ref(finding: Finding) -> NamespaceRef | None:

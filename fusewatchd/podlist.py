@@ -73,7 +73,8 @@ def _pod(item: object) -> Pod:
     spec = _object(pod.get("spec"), "spec")
     annotations = _object(metadata.get("annotations") or {}, "metadata.annotations")
     uid = _text(metadata, "uid", "metadata")
-    directory = _static_uid(annotations) or uid
+    static_uid = _static_uid(annotations)
+    directory = static_uid or uid
     return Pod(
         # A static pod is known by the hash of its file everywhere but in the API server, and
         # Events about it carry that too: so `kubectl describe pod` looks them up.
@@ -90,6 +91,7 @@ def _pod(item: object) -> Pod:
             for key, value in annotations.items()
             if isinstance(key, str) and key.startswith(ANNOTATION_PREFIX) and isinstance(value, str)
         },
+        is_static=bool(static_uid),
     )
 
 

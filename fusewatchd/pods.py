@@ -1,7 +1,8 @@
 """What is known of the pods of this node, and whether it is newer than what their binds tell.
 
 Names never change, so an old list goes on giving them.  But only a list that was asked for
-after the last bind came or went can say that a pod is *not* there.
+after the last bind came or went, and that has every pod of the node, can say that a pod is
+*not* there.
 
 No clock and no I/O.
 """
@@ -22,16 +23,30 @@ class Pods:
         """Know nothing; as long as no kubelet is asked, this is how it stays."""
         self.known: Mapping[str, Pod] | None = None
         """By directory uid; None before the first list."""
-        self._asked_at = 0.0
+        self.asked_at = 0.0
+        """When ``known`` was asked for."""
+        self._is_whole = False
         self._problem = ""
         self._paths: frozenset[str] = frozenset()
         self._changed_at = 0.0
 
-    def take_list(self, pods: Iterable[Pod], asked_at: float) -> None:
-        """Take a list that the kubelet was asked for at ``asked_at``."""
+    def take_list(self, pods: Iterable[Pod], asked_at: float, *, is_whole: bool) -> None:
+        """Take a list that the kubelet was asked for at ``asked_at``.
+
+        One that may lack pods (``is_whole`` is false) names those that it has, and no more.
+        """
         self.known = {pod.directory_uid: pod for pod in pods}
-        self._asked_at = asked_at
+        self.asked_at = asked_at
+        self._is_whole = is_whole
         self._problem = ""
+
+    def change_kubelet(self) -> None:
+        """Note that another one is asked from now on, or none.
+
+        Names and deletions stay known, for a deletion is never taken back; but until it has
+        answered, no pod is proven not to be there.
+        """
+        self._is_whole, self._problem = False, ""
 
     def take_problem(self, problem: str) -> None:
         """Note that the kubelet does not answer; what was known stays."""
@@ -48,7 +63,7 @@ class Pods:
     @property
     def are_current(self) -> bool:
         """True when a pod that the list lacks is really not there."""
-        return self.known is not None and not self._problem and self._asked_at > self._changed_at
+        return self._is_whole and not self._problem and self.asked_at > self._changed_at
 
     def gap(self) -> Gap | None:
         """Return what cannot be seen."""

@@ -26,6 +26,11 @@ def _checked(default: Any, check: Check) -> Any:
     return field(default=default, metadata={"check": check})
 
 
+def _at_start(default: Any, check: Check) -> Any:
+    """Describe a key that is read when the daemon starts and never again."""
+    return field(default=default, metadata={"check": check, "at_start": True})
+
+
 def _positive(value: float) -> str:
     return "" if 0 < value < 1e7 else "a number of seconds above 0"
 
@@ -44,6 +49,10 @@ def _optional_path(value: str) -> str:
 
 def _auto_path(value: str) -> str:
     return "" if value == "auto" or value.startswith("/") else "an absolute path, or auto"
+
+
+def _globs(value: tuple[str, ...]) -> str:
+    return "" if all(value) else "a list of names or globs, none of them empty"
 
 
 def _paths(value: tuple[str, ...]) -> str:
@@ -111,7 +120,7 @@ class LogFormat(Enum):
 class KubeletSettings:
     """Where the kubelet keeps its directory, and how it is asked for its pods."""
 
-    root: str = _checked("auto", _auto_path)
+    root: str = _at_start("auto", _auto_path)
     url: str = _checked("", _url)
     server_name: str = ""
     token_file: str = _checked("", _optional_path)
@@ -136,15 +145,34 @@ class ApiServerSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ExcludeSettings:
+    """What is left alone: whatever matches one of these names or globs (fnmatch(3))."""
+
+    drivers: tuple[str, ...] = _checked((), _globs)
+    namespaces: tuple[str, ...] = _checked((), _globs)
+    volumes: tuple[str, ...] = _checked((), _globs)
+
+
+@dataclass(frozen=True, slots=True)
 class RecoverySettings:
     """What may be done, and how often."""
 
     mode: RecoveryMode = RecoveryMode.RECOVER
     superseded: SupersededPolicy = SupersededPolicy.REPORT
+    exclude: ExcludeSettings = field(default_factory=ExcludeSettings)
     containers: bool = True
+    exclude_containers: ExcludeSettings = field(default_factory=ExcludeSettings)
     back_off_initial_seconds: float = _checked(0.25, _positive)
     back_off_max_seconds: float = _checked(60.0, _positive)
     max_table_entries: int = _checked(50_000, _count)
+
+
+@dataclass(frozen=True, slots=True)
+class CleanupSettings:
+    """What is taken away of pods that are over."""
+
+    detach_orphans: bool = False
+    grace_seconds: float = _checked(60.0, _positive)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +195,7 @@ class ProbeSettings:
 
     interval_seconds: float = _checked(10.0, _positive)
     deadline_seconds: float = _checked(5.0, _positive)
-    max_children: int = _checked(16, _count)
+    max_children: int = _at_start(16, _count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +209,7 @@ class HungSettings:
 class WebSettings:
     """The metrics server."""
 
-    listen_address: str = _checked("127.0.0.1:9847", _listen)
+    listen_address: str = _at_start("127.0.0.1:9847", _listen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +217,7 @@ class LogSettings:
     """The log."""
 
     level: LogLevel = LogLevel.INFO
-    format: LogFormat = LogFormat.AUTO
+    format: LogFormat = field(default=LogFormat.AUTO, metadata={"at_start": True})
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +228,7 @@ class Settings:
     kubelet: KubeletSettings = field(default_factory=KubeletSettings)
     apiserver: ApiServerSettings = field(default_factory=ApiServerSettings)
     recovery: RecoverySettings = field(default_factory=RecoverySettings)
+    cleanup: CleanupSettings = field(default_factory=CleanupSettings)
     drivers: DriverSettings = field(default_factory=DriverSettings)
     ignore_fs_types: tuple[str, ...] = (
         "fuse.lxcfs",
@@ -210,13 +239,13 @@ class Settings:
         "fuse.snapfuse",
         "fuse.xdg-document-portal",
     )
-    sockets: tuple[str, ...] = _checked((), _paths)
+    sockets: tuple[str, ...] = _at_start((), _paths)
     probe: ProbeSettings = field(default_factory=ProbeSettings)
     hung: HungSettings = field(default_factory=HungSettings)
     look_seconds: float = _checked(15.0, _positive)
     web: WebSettings = field(default_factory=WebSettings)
-    state_dir: str = _checked("/var/lib/fusewatchd", _path)
-    runtime_dir: str = _checked("/run/fusewatchd", _path)
+    state_dir: str = _at_start("/var/lib/fusewatchd", _path)
+    runtime_dir: str = _at_start("/run/fusewatchd", _path)
     log: LogSettings = field(default_factory=LogSettings)
 
 
@@ -245,6 +274,32 @@ def override(settings: Settings, values: Mapping[str, object]) -> Settings:
         if problems:
             raise ConfigError(f"command line: {problems[0]}")
     return settings
+
+
+def require_kubelet(settings: Settings) -> None:
+    """Make sure that what is configured can be seen: the file and the flags together.
+
+    Raises:
+        ConfigError: namespaces of pods are excluded, and nobody tells of pods.
+    """
+    recovery = settings.recovery
+    for name in ("exclude", "exclude_containers"):
+        if getattr(recovery, name).namespaces and not settings.kubelet.url:
+            raise ConfigError(f"recovery.{name}.namespaces: needs kubelet.url, found nothing")
+    if settings.cleanup.detach_orphans and not settings.kubelet.url:
+        raise ConfigError("cleanup.detach_orphans: needs kubelet.url, found nothing")
+
+
+def read_at_start_only(one: Any, other: Any, prefix: str = "") -> list[str]:
+    """Return the keys that differ and that a running daemon does not take over."""
+    keys: list[str] = []
+    for f in fields(one):
+        before, after = getattr(one, f.name), getattr(other, f.name)
+        if is_dataclass(before):
+            keys += read_at_start_only(before, after, f"{prefix}{f.name}.")
+        elif before != after and f.metadata.get("at_start"):
+            keys.append(f"{prefix}{f.name}")
+    return keys
 
 
 def _with(part: Any, names: list[str], value: object, key: str, problems: list[str]) -> Any:

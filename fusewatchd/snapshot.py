@@ -24,7 +24,9 @@ class Snapshot:
     pods: Mapping[str, Pod] | None = None
     """By directory uid; None while the kubelet has not answered or has no address."""
     pods_are_current: bool = False
-    """The list was asked for after the last change below the pods directory."""
+    """The list was asked for after the last change below the pods directory, and is whole."""
+    pods_asked_at: float = 0.0
+    """When the kubelet was asked for the list."""
     volume_data: Mapping[tuple[str, str], VolumeData] = field(default_factory=dict)
     """``vol_data.json`` by (pod directory uid, volume)."""
     seen_at: Mapping[Device, float] = field(default_factory=dict)

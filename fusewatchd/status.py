@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from fusewatchd.decision import CycleReport, Finding, Incident, OutcomeStatus, Refusal
-from fusewatchd.ledger import TargetState
+from fusewatchd.ledger import NOTHING_DETACHED, Detached, TargetState
 from fusewatchd.model import (
     Answer,
     MountNamespace,
@@ -72,6 +72,7 @@ def status_document(
     *,
     version: str,
     way: str,
+    detached: Detached = NOTHING_DETACHED,
 ) -> Document:
     """Return everything that is known after a cycle.
 
@@ -82,6 +83,7 @@ def status_document(
         clocks: for dates.
         version: of fusewatchd.
         way: how mounts are replaced on this kernel.
+        detached: what was taken away of pods that are over.
     """
     snapshot = cycle.snapshot
     refused = {refusal.finding.bind.key: refusal for refusal in cycle.plan.refused}
@@ -102,6 +104,10 @@ def status_document(
         "mount_table_entries": len(snapshot.table),
         "totals": _totals(cycle),
         "last_recovery": _latest(binds),
+        "orphans_detached": {
+            "layers": detached.layers,
+            "last_at": clocks.date(detached.last_at),
+        },
         "binds": binds,
         "incidents": [_incident(incident, clocks) for incident in incidents],
         "namespaces": {

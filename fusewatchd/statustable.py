@@ -49,6 +49,9 @@ def _headline(document: Document) -> str:
     latest = document["last_recovery"]
     if latest is not None:
         parts.append(f"last recovery {_clock(latest['at'])} in {latest['took_ms']:.1f} ms")
+    layers = document["orphans_detached"]["layers"]
+    if layers:
+        parts.append(f"{_count(layers, 'dead layer')} of ended pods detached")
     head = f"{binds} of {volumes} in {_count(totals['pods'], 'pod')}"
     return f"{head}: {', '.join(parts)}" if parts else head
 

@@ -24,6 +24,7 @@ from contextlib import ExitStack
 
 from fusewatchd.decision import (
     Action,
+    DetachOrphan,
     DetachOwnLayer,
     Outcome,
     OutcomeStatus,
@@ -52,6 +53,8 @@ def carry_out(kernel: MountKernel, action: Action) -> Outcome:
                     return _Replacement(kernel, action).run()
                 case DetachOwnLayer():
                     return _detach_own_layer(kernel, action)
+                case DetachOrphan():
+                    return _detach_orphan(kernel, action)
                 case _:
                     assert_never(action)
         finally:
@@ -76,6 +79,22 @@ def _detach_own_layer(kernel: MountKernel, action: DetachOwnLayer) -> Outcome:
         if not is_expected(mount, action.expect):
             raise skip(Reason.VANISHED, "our layer is not on top any more")
         kernel.detach(fd)
+    return Outcome(action, OutcomeStatus.DETACHED)
+
+
+def _detach_orphan(kernel: MountKernel, action: DetachOrphan) -> Outcome:
+    """Whether it is dead was proven for this very superblock, which cannot come back to life."""
+    try:
+        with opened(kernel, action.expect.mount_point) as fd:
+            mount = kernel.mount_of(fd)
+            if not (mount.is_fuse and is_expected(mount, action.expect)):
+                detail = f"mount {mount.mount_id} of {mount.device} is there now"
+                raise skip(Reason.VANISHED, detail)
+            if kernel.children_of(mount):
+                raise refuse(Reason.CHILD_MOUNT, "something is mounted inside")
+            kernel.detach(fd)
+    except FileNotFoundError:
+        raise skip(Reason.VANISHED, "the kubelet has removed the directory") from None
     return Outcome(action, OutcomeStatus.DETACHED)
 
 

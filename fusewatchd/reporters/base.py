@@ -60,9 +60,10 @@ WAITING = frozenset(
         Reason.SOURCE_UNPROVEN,
         Reason.HOST_BIND_STALE,
         Reason.BACK_OFF,
+        Reason.GRACE,
     }
 )
-"""Refusals that are part of every outage and end with it."""
+"""Refusals that are part of every outage, or of every end of a pod, and pass by themselves."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 
-from fusewatchd.decision import CycleReport, Incident, OutcomeStatus, Trigger
+from fusewatchd.decision import CycleReport, DetachOrphan, Incident, OutcomeStatus, Trigger
 from fusewatchd.model import BindKind, Reason, TargetKey, Verdict
 from fusewatchd.printable import printable
 from fusewatchd.reporters.base import WAITING, NewsMemory, new_refusals
@@ -114,6 +114,7 @@ class Metrics:
         self.registry.register(self._mounts)
         self._make_cycle_metrics(version, way)
         self._make_outage_metrics()
+        self._make_cleanup_metrics()
         self._make_edge_metrics()
 
     def _make_cycle_metrics(self, version: str, way: str) -> None:
@@ -184,6 +185,17 @@ class Metrics:
             registry=registry,
         )
 
+    def _make_cleanup_metrics(self) -> None:
+        self._orphans = Counter(
+            "fusewatchd_orphan_detaches_total",
+            "Attempts to detach a dead layer that a pod which is over left behind.",
+            ("outcome",),
+            registry=self.registry,
+        )
+        for status in OutcomeStatus:
+            if status is not OutcomeStatus.RECOVERED:
+                self._orphans.labels(status.value)
+
     def _make_edge_metrics(self) -> None:
         registry = self.registry
         self._stuck = Gauge(
@@ -246,6 +258,9 @@ class Metrics:
     def _count_results(self, cycle: CycleReport) -> None:
         binds = {finding.bind.key: finding.bind for finding in cycle.findings}
         for outcome in cycle.outcomes:
+            if isinstance(outcome.action, DetachOrphan):
+                self._orphans.labels(outcome.status.value).inc()
+                continue
             bind = binds.get(outcome.action.key)
             driver = self._driver(bind.driver if bind is not None else "")
             kind = bind.path.kind if bind is not None else _kind(outcome.action.key)

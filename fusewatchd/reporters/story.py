@@ -12,8 +12,16 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from fusewatchd.decision import CycleReport, Finding, Incident, Outcome, OutcomeStatus
-from fusewatchd.model import Answer, Device, TargetKey, Verdict
+from fusewatchd.decision import (
+    CycleReport,
+    DetachOrphan,
+    Finding,
+    Incident,
+    Outcome,
+    OutcomeStatus,
+    Refusal,
+)
+from fusewatchd.model import Answer, Device, Reason, TargetKey, Verdict
 from fusewatchd.reporters.base import (
     WAITING,
     NewsMemory,
@@ -156,7 +164,8 @@ class LogReporter:
         }
         recovered_at = incident.recovered_at
         if recovered_at is None:
-            text = "outage is over, nothing was replaced: unmounted or mounted anew by others"
+            why = "unmounted, mounted anew by others, or switched off"
+            text = f"outage is over, nothing was replaced: {why}"
             self._log.info(text, event="outage_over", **fields)
             return
         lasted = max(0.0, recovered_at - outage.began_at)
@@ -224,8 +233,8 @@ class LogReporter:
 
     def _tell_refusals(self, cycle: CycleReport) -> None:
         news = new_refusals(cycle, self._refused)
-        groups = _grouped(news, lambda r: (_device(r.finding), r.reason))
-        for (_, reason), refusals in groups.items():
+        groups = _grouped(news, _refusal_group)
+        for (_, reason, _), refusals in groups.items():
             first = refusals[0].finding
             fields: dict[str, Value] = {
                 "event": "refused",
@@ -233,8 +242,11 @@ class LogReporter:
                 **_bind_fields(first, cycle.snapshot),
                 "binds": len(refusals),
                 "evidence": first.evidence,
+                "detail": refusals[0].detail or None,
             }
             level = Level.DEBUG if reason in WAITING else Level.WARNING
+            if reason is Reason.DISABLED:
+                level = Level.INFO
             self._log.write(level, f"{counted(len(refusals), 'bind')} not replaced", fields)
 
     def _tell_outcomes(self, cycle: CycleReport) -> None:
@@ -247,6 +259,10 @@ class LogReporter:
             is_news = self._ended.is_news(outcome.action.key, word)
             if outcome.status is OutcomeStatus.RECOVERED:
                 done.append(outcome)
+            elif outcome.status is OutcomeStatus.DETACHED and isinstance(
+                outcome.action, DetachOrphan
+            ):
+                self._tell_detached(outcome)
             elif is_news:
                 other.append(outcome)
         for outcomes in _grouped(done, _device_pair).values():
@@ -280,6 +296,16 @@ class LogReporter:
                     mount_point=hit[0].action.key.mount_point,
                     binds=len(hit),
                 )
+
+    def _tell_detached(self, outcome: Outcome) -> None:
+        expect = outcome.action.expect
+        self._log.info(
+            "a dead layer of a pod that is over was detached",
+            event="orphan_detached",
+            mount_point=expect.mount_point,
+            mount_id=expect.mount_id,
+            device=str(expect.device),
+        )
 
     def _tell_not_replaced(self, outcomes: Sequence[Outcome]) -> None:
         first = outcomes[0]
@@ -357,6 +383,12 @@ def _grouped(items: Iterable[_Item], key: Callable[[_Item], _Key]) -> dict[_Key,
 
 def _device(finding: Finding) -> Device | None:
     return finding.bind.mount.device if finding.bind.mount is not None else None
+
+
+def _refusal_group(refusal: Refusal) -> tuple[Device | None, Reason, str]:
+    """Binds that different switches turn off are told apart."""
+    which = refusal.finding.evidence if refusal.reason is Reason.DISABLED else ""
+    return _device(refusal.finding), refusal.reason, which
 
 
 def _device_pair(outcome: Outcome) -> tuple[Device, Device | None]:
