@@ -25,14 +25,14 @@ class Snapshot:
     """By directory uid; None while the kubelet has not answered or has no address."""
     pods_are_current: bool = False
     """The list was asked for after the last change below the pods directory, and is whole."""
-    pods_asked_at: float = 0.0
-    """When the kubelet was asked for the list."""
     volume_data: Mapping[tuple[str, str], VolumeData] = field(default_factory=dict)
     """``vol_data.json`` by (pod directory uid, volume)."""
     seen_at: Mapping[Device, float] = field(default_factory=dict)
     """When each FUSE device was first seen in the host's table."""
     namespaces_looked_at: float = 0.0
     """When the look at the other namespaces began; 0: there was none so far."""
+    pods_asked_at: float = 0.0
+    """When the kubelet was asked for the list of ``pods``."""
     gaps: tuple[Gap, ...] = ()
 
     def has_gap(self, source: str) -> bool:

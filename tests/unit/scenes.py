@@ -14,6 +14,7 @@ from fusewatchd.model import (
     Connection,
     Device,
     FuseServer,
+    Gap,
     Mount,
     MountNamespace,
     NamespaceKind,
@@ -24,6 +25,7 @@ from fusewatchd.model import (
 from fusewatchd.mountinfo import MountTable
 from fusewatchd.planner import Policy, plan
 from fusewatchd.snapshot import Snapshot
+from fusewatchd.switches import Switches
 
 ROOT = "/var/lib/kubelet"
 UID = "aaaaaaaa-0000-4000-8000-000000000001"
@@ -41,8 +43,11 @@ def subpath_path(uid: str = UID, volume: str = "pv") -> str:
     return f"{ROOT}/pods/{uid}/volume-subpaths/{volume}/app/0"
 
 
-def pod(uid: str = UID, *, namespace: str = "shop", is_deleting: bool = False) -> Pod:
-    return Pod(uid, uid, namespace, "web", "Running", is_deleting)
+def pod(
+    uid: str = UID, *, namespace: str = "shop", is_deleting: bool = False, **annotations: str
+) -> Pod:
+    ours = {f"fusewatchd.io/{name}": value for name, value in annotations.items()}
+    return Pod(uid, uid, namespace, "web", "Running", is_deleting, annotations=ours)
 
 
 @dataclass
@@ -56,9 +61,14 @@ class Scene:
     slow: set[Device] = field(default_factory=set)
     pods: dict[str, Pod] | None = None
     pods_are_current: bool = False
+    pods_asked_at: float = 0.0
     servers: dict[Device, tuple[FuseServer, ...]] = field(default_factory=dict)
     volume_data: dict[tuple[str, str], VolumeData] = field(default_factory=dict)
+    gaps: tuple[Gap, ...] = ()
+    looked_at: float | None = None
+    """When the other namespaces were looked at; None: just now."""
     policy: Policy = field(default_factory=Policy)
+    switches: Switches = field(default_factory=Switches)
     ledger: Ledger = field(default_factory=Ledger)
     now: float = 100.0
     last_id: int = 100
@@ -121,12 +131,14 @@ class Scene:
             self.pods,
             self.pods_are_current,
             self.volume_data,
-            namespaces_looked_at=self.now,
+            pods_asked_at=self.pods_asked_at,
+            namespaces_looked_at=self.now if self.looked_at is None else self.looked_at,
+            gaps=self.gaps,
         )
 
     def look(self) -> Diagnosis:
         snapshot = self.snapshot()
-        knowledge = Knowledge(drivers_for("/runtime-mnt"), frozenset({"fuse.lxcfs"}))
+        knowledge = Knowledge(drivers_for("/runtime-mnt"), frozenset({"fuse.lxcfs"}), self.switches)
         diagnosis = diagnose(snapshot, self.ledger, knowledge)
         self.ledger = take_diagnosis(self.ledger, diagnosis, snapshot)
         self.now += 1

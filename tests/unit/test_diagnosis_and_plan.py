@@ -23,6 +23,7 @@ from fusewatchd.model import (
 )
 from fusewatchd.planner import Policy
 from fusewatchd.settings import RecoveryMode, SupersededPolicy
+from fusewatchd.switches import Switches
 from tests.unit.scenes import (
     NEW,
     OLD,
@@ -216,9 +217,11 @@ def test_refused_with_its_reason(breaks: Callable[[Scene], None], reason: Reason
 def test_containers_can_be_left_out() -> None:
     scene, source, _ = usual()
     scene.crash_and_restart(source)
-    scene.policy = Policy(containers=False)
-    (host,) = replacements(scene.plan()[1])
+    scene.switches = Switches(containers=False)
+    _, todo = scene.plan()
+    (host,) = replacements(todo)
     assert host.key.is_host
+    assert reasons(todo) == {Reason.DISABLED}
 
 
 def test_a_failure_waits_and_then_tries_again() -> None:

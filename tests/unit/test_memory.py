@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fusewatchd.decision import Phase, Propagation
 from fusewatchd.errors import ParseError
-from fusewatchd.ledger import ContainerFacts, Ledger
+from fusewatchd.ledger import ContainerFacts, Ledger, Owner
 from fusewatchd.lifecycle import TRANSITIONS, Signal, advance, signal_of
 from fusewatchd.memory import BackOff
 from fusewatchd.model import Device, Mount, TargetKey, Verdict
@@ -77,7 +77,12 @@ def remembered() -> tuple[Ledger, MountTable]:
     scene, _, bind = usual()
     facts = ContainerFacts(Propagation.SLAVE, True, UID)
     layers = {TargetKey(0, bind.mount_point): (bind.unique_id,)}
-    ledger = replace(scene.ledger, own_layers=layers, containers={TargetKey(7, "/data"): facts})
+    ledger = replace(
+        scene.ledger,
+        own_layers=layers,
+        containers={TargetKey(7, "/data"): facts},
+        owners={UID: Owner("shop", "disabled")},
+    )
     return ledger, MountTable.of(scene.mounts)
 
 
@@ -87,6 +92,14 @@ def test_memory_comes_back_as_it_was() -> None:
     again = ledger_from(document, "boot", table)
     assert is_same_memory(again, ledger)
     assert again.facts
+
+
+def test_the_memory_of_an_earlier_version_is_believed() -> None:
+    ledger, table = remembered()
+    document = document_of(ledger, "boot")
+    del document["owners"]
+    again = ledger_from(document, "boot", table)
+    assert (again.facts, again.owners) == (ledger.facts, {})
 
 
 def test_what_is_not_mounted_any_more_is_forgotten() -> None:
@@ -112,6 +125,7 @@ def test_another_mount_at_the_same_place_inherits_nothing() -> None:
         ({"lineage": [{}]}, "not a Fact"),
         ({"containers": [{"key": 1}]}, "not a _Container"),
         ({"own_layers": None}, "own_layers is no list"),
+        ({"owners": None}, "owners is no list"),
     ],
 )
 def test_a_document_that_cannot_be_believed(change: dict[str, Any], problem: str) -> None:
@@ -198,9 +212,9 @@ def test_a_list_is_current_until_a_bind_comes_or_goes() -> None:
     pods = Pods()
     assert (pods.known, pods.are_current, pods.gap()) == (None, False, None)
     assert pods.take_binds({"/x"}, 10.0)
-    pods.take_list([pod()], asked_at=9.0)
+    pods.take_list([pod()], asked_at=9.0, is_whole=True)
     assert not pods.are_current
-    pods.take_list([pod()], asked_at=11.0)
+    pods.take_list([pod()], asked_at=11.0, is_whole=True)
     assert pods.are_current
     assert not pods.take_binds({"/x"}, 12.0)
     assert pods.are_current
@@ -210,15 +224,31 @@ def test_a_list_is_current_until_a_bind_comes_or_goes() -> None:
 
 def test_a_kubelet_that_fails_keeps_names_and_proves_nothing() -> None:
     pods = Pods()
-    pods.take_list([pod()], asked_at=1.0)
+    pods.take_list([pod()], asked_at=1.0, is_whole=True)
     pods.take_problem("connection refused")
     assert pods.known is not None
     assert not pods.are_current
     gap = pods.gap()
     assert gap is not None
     assert gap.reason == "connection refused"
-    pods.take_list([pod()], asked_at=2.0)
+    pods.take_list([pod()], asked_at=2.0, is_whole=True)
     assert pods.gap() is None
+
+
+def test_a_list_that_may_lack_pods_names_those_it_has_and_proves_nothing() -> None:
+    pods = Pods()
+    pods.take_list([pod()], asked_at=1.0, is_whole=False)
+    assert (list(pods.known or ()), pods.are_current) == ([UID], False)
+
+
+def test_another_kubelet_has_to_answer_before_anything_is_proven() -> None:
+    pods = Pods()
+    pods.take_list([pod()], asked_at=1.0, is_whole=True)
+    pods.take_problem("connection refused")
+    pods.change_kubelet()
+    assert (list(pods.known or ()), pods.are_current, pods.gap()) == ([UID], False, None)
+    pods.take_list([], asked_at=2.0, is_whole=True)
+    assert pods.are_current
 
 
 # --------------------------------------------------------------------- wire, printable

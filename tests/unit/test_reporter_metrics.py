@@ -25,6 +25,7 @@ NAMES = {
     "fusewatchd_outage_duration_seconds": "histogram",
     "fusewatchd_detection_duration_seconds": "histogram",
     "fusewatchd_reconcile_duration_seconds": "histogram",
+    "fusewatchd_orphan_detaches_total": "counter",
     "fusewatchd_reconciles_total": "counter",
     "fusewatchd_mount_table_entries": "gauge",
     "fusewatchd_foreign_stale_mounts": "gauge",
