@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusewatchd.decision import Finding, Plan
-from fusewatchd.model import Answer, Reason, VolumeData
+from fusewatchd.decision import (
+    CycleReport,
+    Finding,
+    Incident,
+    Outcome,
+    OutcomeStatus,
+    Plan,
+    Refusal,
+    ReplaceMount,
+)
+from fusewatchd.incidents import IncidentStep, follow
+from fusewatchd.model import Answer, Device, Mount, Reason, Verdict, VolumeData
+from fusewatchd.reporters.base import EventDraft
+from fusewatchd.reporters.events import EventsReporter
+from fusewatchd.reporters.log import Level, Log
+from fusewatchd.reporters.metrics import Metrics
+from fusewatchd.reporters.story import LogReporter
 from fusewatchd.settings import ExcludeSettings, RecoveryMode, SupersededPolicy
 from fusewatchd.switches import Switches
+from tests.unit.cycles import bind, cycle, finding
 from tests.unit.scenes import (
     NEW,
     OLD,
@@ -25,6 +41,7 @@ from tests.unit.scenes import (
     replacements,
     usual,
 )
+from tests.unit.test_reporter_log import Recorder
 
 
 def crashed(**listed: str) -> Scene:
@@ -235,3 +252,116 @@ def test_a_dead_connection_is_judged_as_ever() -> None:
     findings, _ = scene.plan()
     assert scene.answers[OLD] is Answer.DISCONNECTED
     assert {f.verdict.value for f in findings} == {"stale"}
+
+
+# ------------------------------------------------------------------------------- incidents
+
+
+class Outage:
+    """Follows the incidents of a scene, cycle by cycle."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self.open: Mapping[Device, Incident] = {}
+
+    def step(self, *recovered: ReplaceMount) -> IncidentStep:
+        findings = self.scene.look().findings
+        outcomes = [
+            Outcome(action, OutcomeStatus.RECOVERED, finished_at=self.scene.now - 1)
+            for action in recovered
+        ]
+        now = self.scene.now
+        made = follow(self.open, findings, outcomes, {}, self.scene.snapshot(), now)
+        self.open = made.open
+        return made
+
+
+def two_pods() -> tuple[Scene, Mount, Mount]:
+    scene = Scene()
+    source = scene.mount(SOURCE)
+    kept, other = scene.mount(publish_path()), scene.mount(publish_path(OTHER_UID))
+    scene.pods = {UID: pod(), OTHER_UID: pod(OTHER_UID, recovery="disabled")}
+    scene.look()
+    scene.crash_and_restart(source)
+    return scene, kept, other
+
+
+def test_what_is_switched_off_holds_no_incident_back() -> None:
+    scene, kept, _ = two_pods()
+    outage = Outage(scene)
+    (opened,) = outage.step().opened
+    assert opened.device == OLD
+    (action,) = replacements(scene.plan()[1])
+    scene.unmount(kept)
+    scene.mount(publish_path(), NEW)
+    (closed,) = outage.step(action).closed
+    assert closed.recovered_targets == {action.key}
+    for _ in range(2):
+        step = outage.step()
+        assert (step.open, step.opened) == ({}, ())
+
+
+def test_what_is_switched_off_opens_no_incident_until_it_is_switched_on() -> None:
+    scene = crashed(recovery="disabled")
+    outage = Outage(scene)
+    assert outage.step().open == {}
+    scene.pods = {UID: pod()}
+    assert len(outage.step().opened) == 1
+
+
+def test_switching_off_and_on_again_is_one_incident() -> None:
+    scene = crashed()
+    outage = Outage(scene)
+    (opened,) = outage.step().opened
+    scene.switches = Switches(ExcludeSettings(volumes=("pv",)))
+    for _ in range(2):
+        step = outage.step()
+        assert (step.opened, step.closed) == ((), ())
+    scene.switches = Switches()
+    (kept,) = outage.step().open.values()
+    assert kept.noticed_at == opened.noticed_at
+
+
+# ------------------------------------------------------------------------------ what is told
+
+
+def disabled_cycle(which: str = "recovery.exclude.volumes has pv") -> CycleReport:
+    stale = finding(
+        bind(), Verdict.STALE, source=NEW, refusal=Reason.DISABLED, evidence=f"no answer; {which}"
+    )
+    return cycle(stale, refused=[Refusal(stale, Reason.DISABLED)])
+
+
+def test_the_log_says_once_which_switch_it_was() -> None:
+    recorder = Recorder()
+    reporter = LogReporter(Log(recorder))
+    for _ in range(3):
+        reporter.report(disabled_cycle())
+    (entry,) = [e for e in recorder.entries if e.fields.get("event") == "refused"]
+    assert (entry.level, entry.fields["reason"]) == (Level.INFO, "disabled")
+    assert str(entry.fields["evidence"]).endswith("recovery.exclude.volumes has pv")
+
+
+def test_binds_of_one_device_that_different_switches_turn_off_are_told_apart() -> None:
+    by_volume = disabled_cycle().findings[0]
+    by_pod = replace(by_volume, bind=bind("uid-b"), evidence="the pod is annotated")
+    refused = [Refusal(by_volume, Reason.DISABLED), Refusal(by_pod, Reason.DISABLED)]
+    recorder = Recorder()
+    LogReporter(Log(recorder)).report(cycle(by_volume, by_pod, refused=refused))
+    told = [e.fields["evidence"] for e in recorder.entries if e.fields.get("event") == "refused"]
+    assert told == [by_volume.evidence, by_pod.evidence]
+
+
+def test_the_metric_counts_it_once() -> None:
+    metrics = Metrics("1", "beneath")
+    for _ in range(3):
+        metrics.report(disabled_cycle())
+    sample = 'driver="csi.juicefs.com",kind="publish",outcome="refused",reason="disabled"'
+    assert f"fusewatchd_recoveries_total{{{sample}}} 1.0" in metrics.render().decode()
+
+
+def test_no_event_says_that_only_a_restart_helps() -> None:
+    events: list[EventDraft] = []
+    reporter = EventsReporter(events.append)
+    reporter.report(disabled_cycle())
+    assert [event.reason for event in events] == ["FuseMountStale"]

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from fusewatchd.decision import (
+    CycleReport,
     DetachOrphan,
     Expect,
     Outcome,
@@ -18,10 +19,25 @@ from fusewatchd.decision import (
 )
 from fusewatchd.ledger import Detached, TargetState
 from fusewatchd.memory import BackOff, take_outcomes
-from fusewatchd.model import Answer, FuseServer, Gap, Mount, NamespaceKind, Reason, TargetKey
+from fusewatchd.model import (
+    Answer,
+    FuseServer,
+    Gap,
+    Mount,
+    NamespaceKind,
+    Reason,
+    TargetKey,
+    Verdict,
+)
 from fusewatchd.planner import Policy
+from fusewatchd.reporters.log import Log
+from fusewatchd.reporters.metrics import Metrics
+from fusewatchd.reporters.story import LogReporter
 from fusewatchd.settings import CleanupSettings, ExcludeSettings, RecoveryMode
+from fusewatchd.status import Clocks, status_document
+from fusewatchd.statustable import status_table
 from fusewatchd.switches import Switches
+from tests.unit.cycles import bind, cycle, finding, mount
 from tests.unit.scenes import (
     NEW,
     OLD,
@@ -34,6 +50,7 @@ from tests.unit.scenes import (
     subpath_path,
     usual,
 )
+from tests.unit.test_reporter_log import Recorder
 
 GRACE = 60.0
 ON = Policy(cleanup=CleanupSettings(True, GRACE))
@@ -362,3 +379,51 @@ def test_a_refusal_is_a_value() -> None:
     (refusal,) = scene.plan()[1].refused
     assert isinstance(refusal, Refusal)
     assert refusal.detail == ""
+
+
+# ------------------------------------------------------------------------------ what is told
+
+
+def detaching() -> CycleReport:
+    """The bind is gone by the time its outcome arrives."""
+    shown = mount(publish_path(), OLD, 100)
+    action = DetachOrphan(KEY, Expect.of(shown))
+    done = Outcome(action, OutcomeStatus.DETACHED, finished_at=10.0)
+    return cycle(outcomes=[done, replace(done, status=OutcomeStatus.SKIPPED)])
+
+
+def test_the_log_names_what_was_detached() -> None:
+    recorder = Recorder()
+    LogReporter(Log(recorder)).report(detaching())
+    (entry,) = [e for e in recorder.entries if e.fields.get("event") == "orphan_detached"]
+    assert entry.text == "a dead layer of a pod that is over was detached"
+    assert entry.fields["mount_point"] == publish_path()
+    assert (entry.fields["mount_id"], entry.fields["device"]) == (100, str(OLD))
+
+
+def test_metrics_count_it_apart_from_recoveries() -> None:
+    metrics = Metrics("1", "beneath")
+    metrics.report(detaching())
+    text = metrics.render().decode()
+    for status, count in (("detached", 1), ("skipped", 1), ("failed", 0), ("refused", 0)):
+        assert f'fusewatchd_orphan_detaches_total{{outcome="{status}"}} {count}.0' in text
+    assert "fusewatchd_recoveries_total{" not in text
+
+
+def test_the_status_has_the_sum() -> None:
+    clocks = Clocks(now_wall=1_700_000_000.0, now_monotonic=100.0, started_wall=0.0)
+    made = status_document(
+        detaching(), (), {}, clocks, version="1", way="beneath", detached=Detached(3, 90.0)
+    )
+    assert made["orphans_detached"] == {"layers": 3, "last_at": "2023-11-14T22:13:10.000Z"}
+    assert "3 dead layers of ended pods detached" in status_table(made, 120, False)
+
+
+def test_waiting_for_the_grace_is_no_news() -> None:
+    left = finding(bind(), Verdict.ORPHANED, refusal=Reason.POD_UNKNOWN)
+    waiting = cycle(left, refused=[Refusal(left, Reason.GRACE, 70.0)])
+    recorder, metrics = Recorder(), Metrics("1", "beneath")
+    LogReporter(Log(recorder)).report(waiting)
+    metrics.report(waiting)
+    assert not [e for e in recorder.entries if e.fields.get("event") == "refused"]
+    assert 'reason="grace"' not in metrics.render().decode()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,15 @@ import pytest
 
 from fusewatchd.configfile import load_settings, parse_value
 from fusewatchd.errors import ConfigError
-from fusewatchd.settings import LogLevel, RecoveryMode, Settings, override, settings_from
+from fusewatchd.settings import (
+    LogLevel,
+    RecoveryMode,
+    Settings,
+    override,
+    read_at_start_only,
+    require_kubelet,
+    settings_from,
+)
 
 SHIPPED = Path(__file__).parents[2] / "conf" / "fusewatchd.yaml"
 
@@ -57,6 +67,10 @@ def test_the_shipped_file_names_every_key() -> None:
             {"web": {"listen_address": "a:70000"}},
             "f: web.listen_address: expected host:port with a port from 1 to 65535, or nothing, found a:70000",
         ),
+        (
+            {"recovery": {"exclude": {"drivers": ["a", ""]}}},
+            "f: recovery.exclude.drivers: expected a list of names or globs, none of them empty, found ('a', '')",
+        ),
         ([], "f: the file: expected keys and values, found []"),
         (
             {"log": {"level": "\x1b[31m"}},
@@ -78,6 +92,52 @@ def test_all_problems_are_told_at_once() -> None:
 
 def test_whole_numbers_are_numbers() -> None:
     assert settings_from({"look_seconds": 5}, "f").look_seconds == 5.0
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({}, []),
+        ({"recovery.mode": "report", "log.level": "debug", "kubelet.url": "http://a:1"}, []),
+        ({"recovery.exclude.drivers": ["a"], "cleanup.grace_seconds": 1}, []),
+        ({"kubelet.root": "/a", "log.format": "json"}, ["kubelet.root", "log.format"]),
+        (
+            {"web.listen_address": "", "state_dir": "/a", "runtime_dir": "/a", "sockets": ["/a"]},
+            ["sockets", "web.listen_address", "state_dir", "runtime_dir"],
+        ),
+    ],
+)
+def test_what_a_running_daemon_does_not_take_over(
+    keys: dict[str, object], expected: list[str]
+) -> None:
+    assert read_at_start_only(Settings(), override(Settings(), keys)) == expected
+
+
+def test_the_shipped_file_marks_what_is_read_at_the_start_only() -> None:
+    def keys(part: Any) -> list[str]:
+        return [
+            name for f in fields(part) for name in (
+                keys(getattr(part, f.name)) if is_dataclass(getattr(part, f.name))
+                else [f.name] if f.metadata.get("at_start") else []
+            )
+        ]  # fmt: skip
+
+    marked = re.findall(r"# \(restart\) (?:.*\n)(?: *#.*\n)*? *(\w+):", SHIPPED.read_text())
+    assert marked == keys(Settings())
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"recovery": {"exclude": {"namespaces": ["a"]}}},
+        {"recovery": {"exclude_containers": {"namespaces": ["a"]}}},
+        {"cleanup": {"detach_orphans": True}},
+    ],
+)
+def test_what_cannot_be_seen_without_a_kubelet_is_a_mistake(document: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"^[a-z_.]+: needs kubelet.url, found nothing$"):
+        require_kubelet(settings_from(document, "f"))
+    require_kubelet(settings_from({**document, "kubelet": {"url": "http://a:1"}}, "f"))
 
 
 def test_override() -> None:
