@@ -386,8 +386,9 @@ def _device(finding: Finding) -> Device | None:
 
 
 def _refusal_group(refusal: Refusal) -> tuple[Device | None, Reason, str]:
-    """Binds that different switches turn off are told apart."""
-    which = refusal.finding.evidence if refusal.reason is Reason.DISABLED else ""
+    """Binds that different switches turn off are told apart; the switch is named last."""
+    is_off = refusal.reason is Reason.DISABLED
+    which = refusal.finding.evidence.rpartition("; ")[2] if is_off else ""
     return _device(refusal.finding), refusal.reason, which
 
 

@@ -344,10 +344,11 @@ def test_the_log_says_once_which_switch_it_was() -> None:
 
 def test_binds_of_one_device_that_different_switches_turn_off_are_told_apart() -> None:
     by_volume = disabled_cycle().findings[0]
-    by_pod = replace(by_volume, bind=bind("uid-b"), evidence="the pod is annotated")
-    refused = [Refusal(by_volume, Reason.DISABLED), Refusal(by_pod, Reason.DISABLED)]
+    by_pod = replace(by_volume, bind=bind("uid-b"), evidence="no answer; the pod is annotated")
+    again = replace(by_volume, bind=bind("uid-c"), evidence=f"its bind; {by_volume.evidence}")
+    refused = [Refusal(found, Reason.DISABLED) for found in (by_volume, by_pod, again)]
     recorder = Recorder()
-    LogReporter(Log(recorder)).report(cycle(by_volume, by_pod, refused=refused))
+    LogReporter(Log(recorder)).report(cycle(by_volume, by_pod, again, refused=refused))
     told = [e.fields["evidence"] for e in recorder.entries if e.fields.get("event") == "refused"]
     assert told == [by_volume.evidence, by_pod.evidence]
 
