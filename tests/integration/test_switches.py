@@ -193,6 +193,7 @@ def test_reloads_in_the_middle_of_recoveries_lose_nothing(node: DemoNode) -> Non
 # ------------------------------------------------------------------ what the kubelet tells
 
 
+@pytest.mark.slow
 @in_lab(timeout=90)
 def test_a_pod_switches_itself_off_by_annotation(node: DemoNode) -> None:
     source = node.add_source("one")
@@ -249,6 +250,7 @@ def test_containers_alone_are_switched_off_by_annotation(node: DemoNode) -> None
             container.read("/data/hello")
 
 
+@pytest.mark.slow
 @in_lab(timeout=90)
 def test_namespaces_wait_for_the_kubelet_and_nothing_else_does(node: DemoNode) -> None:
     source = node.add_source("one")
@@ -275,6 +277,7 @@ def test_namespaces_wait_for_the_kubelet_and_nothing_else_does(node: DemoNode) -
             wait_for_refusals(daemon, OFF)
 
 
+@pytest.mark.slow
 @in_lab(timeout=90)
 def test_another_kubelet_is_asked_after_a_reload(node: DemoNode) -> None:
     source = node.add_source("one")
