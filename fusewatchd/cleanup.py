@@ -42,8 +42,7 @@ def over_since(
 
 def _can_tell(snapshot: Snapshot) -> bool:
     """Return True when a pod without an entry or without a container really has none."""
-    has_looked = snapshot.namespaces_looked_at > 0 and not snapshot.has_gap("namespaces")
-    return snapshot.pods_are_current and has_looked
+    return snapshot.pods_are_current and not snapshot.has_gap("namespaces")
 
 
 def step(
@@ -76,7 +75,7 @@ def step(
 
 def _is_dead_host_bind(finding: Finding, snapshot: Snapshot) -> bool:
     bind = finding.bind
-    if bind.mount is None or not bind.mount.is_fuse or not bind.key.is_host:
+    if bind.mount is None or not bind.key.is_host:
         return False
     if finding.verdict not in (Verdict.ORPHANED, Verdict.STALE):
         return False

@@ -94,6 +94,11 @@ def test_memory_comes_back_as_it_was() -> None:
     assert again.facts
 
 
+def test_another_annotation_is_something_to_write_down() -> None:
+    ledger, _ = remembered()
+    assert not is_same_memory(ledger, replace(ledger, owners={UID: Owner("shop")}))
+
+
 def test_the_memory_of_an_earlier_version_is_believed() -> None:
     ledger, table = remembered()
     document = document_of(ledger, "boot")

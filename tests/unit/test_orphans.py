@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from fusewatchd.cleanup import step
 from fusewatchd.decision import (
     CycleReport,
     DetachOrphan,
@@ -234,6 +236,28 @@ def test_anything_else_is_left_alone(but: Callable[[Scene, Mount], None]) -> Non
     todo = after(scene)
     assert detached(todo) == []
     assert not [action for action in todo.actions if action.key == KEY]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"verdict": Verdict.SLOW},
+        {"verdict": Verdict.SUPERSEDED},
+        {"refusal": Reason.DISABLED},
+        {"refusal": Reason.OWNER_UNKNOWN},
+        {"key": TargetKey(4026531999, "/data")},
+        {"mount": None},
+    ],
+)
+def test_only_a_finding_of_a_dead_bind_on_the_host_leads_to_it(change: dict[str, Any]) -> None:
+    scene, _ = left_over()
+    after(scene)
+    (found,) = scene.look().findings
+    of_bind = {name: change.pop(name) for name in ("key", "mount") if name in change}
+    now, known = scene.snapshot(), scene.ledger
+    assert isinstance(step(found, now, known, ON.cleanup, ON.mode, scene.now), DetachOrphan)
+    changed = replace(found, bind=replace(found.bind, **of_bind), **change)
+    assert step(changed, now, known, ON.cleanup, ON.mode, scene.now) is None
 
 
 def test_a_container_elsewhere_keeps_nothing() -> None:
