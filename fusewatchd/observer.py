@@ -79,9 +79,10 @@ class Observer:
         self._scan_gap: Gap | None = None
 
     def adjust(self, ignored_fs_types: frozenset[str], limits: Limits) -> None:
-        """Go on with other settings; what was seen stays."""
+        """Go on with other settings from the next look on, which is now; what was seen stays."""
         self._ignored, self._limits = ignored_fs_types, limits
         self._table = None  # the devices to ask may be others
+        self._looks_due = [0.0]
 
     # ------------------------------------------------------------------ what arrived
 

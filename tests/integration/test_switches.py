@@ -133,6 +133,16 @@ def test_what_needs_a_restart_is_said_and_the_rest_is_taken_over(node: DemoNode)
 
 
 @in_lab(timeout=60)
+def test_what_is_watched_changes_with_a_reload(node: DemoNode) -> None:
+    pod_with_container(node, node.add_source("one"), "web")
+    configured = Configured(node, "{look_seconds: 3600.0, ignore_fs_types: [fuse.demofs]}")
+    with configured.daemon as daemon:
+        assert daemon.wait_for(lambda d: d["cycle"] > 2)["binds"] == []
+        configured.reload("{look_seconds: 0.5, ignore_fs_types: [fuse.lxcfs]}")
+        daemon.wait_until_watching(2)
+
+
+@in_lab(timeout=60)
 def test_without_a_file_there_is_nothing_to_reload(node: DemoNode) -> None:
     with DaemonProcess(node) as daemon:
         os.kill(daemon.pid, signal.SIGHUP)
