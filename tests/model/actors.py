@@ -96,6 +96,10 @@ def upgrade(stage: Stage, name: str) -> None:
     _note_source_gone(stage, state)
     state.source.restart(old=OldServer.DRAINING)
     stage.note_source(state)
+    if stage.base_depth > 1:
+        # A layer that is alive is never taken away, though it is covered.
+        for _, target in stage.targets():
+            target.stacked += target.source == name
 
 
 def _note_source_gone(stage: Stage, state: SourceState) -> None:
@@ -236,7 +240,7 @@ def _note_layers(stage: Stage, tables: Tables, target: Target, options: Options)
         layers = sum(_receives(mount, top) for mount in mounts) or int(other is target)
         if layers:
             other.stacked += layers
-            other.options.add(options | (frozenset({"ro"}) if other.is_read_only else frozenset()))
+            other.add_options(options)
     for state in stage.sources.values():
         mounts = tables.host.at(state.source.path)
         state.stacked += sum(_receives(mount, top) for mount in mounts)

@@ -17,6 +17,8 @@ from tests.model.stage import Stage, Violation
 from tests.model.steps import Scenario, Step, parse
 
 SETTLE_SECONDS = 20.0
+SHORT_SETTLE_SECONDS = 6.0
+"""When what fails is tried again and again; nothing that is well needs longer."""
 FIRST_PAUSE_SECONDS = 0.005
 LONGEST_PAUSE_SECONDS = 0.1
 EPISODE_SECONDS = 600.0
@@ -61,16 +63,23 @@ def random_episode(seed: str, number: int, way: str, length: int) -> Result:
     return _live(scenario, draw)
 
 
-def replay(scenario: Scenario, steps: Sequence[Step]) -> Result:
+def replay(
+    scenario: Scenario, steps: Sequence[Step], settle_seconds: float = SETTLE_SECONDS
+) -> Result:
     """Live through steps that were printed; those that are not possible are left out."""
     left = list(steps)
-    return _live(scenario, lambda stage, index: left[index] if index < len(left) else None)
+
+    def draw(stage: Stage, index: int) -> Step | None:
+        return left[index] if index < len(left) else None
+
+    return _live(scenario, draw, settle_seconds)
 
 
-def _live(scenario: Scenario, draw: Next) -> Result:
+def _live(scenario: Scenario, draw: Next, settle_seconds: float = SETTLE_SECONDS) -> Result:
     try:
         found = run_in_lab(
-            lambda node: _run(node, scenario, draw).document(), timeout=EPISODE_SECONDS
+            lambda node: _run(node, scenario, draw, settle_seconds).document(),
+            timeout=EPISODE_SECONDS,
         )
     except BaseException as exc:
         if type(exc).__name__ != "Failed" and not isinstance(exc, LabFailure):
@@ -81,7 +90,7 @@ def _live(scenario: Scenario, draw: Next) -> Result:
     )
 
 
-def _run(node: DemoNode, scenario: Scenario, draw: Next) -> Result:
+def _run(node: DemoNode, scenario: Scenario, draw: Next, settle_seconds: float) -> Result:
     stage = Stage(node, scenario)
     done: list[Step] = []
     failure = ""
@@ -95,10 +104,12 @@ def _run(node: DemoNode, scenario: Scenario, draw: Next) -> Result:
                 continue
             stage.counts[f"step {step.words[0]}"] += 1
             if step.settles:
-                settle(stage)
-        settle(stage)
+                settle(stage, settle_seconds)
+        settle(stage, settle_seconds)
     except Violation as exc:
         failure = str(exc)
+        if stage.is_daemon_up:
+            failure += f"\n\n{stage.what_they_do()}"
     log = stage.new_log() if failure else ""
     try:
         stage.close()
@@ -114,17 +125,17 @@ def _steps(stage: Stage, draw: Next) -> Iterator[Step]:
         index += 1
 
 
-def settle(stage: Stage) -> None:
+def settle(stage: Stage, seconds: float) -> None:
     """Wait until every promise holds.
 
     Raises:
-        Violation: it does not in ``SETTLE_SECONDS``.
+        Violation: it does not in so many seconds.
     """
     judge = Judge(stage)
     began = time.monotonic()
     pause = FIRST_PAUSE_SECONDS
     while found := judge.violations():
-        if time.monotonic() - began > SETTLE_SECONDS:
+        if time.monotonic() - began > seconds:
             raise Violation("\n".join(found))
         time.sleep(pause)
         pause = min(LONGEST_PAUSE_SECONDS, pause * 1.5)

@@ -67,10 +67,10 @@ class Judge:
             return
         self._has_status = True
         self._binds = {(b["namespace"], b["mount_point"]): b for b in document["binds"]}
-        processes, descriptors = self._stage.daemon_size()
+        processes = self._stage.daemon_processes()
         for name, number, most in (
-            ("processes", processes, MOST_PROCESSES),
-            ("descriptors", descriptors, MOST_DESCRIPTORS),
+            ("processes", len(processes), MOST_PROCESSES),
+            ("descriptors", sum(processes.values()), MOST_DESCRIPTORS),
         ):
             self._stage.counts[f"most {name}"] = max(self._stage.counts[f"most {name}"], number)
             if number > most:
@@ -96,7 +96,8 @@ class Judge:
             if stage.owners.get(layer.device) != target.source:
                 yield f"shows {layer.device} of {stage.owners.get(layer.device)}"
                 return
-        most = stage.base_depth + target.stacked
+        # A daemon that is killed between attach and detach leaves the end to the next one.
+        most = stage.base_depth + target.stacked + (not stage.is_daemon_up)
         if len(stack) > most:
             layers = ", ".join(f"{m.mount_id} of {m.device}" for m in stack)
             yield f"{len(stack)} layers, at most {most}: {layers}; new is {source.device}"
@@ -212,7 +213,7 @@ class Judge:
             allowed[state.source.path] = state.is_mounted + state.stacked
         for pod in stage.pods.values():
             for path, target in pod.on_host.items():
-                allowed[path] = stage.base_depth + target.stacked
+                allowed[path] = stage.base_depth + target.stacked + (not stage.is_daemon_up)
                 if pod.is_ending:
                     allowed[path] += 64
         yield from self._too_many(host.fuse_mounts(), allowed, 0, "the host")

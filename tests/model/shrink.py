@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from tests.model.episode import Result, replay
+from tests.model.episode import SHORT_SETTLE_SECONDS, Result, replay
 
 SHRINK_SECONDS = 300.0
 
@@ -18,7 +18,7 @@ def shrink(failed: Result) -> Result:
         start, is_shorter = 0, False
         while start < len(best.steps) and time.monotonic() < end:
             rest = best.steps[:start] + best.steps[start + size :]
-            result = replay(best.scenario, rest)
+            result = replay(best.scenario, rest, SHORT_SETTLE_SECONDS)
             if result.failure and len(result.steps) < len(best.steps):
                 best, is_shorter = result, True
                 print(f"  {len(best.steps)} steps still fail", flush=True)

@@ -7,6 +7,7 @@ import re
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,6 +87,15 @@ class Target:
     @property
     def host(self) -> Target:
         return self.origin or self
+
+    def add_options(self, options: Options) -> None:
+        """Note the options of a layer of somebody else that may have arrived here."""
+        was_read_only = self.is_read_only or any("ro" in known for known in self.options)
+        if not self.is_read_only:
+            self.options.add(options)
+        if self.container is not None and was_read_only:
+            # In a container what was read-only stays so, or becomes so again.
+            self.options.add(options | {"ro"})
 
     def __str__(self) -> str:
         if self.container is None:
@@ -307,19 +317,29 @@ class Stage:
 
     # ---------------------------------------------------------------------- processes
 
-    def daemon_size(self) -> tuple[int, int]:
-        """Return how many processes the daemon is, and how many descriptors they have."""
-        processes, descriptors, queue = 0, 0, [self.daemon.pid]
+    def daemon_processes(self) -> dict[int, int]:
+        """Return the number of descriptors of the daemon and of each of its workers."""
+        found: dict[int, int] = {}
+        queue = [self.daemon.pid]
         while queue:
             pid = queue.pop()
-            try:
-                descriptors += len(os.listdir(f"/proc/{pid}/fd"))
+            with suppress(FileNotFoundError, ProcessLookupError):
+                found[pid] = len(os.listdir(f"/proc/{pid}/fd"))
                 with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
                     queue += map(int, file.read().split())
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            processes += 1
-        return processes, descriptors
+        return found
+
+    def what_they_do(self) -> str:
+        """Say of every process of the daemon what it waits for."""
+        lines = []
+        for pid in self.daemon_processes():
+            with suppress(OSError):
+                words = []
+                for name in ("comm", "wchan", "syscall", "stat"):
+                    with open(f"/proc/{pid}/{name}", encoding="utf-8", errors="replace") as file:
+                        words.append(file.read().rpartition(")")[2].strip()[:80])
+                lines.append(f"process {pid}: {'; '.join(words)}")
+        return "\n".join(lines)
 
     def new_log(self) -> str:
         """Return what the daemon has logged since the last call."""
