@@ -8,9 +8,20 @@ import stat
 import yaml
 
 from fusewatchd.errors import ConfigError
+from fusewatchd.printable import printable
 from fusewatchd.settings import Settings, settings_from
 
 MAX_BYTES = 1 << 20
+_NOT_YAML = (
+    yaml.YAMLError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+)
+"""PyYAML's own error, and what its constructors stumble over: ``!!int ""``, ``!!bool x``, a
+date that the calendar lacks, a set as a key, brackets in brackets without end."""
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -47,11 +58,11 @@ def load_settings(path: str) -> Settings:
         raise ConfigError(f"{path}: expected at most {MAX_BYTES} bytes")
     try:
         document = yaml.load(text, Loader=_StrictLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as exc:
+    except _NOT_YAML as exc:
         mark = getattr(exc, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark is not None else ""
-        problem = getattr(exc, "problem", None) or str(exc).splitlines()[0]
-        raise ConfigError(f"{path}: {where}{problem}") from exc
+        problem = getattr(exc, "problem", None) or str(exc).partition("\n")[0]
+        raise ConfigError(f"{path}: {where}{printable(problem)}") from exc
     return settings_from(document, path)
 
 
@@ -59,6 +70,6 @@ def parse_value(text: str) -> object:
     """Read one value of the command line as the file would; plain text stays text."""
     try:
         value: object = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except _NOT_YAML:
         return text
     return text if value is None or isinstance(value, dict) else value

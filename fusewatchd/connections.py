@@ -40,10 +40,29 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
-class _State:
+class Shown:
+    """Where a device can be asked now, and the ids of the mounts that show it."""
+
     question: Question
-    mounts: frozenset[int]
-    """Ids of the mounts that showed it at the last look."""
+    on_host: frozenset[int]
+    elsewhere: frozenset[int] = frozenset()
+    """In other namespaces, as they were at the last look there: some may be gone by now."""
+
+    def is_same_superblock(self, before: Shown) -> bool:
+        """Return True when a mount that stayed proves that the number was not reused.
+
+        The host's table is up to date, the others may be older than the reuse: where the
+        host shows the device, it alone can tell.
+        """
+        if self.on_host:
+            return bool(self.on_host & before.on_host)
+        return bool(self.elsewhere & before.elsewhere)
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    shown: Shown
+    """As it was at the last look."""
     asked: Question | None = None
     """The question that is pending; the path may have changed since it was sent."""
     answer: Answer | None = None
@@ -63,27 +82,26 @@ class Connections:
         self.timing = timing
         self._states: dict[Device, _State] = {}
 
-    def set_shown(self, shown: Mapping[Device, tuple[Question, frozenset[int]]]) -> list[Device]:
+    def set_shown(self, shown: Mapping[Device, Shown]) -> list[Device]:
         """Take the devices that are shown now; return those whose state was dropped."""
         dropped = [
             device
             for device, state in self._states.items()
-            if device not in shown or not (shown[device][1] & state.mounts)
+            if device not in shown or not shown[device].is_same_superblock(state.shown)
         ]
         for device in dropped:
             del self._states[device]
-        for device, (question, mounts) in shown.items():
+        for device, now in shown.items():
             known = self._states.get(device)
             if known is None:
-                self._states[device] = _State(question, mounts)
-            elif known.question != question or known.mounts != mounts:
+                self._states[device] = _State(now)
+            elif known.shown != now:
                 # One that lost a mount may have lost its server as well: a crash and the
                 # restart after it can be over before anything else tells of them.
-                has_lost = bool(known.mounts - mounts)
+                before = known.shown
+                has_lost = bool(before.on_host - now.on_host or before.elsewhere - now.elsewhere)
                 due_at = 0.0 if has_lost and _may_change(known) else known.due_at
-                self._states[device] = replace(
-                    known, question=question, mounts=mounts, due_at=due_at
-                )
+                self._states[device] = replace(known, shown=now, due_at=due_at)
         return dropped
 
     def ask_again(self, devices: Iterable[Device]) -> None:
@@ -102,9 +120,9 @@ class Connections:
         questions: list[Question] = []
         for device, state in self._states.items():
             if state.pending_since is None and state.due_at <= now:
-                questions.append(state.question)
+                questions.append(state.shown.question)
                 self._states[device] = replace(
-                    state, pending_since=now, asked_at=now, asked=state.question
+                    state, pending_since=now, asked_at=now, asked=state.shown.question
                 )
         return questions
 
@@ -132,7 +150,7 @@ class Connections:
         """
         state = self._states.get(device)
         if state is not None:
-            rest = MOVED_SECONDS if state.asked == state.question else 0.0
+            rest = MOVED_SECONDS if state.asked == state.shown.question else 0.0
             self._states[device] = replace(state, pending_since=None, due_at=now + rest)
 
     def server_gone(self, device: Device, now: float) -> None:

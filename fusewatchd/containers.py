@@ -130,8 +130,9 @@ class _HostIndex:
             if bind.mount and bind.mount.device == mount.device and _root(bind) == root:
                 return bind
         earlier = self._ledger.former.get((pod_uid, mount.device, root))
-        if earlier in self._by_key:
-            return self._by_key[earlier]
+        if earlier is not None:
+            # Its bind may be gone: that makes it no copy of the pod's other volume.
+            return self._by_key.get(earlier)
         return self._by_elimination(pod_uid, mount, [b for b in binds if _root(b) == root])
 
     def _by_elimination(self, pod_uid: str, mount: Mount, binds: list[Bind]) -> Bind | None:

@@ -19,16 +19,17 @@ from fusewatchd.model import Device, Mount
 from fusewatchd.printable import printable
 
 # Names may hold any byte but those that the kernel escapes, a carriage return for instance:
-# only the space separates fields and only the line feed separates lines.
+# only the space separates fields and only the line feed separates lines.  Numbers have 32
+# bits; what is longer is none, and Python would refuse to convert it.
 _LINE = re.compile(
-    rb"(?P<id>\d+) (?P<parent>\d+) (?P<major>\d+):(?P<minor>\d+)"
+    rb"(?P<id>\d{1,10}) (?P<parent>\d{1,10}) (?P<major>\d{1,10}):(?P<minor>\d{1,10})"
     rb" (?P<root>[^ ]+) (?P<point>[^ ]+) (?P<options>[^ ]+)"
     rb"(?P<optional>(?: [^ ]+)*?) -"
     rb" (?P<type>[^ ]+) (?P<source>[^ ]*) (?P<super>.*)",
     re.DOTALL,
 )
-_PEER_GROUP = re.compile(rb" shared:(\d+)")
-_MASTER = re.compile(rb" master:(\d+)")
+_PEER_GROUP = re.compile(rb" shared:(\d{1,10})(?!\d)")
+_MASTER = re.compile(rb" master:(\d{1,10})(?!\d)")
 _ESCAPE = re.compile(rb"\\([0-3][0-7]{2})")
 # A space inside a field is escaped, so this is nothing but separator and type.
 _FUSE_MARK = b" - fuse"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from fusewatchd.connections import Connections, Question, credentials_of
+from fusewatchd.connections import Connections, Question, Shown, credentials_of
 from fusewatchd.decision import Outcome, OutcomeStatus, ReplaceMount
 from fusewatchd.kubeletdir import parse_bind_path, publish_directory
 from fusewatchd.linux import fusectl
@@ -211,13 +211,24 @@ class Observer:
 
     def _take_table(self, table: MountTable, now: float) -> None:
         self._table = table
-        shown: dict[Device, tuple[Question, frozenset[int]]] = {}
-        self._show(table.fuse_mounts(), 0, shown)
+        questions: dict[Device, Question] = {}
+        on_host: dict[Device, set[int]] = {}
+        elsewhere: dict[Device, set[int]] = {}
+        self._show(table.fuse_mounts(), 0, questions, on_host)
         for namespace in self._namespaces:
-            self._show([m for m in namespace.mounts if m.is_fuse], namespace.pid, shown)
+            if namespace.pid:
+                mounts = [m for m in namespace.mounts if m.is_fuse]
+                self._show(mounts, namespace.pid, questions, elsewhere)
+        shown = {
+            device: Shown(
+                question,
+                frozenset(on_host.get(device, ())),
+                frozenset(elsewhere.get(device, ())),
+            )
+            for device, question in questions.items()
+        }
         for device in self.connections.set_shown(shown):
             self._probes.forget(device)
-        on_host = {mount.device for mount in table.fuse_mounts()}
         self._seen_at = {device: self._seen_at.get(device, now) for device in on_host}
         self._take_binds(table, now)
 
@@ -225,7 +236,8 @@ class Observer:
         self,
         mounts: Sequence[Mount],
         pid: int,
-        shown: dict[Device, tuple[Question, frozenset[int]]],
+        questions: dict[Device, Question],
+        ids: dict[Device, set[int]],
     ) -> None:
         """Add the devices of these mounts, with the first visible path to ask each one at."""
         places = {mount.mount_id: mount.mount_point for mount in mounts}
@@ -233,14 +245,12 @@ class Observer:
         for mount in mounts:
             if mount.fs_type in self._ignored:
                 continue
-            key = mount.unique_id or mount.mount_id
-            known = shown.get(mount.device)
-            if known is not None:
-                shown[mount.device] = (known[0], known[1] | {key})
-            elif mount.mount_id not in covered:
+            if mount.device not in questions:
+                if mount.mount_id in covered:
+                    continue
                 uid, gid = credentials_of(mount)
-                question = Question(mount.device, mount.mount_point, pid, uid, gid)
-                shown[mount.device] = (question, frozenset({key}))
+                questions[mount.device] = Question(mount.device, mount.mount_point, pid, uid, gid)
+            ids.setdefault(mount.device, set()).add(mount.unique_id or mount.mount_id)
 
     def _take_binds(self, table: MountTable, now: float) -> None:
         data: dict[tuple[str, str], VolumeData] = {}

@@ -10,8 +10,8 @@ def printable(text: str, limit: int = LIMIT) -> str:
     """Escape everything that is not printable and bound the length.
 
     Control characters, line breaks, bidirectional overrides and bytes that were no UTF-8
-    (surrogate escapes) become ``\\xNN`` or ``\\uNNNN``; a backslash is doubled, so that
-    the result is unambiguous.
+    (surrogate escapes) become ``\\xNN`` or ``\\uNNNN``; a backslash is doubled, and ``\\x80``
+    and above are bytes, never characters, so that the result is unambiguous.
     """
     escaped = "".join(map(_escape, text[: limit + 1]))
     if len(escaped) <= limit and len(text) <= limit:
@@ -27,6 +27,6 @@ def _escape(character: str) -> str:
     code = ord(character)
     if 0xDC80 <= code <= 0xDCFF:  # a byte that was no UTF-8, kept by surrogateescape
         return f"\\x{code - 0xDC00:02x}"
-    if code < 0x100:
+    if code < 0x80:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -6,6 +6,7 @@ Types, names and defaults stand once, in the dataclasses; checking is derived fr
 from __future__ import annotations
 
 import difflib
+import reprlib
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -313,7 +314,8 @@ def _with(part: Any, names: list[str], value: object, key: str, problems: list[s
         inner = _with(getattr(part, name), names[1:], value, key, problems)
         return replace(part, **{name: inner})
     built = _value(_hints(part.__class__)[name], value, key, problems)
-    _verify(part.__class__, name, built, key, problems)
+    if not problems:
+        _verify(part.__class__, name, built, key, problems)
     return part if problems else replace(part, **{name: built})
 
 
@@ -371,10 +373,24 @@ def _scalar(hint: Any, value: object, key: str, problems: list[str]) -> Any:
     name = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[hint]
     accepted: type | types.UnionType = int | float if hint is float else hint
     if isinstance(value, accepted) and isinstance(value, bool) == (hint is bool):
-        return float(value) if isinstance(value, int) and hint is float else value
+        return _real(value) if isinstance(value, int) and hint is float else value
     problems.append(f"{key}: expected {name}, {_found(value)}")
     return None
 
 
+def _real(value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf")
+
+
 def _found(value: object) -> str:
-    return f"found {printable(str(value), 60)}" if value is not None else "found nothing"
+    if value is None:
+        return "found nothing"
+    try:
+        # YAML's aliases can make a short file a value that nobody could print whole.
+        text = value if isinstance(value, str) else reprlib.repr(value)
+    except ValueError:
+        text = "a number of thousands of digits"
+    return f"found {printable(text, 60)}"

@@ -52,7 +52,7 @@ def _decoder(kind: Any) -> Callable[[Any], Any]:
     origin = typing.get_origin(kind)
     if origin is tuple:
         item = _decoder(typing.get_args(kind)[0])
-        return lambda value: tuple(item(v) for v in value)
+        return lambda value: tuple(item(v) for v in _listed(value))
     if origin in (typing.Union, types.UnionType):
         # Only ``X | None`` is ever used in values that travel.
         (inner,) = (k for k in typing.get_args(kind) if k is not type(None))
@@ -65,6 +65,12 @@ def _decoder(kind: Any) -> Callable[[Any], Any]:
         parts = [(f.name, _decoder(hints[f.name])) for f in fields(kind)]
         return lambda value: kind(**{name: part(value[name]) for name, part in parts})
     return _scalar(kind)
+
+
+def _listed(value: object) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"a list expected, not {type(value).__name__}")
+    return value
 
 
 def _scalar(kind: type) -> Callable[[Any], Any]:

@@ -27,7 +27,7 @@ def read_volume_data(directory: str) -> VolumeData | None:
         with closing_fd(os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as fd:
             text = _read_small_file(fd, "vol_data.json")
         document = json.loads(text)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(document, dict):
         return None

@@ -6,6 +6,7 @@ from fusewatchd.connections import (
     MOVED_SECONDS,
     Connections,
     Question,
+    Shown,
     Timing,
     credentials_of,
 )
@@ -18,7 +19,7 @@ TIMING = Timing(interval=10.0, deadline=5.0, hung_after=30.0)
 
 def book(*mounts: int, question: Question = Q) -> Connections:
     connections = Connections(TIMING)
-    connections.set_shown({D: (question, frozenset(mounts or (1,)))})
+    connections.set_shown({D: Shown(question, frozenset(mounts or (1,)))})
     return connections
 
 
@@ -42,7 +43,7 @@ def test_a_dead_connection_is_never_asked_again() -> None:
     connections.due(1.0)
     connections.take_answer(D, Answer.DISCONNECTED, 107, 1.0, 1.5)
     connections.ask_all_again()
-    connections.set_shown({D: (Question(D, "/other"), frozenset({2, 1}))})
+    connections.set_shown({D: Shown(Question(D, "/other"), frozenset({2, 1}))})
     assert connections.due(1e6) == []
 
 
@@ -50,15 +51,36 @@ def test_a_reused_device_number_has_no_past() -> None:
     connections = book(1)
     connections.due(1.0)
     connections.take_answer(D, Answer.DISCONNECTED, 107, 1.0, 1.5)
-    assert connections.set_shown({D: (Q, frozenset({2}))}) == [D]
+    assert connections.set_shown({D: Shown(Q, frozenset({2}))}) == [D]
     assert connections.view(2.0, {})[D].answer is None
     assert connections.due(2.0) == [Q]
+
+
+def test_an_old_look_at_a_namespace_proves_nothing_about_a_device_of_the_host() -> None:
+    """The superblock went and its number was reused before the namespace was looked at again."""
+    connections = Connections(TIMING)
+    connections.set_shown({D: Shown(Q, frozenset({1}), frozenset({7}))})
+    connections.due(1.0)
+    connections.take_answer(D, Answer.DISCONNECTED, 107, 1.0, 1.5)
+    assert connections.set_shown({D: Shown(Q, frozenset({2}), frozenset({7}))}) == [D]
+    assert connections.due(2.0) == [Q]
+
+
+def test_what_only_a_container_shows_any_more_keeps_its_past() -> None:
+    connections = Connections(TIMING)
+    connections.set_shown({D: Shown(Q, frozenset({1}), frozenset({7}))})
+    connections.due(1.0)
+    connections.take_answer(D, Answer.DISCONNECTED, 107, 1.0, 1.5)
+    inside = Question(D, "/data", pid=5)
+    assert connections.set_shown({D: Shown(inside, frozenset(), frozenset({7, 8}))}) == []
+    assert connections.view(2.0, {})[D].answer is Answer.DISCONNECTED
+    assert connections.set_shown({D: Shown(inside, frozenset(), frozenset({9}))}) == [D]
 
 
 def test_an_answer_to_the_predecessor_is_ignored() -> None:
     connections = book(1)
     connections.due(1.0)
-    connections.set_shown({D: (Q, frozenset({2}))})
+    connections.set_shown({D: Shown(Q, frozenset({2}))})
     connections.due(2.0)
     connections.take_answer(D, Answer.DISCONNECTED, 107, 1.0, 2.5)
     assert connections.view(3.0, {})[D].answer is None
@@ -69,7 +91,7 @@ def test_one_that_lost_a_mount_is_asked_at_once() -> None:
     connections.due(1.0)
     connections.take_answer(D, Answer.ANSWERED, 0, 1.0, 1.5)
     target = Question(D, "/target")
-    connections.set_shown({D: (target, frozenset({2}))})
+    connections.set_shown({D: Shown(target, frozenset({2}))})
     assert connections.due(1.6) == [target]
 
 
@@ -80,7 +102,7 @@ def test_a_question_that_missed_is_asked_elsewhere_at_once_or_here_later() -> No
     assert connections.due(1.2) == []
     assert connections.due(1.1 + MOVED_SECONDS) == [Q]
     target = Question(D, "/target")
-    connections.set_shown({D: (target, frozenset({2}))})
+    connections.set_shown({D: Shown(target, frozenset({2}))})
     connections.take_back(D, 3.0)
     assert connections.due(3.0) == [target]
 

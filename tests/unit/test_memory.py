@@ -18,7 +18,7 @@ from fusewatchd.errors import ParseError
 from fusewatchd.ledger import ContainerFacts, Ledger, Owner
 from fusewatchd.lifecycle import TRANSITIONS, Signal, advance, signal_of
 from fusewatchd.memory import BackOff
-from fusewatchd.model import Device, Mount, TargetKey, Verdict
+from fusewatchd.model import Device, FuseServer, Mount, TargetKey, Verdict
 from fusewatchd.mountinfo import MountTable
 from fusewatchd.persistence import document_of, is_same_memory, ledger_from
 from fusewatchd.pods import Pods
@@ -275,6 +275,13 @@ def test_what_has_another_shape_is_refused(value: Any) -> None:
         decode(Device, value)
 
 
+@pytest.mark.parametrize("layers", ["", {}, {"1": 2}, None])
+def test_only_a_list_is_a_list(layers: Any) -> None:
+    point = encode(FuseServer(1, 2, ()))
+    with pytest.raises(ParseError):
+        decode(FuseServer, {**point, "devices": layers})
+
+
 @given(TEXT, st.integers(4, 40))
 def test_printable_text_is_bounded_and_has_no_control(text: str, limit: int) -> None:
     shown = printable(text, limit)
@@ -290,6 +297,8 @@ def test_printable_text_is_bounded_and_has_no_control(text: str, limit: int) -> 
         ("\x1b[31m", "\\x1b[31m"),
         ("back\\slash", "back\\\\slash"),
         ("\udcff", "\\xff"),
+        ("\x85", "\\u0085"),
+        ("\udc85", "\\x85"),
         ("\u202e", "\\u202e"),
         ("naïve", "naïve"),
     ],

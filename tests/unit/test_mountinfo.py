@@ -139,6 +139,7 @@ BAD_LINES = [
     b"2 1 0:5  /x rw - fuse.x s rw",
     b"2_0 1 0:5 / /x rw - fuse.x s rw",
     b" 2 1 0:5 / /x rw - fuse.x s rw",
+    b"2 1 0:" + b"9" * 5000 + b" / /x rw - fuse.x s rw",
 ]
 
 

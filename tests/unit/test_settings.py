@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from fusewatchd.configfile import load_settings, parse_value
 from fusewatchd.errors import ConfigError
@@ -146,6 +147,19 @@ def test_override() -> None:
     assert settings.recovery.mode is RecoveryMode.REPORT
 
 
+@pytest.mark.parametrize("value", ["soon", None, True, [1]])
+def test_override_by_what_is_no_number(value: object) -> None:
+    with pytest.raises(ConfigError, match="look_seconds: expected a number, found"):
+        override(Settings(), {"look_seconds": value})
+
+
+def test_a_short_file_of_aliases_is_not_printed_whole() -> None:
+    lines = ["a0: &a0 x"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 40)]
+    value = yaml.safe_load("\n".join(lines))["a39"]
+    with pytest.raises(ConfigError, match="node_name: expected text, found"):
+        settings_from({"node_name": value}, "f")
+
+
 @pytest.mark.parametrize("key", ["nothing", "log", "log.nothing", "node_name.x", ""])
 def test_override_of_no_key(key: str) -> None:
     with pytest.raises(ConfigError, match="no such key"):
@@ -154,7 +168,22 @@ def test_override_of_no_key(key: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "part"),
-    [("a: 1\na: 2", "twice"), ("a: [", "line"), ("\t", "line"), ("- 1", "expected keys")],
+    [
+        ("a: 1\na: 2", "twice"),
+        ("a: [", "line"),
+        ("\t", "line"),
+        ("- 1", "expected keys"),
+        ('"\\e": 1\n"\\e": 2', "key \\x1b stands twice"),
+        # What PyYAML itself trips over.
+        ('a: !!int ""', "index"),
+        ("a: !!bool x", "x"),
+        ("a: 2001-99-99", "month"),
+        ("a: !!timestamp x", "attribute"),
+        ("? !!set {a}\n: 1", "unhashable"),
+        ("[" * 5000, "recursion"),
+        (f"look_seconds: 0x{'f' * 5000}", "number of seconds above 0, found inf"),
+        (f"node_name: 0x{'f' * 5000}", "thousands of digits"),
+    ],
 )
 def test_bad_yaml_names_the_file(tmp_path: Path, text: str, part: str) -> None:
     file = tmp_path / "c.yaml"
@@ -178,7 +207,16 @@ def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("1", 1), ("true", True), ("/a", "/a"), ('""', ""), ("a: b", "a: b"), ("[x]", ["x"])],
+    [
+        ("1", 1),
+        ("true", True),
+        ("/a", "/a"),
+        ('""', ""),
+        ("a: b", "a: b"),
+        ("[x]", ["x"]),
+        ("2001-99-99", "2001-99-99"),
+        ("!!bool x", "!!bool x"),
+    ],
 )
 def test_values_of_the_command_line(text: str, value: object) -> None:
     assert parse_value(text) == value

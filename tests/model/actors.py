@@ -1,0 +1,390 @@
+"""Carrying steps out: servers, drivers, the kubelet, other recoverers, the init system."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from fusewatchd.demo.sources import OldServer
+from fusewatchd.demo.unmounting import Unmounting
+from fusewatchd.linux import syscalls
+from fusewatchd.model import Mount
+from tests.model.shapes import KEPT, SHAPES
+from tests.model.stage import (
+    Options,
+    PodState,
+    SourceState,
+    Stage,
+    Tables,
+    Target,
+    Violation,
+    options_of,
+)
+from tests.model.steps import Step
+
+BUSY_SECONDS = 5.0
+BUSY_SECONDS_WHILE_HUNG = 0.3
+"""A probe that waits for a hung server holds the mount that it asks at."""
+NO_SERVER = (errno.ENOTCONN, errno.ECONNABORTED)
+
+
+class NotPossible(Exception):
+    """The step makes no sense as things are; a shortened sequence may hold such."""
+
+
+def carry_out(stage: Stage, step: Step) -> None:
+    """Do one step and note what it changes.
+
+    Raises:
+        NotPossible: nothing was done.
+        Violation: a plain unmount or rmdir did not work.
+    """
+    name, *arguments = step.words
+    ACTORS[name](stage, *arguments)
+    stage.tell_kubelet()
+
+
+def _need(condition: bool) -> None:
+    if not condition:
+        raise NotPossible
+
+
+def _source(stage: Stage, name: str) -> SourceState:
+    return stage.sources[name]
+
+
+def _pod(stage: Stage, name: str) -> PodState:
+    _need(name in stage.pods and not stage.pods[name].is_ending)
+    return stage.pods[name]
+
+
+# ------------------------------------------------------------------------------- servers
+
+
+def crash(stage: Stage, name: str) -> None:
+    state = _source(stage, name)
+    _need(state.is_up)
+    state.source.kill()
+    state.is_up = state.is_hung = False
+
+
+def start(stage: Stage, name: str) -> None:
+    state = _source(stage, name)
+    _need(not state.is_up)
+    _note_source_gone(stage, state)
+    state.source.restart()
+    stage.note_source(state)
+
+
+def take_away(stage: Stage, name: str) -> None:
+    """The driver detaches the dead source, and mounts it again some time."""
+    state = _source(stage, name)
+    _need(not state.is_up and state.is_mounted)
+    _note_source_gone(stage, state)
+    state.source.unmount()
+    state.is_mounted = False
+
+
+def upgrade(stage: Stage, name: str) -> None:
+    state = _source(stage, name)
+    _need(state.answers)
+    state.draining[state.device] = state.source.server
+    _note_source_gone(stage, state)
+    state.source.restart(old=OldServer.DRAINING)
+    stage.note_source(state)
+    if stage.base_depth > 1:
+        # A layer that is alive is never taken away, though it is covered.
+        for _, target in stage.targets():
+            target.stacked += target.source == name
+
+
+def _note_source_gone(stage: Stage, state: SourceState) -> None:
+    """Layers that are peers of those at the source go when these do, and show what they hid."""
+    if state.stacked:
+        for _, target in stage.targets():
+            if target.source == state.source.name:
+                target.is_learned = False
+    state.stacked = 0
+
+
+def end_old(stage: Stage, name: str) -> None:
+    state = _source(stage, name)
+    _need(bool(state.draining))
+    state.draining.pop(next(iter(state.draining))).kill()
+
+
+def hang(stage: Stage, name: str) -> None:
+    state = _source(stage, name)
+    _need(state.answers)
+    state.source.pause()
+    state.is_hung = True
+
+
+def resume(stage: Stage, name: str) -> None:
+    state = _source(stage, name)
+    _need(state.is_hung)
+    state.source.resume()
+    state.is_hung = False
+
+
+# ---------------------------------------------------------------- the kubelet, the runtime
+
+
+def add_pod(stage: Stage, name: str, shape: str, one: str, two: str) -> None:
+    sources = [_source(stage, one), _source(stage, two)]
+    _need(name not in stage.pods and all(state.answers for state in sources))
+    volumes, mounts = SHAPES[shape](sources[0].source, sources[1].source)
+    uid = f"{int(name.removeprefix('p')):08x}-0000-4000-8000-000000000000"
+    pod = PodState(stage.node.add_pod(name, volumes, mounts, uid=uid), shape, {})
+    stage.pods[name] = pod
+    pod.on_host = stage.host_targets(pod)
+    for container in pod.pod.container_names:
+        start_container(stage, name, container)
+
+
+def delete(stage: Stage, name: str) -> None:
+    """End a pod with plain umounts: two tries in three unmount until nothing is left."""
+    _need(name in stage.pods)
+    pod = stage.pods[name]
+    pod.inside.clear()
+    pod.pod.is_deleting = True
+    stage.tell_kubelet()
+    once = int(name.removeprefix("p")) % 3 == 0
+    unmounting = Unmounting.ONCE if once else Unmounting.UNTIL_BARE
+    hung = any(state.is_hung for state in stage.sources.values())
+    if _insist(stage, lambda: stage.node.remove_pod(pod.pod, unmounting), may_fail=hung):
+        del stage.pods[name]
+    else:
+        pod.is_ending = True
+
+
+def start_container(stage: Stage, name: str, container: str) -> None:
+    pod = _pod(stage, name)
+    _need(container in pod.pod.container_names and container not in pod.inside)
+    _need(_may_start(stage, pod))
+    try:
+        stage.node.start_container(pod.pod, container)
+    except OSError as exc:
+        # The kubelet tries again later.
+        is_dead = any(not stage.sources[t.source].is_up for t in pod.on_host.values())
+        if not (is_dead or _shows_old(stage, pod)) or exc.errno not in NO_SERVER:
+            raise
+        stage.counts["container did not start"] += 1
+        return
+    pod.inside[container] = stage.container_targets(pod, container)
+    if pod.shape == "nested":
+        with suppress(OSError):
+            pod.pod.containers[container].write("/data/cache/mine", KEPT)
+
+
+def _may_start(stage: Stage, pod: PodState) -> bool:
+    """A bare or hung volume would give a container that tells nothing, or none at all."""
+    return not any(t.is_bare or stage.sources[t.source].is_hung for t in pod.on_host.values())
+
+
+def _shows_old(stage: Stage, pod: PodState) -> bool:
+    table = Tables([]).host
+    tops = [(t, table.top_at(t.path)) for t in pod.on_host.values()]
+    return any(top and top.device != stage.sources[t.source].device for t, top in tops)
+
+
+def stop_container(stage: Stage, name: str, container: str) -> None:
+    pod = _pod(stage, name)
+    _need(container in pod.inside)
+    pod.pod.containers[container].stop()
+    del pod.inside[container]
+
+
+def restart_container(stage: Stage, name: str, container: str) -> None:
+    _need(_may_start(stage, _pod(stage, name)))
+    stop_container(stage, name, container)
+    start_container(stage, name, container)
+
+
+# -------------------------------------------------------------- somebody else on the node
+
+
+def _volume(stage: Stage, where: str) -> tuple[PodState, Target, str]:
+    name, _, volume = where.partition("/")
+    pod = _pod(stage, name)
+    target = pod.on_host.get(pod.pod.volume_path(volume))
+    _need(target is not None)
+    assert target is not None
+    return pod, target, volume
+
+
+def stack(stage: Stage, where: str, times: str) -> None:
+    """``mount --bind`` of the source over a bind, as many recoverers do it."""
+    _, target, _ = _volume(stage, where)
+    state = stage.sources[target.source]
+    _need(state.answers and not target.is_bare)
+    for _ in range(int(times)):
+        tables = stage.tables()
+        source = tables.host.top_at(state.source.path)
+        assert source is not None
+        _note_layers(stage, tables, target, options_of(source))
+        syscalls.mount(state.source.path, target.path, None, syscalls.MS_BIND)
+        target.is_learned = False
+
+
+def _note_layers(stage: Stage, tables: Tables, target: Target, options: Options) -> None:
+    """Count one layer for every mount in the peer group of what the new one is mounted on."""
+    top = tables.host.top_at(target.path)
+    assert top is not None
+    for _, other in stage.targets():
+        mounts = tables.of(other.container).at(other.path)
+        layers = sum(_receives(mount, top) for mount in mounts) or int(other is target)
+        if layers:
+            other.stacked += layers
+            other.add_options(options)
+    for state in stage.sources.values():
+        mounts = tables.host.at(state.source.path)
+        state.stacked += sum(_receives(mount, top) for mount in mounts)
+
+
+def _receives(mount: Mount, top: Mount) -> bool:
+    is_linked = bool(top.peer_group) and top.peer_group in (mount.peer_group, mount.master)
+    return is_linked and mount.root == top.root
+
+
+def unpublish(stage: Stage, where: str) -> None:
+    """Somebody unmounts a bind under a running pod."""
+    _, target, _ = _volume(stage, where)
+    _need(not target.is_bare)
+    hung = stage.sources[target.source].is_hung
+    if _insist(stage, lambda: _until_bare(target.path), may_fail=hung):
+        target.is_bare, target.is_learned, target.stacked = True, False, 0
+
+
+def _until_bare(path: str) -> None:
+    while True:
+        try:
+            syscalls.umount2(path, syscalls.UMOUNT_NOFOLLOW)
+        except OSError as exc:
+            if exc.errno == errno.EINVAL:
+                return
+            raise
+
+
+def publish(stage: Stage, where: str) -> None:
+    """The driver publishes again what is bare."""
+    pod, target, volume = _volume(stage, where)
+    _need(target.is_bare and stage.sources[target.source].answers)
+    stage.node.publish(pod.pod, pod.pod.volume(volume))
+    _note_published(stage, target)
+
+
+def rebind(stage: Stage, where: str) -> None:
+    """Another recoverer: lazily off with the old one, on with the new one."""
+    pod, target, volume = _volume(stage, where)
+    _need(not target.is_bare and stage.sources[target.source].answers)
+    while any(mount.is_fuse for mount in Tables([]).host.at(target.path)):
+        syscalls.umount2(target.path, syscalls.MNT_DETACH)
+    stage.node.publish(pod.pod, pod.pod.volume(volume))
+    _note_published(stage, target)
+
+
+def _note_published(stage: Stage, target: Target) -> None:
+    top = Tables([]).host.top_at(target.path)
+    assert top is not None
+    target.is_bare, target.is_learned, target.stacked = False, False, 0
+    target.options.add(options_of(top))
+
+
+def _insist(stage: Stage, work: Callable[[], object], *, may_fail: bool) -> bool:
+    """Try again while it is busy, as the kubelet does; False when that may be and is so."""
+    end = time.monotonic() + (BUSY_SECONDS_WHILE_HUNG if may_fail else BUSY_SECONDS)
+    while True:
+        try:
+            work()
+        except OSError as exc:
+            if exc.errno != errno.EBUSY:
+                raise Violation(f"could not be taken away: {exc}") from exc
+            stage.counts["busy"] += 1
+            if time.monotonic() > end:
+                if may_fail:
+                    return False
+                raise Violation(f"busy for {BUSY_SECONDS} s: {exc}") from exc
+            time.sleep(0.002)
+        else:
+            return True
+
+
+# ------------------------------------------------------------------------- the daemon
+
+
+def kill_daemon(stage: Stage) -> None:
+    _need(stage.is_daemon_up)
+    stage.daemon.kill()
+    _note_daemon_gone(stage)
+
+
+def stop_daemon(stage: Stage) -> None:
+    _need(stage.is_daemon_up)
+    status = stage.daemon.stop()
+    if status:
+        raise Violation(f"the daemon ended with status {status}")
+    _note_daemon_gone(stage)
+
+
+def _note_daemon_gone(stage: Stage) -> None:
+    """What is not in the state file has to be learned again, where that can be."""
+    stage.is_daemon_up = False
+    kept: set[tuple[str, int]] = set()
+    with suppress(FileNotFoundError):
+        path = os.path.join(stage.daemon.values["state_dir"], "state.json")
+        with open(path, encoding="utf-8") as file:
+            facts = json.load(file)["lineage"]
+        kept = {(fact["mount_point"], fact["mount_id"]) for fact in facts}
+    table = Tables([]).host
+    for pod in stage.pods.values():
+        for target in pod.on_host.values():
+            top = table.top_at(target.path)
+            if top is None or (target.path, top.mount_id) not in kept:
+                target.is_learned = False
+
+
+def start_daemon(stage: Stage) -> None:
+    _need(not stage.is_daemon_up)
+    stage.write_config()
+    stage.daemon.start()
+    stage.is_daemon_up = True
+
+
+def reload(stage: Stage, superseded: str) -> None:
+    """SIGHUP with another policy, or with a file that must be refused."""
+    _need(stage.is_daemon_up)
+    if superseded == "bad":
+        stage.write_config("recovery: [\n")
+    else:
+        stage.superseded = superseded
+        stage.write_config()
+    stage.hang_up()
+
+
+ACTORS: dict[str, Callable[..., None]] = {
+    "crash": crash,
+    "start": start,
+    "take-away": take_away,
+    "upgrade": upgrade,
+    "end-old": end_old,
+    "hang": hang,
+    "resume": resume,
+    "add-pod": add_pod,
+    "delete": delete,
+    "start-container": start_container,
+    "stop-container": stop_container,
+    "restart-container": restart_container,
+    "stack": stack,
+    "unpublish": unpublish,
+    "publish": publish,
+    "rebind": rebind,
+    "kill-daemon": kill_daemon,
+    "stop-daemon": stop_daemon,
+    "start-daemon": start_daemon,
+    "reload": reload,
+}

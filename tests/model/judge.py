@@ -1,0 +1,252 @@
+"""What must be true when nothing happens any more, by the kernel's facts.
+
+The daemon is believed in nothing: of what it says only that is looked at which it owes when
+a bind does not show its source, and that must fit what the model did.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from fusewatchd.lineage import plain_root
+from fusewatchd.model import Mount
+from tests.model.shapes import KEPT
+from tests.model.stage import PodState, Stage, Tables, Target, content, options_of
+
+MOST_PROCESSES = 24
+MOST_DESCRIPTORS = 400
+WAITING = {"source_missing", "source_unproven"}
+"""Why a bind is not replaced whose source has no server."""
+
+Binds = dict[tuple[int | None, str], Any]
+
+
+class Judge:
+    """Looks at the whole node once; ``violations`` is empty when all is as promised."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._tables: Tables
+        self._binds: Binds = {}
+        self._has_status = False
+
+    def violations(self) -> list[str]:
+        """Say what is not, or not yet, as it must be."""
+        stage = self._stage
+        self._tables = stage.tables()
+        found = list(stage.untouched(self._tables))
+        self._has_status, self._binds = False, {}
+        if stage.is_daemon_up:
+            found += self._daemon()
+        readable: list[Target] = []
+        for pod, target in stage.targets():
+            if pod.is_ending:
+                continue
+            problems = [f"{target}: {problem}" for problem in self._target(target)]
+            found += problems
+            if not problems and self._is_readable(target):
+                readable.append(target)
+        found += self._table_size()
+        if not found:
+            found += self._contents(readable)
+        if not found:
+            self._take_note()
+        return found
+
+    # ----------------------------------------------------------------------- daemon
+
+    def _daemon(self) -> Iterator[str]:
+        if not self._stage.is_daemon_running():
+            yield "the daemon has ended"
+            return
+        document = self._stage.status()
+        if document is None:
+            yield "the daemon tells nothing"
+            return
+        self._has_status = True
+        self._binds = {(b["namespace"], b["mount_point"]): b for b in document["binds"]}
+        processes = self._stage.daemon_processes()
+        for name, number, most in (
+            ("processes", len(processes), MOST_PROCESSES),
+            ("descriptors", sum(processes.values()), MOST_DESCRIPTORS),
+        ):
+            self._stage.counts[f"most {name}"] = max(self._stage.counts[f"most {name}"], number)
+            if number > most:
+                yield f"the daemon has {number} {name}"
+
+    def _bind(self, target: Target) -> Any:
+        namespace = None if target.container is None else target.container.mount_namespace
+        return self._binds.get((namespace, target.path))
+
+    # ----------------------------------------------------------------------- target
+
+    def _target(self, target: Target) -> Iterator[str]:
+        stage, source = self._stage, self._stage.sources[target.source]
+        stack = self._tables.of(target.container).stack_at(target.path)
+        if target.is_bare:
+            if any(mount.is_fuse for mount in stack):
+                yield "mounted by nobody of the model"
+            return
+        if not stack or not stack[-1].is_fuse:
+            yield f"nothing is mounted there: {stack}"
+            return
+        for layer in stack:
+            if stage.owners.get(layer.device) != target.source:
+                yield f"shows {layer.device} of {stage.owners.get(layer.device)}"
+                return
+        # A daemon that is killed between attach and detach leaves the end to the next one.
+        most = stage.base_depth + target.stacked + (not stage.is_daemon_up)
+        if len(stack) > most:
+            layers = ", ".join(f"{m.mount_id} of {m.device}" for m in stack)
+            yield f"{len(stack)} layers, at most {most}: {layers}; new is {source.device}"
+        top = stack[-1]
+        if plain_root(top.root) != target.root:
+            yield f"root {top.root} instead of {target.root}"
+        yield from self._flags(target, top)
+        if top.device == source.device and source.answers:
+            yield from self._current(target, top)
+        elif stage.is_daemon_up:
+            yield from self._not_current(target, top)
+
+    def _flags(self, target: Target, top: Mount) -> Iterator[str]:
+        options = options_of(top)
+        if options in target.options:
+            return
+        # A layer of somebody else may stay until the daemon is there to take it away.
+        if self._stage.is_daemon_up or not target.stacked:
+            wanted = " or ".join(",".join(sorted(o)) for o in target.options)
+            yield f"options {','.join(sorted(options))} instead of {wanted}"
+
+    def _current(self, target: Target, top: Mount) -> Iterator[str]:
+        """A bind on the host that works must be known, with its source, by the daemon."""
+        stage = self._stage
+        source = stage.sources[target.source]
+        if not self._has_status or target.container is not None:
+            return
+        bind = self._bind(target)
+        if bind is None or bind["device"] != str(top.device):
+            yield "works and is not in the status"
+        elif bind["verdict"] != "healthy":
+            yield f"works and is called {bind['verdict']}: {bind['evidence']}"
+        elif bind["source"]["path"] != source.source.path:
+            yield f"works and its source is said to be {bind['source']}"
+
+    def _not_current(self, target: Target, top: Mount) -> Iterator[str]:
+        stage = self._stage
+        source = stage.sources[target.source]
+        must = source.answers and self._must_follow(target)
+        if stage.is_alive(source, top.device):
+            if must and stage.superseded == "rebind":
+                told = self._bind(target)
+                yield f"shows {top.device}, the old server, instead of {source.device}: {told}"
+            return
+        if must:
+            yield f"shows {top.device} instead of {source.device}: {self._bind(target)}"
+            return
+        bind = self._bind(target)
+        if bind is None:
+            if not target.host.is_bare:
+                yield f"shows {top.device} without a server and is not in the status"
+            return
+        is_hung = source.is_hung and top.device == source.device
+        verdict = "hung" if is_hung else "stale"
+        if bind["verdict"] != verdict:
+            yield f"is {verdict} and is called {bind['verdict']}: {bind['evidence']}"
+        elif not is_hung and bind["refusal"] not in self._right_refusals(target):
+            yield f"is stale, and the reason is said to be {bind['refusal']}: {bind['evidence']}"
+
+    def _must_follow(self, target: Target) -> bool:
+        return target.host.is_learned and not target.host.is_bare
+
+    def _right_refusals(self, target: Target) -> set[str]:
+        right = set() if self._stage.sources[target.source].answers else set(WAITING)
+        if not target.host.is_learned:
+            right |= {"no_source"}
+        if target.host.is_bare:
+            right |= {"host_bind_stale"}
+        return right
+
+    # ---------------------------------------------------------------------- contents
+
+    def _is_readable(self, target: Target) -> bool:
+        if target.is_bare:
+            return False
+        top = self._tables.of(target.container).top_at(target.path)
+        source = self._stage.sources[target.source]
+        return top is not None and self._stage.is_alive(source, top.device)
+
+    def _contents(self, targets: list[Target]) -> Iterator[str]:
+        for target in targets:
+            try:
+                shown, expected = content(target)
+            except OSError as exc:
+                yield f"{target}: {exc}"
+                continue
+            if shown != expected:
+                yield f"{target}: shows {shown!r} instead of {expected!r}"
+        for pod in self._stage.pods.values():
+            if pod.shape == "nested" and not pod.is_ending:
+                yield from self._volume_inside(pod, targets)
+
+    def _volume_inside(self, pod: PodState, readable: list[Target]) -> Iterator[str]:
+        for targets in pod.inside.values():
+            for target in targets:
+                if target in readable and target.container is not None:
+                    try:
+                        kept = target.container.read("/data/cache/mine")
+                    except OSError as exc:
+                        kept = str(exc)
+                    if kept != KEPT:
+                        yield f"{target}: the volume inside says {kept!r}"
+
+    # -------------------------------------------------------------------- table size
+
+    def _table_size(self) -> Iterator[str]:
+        stage, host = self._stage, self._tables.host
+        plain = len(host) - len(host.fuse_mounts())
+        if plain != stage.plain_mounts:
+            yield f"{plain} mounts that are not FUSE, {stage.plain_mounts} before"
+        allowed: Counter[str] = Counter()
+        for state in stage.sources.values():
+            allowed[state.source.path] = state.is_mounted + state.stacked
+        for pod in stage.pods.values():
+            for path, target in pod.on_host.items():
+                allowed[path] = stage.base_depth + target.stacked + (not stage.is_daemon_up)
+                if pod.is_ending:
+                    allowed[path] += 64
+        yield from self._too_many(host.fuse_mounts(), allowed, 0, "the host")
+        for table in stage.foreign_tables(self._tables):
+            yield from self._too_many(table.fuse_mounts(), allowed, 1, "a foreign namespace")
+        groups = Counter(
+            m.peer_group
+            for pod in stage.pods.values()
+            for t in pod.on_host.values()
+            for m in host.at(t.path)
+            if m.peer_group and not t.stacked and t.is_learned
+        )
+        del groups
+
+    def _too_many(
+        self, mounts: tuple[Mount, ...], allowed: Counter[str], more: int, where: str
+    ) -> Iterator[str]:
+        outside = self._stage.node.lab + "/outside/"
+        for path, number in Counter(mount.mount_point for mount in mounts).items():
+            if path.startswith(outside):
+                continue
+            if number > allowed[path] + more:
+                yield f"{path}: {number} mounts in {where}, at most {allowed[path] + more}"
+
+    # ------------------------------------------------------------------- afterwards
+
+    def _take_note(self) -> None:
+        """Remember what the daemon knows now, and which layers are gone."""
+        stage = self._stage
+        for _, target in stage.targets():
+            depth = len(self._tables.of(target.container).at(target.path))
+            target.stacked = min(target.stacked, max(0, depth - stage.base_depth))
+            if self._has_status and target.container is None and not target.is_bare:
+                bind = self._bind(target)
+                if bind is not None and bind["source"]["path"]:
+                    target.is_learned = True

@@ -1,0 +1,372 @@
+"""The node of one episode, and what the model knows of it without asking the daemon."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from fusewatchd.demo.container import Access, Container
+from fusewatchd.demo.daemonprocess import DaemonProcess
+from fusewatchd.demo.kubelet import DemoKubelet
+from fusewatchd.demo.node import DemoNode, ForeignKind
+from fusewatchd.demo.pods import DemoPod
+from fusewatchd.demo.sources import ServerProcess, Source
+from fusewatchd.linux import syscalls
+from fusewatchd.model import Device, Mount
+from fusewatchd.mountinfo import MountTable, parse_mount_table
+from fusewatchd.statussocket import ask
+from tests.model.shapes import FLUID, files_of, marker
+from tests.model.steps import Scenario
+
+QUICK = {
+    "probe.interval_seconds": "0.5",
+    "probe.deadline_seconds": "0.3",
+    "hung.after_seconds": "0.6",
+    "look_seconds": "2",
+    "kubelet.refresh_seconds": "5",
+}
+Options = frozenset[str]
+
+
+class Violation(Exception):
+    """A promise was broken; the text says which and how."""
+
+
+def options_of(mount: Mount) -> Options:
+    """Return the per-mount options without ``rw``, which is nothing but no ``ro``."""
+    return frozenset(mount.options.split(",")) - {"rw"}
+
+
+@dataclass(slots=True)
+class SourceState:
+    """A source as the model last made it."""
+
+    source: Source
+    device: Device = field(default_factory=lambda: Device(0, 0))
+    mount_id: int = 0
+    is_mounted: bool = True
+    """The newest mount is there, dead or alive."""
+    is_up: bool = True
+    is_hung: bool = False
+    draining: dict[Device, ServerProcess] = field(default_factory=dict)
+    """Old servers that still answer, by the device they serve."""
+    stacked: int = 0
+    """Layers that came to the source's path when the model stacked one on a peer of it."""
+
+    @property
+    def answers(self) -> bool:
+        return self.is_up and not self.is_hung
+
+
+@dataclass(slots=True)
+class Target:
+    """One place where a pod sees a source, on the host or in a container."""
+
+    path: str
+    source: str
+    root: str
+    options: set[Options]
+    """Any of these is right: the ones it began with, or those of a layer of somebody else."""
+    is_read_only: bool = False
+    container: Container | None = None
+    origin: Target | None = None
+    """Of a container's mount: the bind on the host."""
+    stacked: int = 0
+    """Layers of somebody else that were put there and have not been replaced."""
+    is_bare: bool = False
+    """Somebody unmounted it."""
+    is_learned: bool = False
+    """The daemon has said which source this very mount has."""
+
+    @property
+    def host(self) -> Target:
+        return self.origin or self
+
+    def add_options(self, options: Options) -> None:
+        """Note the options of a layer of somebody else that may have arrived here."""
+        was_read_only = self.is_read_only or any("ro" in known for known in self.options)
+        if not self.is_read_only:
+            self.options.add(options)
+        if self.container is not None and was_read_only:
+            # In a container what was read-only stays so, or becomes so again.
+            self.options.add(options | {"ro"})
+
+    def __str__(self) -> str:
+        if self.container is None:
+            return self.path
+        return f"{self.path} in the container of {self.host.path}"
+
+
+@dataclass(slots=True)
+class PodState:
+    """A pod and every place where it sees a source."""
+
+    pod: DemoPod
+    shape: str
+    on_host: dict[str, Target]
+    """By path."""
+    inside: dict[str, list[Target]] = field(default_factory=dict)
+    """By container, of those that run."""
+    is_ending: bool = False
+    """A first attempt to take it away met a hung server."""
+
+    def targets(self) -> Iterator[Target]:
+        yield from self.on_host.values()
+        for targets in self.inside.values():
+            yield from targets
+
+
+class Tables:
+    """The mount tables of the host and of containers at one moment."""
+
+    def __init__(self, containers: list[Container]) -> None:
+        self.host = _table("self")
+        self.inside = {c.pid: _table(str(c.pid)) for c in containers if c.is_running}
+
+    def of(self, container: Container | None) -> MountTable:
+        return self.host if container is None else self.inside[container.pid]
+
+
+def _table(process: str) -> MountTable:
+    with open(f"/proc/{process}/mountinfo", "rb") as file:
+        return parse_mount_table(file.read())
+
+
+class Stage:
+    """Sources, outside mounts, foreign namespaces, pods, and the daemon."""
+
+    def __init__(self, node: DemoNode, scenario: Scenario) -> None:
+        self.node = node
+        self.scenario = scenario
+        self.superseded = scenario.superseded
+        self.owners: dict[Device, str] = {}
+        """Which source a device belongs to; a device that is mounted is not used again."""
+        self.sources: dict[str, SourceState] = {}
+        self.pods: dict[str, PodState] = {}
+        self.counts: Counter[str] = Counter()
+        self.is_daemon_up = True
+        self._add_sources()
+        self._outside = self._add_outside()
+        self._foreign = [node.add_foreign(kind) for kind in ForeignKind]
+        self._seen_by_agent: dict[int, Mount] = {}
+        self._log_read = 0
+        self._pod_list = node.pod_list()
+        self._config = os.path.join(node.lab, "fusewatchd.yaml")
+        self.kubelet: DemoKubelet | None = None
+        settings = dict(QUICK)
+        if scenario.has_kubelet:
+            self.kubelet = DemoKubelet(lambda: self._pod_list)
+            self.kubelet.start()
+            settings["kubelet.url"] = self.kubelet.url
+        self.write_config()
+        self.daemon = DaemonProcess(
+            node, way=scenario.way, settings=settings, config=self._config
+        )
+        self.base_depth = 1 if scenario.way == "beneath" else 2
+        tables = self.tables()
+        self.plain_mounts = len(tables.host) - len(tables.host.fuse_mounts())
+        self.daemon.start()
+
+    def close(self) -> None:
+        """End the daemon; the node takes care of the rest."""
+        if self.is_daemon_up:
+            self.daemon.stop()
+        if self.kubelet is not None:
+            self.kubelet.stop()
+
+    # ------------------------------------------------------------------------- set up
+
+    def _add_sources(self) -> None:
+        places = {FLUID: self.node.fluid_path("juicefs", "demo", "data"), "one": "", "two": ""}
+        for name, path in places.items():
+            source = self.node.describe_source(name, path=path, files=files_of(name))
+            source.launch()
+            self.sources[name] = SourceState(source)
+        for state in self.sources.values():
+            state.source.wait_ready()
+            self.note_source(state)
+
+    def _add_outside(self) -> list[Mount]:
+        """Make mounts that are nobody's business: a bind of a source, a file system below."""
+        places = [os.path.join(self.node.lab, "outside", name) for name in ("bind", "tmp")]
+        for place in places:
+            os.makedirs(place)
+        syscalls.mount(self.sources["one"].source.path, places[0], None, syscalls.MS_BIND)
+        syscalls.mount("outside", places[1], "tmpfs", 0, "size=64k")
+        tables = Tables([])
+        return [mount for place in places for mount in tables.host.at(place)]
+
+    def write_config(self, text: str | None = None) -> None:
+        """Write the configuration file that SIGHUP makes the daemon read."""
+        with open(self._config, "w", encoding="utf-8") as file:
+            file.write(text or f"recovery: {{superseded: {self.superseded}}}\n")
+
+    def tell_kubelet(self) -> None:
+        """Let the kubelet say what is true of the pods now."""
+        self._pod_list = self.node.pod_list()
+
+    # -------------------------------------------------------------------------- facts
+
+    def containers(self) -> list[Container]:
+        """Return every container that runs, foreign ones too."""
+        ours = [t[0].container for pod in self.pods.values() for t in pod.inside.values() if t]
+        return [c for c in (*ours, *self._foreign) if c is not None and c.is_running]
+
+    def tables(self) -> Tables:
+        """Look at every mount table now."""
+        return Tables(self.containers())
+
+    def note_source(self, state: SourceState) -> None:
+        """Take down the mount that a server just made."""
+        top = _table("self").top_at(state.source.path)
+        assert top is not None
+        state.device, state.mount_id = top.device, top.mount_id
+        state.is_mounted = state.is_up = True
+        state.is_hung, state.stacked = False, 0
+        self.owners[top.device] = state.source.name
+
+    def status(self) -> Any:
+        """Return the daemon's document; None while there is none."""
+        try:
+            return ask(self.daemon.runtime_dir)
+        except (FileNotFoundError, ConnectionError):
+            return None
+
+    def is_alive(self, source: SourceState, device: Device) -> bool:
+        """True when a server answers for this device."""
+        return (source.answers and device == source.device) or device in source.draining
+
+    def targets(self) -> Iterator[tuple[PodState, Target]]:
+        """Return every place of every pod."""
+        for pod in self.pods.values():
+            for target in pod.targets():
+                yield pod, target
+
+    def host_targets(self, pod: PodState) -> dict[str, Target]:
+        """Describe the binds that a pod has just been given."""
+        table = _table("self")
+        found: dict[str, Target] = {}
+        roots = {pod.pod.volume_path(v.name): (v.name, "/") for v in pod.pod.volumes if v.source}
+        roots |= {
+            pod.pod.subpath_path(m): (m.volume, f"/{m.sub_path}")
+            for m in pod.pod.mounts
+            if m.sub_path
+        }
+        for path, (volume, root) in roots.items():
+            source = pod.pod.volume(volume).source
+            top = table.top_at(path)
+            assert source is not None and top is not None
+            found[path] = Target(path, source.name, root, {options_of(top)})
+        return found
+
+    def container_targets(self, pod: PodState, name: str) -> list[Target]:
+        """Describe what a container that has just been started sees."""
+        found: list[Target] = []
+        for mount in pod.pod.container_mounts(name):
+            origin = pod.on_host.get(pod.pod.host_path_of(mount))
+            if origin is None:
+                continue
+            is_read_only = mount.access is Access.READ_ONLY
+            added: Options = frozenset({"ro"} if is_read_only else ())
+            found.append(
+                Target(
+                    mount.mount_path,
+                    origin.source,
+                    origin.root,
+                    {options | added for options in origin.options},
+                    is_read_only,
+                    pod.pod.containers[name],
+                    origin,
+                )
+            )
+        return found
+
+    # --------------------------------------------------------- what nobody may touch
+
+    def untouched(self, tables: Tables) -> Iterator[str]:
+        """Say which mount outside the pods is not the one that it was."""
+        for was in self._outside:
+            now = tables.host.by_id(was.mount_id)
+            if now is None or (now.mount_point, now.device) != (was.mount_point, was.device):
+                yield f"the mount at {was.mount_point} was touched"
+        for state in self.sources.values():
+            if not state.is_mounted:
+                continue
+            now = tables.host.by_id(state.mount_id)
+            if now is None or now.mount_point != state.source.path:
+                yield f"the source mount at {state.source.path} was touched"
+        agent = tables.of(self._foreign[list(ForeignKind).index(ForeignKind.NODE_AGENT)])
+        mounts = {mount.mount_id: mount for mount in agent.fuse_mounts()}
+        if not self._seen_by_agent:
+            self._seen_by_agent = mounts
+        for number, mount in mounts.items():
+            if number not in self._seen_by_agent:
+                yield f"{mount.mount_point} was mounted in a node agent's namespace"
+
+    def foreign_tables(self, tables: Tables) -> Iterator[MountTable]:
+        """Return the namespaces that the host's mounts propagate to."""
+        for kind, container in zip(ForeignKind, self._foreign, strict=True):
+            if kind is not ForeignKind.NODE_AGENT:
+                yield tables.of(container)
+
+    # ---------------------------------------------------------------------- processes
+
+    def daemon_processes(self) -> dict[int, int]:
+        """Return the number of descriptors of the daemon and of each of its workers."""
+        found: dict[int, int] = {}
+        queue = [self.daemon.pid]
+        while queue:
+            pid = queue.pop()
+            with suppress(FileNotFoundError, ProcessLookupError):
+                found[pid] = len(os.listdir(f"/proc/{pid}/fd"))
+                with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+                    queue += map(int, file.read().split())
+        return found
+
+    def what_they_do(self) -> str:
+        """Say of every process of the daemon what it waits for."""
+        lines = []
+        for pid in self.daemon_processes():
+            with suppress(OSError):
+                words = []
+                for name in ("comm", "wchan", "syscall", "stat"):
+                    with open(f"/proc/{pid}/{name}", encoding="utf-8", errors="replace") as file:
+                        words.append(file.read().rpartition(")")[2].strip()[:80])
+                lines.append(f"process {pid}: {'; '.join(words)}")
+        return "\n".join(lines)
+
+    def new_log(self) -> str:
+        """Return what the daemon has logged since the last call."""
+        with open(self.daemon.log_path, "rb") as file:
+            file.seek(self._log_read)
+            data = file.read()
+        self._log_read += len(data)
+        return data.decode("utf-8", "replace")
+
+    def is_daemon_running(self) -> bool:
+        """True when its process is there and has not ended."""
+        try:
+            with open(f"/proc/{self.daemon.pid}/stat", encoding="utf-8") as file:
+                return re.search(r"\) [ZX]", file.read()) is None
+        except FileNotFoundError:
+            return False
+
+    def hang_up(self) -> None:
+        """SIGHUP."""
+        os.kill(self.daemon.pid, signal.SIGHUP)
+
+
+def content(target: Target) -> tuple[str, str]:
+    """Return what the marker file of a target says, and what it must say."""
+    below, expected = marker(target.root, target.source)
+    path = target.path + below
+    if target.container is not None:
+        return target.container.read(path), expected
+    with open(path, encoding="utf-8") as file:
+        return file.read(), expected
