@@ -101,6 +101,14 @@ class ServerProcess:
         """SIGCONT."""
         self._process.send_signal(signal.SIGCONT)
 
+    def hold(self) -> None:
+        """Make the demo's own server read requests and answer none, until ``release``."""
+        self._process.send_signal(signal.SIGUSR1)
+
+    def release(self) -> None:
+        """Let it answer what it holds, and go on."""
+        self._process.send_signal(signal.SIGUSR2)
+
     def read_line(self, timeout: float) -> str:
         """Return the next line of its stdout; empty when it ended.
 
@@ -226,6 +234,14 @@ class Source:
     def resume(self) -> None:
         """SIGCONT the server."""
         self.server.resume()
+
+    def hold(self) -> None:
+        """Make the server read requests and answer none: the mount hangs, and so do callers."""
+        self.server.hold()
+
+    def release(self) -> None:
+        """Let the server answer again, what it holds first."""
+        self.server.release()
 
     def restart(
         self,
