@@ -112,6 +112,10 @@ class Connection:
     """The pending probe has passed its deadline."""
     is_hung: bool = False
     """Nothing was answered for ``hung.after_seconds``."""
+    confirmations: int = 0
+    """How often in a row it was found hung, one probe deadline after the other."""
+    is_unasked: bool = False
+    """Its question waits for a free probe child, for ``hung.after_seconds`` by now."""
     server_gone_at: float | None = None
     """When the last serving process was seen to exit."""
 

@@ -25,7 +25,8 @@ from fusewatchd.linux.mounter import MountWorker, mount_worker
 from fusewatchd.linux.mountkernel import Way
 from fusewatchd.linux.mounttable import MountTableSource
 from fusewatchd.linux.namespaces import NamespaceScanner, serve_scans
-from fusewatchd.linux.probe import ProbePool, serve_probes
+from fusewatchd.linux.probe import serve_probes
+from fusewatchd.linux.probepool import ProbePool
 from fusewatchd.memory import BackOff
 from fusewatchd.observer import Limits, Observer
 from fusewatchd.planner import Policy

@@ -125,12 +125,15 @@ class Server:
                 self._reply(unique, 0, self._init(request[fuse.IN_HEADER.size :]))
                 print(f"READY mounted_at={mounted_at:.9f}", flush=True)
             elif self._is_holding:
-                self._held.append(bytes(request))
-                if not self._is_holding:
-                    # Told so between the look and the append.
-                    self.release()
+                self._keep(bytes(request))
             else:
                 self._handle(request)
+
+    def _keep(self, request: bytes) -> None:
+        self._held.append(request)
+        if not self._is_holding:
+            # Told so between the look and the append.
+            self.release()
 
     def _handle(self, request: memoryview) -> None:
         _, opcode, unique, node_id, uid, gid, _, _ = fuse.IN_HEADER.unpack_from(request)
