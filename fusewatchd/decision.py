@@ -150,7 +150,24 @@ class DetachOwnLayer:
         return f"detach own layer {self.expect.mount_id} at {self.expect.mount_point}"
 
 
-Action = ReplaceMount | DetachOwnLayer
+@dataclass(frozen=True, slots=True)
+class AbortConnection:
+    """Make the kernel fail every request of a hung FUSE connection, now and for good."""
+
+    key: TargetKey
+    """One of the binds that show the connection; the others share its fate."""
+    expect: Expect
+    """The mount there: while it exists, no other connection can have the number."""
+    confirmations: int
+    """How often in a row it was found hung."""
+    namespace: NamespaceRef | None = None
+
+    def describe(self) -> str:
+        """Say in one line what this would do."""
+        return f"abort connection {self.expect.device}, shown at {self.expect.mount_point}"
+
+
+Action = ReplaceMount | DetachOwnLayer | AbortConnection
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +203,8 @@ class OutcomeStatus(Enum):
     FAILED = "failed"
     DETACHED = "detached"
     """An own layer was taken away."""
+    ABORTED = "aborted"
+    """A hung connection was aborted, and no request waits for it any more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -304,6 +304,12 @@ class Reason(Enum):
     SYSTEM_CALL = "system_call"
     """A system call failed; the outcome carries its errno."""
     ALREADY_LIVE = "already_live"
+    UNCONFIRMED = "unconfirmed"
+    """A hung connection that has not stood still for long enough, or waits for its turn."""
+    ANSWERING = "answering"
+    """A connection that was to be aborted has served somebody in the last moment."""
+    NO_FUSECTL = "no_fusectl"
+    """The FUSE control file system cannot be read or written."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,6 +138,7 @@ def timing_of(settings: Settings) -> Timing:
         settings.probe.interval_seconds,
         settings.probe.deadline_seconds,
         settings.hung.after_seconds,
+        confirms=settings.hung.abort,
     )
 
 
@@ -149,9 +150,13 @@ def knowledge_of(settings: Settings) -> Knowledge:
 
 def policy_of(settings: Settings) -> Policy:
     """Return what planning takes from the configuration."""
-    recovery = settings.recovery
+    recovery, hung = settings.recovery, settings.hung
     return Policy(
-        recovery.mode, recovery.superseded, recovery.containers, recovery.max_table_entries
+        recovery.mode,
+        recovery.superseded,
+        recovery.containers,
+        recovery.max_table_entries,
+        abort_after=hung.abort_confirmations if hung.abort else 0,
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from fusewatchd.connections import Connections, Question, credentials_of
-from fusewatchd.decision import Outcome, OutcomeStatus, ReplaceMount
+from fusewatchd.decision import AbortConnection, Outcome, OutcomeStatus, ReplaceMount
 from fusewatchd.kubeletdir import parse_bind_path, publish_directory
 from fusewatchd.linux import fusectl
 from fusewatchd.linux.mounttable import MountTableSource
@@ -119,6 +119,11 @@ class Observer:
 
     def take_outcomes(self, outcomes: Sequence[Outcome], now: float) -> None:
         """Note what the executor changed in other namespaces, and plan a look at the rest."""
+        for outcome in outcomes:
+            if isinstance(outcome.action, AbortConnection):
+                # Whatever it came to: the evidence for it is used up.
+                self.connections.doubt(outcome.action.expect.device)
+                self.connections.ask_again([outcome.action.expect.device])
         recovered = [o for o in outcomes if o.status is OutcomeStatus.RECOVERED]
         if not recovered:
             return

@@ -11,7 +11,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from fusewatchd.decision import Action, DetachOwnLayer, Outcome, OutcomeStatus, ReplaceMount
+from fusewatchd.decision import (
+    AbortConnection,
+    Action,
+    DetachOwnLayer,
+    Outcome,
+    OutcomeStatus,
+    ReplaceMount,
+)
 from fusewatchd.errors import ParseError
 from fusewatchd.linux.channel import Channel
 from fusewatchd.linux.forkserver import Worker
@@ -28,9 +35,10 @@ FLUSH_SECONDS = 0.04
 CHUNK = 16
 """Actions in one message."""
 
-_ACTIONS: dict[str, type[ReplaceMount] | type[DetachOwnLayer]] = {
+_ACTIONS: dict[str, type[ReplaceMount] | type[DetachOwnLayer] | type[AbortConnection]] = {
     "replace": ReplaceMount,
     "detach": DetachOwnLayer,
+    "abort": AbortConnection,
 }
 
 

@@ -23,12 +23,14 @@ import errno
 from contextlib import ExitStack
 
 from fusewatchd.decision import (
+    AbortConnection,
     Action,
     DetachOwnLayer,
     Outcome,
     OutcomeStatus,
     ReplaceMount,
 )
+from fusewatchd.linux.aborting import abort_connection
 from fusewatchd.linux.mountkernel import MountKernel, Way, attribute_bits
 from fusewatchd.linux.mountstack import (
     MAX_LAYERS,
@@ -52,6 +54,8 @@ def carry_out(kernel: MountKernel, action: Action) -> Outcome:
                     return _Replacement(kernel, action).run()
                 case DetachOwnLayer():
                     return _detach_own_layer(kernel, action)
+                case AbortConnection():
+                    return abort_connection(kernel, action)
                 case _:
                     assert_never(action)
         finally:

@@ -12,8 +12,16 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from fusewatchd.decision import CycleReport, Finding, Incident, Outcome, OutcomeStatus
+from fusewatchd.decision import (
+    AbortConnection,
+    CycleReport,
+    Finding,
+    Incident,
+    Outcome,
+    OutcomeStatus,
+)
 from fusewatchd.model import Answer, Device, TargetKey, Verdict
+from fusewatchd.reporters.abortstory import AbortStory
 from fusewatchd.reporters.base import (
     WAITING,
     NewsMemory,
@@ -22,6 +30,7 @@ from fusewatchd.reporters.base import (
     connection_of,
     counted,
     duration_text,
+    is_about_abort,
     new_refusals,
     pod_of,
     unwell_keys,
@@ -71,6 +80,7 @@ class LogReporter:
         self._outages: dict[Device, _Outage] = {}
         self._gaps: dict[str, str] = {}
         self._foreign_stale = 0
+        self._aborts = AbortStory(log)
 
     def report(self, cycle: CycleReport) -> None:
         """Say what this cycle brought, in the order in which it happened."""
@@ -79,6 +89,7 @@ class LogReporter:
             self._tell_opened(incident)
         self._tell_verdicts(cycle)
         self._tell_refusals(cycle)
+        self._aborts.report(cycle)
         self._tell_sources(cycle)
         self._tell_outcomes(cycle)
         for incident in cycle.incidents_closed:
@@ -224,8 +235,8 @@ class LogReporter:
 
     def _tell_refusals(self, cycle: CycleReport) -> None:
         news = new_refusals(cycle, self._refused)
-        groups = _grouped(news, lambda r: (_device(r.finding), r.reason))
-        for (_, reason), refusals in groups.items():
+        groups = _grouped(news, lambda r: (_device(r.finding), r.reason, is_about_abort(r)))
+        for (_, reason, is_hung), refusals in groups.items():
             first = refusals[0].finding
             fields: dict[str, Value] = {
                 "event": "refused",
@@ -235,7 +246,8 @@ class LogReporter:
                 "evidence": first.evidence,
             }
             level = Level.DEBUG if reason in WAITING else Level.WARNING
-            self._log.write(level, f"{counted(len(refusals), 'bind')} not replaced", fields)
+            text = f"{counted(len(refusals), 'bind')} not replaced"
+            self._log.write(level, "hung connection not aborted" if is_hung else text, fields)
 
     def _tell_outcomes(self, cycle: CycleReport) -> None:
         findings = {finding.bind.key: finding for finding in cycle.findings}
@@ -243,6 +255,8 @@ class LogReporter:
             self._tell_outcome(outcome, findings.get(outcome.action.key), cycle.snapshot)
         done, other = [], []
         for outcome in cycle.outcomes:
+            if isinstance(outcome.action, AbortConnection):
+                continue
             word = (outcome.status, outcome.reason, outcome.errno)
             is_news = self._ended.is_news(outcome.action.key, word)
             if outcome.status is OutcomeStatus.RECOVERED:
