@@ -5,8 +5,9 @@
 the foreground and ends with status 0 when the file system is unmounted or SIGTERM comes.
 Like a libfuse server it refuses a path that shows a dead FUSE mount.
 
-From SIGUSR1 on it reads requests and answers none, like a server whose backend is away; SIGUSR2
-makes it answer what it holds, in the order in which that came, and go on as before.
+From SIGUSR1 on it reads requests and answers none (or all but those of one kind), like a server
+whose backend is away; SIGUSR2 makes it answer what it holds, in the order in which that came,
+and go on as before.
 
 One thread: a request that blocks in the backing directory blocks them all.
 """
@@ -49,6 +50,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--init-delay", type=float, default=0.0, metavar="SECONDS")
     parser.add_argument("--answer-delay", type=float, default=0.0, metavar="SECONDS")
     parser.add_argument("--attr-timeout", type=float, default=1.0, metavar="SECONDS")
+    parser.add_argument("--hold-only", default="", metavar="OPCODE", help="hold no other request")
     return parser.parse_args(arguments)
 
 
@@ -91,6 +93,8 @@ class Server:
         self._init_delay: float = options.init_delay
         self._answer_delay: float = options.answer_delay
         self._flags = fuse.ALLOW_IDMAP if options.allow_idmap else 0
+        only = options.hold_only
+        self._holdable = frozenset({Opcode[only]} if only else Opcode)
         self._is_holding = False
         self._held: deque[bytes] = deque()
 
@@ -124,7 +128,7 @@ class Server:
                 time.sleep(self._init_delay)
                 self._reply(unique, 0, self._init(request[fuse.IN_HEADER.size :]))
                 print(f"READY mounted_at={mounted_at:.9f}", flush=True)
-            elif self._is_holding:
+            elif self._is_holding and opcode in self._holdable:
                 self._keep(bytes(request))
             else:
                 self._handle(request)

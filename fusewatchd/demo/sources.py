@@ -45,12 +45,16 @@ class ServerOptions:
     init_delay: float = 0.0
     answer_delay: float = 0.0
     attr_timeout: float = 1.0
+    holds_only: str = ""
+    """Name of the only request that ``Source.hold`` leaves unanswered, as ``STATFS``."""
 
     def arguments(self) -> list[str]:
         """Return the command-line arguments of ``fuseserver``."""
         words = ["--fs-type", self.fs_type, "--source", self.source]
         words += ["--user-id", str(self.user_id), "--attr-timeout", str(self.attr_timeout)]
         words += ["--init-delay", str(self.init_delay), "--answer-delay", str(self.answer_delay)]
+        if self.holds_only:
+            words += ["--hold-only", self.holds_only]
         if not self.allows_other:
             words.append("--no-allow-other")
         if self.allows_idmap:

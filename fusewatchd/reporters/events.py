@@ -42,8 +42,8 @@ class EventKind(Enum):
         "FuseMountAborting",
         "AbortFuseConnection",
         "Warning",
-        "The server of a FUSE volume in this pod stands still; its connection is being aborted,"
-        " as 'hung.abort' of fusewatchd asks for: whoever waits for it gets an error now.",
+        "The server of a FUSE volume in this pod stands still: unless it answers in the last"
+        " second, its connection is aborted, and whoever waits for it gets an error.",
     )
     ABORTED = (
         "FuseMountAborted",

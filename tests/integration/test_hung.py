@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -87,7 +86,14 @@ def stop_in_time(daemon: DaemonProcess) -> None:
 # ------------------------------------------------------------------- slow and hung servers
 
 
-@pytest.mark.parametrize("has_read", [False, True], ids=["before", "after"])
+READ = pytest.mark.parametrize(
+    "has_read",
+    [pytest.param(False, id="before", marks=pytest.mark.slow), pytest.param(True, id="after")],
+)
+"""Whether the server has read the request that it does not answer."""
+
+
+@READ
 @in_lab(timeout=90)
 def test_stopped_before_or_after_it_read_the_request(node: DemoNode, has_read: bool) -> None:
     hung, other = node.add_source("hung"), node.add_source("other")
@@ -213,7 +219,7 @@ def aborts(world: Cluster, outcome: str, reason: str = "none") -> float:
     return world.metric(f'fusewatchd_aborts_total{{outcome="{outcome}",reason="{reason}"}}')
 
 
-@pytest.mark.parametrize("has_read", [False, True], ids=["before", "after"])
+@READ
 @in_lab(timeout=90)
 def test_a_hung_connection_is_aborted_once_and_recovers(node: DemoNode, has_read: bool) -> None:
     hung, other = node.add_source("hung"), node.add_source("other")
@@ -264,6 +270,7 @@ def said_of(world: Cluster, pod: str) -> list[str]:
     return [event["reason"] for event in events]
 
 
+@pytest.mark.slow
 @in_lab(timeout=90)
 def test_one_that_answers_now_and_then_is_never_aborted(node: DemoNode) -> None:
     source = node.add_source("one")
@@ -281,28 +288,23 @@ def test_one_that_answers_now_and_then_is_never_aborted(node: DemoNode) -> None:
         assert "aborted" not in daemon.log().replace("not aborted", "")
 
 
+@pytest.mark.slow
 @in_lab(timeout=90)
 def test_one_that_serves_others_but_not_statfs_is_never_aborted(node: DemoNode) -> None:
     """The queue never gets empty, but it moves."""
-    source = node.add_source("one")
-    pod, _ = pod_with_container(node, source, "p")
-    number = connection_of(source)
+    options = ServerOptions(holds_only="STATFS", attr_timeout=0.0)
+    source = node.add_source("one", options=options)
+    _, container = pod_with_container(node, source, "p")
     with DaemonProcess(node, settings={**ABORT, "hung.abort_confirmations": "1"}) as daemon:
         daemon.wait_until_watching(2)
-        source.pause()
-        wait_until(lambda: waiting(number) == 1, "no probe")
-        readers: list[int] = []
-        end = time.monotonic() + 2 * LONG_ENOUGH
-        while time.monotonic() < end:
-            # Each new one is served at the expense of the one before: it gives up.
-            readers.append(asking(pod.volume_path("v")))
-            wait_until(lambda: waiting(number) >= 2, "no reader")
-            if len(readers) > 1:
-                end_process(readers.pop(0))
-            time.sleep(0.2)
+        source.hold()
+        container.start_open_loop("/data/hello")
+        daemon.wait_for(lambda d: verdicts(d)["hung"] == 2)
+        time.sleep(3 * LONG_ENOUGH)
         assert "hung FUSE connection aborted" not in daemon.log()
-        end_process(readers.pop())
-        source.resume()
+        report = container.stop_open_loop("/data/hello")
+        assert [t.errno for t in report.transitions] == [0]
+        source.release()
         daemon.wait_until_watching(2)
 
 
@@ -317,11 +319,7 @@ def asking(path: str) -> int:
     return pid
 
 
-def end_process(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "refusal"),
     [
@@ -353,6 +351,7 @@ def test_what_must_not_be_aborted(
         assert container.read("/data/hello") == "one"
 
 
+@pytest.mark.slow
 @in_lab(timeout=90)
 def test_without_fusectl_nothing_is_aborted_and_that_is_said(node: DemoNode) -> None:
     source = node.add_source("one")
@@ -373,6 +372,7 @@ def test_without_fusectl_nothing_is_aborted_and_that_is_said(node: DemoNode) -> 
         assert container.read("/data/hello") == "one"
 
 
+@pytest.mark.slow
 @in_lab(timeout=90)
 def test_an_ignored_file_system_is_neither_asked_nor_aborted(node: DemoNode) -> None:
     ignored = node.add_source("ignored", options=ServerOptions(fs_type="fuse.lxcfs"))
