@@ -85,11 +85,11 @@ class LogReporter:
     def report(self, cycle: CycleReport) -> None:
         """Say what this cycle brought, in the order in which it happened."""
         self._tell_gaps(cycle)
+        self._aborts.report(cycle)
         for incident in cycle.incidents_opened:
             self._tell_opened(incident)
         self._tell_verdicts(cycle)
         self._tell_refusals(cycle)
-        self._aborts.report(cycle)
         self._tell_sources(cycle)
         self._tell_outcomes(cycle)
         for incident in cycle.incidents_closed:
