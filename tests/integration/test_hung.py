@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -55,7 +56,11 @@ def waiting(connection: int) -> int:
 
 
 def probe_children() -> dict[int, str]:
-    """Return the state letter of every probe child in this world that has not ended."""
+    return workers("fusewatchd-prob")
+
+
+def workers(command_name: str) -> dict[int, str]:
+    """Return the state letter of every such process in this world that has not ended."""
     found = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -65,7 +70,7 @@ def probe_children() -> dict[int, str]:
             except (FileNotFoundError, ProcessLookupError):
                 continue
             state = rest.split()[0]
-            if command == "fusewatchd-prob" and state != "Z":
+            if command == command_name and state != "Z":
                 found[int(name)] = state
     return found
 
@@ -201,6 +206,18 @@ def test_a_server_that_answers_after_forty_seconds(node: DemoNode) -> None:
         assert fuse_lines() == before
         assert source.server.is_running
         assert "abort" not in daemon.log()
+
+
+@pytest.mark.slow
+@in_lab(timeout=90)
+def test_a_look_through_proc_that_hangs_is_given_up(node: DemoNode) -> None:
+    with DaemonProcess(node, settings={"look_seconds": "0.5"}) as daemon:
+        daemon.wait_for(lambda d: bool(workers("fusewatchd-scan")))
+        (scanner,) = workers("fusewatchd-scan")
+        os.kill(scanner, signal.SIGSTOP)
+        wait_until(lambda: "can see again: namespaces" in daemon.log(), daemon.log(), 30)
+        assert "cannot see: namespaces" in daemon.log()
+        assert scanner not in workers("fusewatchd-scan")
 
 
 # ------------------------------------------------------------------------------- aborting
