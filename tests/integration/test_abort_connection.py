@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 import pytest
 
@@ -28,6 +29,8 @@ from fusewatchd.mountinfo import parse_mount_table
 from tests.lab import in_lab, pod_with_container
 
 pytestmark = pytest.mark.kernel
+
+T = TypeVar("T")
 
 
 def mount_at(path: str, mountinfo: str = "/proc/self/mountinfo") -> Mount:
@@ -157,23 +160,26 @@ def test_one_for_which_nobody_waits(node: DemoNode) -> None:
     os.statvfs(source.path)
 
 
-def successor_of(node: DemoNode, source: Source) -> tuple[Source, Caller]:
-    """Let a source go and another one, hung as well, take the number of its connection."""
-    number = mount_at(source.path).device
-    source.stop()
-    for name in range(10):
-        successor = node.add_source(f"next{name}")
+def successor_of(node: DemoNode, look: Callable[[Source], T]) -> tuple[T, Source, Caller]:
+    """Look at a source, let it go, and let another hung one have its connection's number.
+
+    Numbers are the whole machine's: now and then somebody else takes it first.
+    """
+    for turn in range(50):
+        source = node.add_source(f"one{turn}")
+        seen, number = look(source), mount_at(source.path).device
+        source.stop()
+        successor = node.add_source(f"next{turn}")
         if mount_at(successor.path).device == number:
             successor.pause()
-            return successor, Caller(successor.path)
-    raise AssertionError("the number was not used again")
+            return seen, successor, Caller(successor.path)
+        successor.stop()
+    raise AssertionError("no number was used again")
 
 
 @in_lab()
 def test_another_connection_with_the_same_number_is_left_alone(node: DemoNode) -> None:
-    source = node.add_source("one")
-    action = abort_of(source)
-    successor, caller = successor_of(node, source)
+    action, successor, caller = successor_of(node, abort_of)
     outcome = attempt(action)
     assert (outcome.status, outcome.reason) == (OutcomeStatus.SKIPPED, Reason.VANISHED)
     successor.resume()
@@ -183,9 +189,7 @@ def test_another_connection_with_the_same_number_is_left_alone(node: DemoNode) -
 @in_lab()
 def test_before_linux_6_8_the_place_must_be_the_same_as_well(node: DemoNode) -> None:
     """Without the id that is never used again, even when the other one is."""
-    source = node.add_source("one")
-    known = abort_of(source)
-    successor, caller = successor_of(node, source)
+    known, successor, caller = successor_of(node, abort_of)
     now = abort_of(successor)
     mixed = replace(known.expect, mount_id=now.expect.mount_id, unique_id=0)
     outcome = attempt(replace(known, expect=mixed))
@@ -197,10 +201,9 @@ def test_before_linux_6_8_the_place_must_be_the_same_as_well(node: DemoNode) -> 
 @in_lab()
 def test_what_was_opened_for_one_connection_aborts_no_other(node: DemoNode) -> None:
     """On this the order of the last steps rests."""
-    source = node.add_source("one")
-    device = mount_at(source.path).device
-    fd = fusectl.open_abort(device)
-    successor, caller = successor_of(node, source)
+    fd, successor, caller = successor_of(
+        node, lambda s: fusectl.open_abort(mount_at(s.path).device)
+    )
     with closing_fd(fd):
         os.write(fd, b"1")
     successor.resume()
