@@ -78,6 +78,8 @@ class _State:
     answered_at: float = 0.0
     due_at: float = 0.0
     is_urgent: bool = False
+    came_later: bool = False
+    """It was not there at the first look: while it has not answered its server may be starting."""
     must_repeat: bool = False
     """Something happened while a question was pending: its answer may be from before that."""
     server_gone_at: float | None = None
@@ -107,7 +109,8 @@ class Connections:
             known = self._states.get(device)
             if known is None:
                 # What is there from the start is as likely hung as well.
-                self._states[device] = _State(question, mounts, is_urgent=self._has_looked)
+                later = self._has_looked
+                self._states[device] = _State(question, mounts, is_urgent=later, came_later=later)
             elif known.question != question or known.mounts != mounts:
                 # One that lost a mount may have lost its server as well: a crash and the
                 # restart after it can be over before anything else tells of them.
@@ -223,7 +226,9 @@ class Connections:
         for device, state in self._states.items():
             count = waiting.get(device)
             still = None
-            if count and self._is_hung(state, now, count) and not state.is_withdrawn:
+            may_start = state.came_later and state.answer is None
+            may_count = not (state.is_withdrawn or may_start)
+            if count and may_count and self._is_hung(state, now, count):
                 still = _still(state.standstill, count, now, self.timing)
             if still != state.standstill:
                 self._states[device] = replace(state, standstill=still)

@@ -184,6 +184,21 @@ def test_confirmations(looks: list[Look], confirmations: int) -> None:
     assert connections.view(70.0, {D: 1})[D].confirmations == confirmations
 
 
+def test_one_that_never_answered_may_be_starting_unless_it_was_there_before() -> None:
+    connections, other = book(), Device(0, 41)
+    connections.set_shown({D: (Q, frozenset({1})), other: (Question(other, "/o"), frozenset({2}))})
+    connections.due(1.0)
+    for now in (31.0, 36.0):
+        connections.count_requests({D: 1, other: 1}, now)
+    seen = connections.view(36.0, {D: 1, other: 1})
+    assert (seen[D].confirmations, seen[other].confirmations) == (1, 0)
+    connections.take_answer(other, Answer.ANSWERED, 0, 1.0, 37.0)
+    connections.due(47.0)
+    for now in (77.0, 82.0):
+        connections.count_requests({other: 1}, now)
+    assert connections.view(82.0, {other: 1})[other].confirmations == 1
+
+
 def confirmed() -> Connections:
     connections = book(1, 2)
     connections.due(1.0)
