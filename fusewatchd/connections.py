@@ -9,13 +9,15 @@ No clock and no I/O: the observer passes the time in and carries the questions o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from fusewatchd.model import Answer, Connection, Device, Mount
 
 MOVED_SECONDS = 0.5
 """Rest after a question that found another mount at its path."""
+WATCH_SECONDS = 0.5
+"""How often requests are counted, at least, while a hung connection is being confirmed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,8 @@ class Question:
     """Not 0: the path is inside the mount namespace of this process."""
     uid: int | None = None
     gid: int | None = None
+    is_urgent: bool = field(default=False, compare=False)
+    """Something happened to this connection: it is not merely its turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,23 @@ class Timing:
     interval: float
     deadline: float
     hung_after: float
+    confirms: bool = False
+    """Somebody wants to know for how long a hung connection has stood still."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standstill:
+    """How often in a row a hung connection was found where it was one deadline before.
+
+    It ends with any answer, with a request less than at the last look (somebody was served,
+    or gave up), and with every look that could not count the requests.
+    """
+
+    waiting: int
+    """Requests at the last look."""
+    since: float
+    """When the last confirmation was made, or the standstill began."""
+    confirmations: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +89,20 @@ class _State:
     answer: Answer | None = None
     errno: int = 0
     pending_since: float | None = None
+    heard_since: float | None = None
+    """Since when it is asked; None while its question waits for its turn."""
+    is_withdrawn: bool = False
+    """It was asked for a while, and waits for its turn to be asked again."""
     asked_at: float = 0.0
     answered_at: float = 0.0
     due_at: float = 0.0
+    is_urgent: bool = False
+    came_later: bool = False
+    """It was not there at the first look: while it has not answered its server may be starting."""
+    must_repeat: bool = False
+    """Something happened while a question was pending: its answer may be from before that."""
     server_gone_at: float | None = None
+    standstill: Standstill | None = None
 
 
 class Connections:
@@ -81,6 +112,8 @@ class Connections:
         """Start with an empty book."""
         self.timing = timing
         self._states: dict[Device, _State] = {}
+        self._has_looked = False
+        self._counted_at = 0.0
 
     def set_shown(self, shown: Mapping[Device, Shown]) -> list[Device]:
         """Take the devices that are shown now; return those whose state was dropped."""
@@ -94,14 +127,18 @@ class Connections:
         for device, now in shown.items():
             known = self._states.get(device)
             if known is None:
-                self._states[device] = _State(now)
+                # What is there from the start is as likely hung as well.
+                later = self._has_looked
+                self._states[device] = _State(now, is_urgent=later, came_later=later)
             elif known.shown != now:
                 # One that lost a mount may have lost its server as well: a crash and the
                 # restart after it can be over before anything else tells of them.
                 before = known.shown
                 has_lost = bool(before.on_host - now.on_host or before.elsewhere - now.elsewhere)
-                due_at = 0.0 if has_lost and _may_change(known) else known.due_at
-                self._states[device] = replace(known, shown=now, due_at=due_at)
+                known = replace(known, shown=now)
+                may_differ = has_lost and _may_change(known)
+                self._states[device] = _asked_again(known) if may_differ else known
+        self._has_looked = True
         return dropped
 
     def ask_again(self, devices: Iterable[Device]) -> None:
@@ -109,22 +146,44 @@ class Connections:
         for device in devices:
             state = self._states.get(device)
             if state is not None and _may_change(state):
-                self._states[device] = replace(state, due_at=0.0)
+                self._states[device] = _asked_again(state)
 
     def ask_all_again(self) -> None:
         """Make every connection due at once."""
         self.ask_again(tuple(self._states))
 
     def due(self, now: float) -> list[Question]:
-        """Return the questions to send now; they count as asked."""
+        """Return the questions to send now; they count as asked.
+
+        One that is pending is returned a second time when it has become urgent: it may still
+        wait for its turn.
+        """
         questions: list[Question] = []
         for device, state in self._states.items():
             if state.pending_since is None and state.due_at <= now:
-                questions.append(state.shown.question)
+                asked = replace(state.shown.question, is_urgent=state.is_urgent)
                 self._states[device] = replace(
-                    state, pending_since=now, asked_at=now, asked=state.shown.question
+                    state, pending_since=now, heard_since=now, asked_at=now, asked=asked
                 )
+            elif state.must_repeat and state.asked and not state.asked.is_urgent:
+                asked = replace(state.asked, is_urgent=True)
+                self._states[device] = replace(state, asked=asked)
+            else:
+                continue
+            questions.append(asked)
         return questions
+
+    def note_unasked(
+        self, unasked: Collection[Device], withdrawn: Collection[Device], now: float
+    ) -> None:
+        """Take the devices whose question waits: for the first time, or once more."""
+        for device, state in self._states.items():
+            if state.pending_since is None:
+                continue
+            heard = None if device in unasked else state.heard_since or now
+            is_withdrawn = device in withdrawn
+            if heard != state.heard_since or is_withdrawn != state.is_withdrawn:
+                self._states[device] = replace(state, heard_since=heard, is_withdrawn=is_withdrawn)
 
     def take_answer(
         self, device: Device, answer: Answer, errno: int, asked_at: float, now: float
@@ -133,14 +192,21 @@ class Connections:
         state = self._states.get(device)
         if state is None or state.pending_since is None or asked_at < state.pending_since:
             return
-        interval = self.timing.interval if answer is not Answer.DISCONNECTED else float("inf")
+        interval = 0.0 if state.must_repeat else self.timing.interval
+        if answer is Answer.DISCONNECTED:
+            interval = float("inf")
         self._states[device] = replace(
             state,
             answer=answer,
             errno=errno,
             pending_since=None,
+            heard_since=None,
+            is_withdrawn=False,
             answered_at=now,
             due_at=now + interval,
+            is_urgent=state.must_repeat,
+            must_repeat=False,
+            standstill=None,
         )
 
     def take_back(self, device: Device, now: float) -> None:
@@ -151,14 +217,47 @@ class Connections:
         state = self._states.get(device)
         if state is not None:
             rest = MOVED_SECONDS if state.asked == state.shown.question else 0.0
-            self._states[device] = replace(state, pending_since=None, due_at=now + rest)
+            self._states[device] = replace(
+                state,
+                pending_since=None,
+                heard_since=None,
+                is_withdrawn=False,
+                due_at=now + rest,
+                must_repeat=False,
+                standstill=None,
+            )
 
     def server_gone(self, device: Device, now: float) -> None:
         """Note that a process serving this connection ended, and ask at once."""
         state = self._states.get(device)
         if state is not None:
             gone_at = state.server_gone_at if state.server_gone_at is not None else now
-            self._states[device] = replace(state, server_gone_at=gone_at, due_at=0.0)
+            self._states[device] = replace(_asked_again(state), server_gone_at=gone_at)
+
+    def count_requests(self, waiting: Mapping[Device, int | None], now: float) -> None:
+        """Find out which of the hung connections stand still.
+
+        Args:
+            waiting: fusectl's count for those that somebody waits for, None where it cannot
+                be read.
+            now: seconds of the monotonic clock.
+        """
+        self._counted_at = now
+        for device, state in self._states.items():
+            count = waiting.get(device)
+            still = None
+            may_start = state.came_later and state.answer is None
+            may_count = not (state.is_withdrawn or may_start)
+            if count and may_count and self._is_hung(state, now, count):
+                still = _still(state.standstill, count, now, self.timing)
+            if still != state.standstill:
+                self._states[device] = replace(state, standstill=still)
+
+    def doubt(self, device: Device) -> None:
+        """Begin again to confirm that this connection stands still."""
+        state = self._states.get(device)
+        if state is not None:
+            self._states[device] = replace(state, standstill=None)
 
     def next_due(self, now: float) -> float | None:
         """Return when something here changes by the mere passing of time."""
@@ -166,20 +265,20 @@ class Connections:
         for state in self._states.values():
             if state.pending_since is None:
                 times.append(state.due_at)
-                continue
-            for limit in (self.timing.deadline, self.timing.hung_after):
-                if state.pending_since + limit > now:
-                    times.append(state.pending_since + limit)
-                    break
+            elif state.heard_since is not None:
+                times.append(self._changes_at(state, now))
         return min((time for time in times if time != float("inf")), default=None)
+
+    def _changes_at(self, state: _State, now: float) -> float:
+        assert state.heard_since is not None
+        for limit in (self.timing.deadline, self.timing.hung_after):
+            if state.heard_since + limit > now:
+                return state.heard_since + limit
+        return self._counted_at + WATCH_SECONDS if self.timing.confirms else float("inf")
 
     def overdue(self, now: float) -> list[Device]:
         """Return the connections whose question is unanswered beyond the deadline."""
-        return [
-            device
-            for device, state in self._states.items()
-            if state.pending_since is not None and now - state.pending_since >= self.timing.deadline
-        ]
+        return [d for d, s in self._states.items() if _age(s, now) >= self.timing.deadline]
 
     def view(self, now: float, waiting: Mapping[Device, int | None]) -> dict[Device, Connection]:
         """Return the state of every connection as values.
@@ -196,10 +295,7 @@ class Connections:
     def _connection(
         self, device: Device, state: _State, now: float, waiting: int | None
     ) -> Connection:
-        age = 0.0 if state.pending_since is None else now - state.pending_since
-        # The unanswered probe is itself one of the waiting requests, so 0 means that the
-        # connection was drained or aborted and the answer is on its way.
-        is_hung = age >= self.timing.hung_after and waiting != 0
+        still = state.standstill
         return Connection(
             device=device,
             answer=state.answer,
@@ -207,10 +303,40 @@ class Connections:
             answered_at=state.answered_at,
             errno=state.errno,
             waiting=waiting,
-            is_overdue=age >= self.timing.deadline,
-            is_hung=is_hung,
+            is_overdue=_age(state, now) >= self.timing.deadline,
+            is_hung=self._is_hung(state, now, waiting),
+            confirmations=still.confirmations if still is not None else 0,
+            is_unasked=self._is_unasked(state, now),
             server_gone_at=state.server_gone_at,
         )
+
+    def _is_unasked(self, state: _State, now: float) -> bool:
+        if state.pending_since is None or state.heard_since is not None:
+            return False
+        return now - state.pending_since >= self.timing.hung_after
+
+    def _is_hung(self, state: _State, now: float, waiting: int | None) -> bool:
+        # The unanswered probe is itself one of the waiting requests, so 0 means that the
+        # connection was drained or aborted and the answer is on its way.
+        has_requests = waiting != 0 or state.is_withdrawn
+        return _age(state, now) >= self.timing.hung_after and has_requests
+
+
+def _age(state: _State, now: float) -> float:
+    return 0.0 if state.heard_since is None else now - state.heard_since
+
+
+def _asked_again(state: _State) -> _State:
+    is_pending = state.pending_since is not None
+    return replace(state, due_at=0.0, is_urgent=True, must_repeat=is_pending)
+
+
+def _still(before: Standstill | None, waiting: int, now: float, timing: Timing) -> Standstill:
+    if before is None or waiting < before.waiting:
+        return Standstill(waiting, now)
+    if now - before.since < timing.deadline:
+        return replace(before, waiting=waiting)
+    return Standstill(waiting, now, before.confirmations + 1)
 
 
 def _may_change(state: _State) -> bool:

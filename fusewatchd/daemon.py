@@ -181,6 +181,8 @@ class Daemon:
             self._reload()
             triggers.append(Trigger.RELOAD)
         now = time.monotonic()
+        if self._node.observer.is_scan_overdue(now) and self._on_scan():
+            triggers.append(Trigger.NAMESPACES)
         if mounts_due is not None and now >= mounts_due and self._on_mounts():
             triggers.append(Trigger.MOUNTS)
         if self._mounts_due is not None and now >= self._mounts_due:

@@ -170,7 +170,24 @@ class DetachOrphan:
         )
 
 
-Action = ReplaceMount | DetachOwnLayer | DetachOrphan
+@dataclass(frozen=True, slots=True)
+class AbortConnection:
+    """Make the kernel fail every request of a hung FUSE connection, now and for good."""
+
+    key: TargetKey
+    """One of the binds that show the connection; the others share its fate."""
+    expect: Expect
+    """The mount there: while it exists, no other connection can have the number."""
+    confirmations: int
+    """How often in a row it was found hung."""
+    namespace: NamespaceRef | None = None
+
+    def describe(self) -> str:
+        """Say in one line what this would do."""
+        return f"abort connection {self.expect.device}, shown at {self.expect.mount_point}"
+
+
+Action = ReplaceMount | DetachOwnLayer | DetachOrphan | AbortConnection
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +225,8 @@ class OutcomeStatus(Enum):
     FAILED = "failed"
     DETACHED = "detached"
     """A layer of our own, or a dead one of a pod that is over, was taken away."""
+    ABORTED = "aborted"
+    """A hung connection was aborted, and no request waits for it any more."""
 
 
 @dataclass(frozen=True, slots=True)

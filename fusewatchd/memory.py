@@ -17,6 +17,7 @@ from fusewatchd.decision import (
     OutcomeStatus,
     Phase,
     Plan,
+    ReplaceMount,
 )
 from fusewatchd.diagnosis import Diagnosis
 from fusewatchd.ledger import ContainerFacts, Detached, Ledger, TargetState
@@ -63,7 +64,7 @@ def take_outcomes(ledger: Ledger, outcomes: Iterable[Outcome], back_off: BackOff
         elif isinstance(action, DetachOrphan):
             if outcome.status is OutcomeStatus.DETACHED:
                 detached = Detached(detached.layers + 1, outcome.finished_at)
-        elif mount is not None and key.is_host:
+        elif isinstance(action, ReplaceMount) and mount is not None and key.is_host:
             # The source may be gone again before both were ever seen side by side.
             source = SourcePath(action.origin.mount_point, action.origin.root)
             facts[key.mount_point] = lineage.fact_of(mount, (source,))
@@ -74,7 +75,7 @@ def take_outcomes(ledger: Ledger, outcomes: Iterable[Outcome], back_off: BackOff
 
 
 def _after_attempt(state: TargetState, outcome: Outcome, back_off: BackOff) -> TargetState:
-    done = (OutcomeStatus.RECOVERED, OutcomeStatus.DETACHED)
+    done = (OutcomeStatus.RECOVERED, OutcomeStatus.DETACHED, OutcomeStatus.ABORTED)
     if outcome.status in done:
         phase = advance(state.phase, Signal.SUCCEEDED)
         return TargetState(phase, last_outcome=outcome)

@@ -112,6 +112,10 @@ class Connection:
     """The pending probe has passed its deadline."""
     is_hung: bool = False
     """Nothing was answered for ``hung.after_seconds``."""
+    confirmations: int = 0
+    """How often in a row it was found hung, one probe deadline after the other."""
+    is_unasked: bool = False
+    """Its question waits for a free probe child, for ``hung.after_seconds`` by now."""
     server_gone_at: float | None = None
     """When the last serving process was seen to exit."""
 
@@ -308,6 +312,12 @@ class Reason(Enum):
     SYSTEM_CALL = "system_call"
     """A system call failed; the outcome carries its errno."""
     ALREADY_LIVE = "already_live"
+    UNCONFIRMED = "unconfirmed"
+    """A hung connection that has not stood still for long enough, or waits for its turn."""
+    ANSWERING = "answering"
+    """A connection that was to be aborted has served somebody in the last moment."""
+    NO_FUSECTL = "no_fusectl"
+    """The FUSE control file system cannot be read or written."""
 
 
 @dataclass(frozen=True, slots=True)

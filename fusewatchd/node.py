@@ -25,7 +25,8 @@ from fusewatchd.linux.mounter import MountWorker, mount_worker
 from fusewatchd.linux.mountkernel import Way
 from fusewatchd.linux.mounttable import MountTableSource
 from fusewatchd.linux.namespaces import NamespaceScanner, serve_scans
-from fusewatchd.linux.probe import ProbePool, serve_probes
+from fusewatchd.linux.probe import serve_probes
+from fusewatchd.linux.probepool import ProbePool
 from fusewatchd.memory import BackOff
 from fusewatchd.observer import Limits, Observer
 from fusewatchd.planner import Policy
@@ -139,6 +140,7 @@ def timing_of(settings: Settings) -> Timing:
         settings.probe.interval_seconds,
         settings.probe.deadline_seconds,
         settings.hung.after_seconds,
+        confirms=settings.hung.abort,
     )
 
 
@@ -160,8 +162,14 @@ def knowledge_of(settings: Settings) -> Knowledge:
 
 def policy_of(settings: Settings) -> Policy:
     """Return what planning takes from the configuration."""
-    recovery = settings.recovery
-    return Policy(recovery.mode, recovery.superseded, recovery.max_table_entries, settings.cleanup)
+    recovery, hung = settings.recovery, settings.hung
+    return Policy(
+        recovery.mode,
+        recovery.superseded,
+        recovery.max_table_entries,
+        settings.cleanup,
+        abort_after=hung.abort_confirmations if hung.abort else 0,
+    )
 
 
 def back_off_of(settings: Settings) -> BackOff:

@@ -7,18 +7,27 @@ leaves a gap in the snapshot and is never a reason not to look.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from fusewatchd.connections import Connections, Question, Shown, credentials_of
-from fusewatchd.decision import Outcome, OutcomeStatus, ReplaceMount
+from fusewatchd.decision import AbortConnection, Outcome, OutcomeStatus, ReplaceMount
 from fusewatchd.kubeletdir import parse_bind_path, publish_directory
 from fusewatchd.linux import fusectl
 from fusewatchd.linux.mounttable import MountTableSource
 from fusewatchd.linux.namespaces import NamespaceScanner, ScanResult
-from fusewatchd.linux.probe import ProbePool
+from fusewatchd.linux.probepool import ProbePool
 from fusewatchd.linux.volumedata import read_volume_data
-from fusewatchd.model import BindKind, Device, FuseServer, Gap, Mount, MountNamespace, VolumeData
+from fusewatchd.model import (
+    BindKind,
+    Connection,
+    Device,
+    FuseServer,
+    Gap,
+    Mount,
+    MountNamespace,
+    VolumeData,
+)
 from fusewatchd.mountinfo import MountTable
 from fusewatchd.pods import Pods
 from fusewatchd.snapshot import Snapshot
@@ -116,6 +125,11 @@ class Observer:
 
     def take_outcomes(self, outcomes: Sequence[Outcome], now: float) -> None:
         """Note what the executor changed in other namespaces, and plan a look at the rest."""
+        for outcome in outcomes:
+            if isinstance(outcome.action, AbortConnection):
+                # Whatever it came to: the evidence for it is used up.
+                self.connections.doubt(outcome.action.expect.device)
+                self.connections.ask_again([outcome.action.expect.device])
         recovered = [o for o in outcomes if o.status is OutcomeStatus.RECOVERED]
         if not recovered:
             return
@@ -165,6 +179,11 @@ class Observer:
         if not self._looks_due or min(self._looks_due) > due:
             self._looks_due.append(due)
 
+    def is_scan_overdue(self, now: float) -> bool:
+        """Return True when ``take_scan`` must give up a look that does not end."""
+        due = self._scanner.next_deadline()
+        return due is not None and now >= due
+
     # -------------------------------------------------------------------------- look
 
     def observe(self, now: float) -> Snapshot:
@@ -176,14 +195,18 @@ class Observer:
         if table is not self._table:
             self._take_table(table, now)
         self._look_if_due(now)
+        self.take_answers(now)
         for question in self.connections.due(now):
             self._probes.submit(question, now)
+        self.connections.note_unasked(self._probes.unasked, self._probes.withdrawn, now)
         waiting = {device: fusectl.waiting(device) for device in self.connections.overdue(now)}
+        self.connections.count_requests(waiting, now)
+        connections = self.connections.view(now, waiting)
         return Snapshot(
             taken_at=now,
             table=table,
             kubelet_root=self._root,
-            connections=self.connections.view(now, waiting),
+            connections=connections,
             servers=self.servers,
             namespaces=self._namespaces,
             pods=self.pods.known,
@@ -192,13 +215,18 @@ class Observer:
             volume_data=self._volume_data,
             seen_at=self._seen_at,
             namespaces_looked_at=self._looked_at,
-            gaps=self._gaps(),
+            gaps=self._gaps(connections.values()),
         )
 
-    def _gaps(self) -> tuple[Gap, ...]:
+    def _gaps(self, connections: Collection[Connection]) -> tuple[Gap, ...]:
         gaps = [gap for gap in (self._scan_gap, self.pods.gap()) if gap is not None]
         if not self._root:
             gaps.append(Gap("kubelet_root", "the kubelet's directory was not found"))
+        if any(connection.is_unasked for connection in connections):
+            gaps.append(Gap("probes", "hung file systems hold every probe that others may use"))
+        is_blind = any(c.is_overdue and c.waiting is None for c in connections)
+        if is_blind and not fusectl.is_available():
+            gaps.append(Gap("fusectl", "not mounted: hung cannot be told from drained"))
         return tuple(gaps)
 
     def _look_if_due(self, now: float) -> None:
@@ -276,6 +304,7 @@ class Observer:
         times = [
             self.connections.next_due(now),
             self._probes.next_deadline(),
+            self._scanner.next_deadline(),
             min((*self._looks_due, *self._recovery_looks), default=None),
             self._audit_due,
         ]

@@ -10,8 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from fusewatchd import cleanup
+from fusewatchd.aborting import HungConnections
 from fusewatchd.children import ChildrenUnknownError, plan_children
 from fusewatchd.decision import (
+    AbortConnection,
     Action,
     DetachOrphan,
     DetachOwnLayer,
@@ -46,6 +48,8 @@ class Policy:
     superseded: SupersededPolicy = SupersededPolicy.REPORT
     max_table_entries: int = 50_000
     cleanup: CleanupSettings = field(default_factory=CleanupSettings)
+    abort_after: int = 0
+    """Confirmations after which a hung connection is aborted; 0: never."""
 
 
 def plan(
@@ -60,6 +64,8 @@ def plan(
     planner = _Planner(snapshot, ledger, policy, now, findings)
     for finding in sorted(findings, key=_order):
         planner.consider(finding)
+    if policy.abort_after:
+        planner.consider_hung(findings)
     return Plan(tuple(planner.actions), tuple(planner.refused))
 
 
@@ -184,6 +190,22 @@ class _Planner:
             devices.add(mount.device)
         devices.discard(source)
         return tuple(sorted(devices))
+
+    # ------------------------------------------------------------- hung connections
+
+    def consider_hung(self, findings: tuple[Finding, ...]) -> None:
+        """Add at most one hung connection to abort, and why the others are left alone."""
+        policy = self._policy
+        hung = HungConnections(findings, self._snapshot, self._ledger)
+        choice = hung.choose(policy.abort_after, policy.mode, self._now)
+        self.refused += choice.refused
+        finding = choice.finding
+        if finding is None or finding.bind.mount is None:
+            return
+        expect, times = Expect.of(finding.bind.mount), choice.confirmations
+        self.actions.append(
+            AbortConnection(finding.bind.key, expect, times, _namespace_ref(finding))
+        )
 
     # -------------------------------------------------------------------- own layers
 

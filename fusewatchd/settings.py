@@ -204,6 +204,8 @@ class HungSettings:
     """When slow becomes hung."""
 
     after_seconds: float = _checked(30.0, _positive)
+    abort: bool = False
+    abort_confirmations: int = _checked(3, _count)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,10 @@
 the foreground and ends with status 0 when the file system is unmounted or SIGTERM comes.
 Like a libfuse server it refuses a path that shows a dead FUSE mount.
 
+From SIGUSR1 on it reads requests and answers none (or all but those of one kind), like a server
+whose backend is away; SIGUSR2 makes it answer what it holds, in the order in which that came,
+and go on as before.
+
 One thread: a request that blocks in the backing directory blocks them all.
 """
 
@@ -16,6 +20,7 @@ import os
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
@@ -45,6 +50,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--init-delay", type=float, default=0.0, metavar="SECONDS")
     parser.add_argument("--answer-delay", type=float, default=0.0, metavar="SECONDS")
     parser.add_argument("--attr-timeout", type=float, default=1.0, metavar="SECONDS")
+    parser.add_argument("--hold-only", default="", metavar="OPCODE", help="hold no other request")
     return parser.parse_args(arguments)
 
 
@@ -87,14 +93,25 @@ class Server:
         self._init_delay: float = options.init_delay
         self._answer_delay: float = options.answer_delay
         self._flags = fuse.ALLOW_IDMAP if options.allow_idmap else 0
+        only = options.hold_only
+        self._holdable = frozenset({Opcode[only]} if only else Opcode)
+        self._is_holding = False
+        self._held: deque[bytes] = deque()
+
+    def hold(self) -> None:
+        """Answer nothing from now on; to be called by a signal handler."""
+        self._is_holding = True
+
+    def release(self) -> None:
+        """Answer what was held, and whatever comes; to be called by a signal handler."""
+        self._is_holding = False
+        while self._held:
+            self._handle(memoryview(self._held.popleft()))
 
     def serve(self, mounted_at: float) -> None:
         """Answer until the connection ends; say READY after INIT."""
         buffer = bytearray(fuse.BUFFER_SIZE)
         whole = memoryview(buffer)
-        unpack_header = fuse.IN_HEADER.unpack_from
-        body_start = fuse.IN_HEADER.size
-        file_system = self._file_system
         while True:
             try:
                 length = os.readv(self._fd, (buffer,))
@@ -105,27 +122,39 @@ class Server:
                 if error.errno == errno.ENOENT:
                     continue
                 raise
-            _, opcode, unique, node_id, uid, gid, _, _ = unpack_header(buffer)
-            body = whole[body_start:length]
+            request = whole[:length]
+            _, opcode, unique, *_ = fuse.IN_HEADER.unpack_from(request)
             if opcode == Opcode.INIT:
                 time.sleep(self._init_delay)
-                self._reply(unique, 0, self._init(body))
+                self._reply(unique, 0, self._init(request[fuse.IN_HEADER.size :]))
                 print(f"READY mounted_at={mounted_at:.9f}", flush=True)
-                continue
-            if self._answer_delay and opcode not in _NEVER_ANSWERED:
-                time.sleep(self._answer_delay)
-            handler = HANDLERS.get(opcode)
-            if handler is None:
-                self._reply(unique, -errno.ENOSYS, b"")
-                continue
-            file_system.set_caller(uid, gid)
-            try:
-                answer = handler(file_system, node_id, body)
-            except OSError as error:
-                self._reply(unique, -(error.errno or errno.EIO), b"")
+            elif self._is_holding and opcode in self._holdable:
+                self._keep(bytes(request))
             else:
-                if answer is not None:
-                    self._reply(unique, 0, answer)
+                self._handle(request)
+
+    def _keep(self, request: bytes) -> None:
+        self._held.append(request)
+        if not self._is_holding:
+            # Told so between the look and the append.
+            self.release()
+
+    def _handle(self, request: memoryview) -> None:
+        _, opcode, unique, node_id, uid, gid, _, _ = fuse.IN_HEADER.unpack_from(request)
+        if self._answer_delay and opcode not in _NEVER_ANSWERED:
+            time.sleep(self._answer_delay)
+        handler = HANDLERS.get(opcode)
+        if handler is None:
+            self._reply(unique, -errno.ENOSYS, b"")
+            return
+        self._file_system.set_caller(uid, gid)
+        try:
+            answer = handler(self._file_system, node_id, request[fuse.IN_HEADER.size :])
+        except OSError as error:
+            self._reply(unique, -(error.errno or errno.EIO), b"")
+        else:
+            if answer is not None:
+                self._reply(unique, 0, answer)
 
     def _reply(self, unique: int, error: int, payload: bytes) -> None:
         header = fuse.OUT_HEADER.pack(fuse.OUT_HEADER.size + len(payload), error, unique)
@@ -194,7 +223,10 @@ def main(arguments: Sequence[str]) -> int:
     # A descriptor of the backing tree must not keep a directory of the node busy.
     os.chdir("/")
     try:
-        Server(fd, file_system, options).serve(mounted_at)
+        server = Server(fd, file_system, options)
+        signal.signal(signal.SIGUSR1, lambda *_: server.hold())
+        signal.signal(signal.SIGUSR2, lambda *_: server.release())
+        server.serve(mounted_at)
     except Terminated:
         os.close(fd)
         unmount_own(options.mount)

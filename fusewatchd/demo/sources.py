@@ -45,12 +45,16 @@ class ServerOptions:
     init_delay: float = 0.0
     answer_delay: float = 0.0
     attr_timeout: float = 1.0
+    holds_only: str = ""
+    """Name of the only request that ``Source.hold`` leaves unanswered, as ``STATFS``."""
 
     def arguments(self) -> list[str]:
         """Return the command-line arguments of ``fuseserver``."""
         words = ["--fs-type", self.fs_type, "--source", self.source]
         words += ["--user-id", str(self.user_id), "--attr-timeout", str(self.attr_timeout)]
         words += ["--init-delay", str(self.init_delay), "--answer-delay", str(self.answer_delay)]
+        if self.holds_only:
+            words += ["--hold-only", self.holds_only]
         if not self.allows_other:
             words.append("--no-allow-other")
         if self.allows_idmap:
@@ -100,6 +104,14 @@ class ServerProcess:
     def resume(self) -> None:
         """SIGCONT."""
         self._process.send_signal(signal.SIGCONT)
+
+    def hold(self) -> None:
+        """Make the demo's own server read requests and answer none, until ``release``."""
+        self._process.send_signal(signal.SIGUSR1)
+
+    def release(self) -> None:
+        """Let it answer what it holds, and go on."""
+        self._process.send_signal(signal.SIGUSR2)
 
     def read_line(self, timeout: float) -> str:
         """Return the next line of its stdout; empty when it ended.
@@ -226,6 +238,14 @@ class Source:
     def resume(self) -> None:
         """SIGCONT the server."""
         self.server.resume()
+
+    def hold(self) -> None:
+        """Make the server read requests and answer none: the mount hangs, and so do callers."""
+        self.server.hold()
+
+    def release(self) -> None:
+        """Let the server answer again, what it holds first."""
+        self.server.release()
 
     def restart(
         self,

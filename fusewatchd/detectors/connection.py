@@ -9,13 +9,17 @@ from fusewatchd.model import Answer, Reason, Verdict, assert_never
 def detect_unanswered(case: Case) -> Opinion | None:
     """Tell slow from hung; neither is ever taken for dead."""
     connection = case.connection
+    if connection is not None and connection.is_unasked:
+        return Opinion(Verdict.UNKNOWN, "not asked: hung file systems hold every probe")
     if connection is None or not (connection.is_overdue or connection.is_hung):
         return None
     if connection.is_hung:
         waiting = connection.waiting
         if waiting is None:
             return Opinion(Verdict.UNKNOWN, "no answer, and fusectl cannot be read")
-        return Opinion(Verdict.HUNG, f"no answer, {waiting} requests waiting")
+        times = connection.confirmations
+        more = f", confirmed {times} times" if times else ""
+        return Opinion(Verdict.HUNG, f"no answer, {waiting} requests waiting{more}")
     return Opinion(Verdict.SLOW, "the last probe passed its deadline")
 
 

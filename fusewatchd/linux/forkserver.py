@@ -63,6 +63,10 @@ class Worker:
         self._server = server
         self._is_killed = False
 
+    def end(self) -> None:
+        """SIGKILL the process; the channel tells its end, which may be long in coming."""
+        self._server.kill(self._number)
+
     def kill(self) -> None:
         """End the process and close the channel; harmless when repeated."""
         if not self._is_killed:

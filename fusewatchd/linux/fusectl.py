@@ -1,6 +1,6 @@
-"""Reading the FUSE control file system (Documentation/filesystems/fuse, "Control filesystem").
+"""The FUSE control file system (Documentation/filesystems/fuse, "Control filesystem").
 
-Its files are the kernel's own: reading one never asks the server of the connection.
+Its files are the kernel's own: none of them ever asks the server of the connection.
 """
 
 from __future__ import annotations
@@ -25,6 +25,19 @@ def is_available(root: str = CONNECTIONS) -> bool:
 def connection_number(device: Device) -> int:
     """Return the name of the connection's directory: the device number, as the kernel has it."""
     return device.major << 20 | device.minor
+
+
+def open_abort(device: Device, root: str = CONNECTIONS) -> int:
+    """Open what aborts this connection, and no other one, when it is written to.
+
+    The number may belong to another connection a moment later, the descriptor does not: once
+    its own connection is gone, writing to it does nothing.
+
+    Raises:
+        OSError: ENOENT when there is no such connection.
+    """
+    path = f"{root}/{connection_number(device)}/abort"
+    return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
 
 
 def waiting(device: Device, root: str = CONNECTIONS) -> int | None:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from fusewatchd.decision import (
+    AbortConnection,
     Action,
     DetachOrphan,
     DetachOwnLayer,
@@ -39,6 +40,7 @@ _ACTIONS: dict[str, type[Action]] = {
     "replace": ReplaceMount,
     "detach": DetachOwnLayer,
     "detach_orphan": DetachOrphan,
+    "abort": AbortConnection,
 }
 
 

@@ -23,6 +23,7 @@ import errno
 from contextlib import ExitStack
 
 from fusewatchd.decision import (
+    AbortConnection,
     Action,
     DetachOrphan,
     DetachOwnLayer,
@@ -30,6 +31,7 @@ from fusewatchd.decision import (
     OutcomeStatus,
     ReplaceMount,
 )
+from fusewatchd.linux.aborting import abort_connection
 from fusewatchd.linux.mountkernel import MountKernel, Way, attribute_bits
 from fusewatchd.linux.mountstack import (
     MAX_LAYERS,
@@ -55,6 +57,8 @@ def carry_out(kernel: MountKernel, action: Action) -> Outcome:
                     return _detach_own_layer(kernel, action)
                 case DetachOrphan():
                     return _detach_orphan(kernel, action)
+                case AbortConnection():
+                    return abort_connection(kernel, action)
                 case _:
                     assert_never(action)
         finally:

@@ -61,6 +61,7 @@ WAITING = frozenset(
         Reason.HOST_BIND_STALE,
         Reason.BACK_OFF,
         Reason.GRACE,
+        Reason.UNCONFIRMED,
     }
 )
 """Refusals that are part of every outage, or of every end of a pod, and pass by themselves."""
@@ -138,6 +139,11 @@ def new_refusals(cycle: CycleReport, memory: NewsMemory) -> list[Refusal]:
         if refusal.reason is not Reason.BACK_OFF
         and memory.is_news(refusal.finding.bind.key, refusal.reason)
     ]
+
+
+def is_about_abort(refusal: Refusal) -> bool:
+    """Return True when it is a hung connection that is left alone, and not a dead mount."""
+    return refusal.finding.verdict in (Verdict.HUNG, Verdict.UNKNOWN)
 
 
 def connection_of(finding: Finding, snapshot: Snapshot) -> Connection | None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
-from fusewatchd.decision import CycleReport, Finding, OutcomeStatus
+from fusewatchd.decision import AbortConnection, CycleReport, Finding, OutcomeStatus
 from fusewatchd.model import Device, Pod, Reason, TargetKey, Verdict
 from fusewatchd.reporters.base import EventDraft, ObjectReference, is_disconnected
 
@@ -37,6 +37,20 @@ class EventKind(Enum):
         "Warning",
         "The server of a FUSE volume in this pod does not answer: whoever opens a file there"
         " waits. The volume is left alone while its server lives.",
+    )
+    ABORTING = (
+        "FuseMountAborting",
+        "AbortFuseConnection",
+        "Warning",
+        "The server of a FUSE volume in this pod stands still: unless it answers in the last"
+        " second, its connection is aborted, and whoever waits for it gets an error.",
+    )
+    ABORTED = (
+        "FuseMountAborted",
+        "AbortFuseConnection",
+        "Warning",
+        "The hung connection of a FUSE volume in this pod was aborted: files there answer"
+        " 'Transport endpoint is not connected' until the volume is bound to a new server.",
     )
     RECOVERED = (
         "FuseMountRecovered",
@@ -89,6 +103,9 @@ NOT_FOR_GOOD = frozenset(
         Reason.NOT_VERIFIED,
         Reason.SYSTEM_CALL,
         Reason.ALREADY_LIVE,
+        Reason.UNCONFIRMED,
+        Reason.ANSWERING,
+        Reason.NO_FUSECTL,
     }
 )
 """Reasons that pass, or that are somebody's will; all others last as long as the pod."""
@@ -118,6 +135,8 @@ class EventsReporter:
         self._post = post
         self._troubles: dict[_Place, _Trouble] = {}
         self._in_flight: dict[TargetKey, _Place] = {}
+        self._aborts: dict[Device, bool] = {}
+        """Connections that are being aborted: True when that is known to have worked."""
         self._backlog: OrderedDict[tuple[_Place, EventKind], None] = OrderedDict()
         self.given_up = 0
         """Events that were dropped because their pod's name never became known."""
@@ -125,6 +144,7 @@ class EventsReporter:
     def report(self, cycle: CycleReport) -> None:
         """Draft what this cycle brought; pods that are being deleted are left in peace."""
         self._post_backlog(cycle)
+        self._see_aborts(cycle)
         open_places = self._see_verdicts(cycle)
         self._see_outcomes(cycle)
         self._see_refusals(cycle)
@@ -137,12 +157,35 @@ class EventsReporter:
 
     # -------------------------------------------------------------------- what is seen
 
+    def _see_aborts(self, cycle: CycleReport) -> None:
+        """Say it before it happens; that it has happened is said once a probe has proven it."""
+        for outcome in cycle.outcomes:
+            if isinstance(outcome.action, AbortConnection):
+                device = outcome.action.expect.device
+                self._aborts.pop(device, None)
+                if outcome.status is OutcomeStatus.ABORTED:
+                    self._aborts[device] = True
+        for device in self._aborts.keys() - cycle.snapshot.connections.keys():
+            del self._aborts[device]
+        for action in cycle.plan.actions:
+            if not isinstance(action, AbortConnection):
+                continue
+            self._aborts[action.expect.device] = False
+            for finding in cycle.findings:
+                mount = finding.bind.mount
+                if mount is not None and mount.device == action.expect.device:
+                    self._say(cycle, _place(finding), EventKind.ABORTING)
+
     def _see_verdicts(self, cycle: CycleReport) -> set[_Place]:
         """Say what is wrong, and return where something still is."""
         wrong: set[_Place] = set()
         for finding in cycle.findings:
             kind, place = _kind_of(finding, cycle), _place(finding)
-            if kind is not None:
+            if kind is EventKind.STALE and place[1] in self._aborts:
+                wrong.add(place)
+                if self._aborts[place[1]]:
+                    self._say(cycle, place, EventKind.ABORTED)
+            elif kind is not None:
                 wrong.add(place)
                 self._say(cycle, place, kind)
             elif finding.verdict in _NOT_OVER:
@@ -152,6 +195,8 @@ class EventsReporter:
     def _see_outcomes(self, cycle: CycleReport) -> None:
         places = {finding.bind.key: finding.bind.path.pod_uid for finding in cycle.findings}
         for outcome in cycle.outcomes:
+            if isinstance(outcome.action, AbortConnection):
+                continue
             key = outcome.action.key
             place = self._in_flight.pop(key, None)
             if place is None and key in places:
@@ -170,7 +215,7 @@ class EventsReporter:
     def _note_submitted(self, cycle: CycleReport, places: dict[TargetKey, str]) -> None:
         for action in cycle.plan.actions:
             uid = places.get(action.key)
-            if uid is not None:
+            if uid is not None and not isinstance(action, AbortConnection):
                 self._in_flight[action.key] = (uid, action.expect.device)
 
     def _see_refusals(self, cycle: CycleReport) -> None:
@@ -193,7 +238,8 @@ class EventsReporter:
             if recovered_at is not None and looked < recovered_at and place[1] not in closed:
                 continue
             del self._troubles[place]
-            was_hung = EventKind.STALE not in trouble.said and EventKind.HUNG in trouble.said
+            was_dead = trouble.said & {EventKind.STALE, EventKind.ABORTED}
+            was_hung = not was_dead and EventKind.HUNG in trouble.said
             if recovered_at is not None or (was_hung and place in well):
                 self._announce(cycle, place, EventKind.RECOVERED)
 

@@ -18,10 +18,17 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 
-from fusewatchd.decision import CycleReport, DetachOrphan, Incident, OutcomeStatus, Trigger
-from fusewatchd.model import BindKind, Reason, TargetKey, Verdict
+from fusewatchd.decision import (
+    AbortConnection,
+    CycleReport,
+    DetachOrphan,
+    Incident,
+    OutcomeStatus,
+    Trigger,
+)
+from fusewatchd.model import BindKind, Device, Reason, TargetKey, Verdict
 from fusewatchd.printable import printable
-from fusewatchd.reporters.base import WAITING, NewsMemory, new_refusals
+from fusewatchd.reporters.base import WAITING, NewsMemory, is_about_abort, new_refusals
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -45,6 +52,8 @@ _NEVER_REFUSED = WAITING | {
     Reason.TIMED_OUT,
     Reason.ALREADY_LIVE,
     Reason.NAMESPACE_GONE,
+    Reason.ANSWERING,
+    Reason.NO_FUSECTL,
 }
 _RESULTS: tuple[tuple[OutcomeStatus, Reason], ...] = (
     *((status, Reason.NONE) for status in _DONE),
@@ -72,6 +81,22 @@ _RESULTS: tuple[tuple[OutcomeStatus, Reason], ...] = (
     *((OutcomeStatus.REFUSED, reason) for reason in Reason if reason not in _NEVER_REFUSED),
 )
 """What the executor and the planner are known to answer; others appear when they happen."""
+
+_ABORT_RESULTS: tuple[tuple[OutcomeStatus, Reason], ...] = (
+    (OutcomeStatus.ABORTED, Reason.NONE),
+    *(
+        (OutcomeStatus.SKIPPED, reason)
+        for reason in (Reason.ANSWERING, Reason.VANISHED, Reason.RACED, Reason.NAMESPACE_GONE)
+    ),
+    *(
+        (OutcomeStatus.FAILED, reason)
+        for reason in (Reason.NOT_VERIFIED, Reason.TIMED_OUT, Reason.SYSTEM_CALL)
+    ),
+    *(
+        (OutcomeStatus.REFUSED, reason)
+        for reason in (Reason.NO_FUSECTL, Reason.REPORT_ONLY, Reason.POD_ENDING)
+    ),
+)
 
 _CODES = ("1xx", "2xx", "3xx", "4xx", "5xx", "error")
 
@@ -164,6 +189,14 @@ class Metrics:
             ("driver", "kind", "outcome", "reason"),
             registry=registry,
         )
+        self._aborts = Counter(
+            "fusewatchd_aborts_total",
+            "Hung FUSE connections that were aborted, or were to be and were not.",
+            ("outcome", "reason"),
+            registry=registry,
+        )
+        for status, reason in _ABORT_RESULTS:
+            self._aborts.labels(status.value, reason.value)
         self._recovery = Histogram(
             "fusewatchd_recovery_duration_seconds",
             "From the source being mounted anew to its last bind being verified.",
@@ -261,14 +294,21 @@ class Metrics:
             if isinstance(outcome.action, DetachOrphan):
                 self._orphans.labels(outcome.status.value).inc()
                 continue
+            if isinstance(outcome.action, AbortConnection):
+                self._aborts.labels(outcome.status.value, outcome.reason.value).inc()
+                continue
             bind = binds.get(outcome.action.key)
             driver = self._driver(bind.driver if bind is not None else "")
             kind = bind.path.kind if bind is not None else _kind(outcome.action.key)
             self._recoveries.labels(
                 driver, kind.value, outcome.status.value, outcome.reason.value
             ).inc()
+        left_alone: set[tuple[Device | None, Reason]] = set()
         for refusal in new_refusals(cycle, self._refused):
-            if refusal.reason not in WAITING:
+            if is_about_abort(refusal) and refusal.reason not in WAITING:
+                mount = refusal.finding.bind.mount
+                left_alone.add((mount.device if mount else None, refusal.reason))
+            elif refusal.reason not in WAITING:
                 found = refusal.finding.bind
                 self._recoveries.labels(
                     self._driver(found.driver),
@@ -276,6 +316,9 @@ class Metrics:
                     OutcomeStatus.REFUSED.value,
                     refusal.reason.value,
                 ).inc()
+        for _, reason in left_alone:
+            # Once for a connection, however many binds show it.
+            self._aborts.labels(OutcomeStatus.REFUSED.value, reason.value).inc()
 
     def _count_incident(self, incident: Incident) -> None:
         if incident.recovered_at is None:

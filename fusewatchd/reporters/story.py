@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from fusewatchd.decision import (
+    AbortConnection,
     CycleReport,
     DetachOrphan,
     Finding,
@@ -22,6 +23,7 @@ from fusewatchd.decision import (
     Refusal,
 )
 from fusewatchd.model import Answer, Device, Reason, TargetKey, Verdict
+from fusewatchd.reporters.abortstory import AbortStory
 from fusewatchd.reporters.base import (
     WAITING,
     NewsMemory,
@@ -30,6 +32,7 @@ from fusewatchd.reporters.base import (
     connection_of,
     counted,
     duration_text,
+    is_about_abort,
     new_refusals,
     pod_of,
     unwell_keys,
@@ -79,10 +82,12 @@ class LogReporter:
         self._outages: dict[Device, _Outage] = {}
         self._gaps: dict[str, str] = {}
         self._foreign_stale = 0
+        self._aborts = AbortStory(log)
 
     def report(self, cycle: CycleReport) -> None:
         """Say what this cycle brought, in the order in which it happened."""
         self._tell_gaps(cycle)
+        self._aborts.report(cycle)
         for incident in cycle.incidents_opened:
             self._tell_opened(incident)
         self._tell_verdicts(cycle)
@@ -233,8 +238,8 @@ class LogReporter:
 
     def _tell_refusals(self, cycle: CycleReport) -> None:
         news = new_refusals(cycle, self._refused)
-        groups = _grouped(news, _refusal_group)
-        for (_, reason, _), refusals in groups.items():
+        groups = _grouped(news, lambda r: (*_refusal_group(r), is_about_abort(r)))
+        for (_, reason, _, is_hung), refusals in groups.items():
             first = refusals[0].finding
             fields: dict[str, Value] = {
                 "event": "refused",
@@ -247,7 +252,8 @@ class LogReporter:
             level = Level.DEBUG if reason in WAITING else Level.WARNING
             if reason is Reason.DISABLED:
                 level = Level.INFO
-            self._log.write(level, f"{counted(len(refusals), 'bind')} not replaced", fields)
+            text = f"{counted(len(refusals), 'bind')} not replaced"
+            self._log.write(level, "hung connection not aborted" if is_hung else text, fields)
 
     def _tell_outcomes(self, cycle: CycleReport) -> None:
         findings = {finding.bind.key: finding for finding in cycle.findings}
@@ -255,6 +261,8 @@ class LogReporter:
             self._tell_outcome(outcome, findings.get(outcome.action.key), cycle.snapshot)
         done, other = [], []
         for outcome in cycle.outcomes:
+            if isinstance(outcome.action, AbortConnection):
+                continue
             word = (outcome.status, outcome.reason, outcome.errno)
             is_news = self._ended.is_news(outcome.action.key, word)
             if outcome.status is OutcomeStatus.RECOVERED:

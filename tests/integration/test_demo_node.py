@@ -406,6 +406,9 @@ def test_open_loop_tells_outage_and_return(node: DemoNode) -> None:
     source.stop()
     visible = source.start()
     back = container.wait_until_readable("/data/one/hello", 20)
+    end = time.monotonic() + 20
+    while container.open_loop("/data/one/hello").first_success_after(killed) is None:
+        assert time.monotonic() < end
     report = container.stop_open_loop("/data/one/hello")
     assert report.transitions[0].errno == 0
     assert any(moment.errno for moment in report.transitions)

@@ -20,10 +20,11 @@ from fusewatchd.demo.node import DemoNode
 from fusewatchd.demo.pods import PodMount, PodVolume
 from fusewatchd.demo.sources import ServerOptions, Source
 from fusewatchd.errors import WorkerError
-from fusewatchd.linux import probe, syscalls
+from fusewatchd.linux import probepool, syscalls
 from fusewatchd.linux.channel import Channel
 from fusewatchd.linux.forkserver import Credentials, ForkServer, Worker
-from fusewatchd.linux.probe import ProbeAnswer, ProbePool, serve_probes
+from fusewatchd.linux.probe import ProbeAnswer, serve_probes
+from fusewatchd.linux.probepool import ProbePool
 from fusewatchd.model import Answer, Device
 from tests.lab import in_lab
 
@@ -120,7 +121,7 @@ def test_hung_mounts_hold_up_nobody_and_their_answers_come_late(node: DemoNode) 
         assert probes.pool.stuck(time.monotonic() + 5, 5) == 3
         probes.ask(*waiting)  # they are asked already
         assert probes.pool.stuck(time.monotonic() + 5, 5) == 3
-        assert not probes.pool.waiting
+        assert not probes.pool.unasked
         for source in hung:
             source.resume()
         late = probes.wait(3)
@@ -137,7 +138,10 @@ def test_forgetting_ends_the_child_that_asks(node: DemoNode) -> None:
     with Probes() as probes:
         probes.ask(question)
         probes.pool.forget(question.device)
-        assert probes.pool.stuck(time.monotonic() + 5, 0) == 0
+        end = time.monotonic() + SECONDS
+        while probes.pool.stuck(time.monotonic() + 5, 0):
+            assert time.monotonic() < end
+            assert probes.pool.collect(time.monotonic()) == []
         source.resume()
         assert probes.one(question).answer is Answer.ANSWERED
 
@@ -246,10 +250,13 @@ class NoServer(ForkServer):
     """Takes the place of the fork server for workers that are sockets only."""
 
     def __init__(self) -> None:
-        self.killed: set[int] = set()
+        self.children: list[FakeChild] = []
 
     def kill(self, number: int) -> None:
-        self.killed.add(number)
+        child = self.children[number]
+        child.is_killed = True
+        if not child.is_held:
+            child.die()
 
 
 @dataclass
@@ -259,6 +266,15 @@ class FakeChild:
     channel: Channel
     asked: list[int] = field(default_factory=list)
     """Minors of the devices it was asked about and did not answer."""
+    is_held: bool = False
+    """Its server has read the request: SIGKILL waits for the answer."""
+    is_killed: bool = False
+    is_dead: bool = False
+
+    def die(self) -> None:
+        self.is_dead = True
+        self.asked.clear()
+        self.channel.close()
 
 
 class FakeChildren:
@@ -266,7 +282,7 @@ class FakeChildren:
 
     def __init__(self) -> None:
         self.server = NoServer()
-        self.all: list[FakeChild] = []
+        self.all = self.server.children
         self.fails = False
 
     def spawn(self, credentials: Credentials | None) -> Worker:
@@ -279,16 +295,26 @@ class FakeChildren:
         return Worker(self.server, child.number, 0, Channel(ours))
 
     @property
-    def living(self) -> list[FakeChild]:
-        """Children that run, with what they were asked up to now."""
-        living = [child for child in self.all if child.number not in self.server.killed]
-        for child in living:
-            child.asked += [message["device"][1] for message in child.channel.receive()]
-        return living
+    def processes(self) -> list[FakeChild]:
+        """Children that exist, with what they were asked up to now."""
+        processes = [child for child in self.all if not child.is_dead]
+        for child in processes:
+            if not child.is_killed:
+                child.asked += [message["device"][1] for message in child.channel.receive()]
+        return processes
 
-    def answer(self, child: FakeChild) -> int:
-        child.channel.send({"errno": 0, "zeros": False})
-        return child.asked.pop(0)
+    @property
+    def living(self) -> list[FakeChild]:
+        return [child for child in self.processes if not child.is_killed]
+
+    def answer(self, child: FakeChild) -> None:
+        """Let the file system answer, which ends a child that was killed meanwhile."""
+        child.is_held = False
+        child.asked.pop(0)
+        if child.is_killed:
+            child.die()
+        else:
+            child.channel.send({"errno": 0, "zeros": False})
 
 
 USERS = (None, Credentials(1000, 1000), Credentials(1000, 1001))
@@ -308,34 +334,38 @@ class PoolMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         # Whatever happened: when children start and answer, every question is answered.
         self.children.fails = False
-        for _ in range(10 * len(self.open) + 10):
-            for child in self.children.living:
+        for _ in range(20 * len(self.open) + 20):
+            for child in self.children.processes:
                 if child.asked:
                     self.children.answer(child)
             self.now = max(self.now, self.pool.next_deadline() or 0.0)
             self.take()
         assert not self.open
         self.pool.close()
-        assert not self.children.living
+        assert not self.children.processes
 
     def take(self) -> None:
-        for answer in self.pool.collect(self.now):
+        # Twice: a child that is told to end by the first call is gone in the second.
+        for answer in [*self.pool.collect(self.now), *self.pool.collect(self.now)]:
             assert answer.device.minor in self.open, "answered twice or never asked"
             del self.open[answer.device.minor]
 
-    @rule(user=st.sampled_from(USERS))
-    def ask(self, user: Credentials | None) -> None:
+    def submit(self, minor: int, *, is_urgent: bool) -> None:
+        user = self.open[minor]
+        ids = (None, None) if user is None else (user.uid, user.gid)
+        question = Question(Device(0, minor), "/mnt", 0, *ids, is_urgent=is_urgent)
+        self.pool.submit(question, self.now)
+
+    @rule(user=st.sampled_from(USERS), is_urgent=st.booleans())
+    def ask(self, user: Credentials | None, is_urgent: bool) -> None:
         self.last_minor += 1
         self.open[self.last_minor] = user
-        device = Device(0, self.last_minor)
-        ids = (None, None) if user is None else (user.uid, user.gid)
-        self.pool.submit(Question(device, "/mnt", 0, *ids), self.now)
+        self.submit(self.last_minor, is_urgent=is_urgent)
 
     @precondition(lambda self: self.open)
-    @rule(data=st.data())
-    def ask_again(self, data: st.DataObject) -> None:
-        minor = data.draw(st.sampled_from(sorted(self.open)))
-        self.pool.submit(Question(Device(0, minor), "/elsewhere"), self.now)
+    @rule(data=st.data(), is_urgent=st.booleans())
+    def ask_again(self, data: st.DataObject, is_urgent: bool) -> None:
+        self.submit(data.draw(st.sampled_from(sorted(self.open))), is_urgent=is_urgent)
 
     @precondition(lambda self: self.open)
     @rule(data=st.data())
@@ -345,12 +375,17 @@ class PoolMachine(RuleBasedStateMachine):
         del self.open[minor]
 
     @precondition(lambda self: any(child.asked for child in self.children.living))
+    @rule(data=st.data())
+    def a_server_reads_a_request(self, data: st.DataObject) -> None:
+        child = data.draw(st.sampled_from([c for c in self.children.living if c.asked]))
+        child.is_held = True
+
+    @precondition(lambda self: any(child.asked for child in self.children.processes))
     @rule(data=st.data(), dies=st.booleans())
     def end_one(self, data: st.DataObject, dies: bool) -> None:
-        child = data.draw(st.sampled_from([c for c in self.children.living if c.asked]))
+        child = data.draw(st.sampled_from([c for c in self.children.processes if c.asked]))
         if dies:
-            child.channel.close()
-            self.children.server.killed.add(child.number)
+            child.die()
         else:
             self.children.answer(child)
         self.take()
@@ -372,20 +407,26 @@ class PoolMachine(RuleBasedStateMachine):
     @invariant()
     def rules_hold(self) -> None:
         self.take()
-        living = self.children.living
-        assert len(living) <= 2 * LIMIT
-        assert all(len(child.asked) <= 1 for child in living)
-        asked = [minor for child in living for minor in child.asked]
+        processes = self.children.processes
+        assert len(processes) <= 2 * LIMIT
+        assert all(len(child.asked) <= 1 for child in processes)
+        asked = [minor for child in processes for minor in child.asked if minor in self.open]
         assert len(asked) == len(set(asked))
-        queued = {device.minor for device in self.pool.waiting}
+        queued = {device.minor for device in self.pool.unasked | self.pool.withdrawn}
         assert queued.isdisjoint(asked)
         assert queued | set(asked) == set(self.open)
-        for child in living:
-            assert all(self.open[minor] == child.credentials for minor in child.asked)
-        idle = {child.credentials for child in living if not child.asked}
-        assert idle.isdisjoint({self.open[minor] for minor in queued}), (
-            "a question waits for no one"
-        )
+        for child in processes:
+            assert all(
+                self.open.get(minor) == child.credentials
+                for minor in child.asked
+                if minor in self.open
+            )
+        idle = {child.credentials for child in self.children.living if not child.asked}
+        busy = sum(child.is_killed or bool(child.asked) for child in processes)
+        if busy < 2 * LIMIT - max(1, LIMIT // 2):
+            assert idle.isdisjoint({self.open[minor] for minor in queued}), (
+                "a question waits for no one"
+            )
         due = self.pool.next_deadline()
         assert due is None or due > self.now, "the loop outside would spin"
 
@@ -447,9 +488,86 @@ def test_stuck_children_make_room_once() -> None:
         now = due
         pool.collect(now)
         counts.append((round(now, 2), len(children.living)))
-    assert counts == [(0.02, 2), (1.0, 3), (1.02, 4)]
-    assert len(pool.waiting) == 6
+    assert counts == [(0.02, 2), (1.0, 3)]
+    assert len(pool.unasked) == 7
+    assert pool.stuck(now + 10, 10) == 3
+    pool.close()
+
+
+def stuck_pool(children: FakeChildren, limit: int) -> ProbePool:
+    """Let ordinary questions hold every child that they may."""
+    pool = ProbePool(children.spawn, limit)
+    ask_many(pool, 50, 0.0)
+    for turn in range(200):
+        pool.collect(turn * 0.02)
+    return pool
+
+
+def urgent(minor: int) -> Question:
+    return Question(Device(0, minor), "/mnt", is_urgent=True)
+
+
+def asked_of(children: FakeChildren) -> set[int]:
+    return {minor for child in children.processes for minor in child.asked}
+
+
+def test_however_many_hang_an_urgent_question_is_asked_at_once() -> None:
+    children = FakeChildren()
+    pool = stuck_pool(children, 4)
+    assert len(children.processes) == 6
+    pool.submit(urgent(100), 5.0)
+    assert 100 in asked_of(children)
+    pool.close()
+
+
+def test_one_that_waits_becomes_urgent_where_it_stands() -> None:
+    children = FakeChildren()
+    pool = stuck_pool(children, 4)
+    assert 49 not in asked_of(children)
+    pool.submit(urgent(49), 5.0)
+    assert 49 in asked_of(children)
+    assert len(pool.unasked) == 43
+    pool.close()
+
+
+def test_urgent_ones_that_hang_give_way_to_the_next_and_are_asked_again() -> None:
+    children = FakeChildren()
+    pool = stuck_pool(children, 2)
+    assert asked_of(children) == {0, 1, 2}
+    pool.submit(urgent(100), 5.0)
+    pool.submit(urgent(101), 5.1)
+    assert 101 not in asked_of(children)
+    now = 5.1
+    while 101 not in asked_of(children):
+        due = pool.next_deadline()
+        assert due is not None and due < 10.0
+        now = max(now, due)
+        assert pool.collect(now) == []
+    assert len(pool.withdrawn) == 1
+    assert len(children.processes) == 4
+    pool.close()
+
+
+def test_children_that_nothing_can_end_are_counted() -> None:
+    """Their servers have read the requests; file systems come and go meanwhile."""
+    children = FakeChildren()
+    pool = ProbePool(children.spawn, 2)
+    now = 0.0
+    for minor in range(30):
+        pool.submit(urgent(minor), now)
+        for child in children.processes:
+            child.is_held = bool(child.asked)
+        for _ in range(5):
+            now = max(now + 0.5, pool.next_deadline() or 0.0)
+            pool.collect(now)
+        pool.forget(Device(0, minor))
+    assert len(children.processes) == 4
     assert pool.stuck(now + 10, 10) == 4
+    assert not pool.unasked
+    for child in children.processes:
+        children.answer(child)
+    pool.collect(now)
+    assert pool.stuck(now + 10, 10) == 0
     pool.close()
 
 
@@ -462,10 +580,10 @@ def test_idle_children_are_ended_but_two() -> None:
     for child in children.living:
         children.answer(child)
     assert len(pool.collect(1.0)) == 5
-    pool.collect(1.0 + probe.IDLE_SECONDS - 0.1)
+    pool.collect(1.0 + probepool.IDLE_SECONDS - 0.1)
     assert len(children.living) == 5
-    pool.collect(1.0 + probe.IDLE_SECONDS)
-    assert len(children.living) == probe.MAX_IDLE
+    pool.collect(1.0 + probepool.IDLE_SECONDS)
+    assert len(children.living) == probepool.MAX_IDLE
     pool.close()
 
 
@@ -485,12 +603,12 @@ def test_children_that_cannot_be_started_are_tried_again_later() -> None:
     children.fails = True
     pool = ProbePool(children.spawn, 2)
     ask_many(pool, 1, 0.0)
-    assert pool.next_deadline() == probe.RETRY_SECONDS
-    assert pool.waiting == {Device(0, 0)}
+    assert pool.next_deadline() == probepool.RETRY_SECONDS
+    assert pool.unasked == {Device(0, 0)}
     children.fails = False
-    pool.collect(probe.RETRY_SECONDS / 2)
+    pool.collect(probepool.RETRY_SECONDS / 2)
     assert not children.all
-    pool.collect(probe.RETRY_SECONDS)
+    pool.collect(probepool.RETRY_SECONDS)
     assert children.living[0].asked == [0]
     pool.close()
 

@@ -81,9 +81,7 @@ def twins(one: Source, two: Source) -> tuple[list[PodVolume], list[PodMount]]:
     propagation = MountPropagation.HOST_TO_CONTAINER
     return [_volume(one)], [
         PodMount("v", "/data"),
-        PodMount(
-            "v", "/data", container="side", propagation=propagation, access=Access.READ_ONLY
-        ),
+        PodMount("v", "/data", container="side", propagation=propagation, access=Access.READ_ONLY),
     ]
 
 

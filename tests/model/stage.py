@@ -165,9 +165,7 @@ class Stage:
             self.kubelet.start()
             settings["kubelet.url"] = self.kubelet.url
         self.write_config()
-        self.daemon = DaemonProcess(
-            node, way=scenario.way, settings=settings, config=self._config
-        )
+        self.daemon = DaemonProcess(node, way=scenario.way, settings=settings, config=self._config)
         self.base_depth = 1 if scenario.way == "beneath" else 2
         tables = self.tables()
         self.plain_mounts = len(tables.host) - len(tables.host.fuse_mounts())

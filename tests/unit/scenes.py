@@ -59,6 +59,8 @@ class Scene:
     answers: dict[Device, Answer | None] = field(default_factory=dict)
     hung: set[Device] = field(default_factory=set)
     slow: set[Device] = field(default_factory=set)
+    confirmations: dict[Device, int] = field(default_factory=dict)
+    waiting: int | None = 3
     pods: dict[str, Pod] | None = None
     pods_are_current: bool = False
     pods_asked_at: float = 0.0
@@ -117,7 +119,8 @@ class Scene:
                 Answer.PENDING if device in self.hung | self.slow else answer,
                 is_overdue=device in self.slow | self.hung,
                 is_hung=device in self.hung,
-                waiting=3,
+                waiting=self.waiting,
+                confirmations=self.confirmations.get(device, 0),
             )
             for device, answer in self.answers.items()
         }

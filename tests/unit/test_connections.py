@@ -4,6 +4,7 @@ import pytest
 
 from fusewatchd.connections import (
     MOVED_SECONDS,
+    WATCH_SECONDS,
     Connections,
     Question,
     Shown,
@@ -122,6 +123,139 @@ def test_slow_and_hung(age: float, waiting: int | None, overdue: bool, hung: boo
     connections.due(1.0)
     seen = connections.view(1.0 + age, {D: waiting})[D]
     assert (seen.is_overdue, seen.is_hung) == (overdue, hung)
+
+
+def test_what_happens_while_a_question_is_pending_is_asked_again_after_the_answer() -> None:
+    connections = book()
+    connections.due(1.0)
+    connections.server_gone(D, 1.2)
+    connections.take_answer(D, Answer.ANSWERED, 0, 1.0, 1.5)
+    (question,) = connections.due(1.5)
+    assert question.is_urgent
+    connections.take_answer(D, Answer.DISCONNECTED, 107, 1.5, 1.6)
+    assert connections.due(1e6) == []
+
+
+def test_a_pending_question_that_becomes_urgent_is_sent_once_more() -> None:
+    connections = book()
+    assert [q.is_urgent for q in connections.due(1.0)] == [False]
+    connections.server_gone(D, 1.2)
+    assert [q.is_urgent for q in connections.due(1.3)] == [True]
+    assert connections.due(1.4) == []
+
+
+def test_what_comes_later_is_urgent_and_what_was_there_is_not() -> None:
+    connections, other = book(), Device(0, 41)
+    connections.set_shown(
+        {D: Shown(Q, frozenset({1})), other: Shown(Question(other, "/o"), frozenset({2}))}
+    )
+    assert {q.device: q.is_urgent for q in connections.due(1.0)} == {D: False, other: True}
+    connections.take_answer(D, Answer.ANSWERED, 0, 1.0, 1.5)
+    assert [q.is_urgent for q in connections.due(11.5)] == [False]
+
+
+def test_what_nobody_asked_is_neither_slow_nor_hung() -> None:
+    connections = book()
+    connections.due(1.0)
+    connections.note_unasked({D}, (), 1.0)
+    assert connections.overdue(40.0) == []
+    seen = connections.view(30.9, {})[D]
+    assert (seen.is_overdue, seen.is_hung, seen.is_unasked) == (False, False, False)
+    assert connections.view(31.0, {})[D].is_unasked
+    connections.note_unasked((), (), 41.0)
+    assert not connections.view(45.9, {})[D].is_overdue
+    assert connections.view(46.0, {})[D].is_overdue
+    connections.take_answer(D, Answer.ANSWERED, 0, 1.0, 47.0)
+    assert connections.view(47.0, {})[D].answer is Answer.ANSWERED
+
+
+def test_a_hung_one_whose_question_was_withdrawn_stays_hung_and_unconfirmed() -> None:
+    connections = book()
+    connections.due(1.0)
+    connections.note_unasked((), {D}, 40.0)
+    connections.count_requests({D: 3}, 40.0)
+    connections.count_requests({D: 3}, 50.0)
+    seen = connections.view(50.0, {D: 0})[D]
+    assert (seen.is_hung, seen.confirmations) == (True, 0)
+
+
+Look = tuple[float, int | None]
+"""Seconds since it was asked, and the requests that were found waiting."""
+
+
+@pytest.mark.parametrize(
+    ("looks", "confirmations"),
+    [
+        pytest.param([(30, 1)], 0, id="the first look is no confirmation"),
+        pytest.param([(29, 1), (34.9, 1)], 0, id="before it is hung nothing counts"),
+        pytest.param([(30, 1), (35, 1)], 1, id="one deadline later"),
+        pytest.param([(30, 1), (31, 1), (32, 1), (33, 1), (34.9, 1)], 0, id="not once per look"),
+        pytest.param([(30, 1), (35, 1), (40, 1), (45, 1)], 3, id="three in a row"),
+        pytest.param([(30, 1), (35, 4), (40, 9)], 2, id="more and more waiting"),
+        pytest.param([(30, 1), (60, 1)], 1, id="a long time without a look is one"),
+        pytest.param([(30, 3), (35, 3), (36, 2), (40, 2)], 0, id="somebody was served"),
+        pytest.param([(30, 3), (33, 5), (35, 4), (39, 4)], 0, id="served between two"),
+        pytest.param([(30, 1), (35, 1), (36, 0), (40, 1)], 0, id="drained"),
+        pytest.param([(30, 1), (35, 1), (36, None), (40, 1)], 0, id="one look without fusectl"),
+        pytest.param([(30, None), (35, None), (40, None)], 0, id="never without fusectl"),
+    ],
+)
+def test_confirmations(looks: list[Look], confirmations: int) -> None:
+    connections = book()
+    connections.due(1.0)
+    for age, waiting in looks:
+        connections.count_requests({D: waiting}, 1.0 + age)
+    assert connections.view(70.0, {D: 1})[D].confirmations == confirmations
+
+
+def test_one_that_never_answered_may_be_starting_unless_it_was_there_before() -> None:
+    connections, other = book(), Device(0, 41)
+    connections.set_shown(
+        {D: Shown(Q, frozenset({1})), other: Shown(Question(other, "/o"), frozenset({2}))}
+    )
+    connections.due(1.0)
+    for now in (31.0, 36.0):
+        connections.count_requests({D: 1, other: 1}, now)
+    seen = connections.view(36.0, {D: 1, other: 1})
+    assert (seen[D].confirmations, seen[other].confirmations) == (1, 0)
+    connections.take_answer(other, Answer.ANSWERED, 0, 1.0, 37.0)
+    connections.due(47.0)
+    for now in (77.0, 82.0):
+        connections.count_requests({other: 1}, now)
+    assert connections.view(82.0, {other: 1})[other].confirmations == 1
+
+
+def confirmed() -> Connections:
+    connections = book(1, 2)
+    connections.due(1.0)
+    for now in (31.0, 36.0, 41.0):
+        connections.count_requests({D: 2}, now)
+    assert connections.view(41.0, {D: 2})[D].confirmations == 2
+    return connections
+
+
+@pytest.mark.parametrize("answer", Answer)
+def test_any_answer_ends_the_confirmations(answer: Answer) -> None:
+    connections = confirmed()
+    connections.take_answer(D, answer, 5, 1.0, 42.0)
+    assert connections.view(42.0, {D: 2})[D].confirmations == 0
+
+
+def test_confirmations_end_with_doubt_with_the_question_and_with_the_superblock() -> None:
+    doubted, taken_back, gone, kept = (confirmed() for _ in range(4))
+    doubted.doubt(D)
+    taken_back.take_back(D, 42.0)
+    gone.set_shown({D: Shown(Q, frozenset({3}))})
+    kept.set_shown({D: Shown(Q, frozenset({2, 3}))})
+    counts = [c.view(42.0, {D: 2})[D].confirmations for c in (doubted, taken_back, gone, kept)]
+    assert counts == [0, 0, 0, 2]
+
+
+def test_a_standstill_is_watched_while_somebody_wants_to_know() -> None:
+    connections = confirmed()
+    assert connections.next_due(41.0) is None
+    connections.timing = Timing(10.0, 5.0, 30.0, confirms=True)
+    assert connections.next_due(41.2) == 41.0 + WATCH_SECONDS
 
 
 def test_time_alone_wakes_for_deadline_then_hung_then_never() -> None:

@@ -15,7 +15,8 @@ BASE = {"model", "decision", "snapshot", "errors", "printable", "wire", "__init_
 PARSERS = {"mountinfo", "kubeletdir", "podlist", "settings"}
 CORE = {
     "lifecycle", "lineage", "sources", "containers", "children", "connections", "incidents",
-    "ledger", "memory", "persistence", "switches", "cleanup", "pods", "diagnosis", "planner", "drivers", "detectors",
+    "ledger", "memory", "aborting", "persistence", "switches", "cleanup", "pods", "diagnosis", "planner",
+    "drivers", "detectors",
 }  # fmt: skip
 EDGE = {
     "linux",

@@ -20,6 +20,7 @@ WALL = 1_700_000_000.5
 NAMES = {
     "fusewatchd_build_info": "gauge",
     "fusewatchd_mounts": "gauge",
+    "fusewatchd_aborts_total": "counter",
     "fusewatchd_recoveries_total": "counter",
     "fusewatchd_recovery_duration_seconds": "histogram",
     "fusewatchd_outage_duration_seconds": "histogram",

@@ -51,6 +51,10 @@ def test_the_shipped_file_names_every_key() -> None:
             "f: recovery.mode: expected recover or report, found never",
         ),
         (
+            {"hung": {"abort_confirmations": 0}},
+            "f: hung.abort_confirmations: expected a whole number from 1 to 1000000, found 0",
+        ),
+        (
             {"probe": {"max_children": True}},
             "f: probe.max_children: expected a whole number, found True",
         ),
