@@ -18,7 +18,7 @@ from typing import Any
 from fusewatchd import __version__
 from fusewatchd.cluster import Cluster, describe
 from fusewatchd.configfile import load_settings
-from fusewatchd.decision import CycleReport, Trigger
+from fusewatchd.decision import CycleReport, Plan, Trigger
 from fusewatchd.errors import ConfigError
 from fusewatchd.linux.inotify import PodsDirectoryWatch
 from fusewatchd.linux.mountkernel import Way
@@ -26,7 +26,16 @@ from fusewatchd.linux.pidfd import ServerWatch
 from fusewatchd.linux.sockets import SocketWatch
 from fusewatchd.memory import next_retry
 from fusewatchd.model import Device
-from fusewatchd.node import Node, back_off_of, knowledge_of, node_name_of, policy_of, timing_of
+from fusewatchd.node import (
+    Node,
+    back_off_of,
+    flap_rule_of,
+    knowledge_of,
+    node_name_of,
+    policy_of,
+    rate_of,
+    timing_of,
+)
 from fusewatchd.reporters.base import Reporter
 from fusewatchd.reporters.events import EventsReporter
 from fusewatchd.reporters.log import Log, open_log
@@ -195,7 +204,7 @@ class Daemon:
         times = [
             self._node.observer.next_due(now),
             self._node.executor.next_deadline(),
-            next_retry(self._node.reconciler.ledger),
+            next_retry(self._node.reconciler.ledger, self._cycle.plan if self._cycle else Plan()),
             self._sockets.due_at,
             self._mounts_due,
             self._state.due_at,
@@ -326,6 +335,8 @@ class Daemon:
         reconciler = self._node.reconciler
         reconciler.policy = policy_of(settings)
         reconciler.back_off = back_off_of(settings)
+        reconciler.flap_rule = flap_rule_of(settings)
+        reconciler.rate = rate_of(settings)
         reconciler.knowledge = knowledge_of(settings)
         self._node.connections.timing = timing_of(settings)
         if (before.kubelet, before.apiserver) != (settings.kubelet, settings.apiserver):

@@ -169,7 +169,8 @@ def _next_state(
     return state if phase is state.phase else replace(state, phase=phase)
 
 
-def next_retry(ledger: Ledger) -> float | None:
-    """Return when the first back-off ends; None when none runs."""
+def next_retry(ledger: Ledger, plan: Plan) -> float | None:
+    """Return when the first thing that waits for a time is due; None when nothing does."""
     waiting = [s.retry_at for s in ledger.states.values() if s.phase is Phase.COOLDOWN]
+    waiting += [r.retry_at for r in plan.refused if r.retry_at is not None]
     return min(waiting, default=None)

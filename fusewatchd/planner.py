@@ -35,6 +35,9 @@ from fusewatchd.settings import RecoveryMode, SupersededPolicy
 from fusewatchd.snapshot import Snapshot
 from fusewatchd.sources import narrower, subpath_of
 
+MOST_OF_MOUNT_MAX = 0.9
+"""The rest of what the kernel allows is for pods that start, and for others who repair."""
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -131,9 +134,14 @@ class _Planner:
             return Reason.REPORT_ONLY
         if not finding.bind.key.is_host and not self._policy.containers:
             return Reason.REPORT_ONLY
-        if len(self._snapshot.table) + len(self.actions) >= self._policy.max_table_entries:
+        if len(self._snapshot.table) + len(self.actions) >= self._table_limit:
             return Reason.TABLE_FULL
         return Reason.NONE
+
+    @property
+    def _table_limit(self) -> int:
+        limit, mount_max = self._policy.max_table_entries, self._snapshot.mount_max
+        return limit if mount_max is None else min(limit, int(mount_max * MOST_OF_MOUNT_MAX))
 
     # ------------------------------------------------------------------ replacement
 

@@ -31,6 +31,8 @@ class Snapshot:
     """When each FUSE device was first seen in the host's table."""
     namespaces_looked_at: float = 0.0
     """When the look at the other namespaces began; 0: there was none so far."""
+    mount_max: int | None = None
+    """``/proc/sys/fs/mount-max``, proc_sys_fs(5); None where it cannot be read."""
     gaps: tuple[Gap, ...] = ()
 
     def has_gap(self, source: str) -> bool:

@@ -79,6 +79,8 @@ NOT_FOR_GOOD = frozenset(
         Reason.REPORT_ONLY,
         Reason.BACK_OFF,
         Reason.TABLE_FULL,
+        Reason.BUDGET,
+        Reason.SOURCE_FLAPPING,
         Reason.NAMESPACE_GONE,
         Reason.VANISHED,
         Reason.RACED,

@@ -11,11 +11,12 @@ import fusewatchd
 
 ROOT = Path(fusewatchd.__file__).parent
 
-BASE = {"model", "decision", "snapshot", "errors", "printable", "wire", "__init__"}
+BASE = {"model", "decision", "snapshot", "errors", "printable", "wire", "bucket", "__init__"}
 PARSERS = {"mountinfo", "kubeletdir", "podlist", "settings"}
 CORE = {
     "lifecycle", "lineage", "sources", "containers", "children", "connections", "incidents",
     "ledger", "memory", "persistence", "pods", "diagnosis", "planner", "drivers", "detectors",
+    "budget", "breaker",
 }  # fmt: skip
 EDGE = {
     "linux",
