@@ -42,7 +42,7 @@ class FlapRule:
     window: float = 60.0
     life: float = 0.1
     """A mount that served its binds for less than this was recovered in vain."""
-    pause_max: float = 5.0
+    pause_max: float = 3.0
 
     def stable_seconds(self, path: str, life: SourceLife) -> float:
         """Return for how long the source has to stay mounted; 0: it is trusted."""

@@ -18,7 +18,8 @@ from fusewatchd.model import Reason, TargetKey
 REST_SECONDS = 0.5
 """Once spent, nothing is replaced for so long, and then what has come together meanwhile: a
 cycle for every single token would cost more than the replacements."""
-DEFAULT = Rate(per_second=100.0, burst=5000.0)
+ROUNDING = 1e-6
+DEFAULT = Rate(per_second=200.0, burst=5000.0)
 
 
 def ration(
@@ -31,20 +32,24 @@ def ration(
     """
     wanted = [action for action in todo.actions if isinstance(action, ReplaceMount)]
     budget = ledger.budget
-    left = 0 if now < budget.resumes_at else int(budget.bucket.left(rate, now))
+    left = 0 if now < budget.resumes_at else int(budget.bucket.left(rate, now) + ROUNDING)
     spent = min(len(wanted), max(0, left))
     if spent:
         budget = replace(budget, bucket=budget.bucket.take(spent, rate, now))
     if spent < len(wanted):
         if now >= budget.resumes_at:
-            resumes_at = now + max(REST_SECONDS, 1.0 / rate.per_second)
-            budget = replace(budget, resumes_at=resumes_at)
+            budget = replace(budget, resumes_at=now + _rest(rate))
         known = {finding.bind.key: finding for finding in findings}
         late = _by_turn(wanted, known, ledger)[spent:]
         todo = todo.without(
             Refusal(known[action.key], Reason.BUDGET, budget.resumes_at) for action in late
         )
     return todo, replace(ledger, budget=budget)
+
+
+def _rest(rate: Rate) -> float:
+    """At least for one token, and never until tokens are lost because the bucket is full."""
+    return max(1.0, min(REST_SECONDS * rate.per_second, rate.burst)) / rate.per_second
 
 
 def _by_turn(

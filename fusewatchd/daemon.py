@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fusewatchd import __version__
+from fusewatchd.bucket import Bucket, Rate
 from fusewatchd.cluster import Cluster, describe
 from fusewatchd.configfile import load_settings
 from fusewatchd.decision import CycleReport, Plan, Trigger
@@ -54,6 +55,10 @@ NO_DEVICE = Device(0, 0)
 CYCLE_REST_FACTOR = 4
 """Mount changes alone start a new cycle no sooner than four times the last one's cost after it."""
 
+EFFORT = Rate(per_second=0.25, burst=5.0)
+"""Seconds of cycles: all that a crash takes at once, a quarter of one processor for ever."""
+MAX_REST_SECONDS = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class Start:
@@ -85,6 +90,7 @@ class Daemon:
         self._started_wall = time.time()
         self._cycle: CycleReport | None = None
         self._cycle_cost = 0.0
+        self._effort = Bucket()
         self._is_stopping = False
         self._wants_reload = False
         self._mounts_due: float | None = None
@@ -105,7 +111,11 @@ class Daemon:
             LogReporter(self.log),
             self._metrics,
             self._systemd,
-            EventsReporter(lambda draft: self._cluster.post(draft)),
+            EventsReporter(
+                lambda draft: self._cluster.post(draft),
+                node_name_of(start.settings),
+                lambda count: self._cluster.give_up(count),
+            ),
         )
         self._web = self._open_web()
         self._state = StateKeeper(start.settings.state_dir, self.log)
@@ -165,6 +175,7 @@ class Daemon:
         return 0
 
     def _turn(self) -> None:
+        self._rest()
         now = time.monotonic()
         due, mounts_due = self._next_due(now), self._node.observer.mounts_due
         until = due if mounts_due is None else min(due, mounts_due)
@@ -199,6 +210,14 @@ class Daemon:
         for reporter in self._reporters:
             reporter.report(cycle)
         self._state.take(self._node.reconciler.ledger, cycle.started_at)
+        now = time.monotonic()
+        self._effort = self._effort.take(now - cycle.started_at, EFFORT, now)
+
+    def _rest(self) -> None:
+        """Let what happens in a storm come together, so that fewer cycles do for all of it."""
+        excess = -self._effort.left(EFFORT, time.monotonic())
+        if excess > 0:
+            time.sleep(min(excess / EFFORT.per_second, MAX_REST_SECONDS))
 
     def _next_due(self, now: float) -> float:
         times = [

@@ -28,6 +28,8 @@ class TargetState:
     """An action was handed to the executor and has not ended."""
     last_outcome: Outcome | None = None
     last_refusal: Reason = Reason.NONE
+    undone: int = 0
+    """Recoveries in a row onto the same file system: somebody else does not want them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,6 @@ from fusewatchd.decision import (
     Expect,
     Finding,
     NamespaceRef,
-    Phase,
     Plan,
     Propagation,
     Refusal,
@@ -114,7 +113,7 @@ class _Planner:
         reason = self._forbidden(finding)
         if reason is not Reason.NONE:
             self.refused.append(Refusal(finding, reason))
-        elif state.phase is Phase.COOLDOWN and self._now < state.retry_at:
+        elif self._now < state.retry_at:
             self.refused.append(Refusal(finding, Reason.BACK_OFF, state.retry_at))
         else:
             self._replace(finding)

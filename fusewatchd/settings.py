@@ -150,11 +150,11 @@ class RecoverySettings:
     back_off_max_seconds: float = _checked(60.0, _positive)
     max_table_entries: int = _checked(50_000, _count)
     budget_burst: int = _checked(5000, _count)
-    budget_per_second: float = _checked(100.0, _per_second)
+    budget_per_second: float = _checked(200.0, _per_second)
     flap_limit: int = _checked(5, _count)
     flap_window_seconds: float = _checked(60.0, _positive)
     flap_life_seconds: float = _checked(0.1, _positive)
-    flap_pause_max_seconds: float = _checked(5.0, _positive)
+    flap_pause_max_seconds: float = _checked(3.0, _positive)
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,6 +144,7 @@ class Usage:
 
     cpu_seconds: float
     """With that of workers which have ended."""
+    daemon_cpu_seconds: float
     daemon_rss: int
     """Bytes, the most that the daemon itself ever had."""
     total_rss: int
@@ -154,18 +155,21 @@ class Usage:
 def usage(pid: int) -> Usage:
     """Return the usage of a process and all below it."""
     ticks = os.sysconf("SC_CLK_TCK")
-    cpu, peaks, queue = 0, [], [pid]
+    cpu, peaks, queue = [], [], [pid]
     while queue:
         current = queue.pop()
         try:
             with open(f"/proc/{current}/stat") as file:
                 # utime, stime and those of children that were waited for, proc_pid_stat(5)
-                cpu += sum(map(int, file.read().rpartition(")")[2].split()[11:15]))
+                times = [
+                    int(word) / ticks for word in file.read().rpartition(")")[2].split()[11:15]
+                ]
             with open(f"/proc/{current}/status") as file:
                 (peak,) = [line for line in file if line.startswith("VmHWM:")]
             with open(f"/proc/{current}/task/{current}/children") as file:
                 queue += map(int, file.read().split())
         except (FileNotFoundError, ProcessLookupError, ValueError):
             continue
+        cpu.append(times)
         peaks.append(int(peak.split()[1]) * 1024)
-    return Usage(cpu / ticks, peaks[0], sum(peaks), len(peaks))
+    return Usage(sum(map(sum, cpu)), sum(cpu[0][:2]), peaks[0], sum(peaks), len(peaks))

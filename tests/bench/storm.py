@@ -57,6 +57,7 @@ def measure(world: PrivateWorld, options: argparse.Namespace) -> dict[str, objec
             "seconds": options.seconds,
             "deaths": rounds * size.sources,
             "cpu_seconds": round(after.cpu_seconds - before.cpu_seconds, 1),
+            "daemon_cpu_seconds": round(after.daemon_cpu_seconds - before.daemon_cpu_seconds, 1),
             "daemon_rss_mib": round(after.daemon_rss / 2**20, 1),
             "daemon_rss_before_mib": round(before.daemon_rss / 2**20, 1),
             "total_rss_mib": round(after.total_rss / 2**20, 1),
