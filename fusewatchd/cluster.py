@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from fusewatchd.kubeletdir import pods_directory
 from fusewatchd.model import Pod
 from fusewatchd.pods import Pods
 from fusewatchd.printable import printable
-from fusewatchd.reporters.base import EventDraft
+from fusewatchd.reporters.base import EventDraft, counted
 from fusewatchd.reporters.log import Log
 from fusewatchd.reporters.metrics import EventOutcome, Metrics
 from fusewatchd.settings import ApiServerSettings, KubeletSettings, Settings
@@ -36,6 +37,8 @@ CLUSTER_CA_FILES = (
     "/var/lib/rancher/rke2/agent/server-ca.crt",
 )
 """Where the distributions of Kubernetes keep the authority of a cluster on its nodes."""
+
+TALLY_SECONDS = 60.0
 
 Register = Callable[[int, Callable[[], Trigger | None]], None]
 
@@ -62,6 +65,8 @@ class Cluster:
         self._kubelet: KubeletPods | None = None
         self._poster: EventPoster | None = None
         self._complaints: frozenset[str] = frozenset()
+        self._summed_up = _Tally()
+        self._dropped = _Tally()
 
     def start(self, register: Register) -> None:
         """Start the threads and have their descriptors watched."""
@@ -99,8 +104,26 @@ class Cluster:
 
     def post(self, draft: EventDraft) -> None:
         """Hand an Event over; without an API server it is nobody's business."""
+        if self._poster is None:
+            return
+        self._poster.post(draft)
+        if draft.regarding.kind == "Node":
+            self._metrics.event(EventOutcome.SUMMED_UP)
+            self._tell_left_out(self._summed_up.add(1), "told on the node, not on each pod")
+
+    def give_up(self, count: int) -> None:
+        """Count Events that were not even handed over."""
         if self._poster is not None:
-            self._poster.post(draft)
+            self._count_dropped(count)
+
+    def _count_dropped(self, count: int) -> None:
+        self._metrics.event(EventOutcome.DROPPED, count)
+        self._tell_left_out(self._dropped.add(count), "dropped")
+
+    def _tell_left_out(self, count: int, what: str) -> None:
+        if count:
+            text = f"too many events: {counted(count, 'event')} {what}"
+            self._log.warning(text, event="events_left_out", count=count)
 
     # ------------------------------------------------------------------ what arrives
 
@@ -141,11 +164,28 @@ class Cluster:
         news = self._poster.collect()
         self._metrics.event(EventOutcome.POSTED, news.posted)
         self._metrics.event(EventOutcome.FAILED, news.failed)
-        self._metrics.event(EventOutcome.DROPPED, news.dropped)
+        self._count_dropped(news.dropped)
         for problem in news.problems:
             self._log.warning("events are not posted", event="events_failing", detail=problem)
         if news.recovered and not final:
             self._log.info("events are posted again", event="events_working")
+
+
+class _Tally:
+    """What is left out: told when it begins, and then at most once a minute."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._tell_at = 0.0
+
+    def add(self, count: int) -> int:
+        """Return how many to tell of now; 0: the time has not come, or there are none."""
+        self._count += count
+        now = time.monotonic()
+        if not self._count or now < self._tell_at:
+            return 0
+        count, self._count, self._tell_at = self._count, 0, now + TALLY_SECONDS
+        return count
 
 
 def kubelet_endpoint(settings: KubeletSettings, kubelet_root: str, node_name: str) -> Endpoint:

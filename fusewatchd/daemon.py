@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from fusewatchd import __version__
+from fusewatchd.bucket import Bucket, Rate
 from fusewatchd.cluster import Cluster, describe
 from fusewatchd.configfile import load_settings
-from fusewatchd.decision import CycleReport, Trigger
+from fusewatchd.decision import CycleReport, Plan, Trigger
 from fusewatchd.errors import ConfigError
 from fusewatchd.linux.inotify import PodsDirectoryWatch
 from fusewatchd.linux.mountkernel import Way
@@ -29,10 +30,12 @@ from fusewatchd.model import Device
 from fusewatchd.node import (
     Node,
     back_off_of,
+    flap_rule_of,
     knowledge_of,
     limits_of,
     node_name_of,
     policy_of,
+    rate_of,
     timing_of,
 )
 from fusewatchd.reporters.base import Reporter
@@ -52,6 +55,10 @@ NO_DEVICE = Device(0, 0)
 """Stands for the connections of servers of which the kernel does not tell them."""
 CYCLE_REST_FACTOR = 4
 """Mount changes alone start a new cycle no sooner than four times the last one's cost after it."""
+
+EFFORT = Rate(per_second=0.25, burst=5.0)
+"""Seconds of cycles: all that a crash takes at once, a quarter of one processor for ever."""
+MAX_REST_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +95,7 @@ class Daemon:
         self._started_wall = time.time()
         self._cycle: CycleReport | None = None
         self._cycle_cost = 0.0
+        self._effort = Bucket()
         self._is_stopping = False
         self._wants_reload = False
         self._mounts_due: float | None = None
@@ -108,7 +116,11 @@ class Daemon:
             LogReporter(self.log),
             self._metrics,
             self._systemd,
-            EventsReporter(lambda draft: self._cluster.post(draft)),
+            EventsReporter(
+                lambda draft: self._cluster.post(draft),
+                node_name_of(start.settings),
+                lambda count: self._cluster.give_up(count),
+            ),
         )
         self._web = self._open_web()
         self._state = StateKeeper(start.settings.state_dir, self.log)
@@ -168,6 +180,7 @@ class Daemon:
         return 0
 
     def _turn(self) -> None:
+        self._rest()
         now = time.monotonic()
         due, mounts_due = self._next_due(now), self._node.observer.mounts_due
         until = due if mounts_due is None else min(due, mounts_due)
@@ -204,12 +217,20 @@ class Daemon:
         for reporter in self._reporters:
             reporter.report(cycle)
         self._state.take(self._node.reconciler.ledger, cycle.started_at)
+        now = time.monotonic()
+        self._effort = self._effort.take(now - cycle.started_at, EFFORT, now)
+
+    def _rest(self) -> None:
+        """Let what happens in a storm come together, so that fewer cycles do for all of it."""
+        excess = -self._effort.left(EFFORT, time.monotonic())
+        if excess > 0:
+            time.sleep(min(excess / EFFORT.per_second, MAX_REST_SECONDS))
 
     def _next_due(self, now: float) -> float:
         times = [
             self._node.observer.next_due(now),
             self._node.executor.next_deadline(),
-            next_retry(self._node.reconciler.ledger),
+            next_retry(self._node.reconciler.ledger, self._cycle.plan if self._cycle else Plan()),
             self._sockets.due_at,
             self._mounts_due,
             self._state.due_at,
@@ -345,6 +366,8 @@ class Daemon:
         reconciler = self._node.reconciler
         reconciler.policy = policy_of(settings)
         reconciler.back_off = back_off_of(settings)
+        reconciler.flap_rule = flap_rule_of(settings)
+        reconciler.rate = rate_of(settings)
         reconciler.knowledge = knowledge_of(settings)
         self._node.connections.timing = timing_of(settings)
         self._node.observer.adjust(frozenset(settings.ignore_fs_types), limits_of(settings))

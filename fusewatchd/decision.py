@@ -6,6 +6,7 @@ carries them out, so a dry run prints them and a test compares them with ``==``.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -209,6 +210,23 @@ class Plan:
     actions: tuple[Action, ...] = ()
     refused: tuple[Refusal, ...] = ()
 
+    def without(self, refusals: Iterable[Refusal]) -> Plan:
+        """Return the plan with these refused, and without the replacements they refuse."""
+        more = tuple(refusals)
+        keys = {refusal.finding.bind.key for refusal in more}
+        kept = [a for a in self.actions if a.key not in keys or not isinstance(a, ReplaceMount)]
+        return Plan(tuple(kept), self.refused + more)
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A source that comes and goes, and is not believed before it has stayed for a while."""
+
+    source_path: str
+    in_vain: int
+    """Mounts of late that were of no use to anybody."""
+    stable_seconds: float
+
 
 # ------------------------------------------------------------------------- outcomes
 
@@ -329,3 +347,4 @@ class CycleReport:
     gaps: tuple[Gap, ...] = ()
     foreign_stale: int = 0
     """Stale FUSE mounts in namespaces that are never entered."""
+    pauses: tuple[Pause, ...] = ()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from fusewatchd.bucket import Bucket
 from fusewatchd.decision import Incident, Outcome, Phase, Propagation
 from fusewatchd.lineage import Fact
 from fusewatchd.model import Device, Reason, SourceAnswer, TargetKey
@@ -27,6 +28,8 @@ class TargetState:
     """An action was handed to the executor and has not ended."""
     last_outcome: Outcome | None = None
     last_refusal: Reason = Reason.NONE
+    undone: int = 0
+    """Recoveries in a row onto the same file system: somebody else does not want them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,29 @@ NOTHING_DETACHED = Detached()
 
 
 @dataclass(frozen=True, slots=True)
+class SourceLife:
+    """What is mounted at a source, and what became of the mounts before it."""
+
+    device: Device | None
+    """None: there is no living one now."""
+    up_at: float = float("-inf")
+    """When it was first seen; long ago for one that was there from the start."""
+    served_at: float | None = None
+    """When the last bind was put on it."""
+    in_vain: tuple[float, ...] = ()
+    """When mounts ended that were of no use, of late, the newest last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What is left of the replacements that the node may have."""
+
+    bucket: Bucket = field(default_factory=Bucket)
+    resumes_at: float = 0.0
+    """After it was spent: nothing is replaced before this."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ledger:
     """All memory; replaced as a whole at the end of every cycle."""
 
@@ -86,6 +112,9 @@ class Ledger:
     detached: Detached = NOTHING_DETACHED
     incidents: Mapping[Device, Incident] = field(default_factory=dict)
     """Open ones, by the device of the dead superblock."""
+    sources: Mapping[str, SourceLife] = field(default_factory=dict)
+    """By path."""
+    budget: Budget = field(default_factory=Budget)
 
     def state(self, key: TargetKey) -> TargetState:
         """Return the state of a bind, a fresh one when it was never seen."""

@@ -27,6 +27,8 @@ from fusewatchd.snapshot import Snapshot
 
 MAX_OWN_LAYERS = 8
 """Own layers remembered for one target, the newest; there are at most two at a time."""
+UNDONE_SECONDS = 120.0
+"""What was replaced by the same mount longer ago than this is no quarrel with anybody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,11 @@ def _after_attempt(state: TargetState, outcome: Outcome, back_off: BackOff) -> T
     done = (OutcomeStatus.RECOVERED, OutcomeStatus.DETACHED, OutcomeStatus.ABORTED)
     if outcome.status in done:
         phase = advance(state.phase, Signal.SUCCEEDED)
-        return TargetState(phase, last_outcome=outcome)
+        if not _is_repeated(state.last_outcome, outcome):
+            return TargetState(phase, last_outcome=outcome)
+        undone = state.undone + 1
+        retry_at = outcome.finished_at + back_off.delay(outcome.action.key, undone)
+        return TargetState(phase, retry_at=retry_at, last_outcome=outcome, undone=undone)
     # Somebody else was faster: no failure of ours, but no reason to spin either.
     failures = state.failures + (outcome.status is not OutcomeStatus.SKIPPED)
     return replace(
@@ -89,6 +95,17 @@ def _after_attempt(state: TargetState, outcome: Outcome, back_off: BackOff) -> T
         is_in_flight=False,
         last_outcome=outcome,
     )
+
+
+def _is_repeated(before: Outcome | None, outcome: Outcome) -> bool:
+    """Return True when just this was done before: somebody undoes it again and again.
+
+    After a crash it is another superblock, since the dead one was shown until it was replaced.
+    """
+    if before is None or before.mount is None or outcome.mount is None:
+        return False
+    is_soon = outcome.finished_at - before.finished_at < UNDONE_SECONDS
+    return is_soon and before.mount.device == outcome.mount.device
 
 
 def take_diagnosis(ledger: Ledger, diagnosis: Diagnosis, snapshot: Snapshot) -> Ledger:
@@ -177,7 +194,8 @@ def _next_state(
     return state if phase is state.phase else replace(state, phase=phase)
 
 
-def next_retry(ledger: Ledger) -> float | None:
-    """Return when the first back-off ends; None when none runs."""
+def next_retry(ledger: Ledger, plan: Plan) -> float | None:
+    """Return when the first thing that waits for a time is due; None when nothing does."""
     waiting = [s.retry_at for s in ledger.states.values() if s.phase is Phase.COOLDOWN]
+    waiting += [r.retry_at for r in plan.refused if r.retry_at is not None]
     return min(waiting, default=None)

@@ -12,6 +12,8 @@ from functools import partial
 from typing import Any
 
 from fusewatchd import __version__
+from fusewatchd.breaker import FlapRule
+from fusewatchd.bucket import Rate
 from fusewatchd.connections import Connections, Timing
 from fusewatchd.decision import CycleReport, Trigger
 from fusewatchd.diagnosis import Knowledge
@@ -89,6 +91,8 @@ class Node:
             policy_of(settings),
             back_off_of(settings),
             time.monotonic,
+            flap_rule=flap_rule_of(settings),
+            rate=rate_of(settings),
         )
 
     def document(self, cycle: CycleReport, started_wall: float) -> Any:
@@ -176,6 +180,23 @@ def back_off_of(settings: Settings) -> BackOff:
     """Return the delays after failures."""
     recovery = settings.recovery
     return BackOff(recovery.back_off_initial_seconds, recovery.back_off_max_seconds)
+
+
+def rate_of(settings: Settings) -> Rate:
+    """Return how many replacements the node may have."""
+    recovery = settings.recovery
+    return Rate(recovery.budget_per_second, recovery.budget_burst)
+
+
+def flap_rule_of(settings: Settings) -> FlapRule:
+    """Return when a source is left alone."""
+    recovery = settings.recovery
+    return FlapRule(
+        recovery.flap_limit,
+        recovery.flap_window_seconds,
+        recovery.flap_life_seconds,
+        recovery.flap_pause_max_seconds,
+    )
 
 
 def look_once(settings: Settings) -> Any:

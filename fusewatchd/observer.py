@@ -17,6 +17,7 @@ from fusewatchd.linux import fusectl
 from fusewatchd.linux.mounttable import MountTableSource
 from fusewatchd.linux.namespaces import NamespaceScanner, ScanResult
 from fusewatchd.linux.probepool import ProbePool
+from fusewatchd.linux.procfs import read_mount_max
 from fusewatchd.linux.volumedata import read_volume_data
 from fusewatchd.model import (
     BindKind,
@@ -215,6 +216,7 @@ class Observer:
             volume_data=self._volume_data,
             seen_at=self._seen_at,
             namespaces_looked_at=self._looked_at,
+            mount_max=read_mount_max(),
             gaps=self._gaps(connections.values()),
         )
 

@@ -20,7 +20,6 @@ from fusewatchd.decision import (
     Expect,
     Finding,
     NamespaceRef,
-    Phase,
     Plan,
     Propagation,
     Refusal,
@@ -38,6 +37,9 @@ from fusewatchd.model import (
 from fusewatchd.settings import CleanupSettings, RecoveryMode, SupersededPolicy
 from fusewatchd.snapshot import Snapshot
 from fusewatchd.sources import narrower, subpath_of
+
+MOST_OF_MOUNT_MAX = 0.9
+"""The rest of what the kernel allows is for pods that start, and for others who repair."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ class _Planner:
         reason = self._forbidden(finding)
         if reason is not Reason.NONE:
             self.refused.append(Refusal(finding, reason))
-        elif state.phase is Phase.COOLDOWN and self._now < state.retry_at:
+        elif self._now < state.retry_at:
             self.refused.append(Refusal(finding, Reason.BACK_OFF, state.retry_at))
         else:
             self._replace(finding)
@@ -137,9 +139,14 @@ class _Planner:
             return Reason.SOURCE_MISSING
         if self._policy.mode is RecoveryMode.REPORT:
             return Reason.REPORT_ONLY
-        if len(self._snapshot.table) + len(self.actions) >= self._policy.max_table_entries:
+        if len(self._snapshot.table) + len(self.actions) >= self._table_limit:
             return Reason.TABLE_FULL
         return Reason.NONE
+
+    @property
+    def _table_limit(self) -> int:
+        limit, mount_max = self._policy.max_table_entries, self._snapshot.mount_max
+        return limit if mount_max is None else min(limit, int(mount_max * MOST_OF_MOUNT_MAX))
 
     # ------------------------------------------------------------------ replacement
 

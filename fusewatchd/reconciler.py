@@ -10,6 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from fusewatchd import budget
+from fusewatchd.breaker import FlapRule, follow_sources, hold_back, pauses
+from fusewatchd.bucket import Rate
+from fusewatchd.budget import ration
 from fusewatchd.decision import Action, CycleReport, Outcome, Trigger
 from fusewatchd.diagnosis import Knowledge, diagnose
 from fusewatchd.incidents import follow
@@ -51,11 +55,15 @@ class Reconciler:
         back_off: BackOff,
         clock: Callable[[], float],
         ledger: Ledger | None = None,
+        flap_rule: FlapRule | None = None,
+        rate: Rate = budget.DEFAULT,
     ) -> None:
         """Begin with what an earlier run remembered, if anything."""
         self.knowledge = knowledge
         self.policy = policy
         self.back_off = back_off
+        self.flap_rule = flap_rule or FlapRule()
+        self.rate = rate
         self.ledger = ledger or Ledger()
         self._observer = observer
         self._executor = executor
@@ -71,15 +79,20 @@ class Reconciler:
 
         ledger = take_outcomes(self.ledger, outcomes, self.back_off)
         diagnosis = diagnose(snapshot, ledger, self.knowledge)
+        findings = diagnosis.findings
         ledger = take_diagnosis(ledger, diagnosis, snapshot)
+        sources = follow_sources(
+            ledger.sources, findings, outcomes, snapshot, self.flap_rule, started
+        )
+        ledger = replace(ledger, sources=sources)
 
-        todo = plan(diagnosis.findings, snapshot, ledger, self.policy, started)
+        todo = plan(findings, snapshot, ledger, self.policy, started)
+        todo = hold_back(todo, findings, sources, self.flap_rule, started)
+        todo, ledger = ration(todo, findings, ledger, self.rate, started)
         self._executor.submit(todo.actions, started)
 
-        ledger, changes = take_plan(ledger, diagnosis.findings, todo, outcomes, started)
-        step = follow(
-            ledger.incidents, diagnosis.findings, outcomes, ledger.states, snapshot, started
-        )
+        ledger, changes = take_plan(ledger, findings, todo, outcomes, started)
+        step = follow(ledger.incidents, findings, outcomes, ledger.states, snapshot, started)
         self.ledger = replace(ledger, incidents=step.open)
         self._number += 1
         return CycleReport(
@@ -88,7 +101,7 @@ class Reconciler:
             started_at=started,
             finished_at=self._clock(),
             snapshot=snapshot,
-            findings=diagnosis.findings,
+            findings=findings,
             plan=todo,
             outcomes=tuple(outcomes),
             changes=changes,
@@ -96,4 +109,5 @@ class Reconciler:
             incidents_closed=step.closed,
             gaps=snapshot.gaps,
             foreign_stale=diagnosis.foreign_stale,
+            pauses=pauses(sources, self.flap_rule),
         )

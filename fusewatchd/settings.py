@@ -40,6 +40,10 @@ def _count(value: int) -> str:
     return "" if 1 <= value <= 1_000_000 else "a whole number from 1 to 1000000"
 
 
+def _per_second(value: float) -> str:
+    return "" if 0.01 <= value <= 1e6 else "a number from 0.01 to 1000000"
+
+
 def _path(value: str) -> str:
     return "" if value.startswith("/") else "an absolute path"
 
@@ -166,6 +170,12 @@ class RecoverySettings:
     back_off_initial_seconds: float = _checked(0.25, _positive)
     back_off_max_seconds: float = _checked(60.0, _positive)
     max_table_entries: int = _checked(50_000, _count)
+    budget_burst: int = _checked(5000, _count)
+    budget_per_second: float = _checked(200.0, _per_second)
+    flap_limit: int = _checked(5, _count)
+    flap_window_seconds: float = _checked(60.0, _positive)
+    flap_life_seconds: float = _checked(0.1, _positive)
+    flap_pause_max_seconds: float = _checked(3.0, _positive)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,8 @@ class Snapshot:
     """When the look at the other namespaces began; 0: there was none so far."""
     pods_asked_at: float = 0.0
     """When the kubelet was asked for the list of ``pods``."""
+    mount_max: int | None = None
+    """``/proc/sys/fs/mount-max``, proc_sys_fs(5); None where it cannot be read."""
     gaps: tuple[Gap, ...] = ()
 
     def has_gap(self, source: str) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-from fusewatchd.decision import CycleReport, Finding, Incident, OutcomeStatus, Refusal
+from fusewatchd.decision import CycleReport, Finding, Incident, OutcomeStatus, Pause, Refusal
 from fusewatchd.ledger import NOTHING_DETACHED, Detached, TargetState
 from fusewatchd.model import (
     Answer,
@@ -110,6 +110,7 @@ def status_document(
         },
         "binds": binds,
         "incidents": [_incident(incident, clocks) for incident in incidents],
+        "flapping_sources": [_pause(pause) for pause in cycle.pauses],
         "namespaces": {
             "containers": len(snapshot.namespaces) - len(foreign),
             "not_entered": [_namespace(ns, snapshot) for ns in foreign[:MAX_NAMESPACES]],
@@ -153,9 +154,10 @@ def _bind(
     state = states.get(bind.key, TargetState())
     reason = refusal.reason if refusal is not None else finding.refusal
     retry_at = refusal.retry_at if refusal is not None else None
-    if reason is Reason.BACK_OFF and state.last_outcome is not None:
+    last = state.last_outcome
+    if reason is Reason.BACK_OFF and last is not None and last.reason is not Reason.NONE:
         # That it waits is told by ``retry_at``; what for is the last attempt's reason.
-        reason = state.last_outcome.reason
+        reason = last.reason
     candidates = [_shown(p.mount_point, PATH_LIMIT) for p in bind.source.candidates]
     return {
         "pod": _pod(path.pod_uid, snapshot),
@@ -239,6 +241,14 @@ def _incident(incident: Incident, clocks: Clocks) -> Document:
         "binds": len(incident.targets),
         "open": len(incident.open_targets),
         "recovered": len(incident.recovered_targets),
+    }
+
+
+def _pause(pause: Pause) -> Document:
+    return {
+        "source": _shown(pause.source_path, PATH_LIMIT),
+        "in_vain": pause.in_vain,
+        "wait_seconds": round(pause.stable_seconds, 3),
     }
 
 

@@ -36,7 +36,8 @@ def status_table(document: Document, width: int, color: bool) -> str:
     for group in _by_source(document["binds"]):
         lines += ["", _source_line(group, width)]
         lines += [_bind_line(bind, widths, color) for bind in group]
-    for paragraph in (_outages(document, width), _not_entered(document), _gaps(document)):
+    outages, flapping = _outages(document, width), _flapping(document, width)
+    for paragraph in (outages, flapping, _not_entered(document), _gaps(document)):
         if paragraph:
             lines += ["", *(_fit(line, width) for line in paragraph)]
     return "\n".join(lines) + "\n"
@@ -161,6 +162,14 @@ def _outages(document: Document, width: int) -> list[str]:
         head = f"Outage since {since}, {opened} open, source {state}: "
         path = incident["source"] or f"device {incident['device']}"
         lines.append(head + _shorten(path, width - len(head)))
+    return lines
+
+
+def _flapping(document: Document, width: int) -> list[str]:
+    lines = []
+    for pause in document["flapping_sources"]:
+        head = f"Comes and goes, must stay for {pause['wait_seconds']:.1f} s: "
+        lines.append(head + _shorten(pause["source"], width - len(head)))
     return lines
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from fusewatchd.bucket import Bucket, Rate
 from fusewatchd.kube.errors import (
     ConflictError,
     CredentialsError,
@@ -49,6 +50,8 @@ MAX_PATCH_REST_SECONDS = 300.0
 BURST = 25
 REFILL_SECONDS = 300.0
 """For each object: so many writes at once, then one in this time (client-go's spam filter)."""
+WRITES = Rate(per_second=5.0, burst=200.0)
+"""Of the whole node; what is beyond waits, and its counts rise."""
 FIRST_BACK_OFF_SECONDS = 0.5
 MAX_BACK_OFF_SECONDS = 60.0
 FORBIDDEN_REST_SECONDS = 60.0
@@ -117,6 +120,7 @@ class EventPoster:
         self._api = EventsApi.EVENTS_V1
         self._series: OrderedDict[EventDraft, _Series] = OrderedDict()
         self._buckets: OrderedDict[ObjectReference, _Bucket] = OrderedDict()
+        self._writes = Bucket()
         self._number = 0
         self._failures = 0
         self._retry_at = 0.0
@@ -203,11 +207,18 @@ class EventPoster:
             due = self._due(now)
             if self._stop_at is not None and (due is None or now >= self._stop_at):
                 return None
-            if due is not None and due.due <= now and self._retry_at <= now:
+            earliest = 0.0 if due is None else max(due.due, self._retry_at, self._write_at(now))
+            if due is not None and earliest <= now:
+                self._writes = self._writes.take(1, WRITES, now)
                 return due
             if self._stop_at is not None and self._failures:
                 return None
-            self._lock.wait(None if due is None else max(due.due, self._retry_at) - now)
+            self._lock.wait(None if due is None else earliest - now)
+
+    def _write_at(self, now: float) -> float:
+        """Return when the node may write again; what waits at the end may go out at once."""
+        lacking = 0.0 if self._stop_at is not None else 1 - self._writes.left(WRITES, now)
+        return now + max(0.0, lacking / WRITES.per_second)
 
     def _due(self, now: float) -> _Series | None:
         """Return the Event to be written next, which may be later."""

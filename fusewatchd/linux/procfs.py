@@ -128,3 +128,12 @@ def _unless_gone(pid: int, read: Callable[[Process], _T], proc: str) -> _T | Non
             return read(process)
     except (FileNotFoundError, ProcessLookupError):
         return None
+
+
+def read_mount_max() -> int | None:
+    """Return how many mounts a namespace may have, proc_sys_fs(5); None: cannot be read."""
+    try:
+        with open(f"{PROC}/sys/fs/mount-max", "rb", 0) as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return None

@@ -16,9 +16,16 @@ from enum import Enum
 from fusewatchd.decision import AbortConnection, CycleReport, Finding, OutcomeStatus
 from fusewatchd.model import Device, Pod, Reason, TargetKey, Verdict
 from fusewatchd.reporters.base import EventDraft, ObjectReference, is_disconnected
+from fusewatchd.reporters.crowd import Crowd
 
 MAX_BACKLOG = 512
 """Events that wait for the names of their pods; the oldest is given up for a new one."""
+
+
+_CROWD_NOTE = (
+    "More pods of this node are hit than get an Event each; the others are counted here, and"
+    " 'fusewatchd status' on the node lists them. On each:"
+)
 
 
 class EventKind(Enum):
@@ -80,6 +87,16 @@ class EventKind(Enum):
         regarding = ObjectReference("Pod", pod.namespace, pod.name, pod.uid)
         return EventDraft(regarding, reason, action, note, type_)
 
+    def draft_for_node(self, name: str) -> EventDraft:
+        """Return the Event that counts the pods which get none of their own.
+
+        The uid is what the kubelet writes into its Events on the node, and what ``kubectl
+        describe node`` looks for.
+        """
+        reason, action, type_, note = self.value
+        regarding = ObjectReference("Node", "", name, name)
+        return EventDraft(regarding, reason, action, f"{_CROWD_NOTE} {note}", type_)
+
 
 NOT_FOR_GOOD = frozenset(
     {
@@ -96,6 +113,8 @@ NOT_FOR_GOOD = frozenset(
         Reason.GRACE,
         Reason.BACK_OFF,
         Reason.TABLE_FULL,
+        Reason.BUDGET,
+        Reason.SOURCE_FLAPPING,
         Reason.NAMESPACE_GONE,
         Reason.VANISHED,
         Reason.RACED,
@@ -130,9 +149,23 @@ _Place = tuple[str, Device | None]
 class EventsReporter:
     """Drafts Events and hands them over."""
 
-    def __init__(self, post: Callable[[EventDraft], None]) -> None:
-        """Give every Event to ``post``, which must return at once."""
+    def __init__(
+        self,
+        post: Callable[[EventDraft], None],
+        node_name: str = "",
+        give_up: Callable[[int], None] = lambda count: None,
+    ) -> None:
+        """Give every Event to ``post``, which must return at once.
+
+        Args:
+            post: takes an Event.
+            node_name: the node on which is told what is too much to be told on each pod.
+            give_up: is told how many Events were dropped.
+        """
         self._post = post
+        self._node_name = node_name
+        self._give_up = give_up
+        self._crowd = Crowd()
         self._troubles: dict[_Place, _Trouble] = {}
         self._in_flight: dict[TargetKey, _Place] = {}
         self._aborts: dict[Device, bool] = {}
@@ -152,7 +185,7 @@ class EventsReporter:
 
     def close(self) -> None:
         """Give up what still waits for a name."""
-        self.given_up += len(self._backlog)
+        self._drop(len(self._backlog))
         self._backlog.clear()
 
     # -------------------------------------------------------------------- what is seen
@@ -257,7 +290,16 @@ class EventsReporter:
         if pod is None:
             self._wait_for_name((place, kind))
         elif not pod.is_deleting:
-            self._post(kind.draft(pod))
+            self._tell(cycle, pod, kind)
+
+    def _tell(self, cycle: CycleReport, pod: Pod, kind: EventKind) -> None:
+        is_admitted = self._crowd.admits(pod.uid, cycle.started_at)
+        self._post(kind.draft(pod) if is_admitted else kind.draft_for_node(self._node_name))
+
+    def _drop(self, count: int) -> None:
+        if count:
+            self.given_up += count
+            self._give_up(count)
 
     def _wait_for_name(self, event: tuple[_Place, EventKind]) -> None:
         # Said again while it waits: the later moment counts, and the order with it.
@@ -265,7 +307,7 @@ class EventsReporter:
         self._backlog[event] = None
         if len(self._backlog) > MAX_BACKLOG:
             self._backlog.popitem(last=False)
-            self.given_up += 1
+            self._drop(1)
 
     def _post_backlog(self, cycle: CycleReport) -> None:
         pods = cycle.snapshot.pods
@@ -275,11 +317,11 @@ class EventsReporter:
         for place, kind in waiting:
             pod = pods.get(place[0])
             if pod is not None and not pod.is_deleting:
-                self._post(kind.draft(pod))
+                self._tell(cycle, pod, kind)
             elif pod is None and not cycle.snapshot.pods_are_current:
                 self._backlog[place, kind] = None
             elif pod is None:
-                self.given_up += 1
+                self._drop(1)
 
 
 def _kind_of(finding: Finding, cycle: CycleReport) -> EventKind | None:

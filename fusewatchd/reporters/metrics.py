@@ -109,6 +109,8 @@ class EventOutcome(Enum):
     """The API server refused it for good."""
     DROPPED = "dropped"
     """The queue was full, or the API server stayed away."""
+    SUMMED_UP = "summed_up"
+    """Told on the node, where one Event counts what is too much to be told on each pod."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +175,11 @@ class Metrics:
         self._foreign = Gauge(
             "fusewatchd_foreign_stale_mounts",
             "Stale FUSE mounts in mount namespaces that are never entered.",
+            registry=registry,
+        )
+        self._flapping = Gauge(
+            "fusewatchd_flapping_sources",
+            "Sources that come and go, whose binds wait until they stay.",
             registry=registry,
         )
         self._last = Gauge(
@@ -274,6 +281,7 @@ class Metrics:
         self._reconcile.observe(max(0.0, cycle.finished_at - cycle.started_at))
         self._table.set(len(cycle.snapshot.table))
         self._foreign.set(cycle.foreign_stale)
+        self._flapping.set(len(cycle.pauses))
         self._last.set(self._clock())
 
     def close(self) -> None:

@@ -38,6 +38,7 @@ from fusewatchd.reporters.base import (
     unwell_keys,
 )
 from fusewatchd.reporters.log import Level, Log, Value
+from fusewatchd.reporters.restraint import TOLD_ONCE, RestraintStory
 from fusewatchd.snapshot import Snapshot
 
 _Item = TypeVar("_Item")
@@ -83,6 +84,7 @@ class LogReporter:
         self._gaps: dict[str, str] = {}
         self._foreign_stale = 0
         self._aborts = AbortStory(log)
+        self._restraint = RestraintStory(log)
 
     def report(self, cycle: CycleReport) -> None:
         """Say what this cycle brought, in the order in which it happened."""
@@ -92,6 +94,7 @@ class LogReporter:
             self._tell_opened(incident)
         self._tell_verdicts(cycle)
         self._tell_refusals(cycle)
+        self._restraint.report(cycle)
         self._tell_sources(cycle)
         self._tell_outcomes(cycle)
         for incident in cycle.incidents_closed:
@@ -237,7 +240,7 @@ class LogReporter:
     # ----------------------------------------------------------------------- actions
 
     def _tell_refusals(self, cycle: CycleReport) -> None:
-        news = new_refusals(cycle, self._refused)
+        news = [r for r in new_refusals(cycle, self._refused) if r.reason not in TOLD_ONCE]
         groups = _grouped(news, lambda r: (*_refusal_group(r), is_about_abort(r)))
         for (_, reason, _, is_hung), refusals in groups.items():
             first = refusals[0].finding

@@ -18,6 +18,7 @@ from fusewatchd.kube import apiserver
 from fusewatchd.kube.apiserver import EventPoster, PosterNews
 from fusewatchd.kube.http import Endpoint
 from fusewatchd.reporters.base import EventDraft, ObjectReference
+from fusewatchd.reporters.events import EventKind
 
 POD = ObjectReference("Pod", "shop", "web-0", "u-1")
 STALE = EventDraft(POD, "FuseMountStale", "WatchFuseMount", "gone", "Warning")
@@ -37,7 +38,11 @@ class Hands:
 
 @contextmanager
 def posting(
-    server: DemoApiServer, clock: Callable[[], float] = time.monotonic, **endpoint: Any
+    server: DemoApiServer,
+    clock: Callable[[], float] = time.monotonic,
+    *,
+    seconds: float = 0.2,
+    **endpoint: Any,
 ) -> Iterator[EventPoster]:
     poster = EventPoster(
         Endpoint(server.url, **endpoint),
@@ -50,7 +55,7 @@ def posting(
     try:
         yield poster
     finally:
-        poster.stop(0.2)
+        poster.stop(seconds)
 
 
 def news_until(poster: EventPoster, condition: Callable[[PosterNews], bool]) -> PosterNews:
@@ -97,6 +102,46 @@ def test_an_event_as_the_server_wants_it() -> None:
         "note": "gone",
         "type": "Warning",
     }  # fmt: skip
+
+
+def test_the_node_writes_no_faster_than_its_rate_and_nothing_is_lost() -> None:
+    hands, burst = Hands(), int(apiserver.WRITES.burst)
+    with DemoApiServer() as server, posting(server, hands) as poster:
+        pods = [replace(POD, name=f"p{n}", uid=f"u{n}") for n in range(burst + 3)]
+        for regarding in pods:
+            poster.post(replace(STALE, regarding=regarding))
+        assert news_until(poster, lambda n: n.posted == burst) == PosterNews(posted=burst)
+        wake(poster)
+        time.sleep(0.1)
+        assert len(server.requests) == burst
+        hands.now += 1.5 / apiserver.WRITES.per_second
+        wake(poster)
+        news_until(poster, lambda n: n.posted == 1)
+        hands.now += 60
+        wake(poster)
+        news_until(poster, lambda n: n.posted == 2)
+        assert len(server.events()) == burst + 3
+
+
+def test_what_waits_for_its_turn_still_goes_out_at_the_end() -> None:
+    hands, burst = Hands(), int(apiserver.WRITES.burst)
+    with DemoApiServer() as server:
+        with posting(server, hands, seconds=PATIENCE) as poster:
+            for n in range(burst + 3):
+                poster.post(replace(STALE, regarding=replace(POD, name=f"p{n}", uid=f"u{n}")))
+            news_until(poster, lambda n: n.posted == burst)
+        assert len(server.events()) == burst + 3
+
+
+def test_an_event_on_the_node_is_taken() -> None:
+    with DemoApiServer() as server, posting(server) as poster:
+        for kind in EventKind:
+            poster.post(kind.draft_for_node("node-1"))
+        news_until(poster, lambda n: n.posted == len(EventKind))
+        for event in server.events():
+            assert event["metadata"]["namespace"] == "default"
+            node = {"apiVersion": "v1", "kind": "Node", "name": "node-1", "uid": "node-1"}
+            assert event["regarding"] == node
 
 
 def test_the_same_thing_again_is_a_series() -> None:

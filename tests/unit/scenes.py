@@ -117,6 +117,7 @@ class Scene:
             device: Connection(
                 device,
                 Answer.PENDING if device in self.hung | self.slow else answer,
+                answered_at=self.now,
                 is_overdue=device in self.slow | self.hung,
                 is_hung=device in self.hung,
                 waiting=self.waiting,

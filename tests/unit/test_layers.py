@@ -11,12 +11,12 @@ import fusewatchd
 
 ROOT = Path(fusewatchd.__file__).parent
 
-BASE = {"model", "decision", "snapshot", "errors", "printable", "wire", "__init__"}
+BASE = {"model", "decision", "snapshot", "errors", "printable", "wire", "bucket", "__init__"}
 PARSERS = {"mountinfo", "kubeletdir", "podlist", "settings"}
 CORE = {
     "lifecycle", "lineage", "sources", "containers", "children", "connections", "incidents",
     "ledger", "memory", "aborting", "persistence", "switches", "cleanup", "pods", "diagnosis", "planner",
-    "drivers", "detectors",
+    "drivers", "detectors", "budget", "breaker",
 }  # fmt: skip
 EDGE = {
     "linux",

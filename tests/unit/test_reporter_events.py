@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from fusewatchd.decision import CycleReport, OutcomeStatus, Refusal
 from fusewatchd.model import BindKind, Reason, Verdict
 from fusewatchd.reporters.base import EventDraft, ObjectReference
+from fusewatchd.reporters.crowd import MAX_PODS, WINDOW_SECONDS
 from fusewatchd.reporters.events import MAX_BACKLOG, NOT_FOR_GOOD, EventKind, EventsReporter
 from tests.unit.cycles import (
     NEW,
@@ -30,7 +32,7 @@ from tests.unit.cycles import (
 
 def posted(*cycles: CycleReport) -> list[EventDraft]:
     drafts: list[EventDraft] = []
-    reporter = EventsReporter(drafts.append)
+    reporter = EventsReporter(drafts.append, "node-7")
     for one in cycles:
         reporter.report(one)
     reporter.close()
@@ -63,12 +65,12 @@ def test_an_event_names_the_pod_as_the_api_server_does() -> None:
 
 @pytest.mark.parametrize("kind", EventKind)
 def test_every_event_fits_the_api_server(kind: EventKind) -> None:
-    draft = kind.draft(PODS["uid-a"])
-    assert len(draft.note) <= 1024
-    assert len(draft.reason) <= 128
-    assert len(draft.action) <= 128
-    assert draft.type in ("Normal", "Warning")
-    assert kind.draft(PODS["uid-a"]) == draft
+    for draft in (kind.draft(PODS["uid-a"]), kind.draft_for_node("node-7")):
+        assert len(draft.note) <= 1024
+        assert len(draft.reason) <= 128
+        assert len(draft.action) <= 128
+        assert draft.type in ("Normal", "Warning")
+    assert kind.draft(PODS["uid-a"]) == kind.draft(PODS["uid-a"])
 
 
 def test_each_outage_is_told_anew() -> None:
@@ -219,16 +221,60 @@ def test_backlog_is_bounded_and_keeps_the_newest(count: int) -> None:
     reporter.report(cycle(*stale, pods=names))
     assert len(drafts) == min(count, MAX_BACKLOG)
     assert reporter.given_up == max(0, count - MAX_BACKLOG)
-    if count:
-        assert drafts[-1].regarding.name == f"web-{count - 1}"
+    names_told = [d.regarding.name for d in drafts if d.regarding.kind == "Pod"]
+    newest = range(max(0, count - MAX_BACKLOG), count)
+    assert names_told == [f"web-{n}" for n in newest][:MAX_PODS]
+
+
+def hit(count: int, at: float, *, step: int, first: int = 0) -> CycleReport:
+    """One step of an outage that hits many pods at once."""
+    names = {f"uid-{n}": pod(f"uid-{n}", f"web-{n}") for n in range(first, first + count)}
+    binds = [bind(uid) for uid in names]
+    stale = [finding(b, Verdict.STALE, source=NEW) for b in binds]
+    healed = [finding(replace(b, mount=mount(b.key.mount_point, NEW))) for b in binds]
+    if step == 0:
+        return cycle(*stale, at=at, pods=names, actions=[replace_action(b) for b in binds])
+    outcomes = [outcome(b, at=at) for b in binds]
+    return cycle(*healed, at=at, pods=names, outcomes=outcomes, looked_at=at + 1)
+
+
+def test_a_few_dozen_pods_get_an_event_each() -> None:
+    drafts = posted(hit(48, 10.0, step=0), hit(48, 11.0, step=1))
+    assert {d.regarding.kind for d in drafts} == {"Pod"}
+    assert len(drafts) == 2 * 48
+
+
+def test_of_a_storm_the_node_tells_what_is_too_much_for_the_pods() -> None:
+    reporter_steps = [hit(500, 10.0 + n, step=n % 2) for n in range(20)]
+    drafts = posted(*reporter_steps)
+    assert len(drafts) == 500 * 20
+    own = {d.regarding.uid for d in drafts if d.regarding.kind == "Pod"}
+    assert len(own) == MAX_PODS
+    # Every draft is one object at the API server, however often it is handed over.
+    assert len(set(drafts)) == 2 * MAX_PODS + 2
+    on_node = {d for d in drafts if d.regarding.kind == "Node"}
+    assert {d.reason for d in on_node} == {STALE, RECOVERED}
+    assert {d.regarding for d in on_node} == {ObjectReference("Node", "", "node-7", "node-7")}
+    assert sum(d.regarding.kind == "Node" for d in drafts) == (500 - MAX_PODS) * 20
+    # Whose outage began in an Event of his own, ends in one.
+    counts = Counter((d.regarding.uid, d.reason) for d in drafts if d.regarding.kind == "Pod")
+    assert set(counts.values()) == {10}
+
+
+def test_after_a_storm_pods_are_told_one_by_one_again() -> None:
+    reporter_steps = [hit(500, 10.0, step=0), hit(500, 11.0, step=1)]
+    later = 11.0 + WINDOW_SECONDS + 1
+    drafts = posted(*reporter_steps, hit(3, later, step=0, first=900))
+    assert [d.regarding.name for d in drafts[-3:]] == ["web-900", "web-901", "web-902"]
 
 
 def test_closing_gives_up_what_waits() -> None:
     drafts: list[EventDraft] = []
-    reporter = EventsReporter(drafts.append)
+    dropped: list[int] = []
+    reporter = EventsReporter(drafts.append, give_up=dropped.append)
     reporter.report(outage(pods=None)[1])
     reporter.close()
-    assert (drafts, reporter.given_up) == ([], 2)
+    assert (drafts, reporter.given_up, dropped) == ([], 2, [2])
 
 
 def test_nothing_is_remembered_of_what_is_over() -> None:

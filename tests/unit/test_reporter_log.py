@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusewatchd.decision import CycleReport, OutcomeStatus, Refusal
+from fusewatchd.decision import CycleReport, OutcomeStatus, Pause, Refusal
 from fusewatchd.model import Answer, Connection, Gap, Reason, Verdict
 from fusewatchd.reporters.base import duration_text
 from fusewatchd.reporters.log import (
@@ -33,7 +33,7 @@ from fusewatchd.reporters.log import (
     open_log,
 )
 from fusewatchd.reporters.story import LogReporter
-from tests.unit.cycles import OLD, bind, cycle, finding, outage, outcome
+from tests.unit.cycles import NEW, OLD, bind, cycle, finding, outage, outcome
 
 AT = 1_700_000_000.25
 
@@ -334,6 +334,46 @@ def test_refusals_are_told_once_and_waiting_only_at_debug() -> None:
     assert reasons == ["idmap", "idmap", "idmap"]
     at_debug = told(missing, level=Level.DEBUG).entries
     assert "source_missing" in [e.fields.get("reason") for e in at_debug]
+
+
+@pytest.mark.parametrize("reason", [Reason.BUDGET, Reason.TABLE_FULL])
+def test_a_limit_of_the_node_is_told_once_however_many_wait(reason: Reason) -> None:
+    stale = [finding(bind(f"uid-{n}"), Verdict.STALE) for n in range(20)]
+    waits = [Refusal(one, reason) for one in stale]
+    steps = [
+        cycle(*stale, at=10.0, refused=waits),
+        cycle(*stale, at=11.0),
+        cycle(*stale, at=12.0, refused=waits[:3]),
+        cycle(*stale, at=16.5),
+        cycle(*stale, at=17.5),
+        cycle(*stale, at=18.0),
+    ]
+    recorder = told(*steps)
+    events = [e.fields.get("event") for e in recorder.entries]
+    assert events[-2:] == [f"{reason.value}_met", f"{reason.value}_over"]
+    assert "refused" not in events
+    assert told(*steps[:4]).entries[-1].fields["binds"] == 20
+    assert len(told(*steps, cycle(*stale, at=30.0, refused=waits)).entries) == len(events) + 1
+
+
+def test_a_source_that_comes_and_goes_is_told_when_it_begins_and_ends() -> None:
+    stale = finding(bind(), Verdict.STALE, source=NEW)
+    pause = Pause("/src", 6, 0.25)
+    flapping = cycle(stale, refused=[Refusal(stale, Reason.SOURCE_FLAPPING)])
+    steps = [replace(flapping, pauses=(pause, replace(pause, source_path="/b")))]
+    steps += [replace(flapping, pauses=(replace(pause, in_vain=7, stable_seconds=0.5),))]
+    recorder = told(*steps, steps[1], cycle(finding(bind())))
+    lines = [
+        (e.level, e.fields["event"], e.fields["source"])
+        for e in recorder.entries
+        if str(e.fields["event"]).startswith("source_")
+    ]
+    assert lines == [
+        (Level.WARNING, "source_flapping", "/b"),
+        (Level.WARNING, "source_flapping", "/src"),
+        (Level.INFO, "source_steady", "/b"),
+        (Level.INFO, "source_steady", "/src"),
+    ]
 
 
 def test_slow_becomes_hung_in_the_same_phase() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from wsgiref.util import setup_testing_defaults
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from fusewatchd.decision import OutcomeStatus, Refusal
+from fusewatchd.decision import OutcomeStatus, Pause, Refusal
 from fusewatchd.model import BindKind, Reason, Verdict
 from fusewatchd.reporters.metrics import MAX_DRIVERS, EventOutcome, Metrics
 from tests.unit.cycles import bind, closed, cycle, finding, incident, outage, outcome
@@ -30,6 +31,7 @@ NAMES = {
     "fusewatchd_reconciles_total": "counter",
     "fusewatchd_mount_table_entries": "gauge",
     "fusewatchd_foreign_stale_mounts": "gauge",
+    "fusewatchd_flapping_sources": "gauge",
     "fusewatchd_probe_children_stuck": "gauge",
     "fusewatchd_kubelet_requests_total": "counter",
     "fusewatchd_events_total": "counter",
@@ -63,6 +65,25 @@ def test_names_and_types_are_exactly_those_promised() -> None:
     types = dict(line.split(" ")[2:] for line in lines if line.startswith("# TYPE "))
     assert types == NAMES
     assert all(line.split(" ", 3)[3] for line in lines if line.startswith("# HELP "))
+
+
+def test_sources_that_come_and_go_are_counted() -> None:
+    metrics = made()
+    metrics.report(replace(outage()[0], pauses=(Pause("/a", 6, 0.2), Pause("/b", 6, 0.2))))
+    assert value(metrics, "fusewatchd_flapping_sources") == 2
+    metrics.report(outage()[0])
+    assert value(metrics, "fusewatchd_flapping_sources") == 0
+
+
+@pytest.mark.parametrize("reason", ["budget", "source_flapping", "table_full"])
+def test_what_holds_back_starts_at_zero_and_is_counted(reason: str) -> None:
+    metrics = made()
+    labels = {"driver": "csi.juicefs.com", "kind": "publish", "outcome": "refused"}
+    metrics.report(outage()[0])
+    assert value(metrics, "fusewatchd_recoveries_total", **labels, reason=reason) == 0
+    stale = outage()[3].findings[0]
+    metrics.report(cycle(stale, refused=[Refusal(stale, Reason(reason))]))
+    assert value(metrics, "fusewatchd_recoveries_total", **labels, reason=reason) == 1
 
 
 def test_no_created_series_on_any_client() -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusewatchd.decision import CycleReport, Finding, OutcomeStatus, Phase, Refusal
+from fusewatchd.decision import CycleReport, Finding, OutcomeStatus, Pause, Phase, Refusal
 from fusewatchd.ledger import TargetState
 from fusewatchd.model import (
     BindKind,
@@ -268,6 +268,27 @@ def test_what_was_not_seen_and_not_entered_is_at_the_end() -> None:
         "",
         "Could not see kubelet: connection refused",
     ]
+
+
+def test_sources_that_come_and_go_are_named() -> None:
+    stale = finding(bind(), Verdict.STALE, source=NEW)
+    refused = [Refusal(stale, Reason.SOURCE_FLAPPING, 101.5)]
+    of = replace(cycle(stale, refused=refused), pauses=(Pause("/src/a\n", 7, 0.52),))
+    made = document(of)
+    assert made["flapping_sources"] == [
+        {"source": "/src/a\\x0a", "in_vain": 7, "wait_seconds": 0.52}
+    ]
+    assert made["binds"][0]["refusal"] == "source_flapping"
+    assert made["binds"][0]["retry_at"] == "2023-11-14T22:13:21.500Z"
+    lines = status_table(made, 100, color=False).splitlines()
+    assert lines[-1] == "Comes and goes, must stay for 0.5 s: /src/a\\x0a"
+
+
+def test_what_somebody_undoes_waits_for_its_own_reason() -> None:
+    stale = finding(bind(), Verdict.STALE, source=NEW)
+    states = {stale.bind.key: TargetState(retry_at=103.0, undone=1, last_outcome=outcome(bind()))}
+    found = only_bind(cycle(stale, refused=[Refusal(stale, Reason.BACK_OFF, 103.0)]), states)
+    assert found["refusal"] == "back_off"
 
 
 def test_colour_only_when_asked_for_and_changes_nothing_else() -> None:
