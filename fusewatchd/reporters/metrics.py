@@ -73,6 +73,9 @@ _RESULTS: tuple[tuple[OutcomeStatus, Reason], ...] = (
 )
 """What the executor and the planner are known to answer; others appear when they happen."""
 
+_OPENMETRICS_TYPE = "application/openmetrics-text"
+_OPENMETRICS = f"{_OPENMETRICS_TYPE}; version=1.0.0"
+
 _CODES = ("1xx", "2xx", "3xx", "4xx", "5xx", "error")
 
 
@@ -320,8 +323,13 @@ class Metrics:
         return app
 
     def page(self, accept: str = "") -> Page:
-        """Return the metrics in the format that an ``Accept`` header asks for."""
-        encoder, content_type = choose_encoder(accept)
+        """Return the metrics in the format that an ``Accept`` header asks for.
+
+        The header itself is not handed on: the library raises at some of what it can say
+        (``version=abc``) and repeats the rest in the type of the answer.
+        """
+        kinds = {kind.partition(";")[0].strip().lower() for kind in accept.split(",")}
+        encoder, content_type = choose_encoder(_OPENMETRICS if _OPENMETRICS_TYPE in kinds else "")
         return Page(content_type, encoder(self.registry))
 
     def render(self) -> bytes:
