@@ -27,5 +27,9 @@ class NamespaceError(FusewatchError):
     """The daemon does not see the mounts of the host."""
 
 
+class AlreadyRunningError(FusewatchError):
+    """Another daemon uses the runtime directory."""
+
+
 class WorkerError(FusewatchError):
     """A worker process ended, or did not answer, while it held a request."""

@@ -27,6 +27,8 @@ EDGE = {
     "statustable",
     "statussocket",
     "statefile",
+    "serving",
+    "rundir",
 }
 SHELL = {
     "observer", "executor", "reconciler", "node", "cluster", "statekeeper", "daemon", "cli", "__main__",
