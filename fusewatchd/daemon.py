@@ -75,7 +75,8 @@ class Daemon:
         self.log: Log = open_log(start.settings.log.level.value, start.settings.log.format.value)
         self._node = Node(start.settings, start.way, as_old_kernel=start.as_old_kernel)
         self._selector = selectors.DefaultSelector()
-        self._workers: set[int] = set()
+        self._workers: dict[int, object] = {}
+        """Whose descriptors are watched: a number may be another worker's the next time."""
         self._started_wall = time.time()
         self._cycle: CycleReport | None = None
         self._cycle_cost = 0.0
@@ -276,20 +277,18 @@ class Daemon:
 
     def _watch_workers(self) -> None:
         """Bring the selector up to date with the workers that exist now."""
-        wanted: dict[int, Callable[[], Trigger | None]] = {
-            worker.fileno(): self._on_outcome for worker in self._node.executor.workers
+        wanted: dict[int, object] = {
+            worker.fileno(): worker for worker in self._node.executor.workers
         }
-        wanted |= dict.fromkeys(self._node.probes.filenos(), self._on_probe)
-        for fd in self._workers - wanted.keys():
-            self._unwatch(fd)
-        for fd, callback in wanted.items():
-            known = self._selector.get_map().get(fd)
-            if known is None:
-                self._watch(fd, callback)
-            elif known.data != callback:
+        wanted |= dict.fromkeys(self._node.probes.filenos(), self._node.probes)
+        for fd, owner in self._workers.items():
+            if wanted.get(fd) is not owner:
                 self._unwatch(fd)
+        for fd, owner in wanted.items():
+            if self._workers.get(fd) is not owner:
+                callback = self._on_probe if owner is self._node.probes else self._on_outcome
                 self._watch(fd, callback)
-        self._workers = set(wanted)
+        self._workers = wanted
 
     def _watch(self, fd: int, callback: Callable[[], Trigger | None]) -> None:
         self._selector.register(fd, selectors.EVENT_READ, callback)

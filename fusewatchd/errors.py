@@ -33,3 +33,7 @@ class AlreadyRunningError(FusewatchError):
 
 class WorkerError(FusewatchError):
     """A worker process ended, or did not answer, while it held a request."""
+
+
+class WorkerShortageError(WorkerError):
+    """No process or descriptor is to be had for a worker just now; later there may be."""
