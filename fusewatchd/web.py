@@ -147,7 +147,7 @@ def _answer(request: _Request, pages: Pages) -> bytes:
     return answer
 
 
-def _respond(received: bytes, pages: Pages) -> bytes | None:
+def respond(received: bytes, pages: Pages) -> bytes | None:
     """Return the answer to a request, None as long as it is not complete."""
     head, end, _ = received.partition(b"\r\n\r\n")
     if len(head) > MAX_REQUEST_BYTES:
@@ -183,7 +183,7 @@ class WebServer:
         self._server = Server(
             "web",
             self._listener,
-            lambda received: _respond(received, pages),
+            lambda received: respond(received, pages),
             timeout_seconds=timeout_seconds,
             max_connections=max_connections,
         )
