@@ -44,6 +44,7 @@ ONLY_IMPORTER = {
     "sdnotify": "reporters/systemd",
     "prometheus_client": "reporters/metrics",
     "requests": "kube/http",
+    "urllib3": "kube/http",
 }
 MODULES = sorted(ROOT.rglob("*.py"))
 
