@@ -55,6 +55,7 @@ MAX_TOKEN_BYTES = 64 << 10
 CONNECT_SECONDS = 3.0
 MAX_RETRY_AFTER_SECONDS = 300.0
 _CHUNK = 1 << 16
+_LATE = "no answer in time"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +126,14 @@ class Client:
                     stream=True,
                 ) as answer,
             ):
-                return _content(answer, token)
+                body = _body(answer)
+            if not self._cut_off.has_struck:
+                return _content(answer, body, token)
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as exc:
-            why = "no answer in time" if self._cut_off.has_struck else _reason(exc)
+            why = _LATE if self._cut_off.has_struck else _reason(exc)
             raise UnreachableError(f"{self.endpoint.url}: {why}") from exc
+        # What was cut off may look whole: the end of a connection ends fields and bodies too.
+        raise UnreachableError(f"{self.endpoint.url}: {_LATE}")
 
     # ------------------------------------------------------------------------ secrets
 
@@ -269,7 +274,7 @@ class _TlsAdapter(_PlainAdapter):
         conn.ca_certs = conn.ca_cert_dir = None
 
 
-def _content(answer: requests.Response, secret: str) -> Any:
+def _body(answer: requests.Response) -> bytes:
     code = answer.status_code
     if 300 <= code < 400:
         raise AnswerError(f"{answer.request.url}: a redirect is not followed", code)
@@ -283,6 +288,11 @@ def _content(answer: requests.Response, secret: str) -> Any:
             raise AnswerError(f"an answer of more than {MAX_ANSWER_BYTES} bytes", code)
     if sum(map(body.count, (b",", b"[", b"{"))) > MAX_VALUES:
         raise AnswerError(f"an answer of more than {MAX_VALUES} values", code)
+    return bytes(body)
+
+
+def _content(answer: requests.Response, body: bytes, secret: str) -> Any:
+    code = answer.status_code
     expected = answer.headers.get("Content-Length", "")
     if expected.isdigit() and len(body) < int(expected):
         # Older releases of requests take a body that ends too soon for a whole one.
@@ -339,7 +349,7 @@ def _retry_after(answer: requests.Response) -> float:
 def _reason(exc: BaseException) -> str:
     """Find the words of the first cause; those of the layers between repeat URLs and objects."""
     if isinstance(exc, requests.Timeout):
-        return "no answer in time"
+        return _LATE
     seen: BaseException | None = exc
     best = type(exc).__name__
     for _ in range(12):
