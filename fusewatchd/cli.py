@@ -115,6 +115,9 @@ def _status(options: argparse.Namespace) -> int:
     except (FileNotFoundError, ConnectionRefusedError):
         print(f"no fusewatchd is running ({settings.runtime_dir})", file=sys.stderr)
         return 2
+    except PermissionError:
+        print("only root and the members of status_group may ask", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return status
 

@@ -44,6 +44,7 @@ from fusewatchd.reporters.log import Level, Log, open_log
 from fusewatchd.reporters.metrics import Metrics
 from fusewatchd.reporters.story import LogReporter
 from fusewatchd.reporters.systemd import SystemdNotifier
+from fusewatchd.rundir import RuntimeLock
 from fusewatchd.settings import Settings, override, read_at_start_only, require_kubelet
 from fusewatchd.statekeeper import StateKeeper
 from fusewatchd.statussocket import StatusSocket
@@ -88,10 +89,13 @@ class Daemon:
         """
         self._start = start
         self._settings = start.settings
+        # Before anything else: two daemons on one node must not get as far as a port.
+        self._lock = RuntimeLock(start.settings.runtime_dir)
         self.log: Log = open_log(start.settings.log.level.value, start.settings.log.format.value)
         self._node = Node(start.settings, start.way, as_old_kernel=start.as_old_kernel)
         self._selector = selectors.DefaultSelector()
-        self._workers: set[int] = set()
+        self._workers: dict[int, object] = {}
+        """Whose descriptors are watched: a number may be another worker's the next time."""
         self._started_wall = time.time()
         self._cycle: CycleReport | None = None
         self._cycle_cost = 0.0
@@ -125,7 +129,7 @@ class Daemon:
         self._web = self._open_web()
         self._state = StateKeeper(start.settings.state_dir, self.log)
         self._node.reconciler.ledger = self._state.remembered(self._node.table.table())
-        self._status = StatusSocket(start.settings.runtime_dir, self.document)
+        self._status = self._open_status()
 
     def _make_cluster(self) -> Cluster:
         settings, node = self._settings, self._node
@@ -144,6 +148,17 @@ class Daemon:
         server.start()
         return server
 
+    def _open_status(self) -> StatusSocket:
+        settings = self._settings
+        status = StatusSocket(settings.runtime_dir, self.document)
+        if settings.status_group:
+            try:
+                status.let_in(settings.status_group)
+            except (ConfigError, OSError) as exc:
+                # No reason to leave the node's volumes alone.
+                self.log.warning("status is for root alone", event="status", detail=str(exc))
+        return status
+
     def _alive(self) -> Health:
         cycle = self._cycle
         age = time.monotonic() - (cycle.finished_at if cycle else 0.0)
@@ -159,7 +174,6 @@ class Daemon:
         self._catch_signals()
         self._watch(self._node.table.fileno(), self._on_mounts)
         self._watch(self._node.scanner.fileno(), self._on_scan)
-        self._watch(self._status.fileno(), self._on_status)
         if self._pods is not None:
             self._watch(self._pods.fileno(), self._on_directory)
         self._cluster.start(self._watch)
@@ -171,6 +185,7 @@ class Daemon:
             **describe(self._settings),
         )
         self._cycle_now([Trigger.START])
+        self._status.start()
         self._systemd.ready()
         try:
             while not self._is_stopping:
@@ -295,25 +310,20 @@ class Daemon:
     def _on_outcome(self) -> Trigger:
         return Trigger.OUTCOME
 
-    def _on_status(self) -> None:
-        self._status.answer()
-
     def _watch_workers(self) -> None:
         """Bring the selector up to date with the workers that exist now."""
-        wanted: dict[int, Callable[[], Trigger | None]] = {
-            worker.fileno(): self._on_outcome for worker in self._node.executor.workers
+        wanted: dict[int, object] = {
+            worker.fileno(): worker for worker in self._node.executor.workers
         }
-        wanted |= dict.fromkeys(self._node.probes.filenos(), self._on_probe)
-        for fd in self._workers - wanted.keys():
-            self._unwatch(fd)
-        for fd, callback in wanted.items():
-            known = self._selector.get_map().get(fd)
-            if known is None:
-                self._watch(fd, callback)
-            elif known.data != callback:
+        wanted |= dict.fromkeys(self._node.probes.filenos(), self._node.probes)
+        for fd, owner in self._workers.items():
+            if wanted.get(fd) is not owner:
                 self._unwatch(fd)
+        for fd, owner in wanted.items():
+            if self._workers.get(fd) is not owner:
+                callback = self._on_probe if owner is self._node.probes else self._on_outcome
                 self._watch(fd, callback)
-        self._workers = set(wanted)
+        self._workers = wanted
 
     def _watch(self, fd: int, callback: Callable[[], Trigger | None]) -> None:
         self._selector.register(fd, selectors.EVENT_READ, callback)
@@ -384,7 +394,7 @@ class Daemon:
             self.log.warning(text, event="needs_restart", keys=" ".join(kept))
 
     def document(self) -> Any:
-        """Return the status document of the last cycle."""
+        """Return the status document of the last cycle; from any thread, once there is one."""
         assert self._cycle is not None
         return self._node.document(self._cycle, self._started_wall)
 
@@ -400,3 +410,4 @@ class Daemon:
             reporter.close()
         self.log.info("stopped")
         self.log.close()
+        self._lock.close()

@@ -27,5 +27,13 @@ class NamespaceError(FusewatchError):
     """The daemon does not see the mounts of the host."""
 
 
+class AlreadyRunningError(FusewatchError):
+    """Another daemon uses the runtime directory."""
+
+
 class WorkerError(FusewatchError):
     """A worker process ended, or did not answer, while it held a request."""
+
+
+class WorkerShortageError(WorkerError):
+    """No process or descriptor is to be had for a worker just now; later there may be."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from fusewatchd.decision import Action, Outcome, OutcomeStatus, ReplaceMount
+from fusewatchd.errors import WorkerShortageError
 from fusewatchd.linux.mounter import MountWorker
 from fusewatchd.model import Device, Reason, TargetKey
 
@@ -89,6 +90,7 @@ class Executor:
 
     def collect(self, now: float) -> list[Outcome]:
         """Return the outcomes that have arrived, and give up workers that hang."""
+        self._bury()
         outcomes: list[Outcome] = []
         for busy in tuple(self._busy):
             arrived = self._receive(busy)
@@ -102,6 +104,18 @@ class Executor:
                 outcomes.append(self._give_up(busy, now))
         self._assign(now)
         return outcomes
+
+    def _bury(self) -> None:
+        """Let go of idle workers that ended; their descriptors would wake the loop for ever.
+
+        The next one is started when there is work, not now: one that ends at its start
+        would be started again and again.
+        """
+        for worker in tuple(self._idle):
+            worker.receive()
+            if worker.is_dead:
+                self._idle.remove(worker)
+                worker.kill()
 
     def _receive(self, busy: _Busy) -> list[Outcome]:
         arrived: list[Outcome] = []
@@ -137,7 +151,10 @@ class Executor:
                 limit = MAX_WORKERS if stalled else self._parallel
                 if len(self._busy) >= limit:
                     return
-                self._idle.append(self._spawn())
+                try:
+                    self._idle.append(self._spawn())
+                except WorkerShortageError:
+                    return  # the next cycle tries again
             worker = self._idle.pop()
             actions = self._queue.groups.popleft()
             worker.send(actions)

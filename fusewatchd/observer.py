@@ -238,6 +238,8 @@ class Observer:
         self._recovery_looks = [due for due in self._recovery_looks if due > now]
         self._looks_due.append(now + self._limits.look)
         self._scanner.request(now)
+        if not self._scanner.is_running:
+            self._scan_gap = Gap("namespaces", "there is nothing to make a worker of")
 
     def _take_table(self, table: MountTable, now: float) -> None:
         self._table = table

@@ -18,6 +18,7 @@ from fusewatchd.ledger import ContainerFacts, Ledger, Owner
 from fusewatchd.lineage import Fact
 from fusewatchd.model import TargetKey
 from fusewatchd.mountinfo import MountTable
+from fusewatchd.printable import printable
 from fusewatchd.wire import decode, encode
 
 VERSION = 1
@@ -73,8 +74,9 @@ def ledger_from(document: object, boot_id: str, table: MountTable) -> Ledger:
     """
     if not isinstance(document, Mapping):
         raise ParseError("not a state document")
-    if document.get("version") != VERSION:
-        raise ParseError(f"it has version {document.get('version')!r}, not {VERSION}")
+    version = document.get("version")
+    if type(version) is not int or version != VERSION:
+        raise ParseError(f"it has version {printable(repr(version), 40)}, not {VERSION}")
     if document.get("boot_id") != boot_id:
         raise ParseError("it is from another boot")
     facts = [decode(Fact, item) for item in _list(document, "lineage")]

@@ -64,6 +64,11 @@ def _paths(value: tuple[str, ...]) -> str:
     return "" if all(v.startswith("/") for v in value) else "a list of absolute paths"
 
 
+def _group(value: str) -> str:
+    is_name = not set(value) & set(":,/") and value.isprintable() and value == value.strip()
+    return "" if is_name else "the name of a group, or nothing"
+
+
 def _url(value: str) -> str:
     return (
         ""
@@ -259,6 +264,7 @@ class Settings:
     web: WebSettings = field(default_factory=WebSettings)
     state_dir: str = _at_start("/var/lib/fusewatchd", _path)
     runtime_dir: str = _at_start("/run/fusewatchd", _path)
+    status_group: str = _at_start("", _group)
     log: LogSettings = field(default_factory=LogSettings)
 
 

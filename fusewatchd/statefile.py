@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -14,6 +15,9 @@ from fusewatchd.errors import ParseError
 
 NAME = "state.json"
 MAX_BYTES = 64 << 20
+FIRST_PAUSE_SECONDS = 1.0
+MAX_PAUSE_SECONDS = 60.0
+"""After a failed write."""
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
@@ -30,9 +34,8 @@ def read_state(directory: str) -> Any:
         ParseError: there is one that must not be believed, or cannot be read.
     """
     path = os.path.join(directory, NAME)
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        with open(os.open(path, flags), "rb") as file:
+        with open(path, "rb", opener=_open_warily) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ParseError(f"{path}: not a regular file")
@@ -49,6 +52,11 @@ def read_state(directory: str) -> Any:
         return json.loads(data)
     except (ValueError, RecursionError) as exc:
         raise ParseError(f"{path}: torn or empty") from exc
+
+
+def _open_warily(path: str, flags: int) -> int:
+    # Neither a link elsewhere nor a FIFO that nobody writes to.
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def write_state(directory: str, document: Any) -> None:
@@ -81,12 +89,26 @@ def write_state(directory: str, document: Any) -> None:
 
 
 class StateWriter:
-    """Writes in a thread of its own: a slow disk must not hold up a recovery."""
+    """Writes in a thread of its own: a slow disk must not hold up a recovery.
 
-    def __init__(self, directory: str) -> None:
-        """Write below this directory; the thread starts with the first ``save``."""
+    What could not be written is tried again until it can be, or until there is something newer.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        first_pause_seconds: float = FIRST_PAUSE_SECONDS,
+        max_pause_seconds: float = MAX_PAUSE_SECONDS,
+    ) -> None:
+        """Write below this directory; the thread starts with the first ``save``.
+
+        After a failure the first pause passes, then twice as long, up to the longest.
+        """
         self._directory = directory
+        self._first_pause = self._pause = first_pause_seconds
+        self._max_pause = max_pause_seconds
         self._wanted: Callable[[], Any] | None = None
+        self._not_before = 0.0
         self._is_closing = False
         self._condition = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -103,7 +125,7 @@ class StateWriter:
             self._condition.notify()
 
     def close(self, seconds: float = 2.0) -> None:
-        """Let what is under way be written, for so long."""
+        """Let what is under way be written, for so long; what has failed is tried once more."""
         with self._condition:
             self._is_closing = True
             self._condition.notify()
@@ -111,15 +133,29 @@ class StateWriter:
             self._thread.join(seconds)
 
     def _run(self) -> None:
-        while True:
-            with self._condition:
-                while self._wanted is None and not self._is_closing:
-                    self._condition.wait()
-                make, self._wanted = self._wanted, None
-            if make is None:
-                return
+        while (make := self._next()) is not None:
             try:
                 write_state(self._directory, make())
-                self.problem = ""
             except OSError as exc:
-                self.problem = f"{exc.filename or self._directory}: {exc.strerror}"
+                self._take_failure(make, exc)
+            else:
+                self.problem, self._pause = "", self._first_pause
+
+    def _next(self) -> Callable[[], Any] | None:
+        """Wait for something to write and until it may be tried; None: it is time to end."""
+        with self._condition:
+            while not self._is_closing:
+                wait = self._not_before - time.monotonic()
+                if self._wanted is not None and wait <= 0:
+                    break
+                self._condition.wait(None if self._wanted is None else wait)
+            make, self._wanted = self._wanted, None
+            return make
+
+    def _take_failure(self, make: Callable[[], Any], exc: OSError) -> None:
+        self.problem = f"{exc.filename or self._directory}: {exc.strerror}"
+        with self._condition:
+            self._not_before = time.monotonic() + self._pause
+            self._pause = min(2 * self._pause, self._max_pause)
+            if self._wanted is None and not self._is_closing:
+                self._wanted = make

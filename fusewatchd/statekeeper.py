@@ -42,7 +42,8 @@ class StateKeeper:
         return self._saved
 
     def take(self, ledger: Ledger, now: float) -> None:
-        """Compare with what was written last."""
+        """Compare with what was written last, and say what became of that."""
+        self._tell()
         if is_same_memory(ledger, self._saved):
             self.due_at = None
         elif self.due_at is None:
@@ -54,13 +55,19 @@ class StateKeeper:
         """Write the last state down."""
         self._save(ledger)
         self._writer.close()
+        self._tell()
 
     def _save(self, ledger: Ledger) -> None:
         self._saved, self.due_at = ledger, None
         self._writer.save(lambda: document_of(ledger, self._boot_id))
-        if self._writer.problem != self._problem:
-            self._problem = self._writer.problem
-            if self._problem:
-                self._log.warning(
-                    "the state is not kept", event="state_failing", detail=self._problem
-                )
+
+    def _tell(self) -> None:
+        """Say it once when the state is not kept, and once when it is again."""
+        problem = self._writer.problem
+        if problem == self._problem:
+            return
+        self._problem = problem
+        if problem:
+            self._log.warning("the state is not kept", event="state_failing", detail=problem)
+        else:
+            self._log.info("the state is kept again", event="state_working")

@@ -1,38 +1,27 @@
-"""A small HTTP server for ``/metrics``, ``/healthz`` and ``/readyz``.
+"""HTTP for ``/metrics``, ``/healthz`` and ``/readyz``: what is said; ``serving`` does the rest.
 
-One thread, non-blocking sockets, and a bound on everything: connections, the size of a
-request, and the time of a connection from its first byte to its last, so that a client that
-sends or reads a byte at a time is cut off like one that sends nothing.  A new connection
-takes the place of the oldest one when all places are taken.
-
-The pages are callables that are handed in; they run in the thread of the server and must
-not wait for anything.
+One request of bounded size and one answer for each connection.  The pages are callables that
+are handed in; they run in the thread of the server and must not wait for anything.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import selectors
 import socket
-import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from fusewatchd.errors import ConfigError
 from fusewatchd.printable import printable
+from fusewatchd.serving import Server
 
 MAX_CONNECTIONS = 16
 TIMEOUT_SECONDS = 5.0
 """For one connection in all."""
 MAX_REQUEST_BYTES = 8192
 """Request line and header fields together."""
-_CHUNK = 65536
-_PAUSE_SECONDS = 0.2
-"""How long no connection is accepted after the process ran out of descriptors."""
-_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Body(Protocol):
@@ -158,66 +147,17 @@ def _answer(request: _Request, pages: Pages) -> bytes:
     return answer
 
 
-# ----------------------------------------------------------------------- connection
-
-
-class _Connection:
-    """One request and its answer."""
-
-    def __init__(self, sock: socket.socket, deadline: float) -> None:
-        self.sock = sock
-        self.deadline = deadline
-        self._received = b""
-        self._unsent = memoryview(b"")
-        self._is_answered = False
-        self._is_sent = False
-
-    @property
-    def events(self) -> int:
-        """What the connection waits for."""
-        return selectors.EVENT_WRITE if self._unsent else selectors.EVENT_READ
-
-    def advance(self, pages: Pages) -> bool:
-        """Go as far as possible without waiting; return False when it is over."""
-        try:
-            if not self._is_answered:
-                return self._read(pages)
-            return self._drain() if self._is_sent else self._write()
-        except (BlockingIOError, InterruptedError):
-            return True
-        except OSError:
-            return False
-
-    def _read(self, pages: Pages) -> bool:
-        data = self.sock.recv(MAX_REQUEST_BYTES)
-        if not data:
-            return False
-        self._received += data
-        head, end, _ = self._received.partition(b"\r\n\r\n")
-        if len(head) > MAX_REQUEST_BYTES:
-            answer = _text("431 Request Header Fields Too Large", "too large")
-        elif not end:
-            return True
-        else:
-            try:
-                answer = _answer(_parse_request(head), pages)
-            except _BadRequestError as exc:
-                answer = _text(str(exc), "bad request")
-        self._received = b""
-        self._is_answered = True
-        self._unsent = memoryview(answer)
-        return self._write()
-
-    def _write(self) -> bool:
-        while self._unsent:
-            self._unsent = self._unsent[self.sock.send(self._unsent) :]
-        self._is_sent = True
-        # Closing with unread input would reset the connection and take the answer with it.
-        self.sock.shutdown(socket.SHUT_WR)
-        return True
-
-    def _drain(self) -> bool:
-        return bool(self.sock.recv(_CHUNK))
+def respond(received: bytes, pages: Pages) -> bytes | None:
+    """Return the answer to a request, None as long as it is not complete."""
+    head, end, _ = received.partition(b"\r\n\r\n")
+    if len(head) > MAX_REQUEST_BYTES:
+        return _text("431 Request Header Fields Too Large", "too large")
+    if not end:
+        return None
+    try:
+        return _answer(_parse_request(head), pages)
+    except _BadRequestError as exc:
+        return _text(str(exc), "bad request")
 
 
 # --------------------------------------------------------------------------- server
@@ -239,15 +179,14 @@ class WebServer:
             ConfigError: the address cannot be parsed.
             OSError: it is taken, or not an address of this node; the message names it.
         """
-        self._pages = pages
-        self._timeout = timeout_seconds
-        self._max_connections = max_connections
         self._listener = _listen(address)
-        self._wake_reader, self._wake_writer = socket.socketpair()
-        self._selector = selectors.DefaultSelector()
-        self._connections: list[_Connection] = []
-        self._resume_at: float | None = None
-        self._thread: threading.Thread | None = None
+        self._server = Server(
+            "web",
+            self._listener,
+            lambda received: respond(received, pages),
+            timeout_seconds=timeout_seconds,
+            max_connections=max_connections,
+        )
 
     @property
     def port(self) -> int:
@@ -258,82 +197,15 @@ class WebServer:
     @property
     def connection_count(self) -> int:
         """How many connections are open now."""
-        return len(self._connections)
+        return self._server.connection_count
 
     def start(self) -> None:
         """Answer requests in a thread of its own."""
-        self._selector.register(self._listener, selectors.EVENT_READ)
-        self._selector.register(self._wake_reader, selectors.EVENT_READ)
-        self._thread = threading.Thread(target=self._run, name="web", daemon=True)
-        self._thread.start()
+        self._server.start()
 
     def close(self) -> None:
         """Stop at once; connections that are being served are cut."""
-        if self._thread is not None:
-            self._wake_writer.send(b"x")
-            self._thread.join(1.0)
-            self._thread = None
-        for sock in (self._listener, self._wake_reader, self._wake_writer):
-            sock.close()
-        self._selector.close()
-
-    # ---------------------------------------------------------------------- the loop
-
-    def _run(self) -> None:
-        while True:
-            for key, _ in self._selector.select(self._wait_seconds()):
-                if key.fileobj is self._wake_reader:
-                    self._end()
-                    return
-                if key.fileobj is self._listener:
-                    self._accept()
-                elif key.data in self._connections:
-                    self._advance(key.data)
-            self._keep_time(time.monotonic())
-
-    def _wait_seconds(self) -> float | None:
-        moments = [connection.deadline for connection in self._connections]
-        if self._resume_at is not None:
-            moments.append(self._resume_at)
-        return max(0.0, min(moments) - time.monotonic()) if moments else None
-
-    def _accept(self) -> None:
-        try:
-            sock, _ = self._listener.accept()
-        except OSError as exc:
-            if exc.errno in _EXHAUSTED:
-                self._selector.unregister(self._listener)
-                self._resume_at = time.monotonic() + _PAUSE_SECONDS
-            return
-        sock.setblocking(False)
-        if len(self._connections) >= self._max_connections:
-            self._drop(self._connections[0])
-        connection = _Connection(sock, time.monotonic() + self._timeout)
-        self._connections.append(connection)
-        self._selector.register(sock, connection.events, connection)
-
-    def _advance(self, connection: _Connection) -> None:
-        if connection.advance(self._pages):
-            self._selector.modify(connection.sock, connection.events, connection)
-        else:
-            self._drop(connection)
-
-    def _drop(self, connection: _Connection) -> None:
-        self._selector.unregister(connection.sock)
-        self._connections.remove(connection)
-        connection.sock.close()
-
-    def _keep_time(self, now: float) -> None:
-        for connection in tuple(self._connections):
-            if now >= connection.deadline:
-                self._drop(connection)
-        if self._resume_at is not None and now >= self._resume_at:
-            self._resume_at = None
-            self._selector.register(self._listener, selectors.EVENT_READ)
-
-    def _end(self) -> None:
-        for connection in tuple(self._connections):
-            self._drop(connection)
+        self._server.close()
 
 
 def _listen(address: str) -> socket.socket:
@@ -349,5 +221,4 @@ def _listen(address: str) -> socket.socket:
     except OSError as exc:
         code = exc.errno or errno.EADDRNOTAVAIL
         raise OSError(code, os.strerror(code), f"web.listen_address {printable(address)}") from exc
-    listener.setblocking(False)
     return listener

@@ -51,8 +51,7 @@ def decode(kind: type[T], value: object) -> T:
 def _decoder(kind: Any) -> Callable[[Any], Any]:
     origin = typing.get_origin(kind)
     if origin is tuple:
-        item = _decoder(typing.get_args(kind)[0])
-        return lambda value: tuple(item(v) for v in _listed(value))
+        return _sequence(_decoder(typing.get_args(kind)[0]))
     if origin in (typing.Union, types.UnionType):
         # Only ``X | None`` is ever used in values that travel.
         (inner,) = (k for k in typing.get_args(kind) if k is not type(None))
@@ -67,10 +66,14 @@ def _decoder(kind: Any) -> Callable[[Any], Any]:
     return _scalar(kind)
 
 
-def _listed(value: object) -> list[Any]:
-    if not isinstance(value, list):
-        raise TypeError(f"a list expected, not {type(value).__name__}")
-    return value
+def _sequence(item: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def check(value: object) -> object:
+        # A text or a mapping could be iterated over too, and would be what nobody wrote.
+        if not isinstance(value, list):
+            raise TypeError(f"list expected, not {type(value).__name__}")
+        return tuple(item(v) for v in value)
+
+    return check
 
 
 def _scalar(kind: type) -> Callable[[Any], Any]:

@@ -64,6 +64,39 @@ def make_certificate(authority: Authority, name: str, subject: str, names: str =
     return str(whole)
 
 
+_OLD_OR_EARLY = """
+[ca]
+default_ca = one
+[one]
+database = {base}.index
+new_certs_dir = {directory}
+serial = {base}.serial
+default_md = sha256
+policy = any
+[any]
+commonName = supplied
+"""
+
+
+def make_certificate_valid(authority: Authority, name: str, names: str, valid: str) -> str:
+    """As ``make_certificate``, valid between ``start,end`` in openssl's YYYYMMDDHHMMSSZ."""
+    base = str(authority.directory / name)
+    start, end = valid.split(",")
+    whole = Path(make_certificate(authority, name, name, names))
+    Path(f"{base}.index").touch()
+    Path(f"{base}.serial").write_text("1000")
+    config = Path(f"{base}.cnf")
+    config.write_text(_OLD_OR_EARLY.format(base=base, directory=authority.directory))
+    _openssl(
+        "ca", "-batch", "-notext", "-config", str(config), "-in", f"{base}.csr",
+        "-cert", authority.certificate, "-keyfile", authority.key,
+        "-extfile", f"{base}.ext", "-startdate", start, "-enddate", end, "-out", f"{base}.crt",
+    )  # fmt: skip
+    parts = [Path(f"{base}.key"), Path(f"{base}.crt"), Path(authority.certificate)]
+    whole.write_text("".join(part.read_text() for part in parts))
+    return str(whole)
+
+
 def make_self_signed(directory: Path, name: str, host: str) -> str:
     """Make what a kubelet makes for itself; returns a PEM file with key and certificate."""
     whole = directory / f"{name}.pem"

@@ -69,6 +69,11 @@ class DaemonProcess:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def is_running(self) -> bool:
+        """False once the process has ended, for whatever reason."""
+        return self._process is not None and self._process.poll() is None
+
     def start(self, timeout: float = 20.0) -> None:
         """Start the daemon and wait until it answers its status socket."""
         command = [

@@ -11,20 +11,28 @@ import json
 import os
 import socket
 import ssl
-import stat
-import threading
-import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 import requests
+import urllib3
 from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from fusewatchd import __version__
+from fusewatchd.kube.credentials import (
+    Signature,
+    read_secret,
+    read_token,
+    require_trusted,
+    signature,
+)
+from fusewatchd.kube.cutoff import CutOff
 from fusewatchd.kube.errors import (
     AnswerError,
     ConflictError,
@@ -40,10 +48,14 @@ from fusewatchd.kube.errors import (
 )
 from fusewatchd.printable import printable
 
-MAX_ANSWER_BYTES = 64 << 20
+MAX_ANSWER_BYTES = 32 << 20
+MAX_VALUES = 1_000_000
+"""In one answer: small ones take many times the room in memory that they take in JSON."""
 MAX_TOKEN_BYTES = 64 << 10
 CONNECT_SECONDS = 3.0
+MAX_RETRY_AFTER_SECONDS = 300.0
 _CHUNK = 1 << 16
+_LATE = "no answer in time"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +77,6 @@ class Endpoint:
     """For a whole request."""
 
 
-_Signature = tuple[tuple[str, int, int, int], ...]
-
-
 class Client:
     """Sends requests to one endpoint; for one thread."""
 
@@ -75,9 +84,10 @@ class Client:
         """Keep the endpoint; files are read and a connection is made with the first request."""
         self.endpoint = endpoint
         self._session: requests.Session | None = None
-        self._tls_files: _Signature = ()
+        self._tls_files: Signature = ()
         self._token = ""
-        self._token_signature: _Signature = ()
+        self._token_signature: Signature = ()
+        self._cut_off = CutOff()
 
     def close(self) -> None:
         """Close idle connections."""
@@ -102,24 +112,28 @@ class Client:
         if token:
             headers["Authorization"] = f"Bearer {token}"
         data = None if body is None else json.dumps(body).encode()
-        deadline = time.monotonic() + self.endpoint.timeout_seconds
-        connect = min(CONNECT_SECONDS, self.endpoint.timeout_seconds)
+        session, seconds = self._current_session(), self.endpoint.timeout_seconds
         try:
             with (
-                self._current_session().request(
+                self._cut_off.after(seconds),
+                session.request(
                     method,
                     self.endpoint.url.rstrip("/") + path,
                     data=data,
                     headers=headers,
-                    timeout=(connect, self.endpoint.timeout_seconds),
+                    timeout=(min(CONNECT_SECONDS, seconds), seconds),
                     allow_redirects=False,
                     stream=True,
                 ) as answer,
-                _cut_off(answer, deadline),
             ):
-                return _content(answer)
-        except requests.RequestException as exc:
-            raise UnreachableError(f"{self.endpoint.url}: {_reason(exc)}") from exc
+                body = _body(answer)
+            if not self._cut_off.has_struck:
+                return _content(answer, body, token)
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as exc:
+            why = _LATE if self._cut_off.has_struck else _reason(exc)
+            raise UnreachableError(f"{self.endpoint.url}: {why}") from exc
+        # What was cut off may look whole: the end of a connection ends fields and bodies too.
+        raise UnreachableError(f"{self.endpoint.url}: {_LATE}")
 
     # ------------------------------------------------------------------------ secrets
 
@@ -127,16 +141,14 @@ class Client:
         path = self.endpoint.token_file
         if not path:
             return ""
-        signature = _signature(path)
-        if signature != self._token_signature:
-            text = _read_secret(path, MAX_TOKEN_BYTES).strip()
-            if not text.isascii() or not text.isprintable() or " " in text or not text:
-                raise CredentialsError(f"{path}: expected one token in it")
-            self._token, self._token_signature = text, signature
+        found = signature(path)
+        if found != self._token_signature:
+            self._token = read_token(path, MAX_TOKEN_BYTES)
+            self._token_signature = found
         return self._token
 
     def _current_session(self) -> requests.Session:
-        files = _signature(*self._ca_files(), *self._client_files())
+        files = signature(*self._ca_files(), *self._client_files())
         if self._session is None or files != self._tls_files:
             self.close()
             session = _Session()
@@ -144,9 +156,10 @@ class Client:
             session.headers["User-Agent"] = f"fusewatchd/{__version__}"
             # A compressed answer could not be bounded before it is unpacked.
             session.headers["Accept-Encoding"] = "identity"
+            session.mount("http://", _PlainAdapter(self._cut_off.watch))
             if self.endpoint.url.startswith("https:"):
                 name = self.endpoint.server_name or urlsplit(self.endpoint.url).hostname or ""
-                adapter = _Adapter(self._tls_context(), name)
+                adapter = _TlsAdapter(self._cut_off.watch, self._tls_context(), name)
                 session.mount("https://", adapter)
             self._session, self._tls_files = session, files
         return self._session
@@ -181,13 +194,14 @@ class Client:
             known = ", ".join(endpoint.default_ca_files) or "nothing is configured"
             raise CredentialsError(f"no certificate authority to verify {endpoint.url}: {known}")
         for path in () if endpoint.skip_verify else files:
+            require_trusted(path)
             try:
                 context.load_verify_locations(cafile=path)
             except (OSError, ssl.SSLError) as exc:
                 raise CredentialsError(f"{path}: no usable certificates: {_words(exc)}") from exc
         if endpoint.client_cert_file:
             key = endpoint.client_key_file or endpoint.client_cert_file
-            _read_secret(key, 1 << 20)
+            read_secret(key, 1 << 20)
             try:
                 # The callback keeps a locked key from asking for a pass phrase on a terminal.
                 context.load_cert_chain(endpoint.client_cert_file, key, lambda: b"")
@@ -204,13 +218,48 @@ class _Session(requests.Session):
         return None
 
 
-class _Adapter(HTTPAdapter):
+_Watch = Callable[[socket.socket], None]
+
+
+class _PlainAdapter(HTTPAdapter):
+    """Shows each new connection to those who may have to cut it."""
+
+    def __init__(self, watch: _Watch) -> None:
+        self._watch = watch
+        super().__init__(pool_connections=1, pool_maxsize=1)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = _pools(self._watch)
+
+
+def _pools(watch: _Watch) -> dict[str, type[urllib3.HTTPConnectionPool]]:
+    class Plain(HTTPConnection):
+        def connect(self) -> None:
+            super().connect()
+            watch(self.sock)
+
+    class Secure(HTTPSConnection):
+        def connect(self) -> None:
+            super().connect()
+            watch(self.sock)
+
+    class PlainPool(urllib3.HTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class SecurePool(urllib3.HTTPSConnectionPool):
+        ConnectionCls = Secure
+
+    return {"http": PlainPool, "https": SecurePool}
+
+
+class _TlsAdapter(_PlainAdapter):
     """Uses one TLS context, and one name to verify."""
 
-    def __init__(self, context: ssl.SSLContext, server_name: str) -> None:
+    def __init__(self, watch: _Watch, context: ssl.SSLContext, server_name: str) -> None:
         self._context = context
         self._server_name = server_name
-        super().__init__(pool_connections=1, pool_maxsize=1)
+        super().__init__(watch)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         kwargs["ssl_context"] = self._context
@@ -225,68 +274,25 @@ class _Adapter(HTTPAdapter):
         conn.ca_certs = conn.ca_cert_dir = None
 
 
-def _signature(*paths: str) -> _Signature:
-    found = []
-    for path in paths:
-        try:
-            status = os.stat(path)
-        except OSError as exc:
-            raise CredentialsError(f"{path}: {exc.strerror}") from exc
-        found.append((path, status.st_ino, status.st_mtime_ns, status.st_size))
-    return tuple(found)
-
-
-def _read_secret(path: str, limit: int) -> str:
-    """Read a file that nobody but its owner (and root's group) may be able to read."""
-    try:
-        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise CredentialsError(f"{path}: expected a regular file")
-            if status.st_mode & 0o007 or (status.st_mode & 0o070 and status.st_gid != 0):
-                mode = stat.S_IMODE(status.st_mode)
-                raise CredentialsError(f"{path}: others can read it (mode {mode:04o}); chmod 600")
-            text = file.read(limit + 1)
-    except OSError as exc:
-        raise CredentialsError(f"{path}: {exc.strerror}") from exc
-    if len(text) > limit:
-        raise CredentialsError(f"{path}: expected at most {limit} bytes")
-    return text.decode("latin-1")
-
-
-@contextmanager
-def _cut_off(answer: requests.Response, deadline: float) -> Iterator[None]:
-    """End the connection at the deadline: a server may send one byte now and then for ever."""
-    try:
-        connection = socket.socket(fileno=os.dup(answer.raw.fileno()))
-    except (OSError, ValueError, AttributeError):
-        yield  # nothing is left to be read
-        return
-    timer = threading.Timer(max(0.0, deadline - time.monotonic()), _shut, [connection])
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-        timer.join()
-        connection.close()
-
-
-def _shut(connection: socket.socket) -> None:
-    with suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)
-
-
-def _content(answer: requests.Response) -> Any:
+def _body(answer: requests.Response) -> bytes:
     code = answer.status_code
     if 300 <= code < 400:
         raise AnswerError(f"{answer.request.url}: a redirect is not followed", code)
+    if answer.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise AnswerError("a compressed answer, which nobody asked for", code)
     body = bytearray()
-    for chunk in answer.iter_content(_CHUNK):
+    # Not iter_content: it unpacks, and reads a chunk's length however long that line is.
+    while chunk := answer.raw.read(_CHUNK, decode_content=False):
         body += chunk
         if len(body) > MAX_ANSWER_BYTES:
             raise AnswerError(f"an answer of more than {MAX_ANSWER_BYTES} bytes", code)
+    if sum(map(body.count, (b",", b"[", b"{"))) > MAX_VALUES:
+        raise AnswerError(f"an answer of more than {MAX_VALUES} values", code)
+    return bytes(body)
+
+
+def _content(answer: requests.Response, body: bytes, secret: str) -> Any:
+    code = answer.status_code
     expected = answer.headers.get("Content-Length", "")
     if expected.isdigit() and len(body) < int(expected):
         # Older releases of requests take a body that ends too soon for a whole one.
@@ -299,13 +305,15 @@ def _content(answer: requests.Response) -> Any:
         document = None
     if answer.ok:
         return document
-    raise _refusal(answer, document)
+    raise _refusal(answer, document, secret)
 
 
-def _refusal(answer: requests.Response, document: object) -> KubeError:
+def _refusal(answer: requests.Response, document: object, secret: str) -> KubeError:
     code = answer.status_code
     said = document.get("message") if isinstance(document, dict) else None
-    words = printable(said) if isinstance(said, str) else str(answer.reason)
+    words = said if isinstance(said, str) else str(answer.reason)
+    # A server may repeat what it was sent, and this is logged.
+    words = printable(words.replace(secret, "(token)") if secret else words)
     message = f"{answer.request.method} {answer.request.path_url}: {code} {words}"
     match code:
         case 401:
@@ -325,14 +333,23 @@ def _refusal(answer: requests.Response, document: object) -> KubeError:
 
 
 def _retry_after(answer: requests.Response) -> float:
+    """Return the seconds that a server asks for, as a number or as a date (RFC 9110, 10.2.3)."""
     text = answer.headers.get("Retry-After", "")
-    return min(float(text), 3600.0) if text.isascii() and text.isdigit() else 0.0
+    if text.isascii() and text.isdigit():
+        return min(float(text), MAX_RETRY_AFTER_SECONDS)
+    try:
+        date = parsedate_to_datetime(text)
+    except (TypeError, ValueError, IndexError, OverflowError):
+        return 0.0
+    date = date if date.tzinfo else date.replace(tzinfo=timezone.utc)
+    wait = (date - datetime.now(timezone.utc)).total_seconds()
+    return max(0.0, min(wait, MAX_RETRY_AFTER_SECONDS))
 
 
 def _reason(exc: BaseException) -> str:
     """Find the words of the first cause; those of the layers between repeat URLs and objects."""
     if isinstance(exc, requests.Timeout):
-        return "no answer in time"
+        return _LATE
     seen: BaseException | None = exc
     best = type(exc).__name__
     for _ in range(12):

@@ -41,6 +41,8 @@ class PodsAnswer:
     code: str = "2xx"
     """Class of the status, for the metric."""
     complaints: tuple[str, ...] = ()
+    retry_after: float = 0.0
+    """Seconds for which a kubelet that refused wants to be left in peace."""
 
 
 class KubeletPods:
@@ -118,7 +120,7 @@ class KubeletPods:
                 if self._event >= 0:
                     self._answers.append(answer)
                     os.eventfd_write(self._event, 1)
-            self._rest(failures)
+            self._rest(failures, answer.retry_after)
         self._client.close()
 
     def _ask(self) -> PodsAnswer:
@@ -128,15 +130,18 @@ class KubeletPods:
         try:
             found = parse_pod_list(self._client.request("GET", PATH))
         except KubeError as exc:
-            return PodsAnswer(asked_at, None, str(exc), code_class(exc.code))
+            retry_after = getattr(exc, "retry_after", 0.0)
+            return PodsAnswer(
+                asked_at, None, str(exc), code_class(exc.code), retry_after=retry_after
+            )
         except ParseError as exc:
             return PodsAnswer(asked_at, None, f"the kubelet's answer: {exc}")
         return PodsAnswer(asked_at, found.pods, complaints=found.complaints)
 
-    def _rest(self, failures: int) -> None:
+    def _rest(self, failures: int, retry_after: float) -> None:
         """Wait for the timer or for ``refresh``, and for the least rest in any case."""
         if failures:
-            least = MIN_REST_AFTER_FAILURE_SECONDS
+            least = max(MIN_REST_AFTER_FAILURE_SECONDS, min(retry_after, MAX_RETRY_SECONDS))
             most = min(MAX_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** (failures - 1))
         else:
             least, most = MIN_REST_SECONDS, self._refresh_seconds

@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from fusewatchd.errors import WorkerError
+from fusewatchd.errors import WorkerError, WorkerShortageError
 from fusewatchd.linux.channel import Channel
 
 # <linux/prctl.h>
@@ -107,13 +107,17 @@ class ForkServer:
         through directories that are root's alone; FUSE looks at user and group ids only.
 
         Raises:
-            WorkerError: the fork server is gone or could not fork.
+            WorkerError: the fork server is gone.
+            WorkerShortageError: it is there, but there is nothing to make a worker of.
         """
         self._last_number += 1
         number = self._last_number
         who = None if credentials is None else [credentials.uid, credentials.gid]
         request = json.dumps({"spawn": kind, "number": number, "as": who}).encode()
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as exc:
+            raise WorkerShortageError(f"no {kind} worker: {exc.strerror}") from exc
         with theirs:
             try:
                 socket.send_fds(self._socket, [request], [theirs.fileno()])
@@ -123,7 +127,9 @@ class ForkServer:
                 raise WorkerError(f"the fork server does not answer: {exc}") from exc
         if not answer.get("pid"):
             ours.close()
-            raise WorkerError(f"no {kind} worker: {answer.get('error', 'the fork server ended')}")
+            if "error" in answer:
+                raise WorkerShortageError(f"no {kind} worker: {answer['error']}")
+            raise WorkerError(f"no {kind} worker: the fork server ended")
         ours.setblocking(False)
         return Worker(self, number, answer["pid"], Channel(ours))
 

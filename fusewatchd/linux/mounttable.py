@@ -64,7 +64,6 @@ class MountTableSource:
         Raises:
             OSError: the file cannot be opened.
         """
-        self._path = mountinfo_path
         self._clock = clock
         is_own = _is_own_namespace(mountinfo_path)
         self._ids = _UniqueIds(is_enabled=is_own)
@@ -202,13 +201,13 @@ class MountTableSource:
         self._poll.poll(0)
         self._take_events()
         present = self._ids.listed()
-        data = _read_all(self._path)
+        data = _read_all(self._file)
         # Before Linux 5.8 a mount can be missing from a read during which others go.  That
         # is older than the 64-bit ids, so where there are none it is worth another read.
         for _ in range(0 if self._ids.is_enabled else MAX_REREADS):
             if not self._poll.poll(0):
                 break
-            data = _read_all(self._path)
+            data = _read_all(self._file)
         unique_ids = self._ids.of_all_through(present)
         table = parse_mount_table(data, self._table).with_unique_ids(unique_ids)
         if table != self._table:
@@ -362,6 +361,8 @@ def _is_own_namespace(mountinfo_path: str) -> bool:
         return False
 
 
-def _read_all(path: str) -> bytes:
-    with open(path, "rb", buffering=0) as file:
+def _read_all(fd: int) -> bytes:
+    # Opened long ago: there may be no descriptor left when a read is needed most.
+    os.lseek(fd, 0, os.SEEK_SET)
+    with open(fd, "rb", buffering=0, closefd=False) as file:
         return file.readall()

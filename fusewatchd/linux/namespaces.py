@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from fusewatchd.errors import ParseError
+from fusewatchd.errors import ParseError, WorkerShortageError
 from fusewatchd.kubeletdir import pod_uid_of_cgroup
 from fusewatchd.linux import procfs
 from fusewatchd.linux.channel import Channel
@@ -199,7 +199,8 @@ class NamespaceScanner:
         self._known: dict[int, MountNamespace] = {}
         self._started_at: float | None = None
         self._is_wanted = False
-        self._worker = self._new_worker()
+        self._worker: Worker | None = self._new_worker()
+        """None while there is nothing to make one of."""
 
     def fileno(self) -> int:
         """Return what becomes readable when a walk has ended; it outlives the worker."""
@@ -216,6 +217,11 @@ class NamespaceScanner:
             self._is_wanted = True
             return
         self._is_wanted = False
+        if self._worker is None:
+            try:
+                self._worker = self._new_worker()
+            except WorkerShortageError:
+                return
         self._started_at = now
         self._worker.channel.send("walk")
 
@@ -227,9 +233,11 @@ class NamespaceScanner:
         """Return a finished walk.
 
         Raises:
-            TimeoutError: the walk did not end; its worker was replaced.
-            WorkerError: it could not be replaced.
+            TimeoutError: the walk did not end; its worker is replaced, now or with the next one.
+            WorkerError: it cannot be replaced.
         """
+        if self._worker is None:
+            return None
         started, has_ended = self._started_at, False
         try:
             messages = self._worker.channel.receive()
@@ -242,14 +250,15 @@ class NamespaceScanner:
                 self.request(now)
             return result
         if has_ended or (started is not None and now >= started + DEADLINE_SECONDS):
-            self._replace_worker(now)
+            self._replace_worker(self._worker, now)
             if started is not None:
                 raise TimeoutError("the walk through /proc did not end")
         return None
 
     def close(self) -> None:
         """End the worker."""
-        self._worker.kill()
+        if self._worker is not None:
+            self._worker.kill()
         self._epoll.close()
 
     def _new_worker(self) -> Worker:
@@ -257,14 +266,16 @@ class NamespaceScanner:
         self._epoll.register(worker.channel.fileno(), select.EPOLLIN)
         return worker
 
-    def _replace_worker(self, now: float) -> None:
+    def _replace_worker(self, worker: Worker, now: float) -> None:
         with suppress(OSError):
-            self._epoll.unregister(self._worker.channel.fileno())
-        self._worker.kill()
+            self._epoll.unregister(worker.channel.fileno())
+        worker.kill()
         # The new worker has told nothing yet, so nothing it says refers to what is known.
         self._known = {}
         self._started_at = None
-        self._worker = self._new_worker()
+        self._worker = None
+        with suppress(WorkerShortageError):
+            self._worker = self._new_worker()
         if self._is_wanted:
             self.request(now)
 

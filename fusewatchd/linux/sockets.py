@@ -152,11 +152,13 @@ class SocketWatch:
         # A new file in the old one's place is a new listener: no reason to hold back.
         if before is not None and before.file == file and now < before.due_at:
             return False
-        held = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        held: socket.socket | None = None
         try:
+            held = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
             held.connect(path)
         except OSError:
-            held.close()
+            if held is not None:
+                held.close()
             failures = before.failures + 1 if before is not None and before.file == file else 1
             wait = min(FIRST_RETRY_SECONDS * 2 ** min(failures - 1, 16), LAST_RETRY_SECONDS)
             self._refused[path] = _Refused(file, failures, now + wait)

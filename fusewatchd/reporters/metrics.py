@@ -97,6 +97,8 @@ _ABORT_RESULTS: tuple[tuple[OutcomeStatus, Reason], ...] = (
         for reason in (Reason.NO_FUSECTL, Reason.REPORT_ONLY, Reason.POD_ENDING)
     ),
 )
+_OPENMETRICS_TYPE = "application/openmetrics-text"
+_OPENMETRICS = f"{_OPENMETRICS_TYPE}; version=1.0.0"
 
 _CODES = ("1xx", "2xx", "3xx", "4xx", "5xx", "error")
 
@@ -386,8 +388,13 @@ class Metrics:
         return app
 
     def page(self, accept: str = "") -> Page:
-        """Return the metrics in the format that an ``Accept`` header asks for."""
-        encoder, content_type = choose_encoder(accept)
+        """Return the metrics in the format that an ``Accept`` header asks for.
+
+        The header itself is not handed on: the library raises at some of what it can say
+        (``version=abc``) and repeats the rest in the type of the answer.
+        """
+        kinds = {kind.partition(";")[0].strip().lower() for kind in accept.split(",")}
+        encoder, content_type = choose_encoder(_OPENMETRICS if _OPENMETRICS_TYPE in kinds else "")
         return Page(content_type, encoder(self.registry))
 
     def render(self) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import subprocess
 import time
 from pathlib import Path
@@ -145,3 +146,39 @@ def wait_for_log(daemon: DaemonProcess, text: str) -> None:
     while text not in daemon.log():
         assert time.monotonic() < end, daemon.log()
         time.sleep(0.02)
+
+
+@in_lab(timeout=90)
+def test_a_second_daemon_goes_away_and_the_first_one_stays(node: DemoNode) -> None:
+    with DaemonProcess(node) as first:
+        document = first.status()
+        done = run_fusewatchd("run", "--any-namespace", *sets(first))
+        assert done.returncode == 2
+        line = f"runtime_dir {first.runtime_dir}: another fusewatchd runs (pid {first.pid})\n"
+        assert (done.stdout, done.stderr) == ("", line)
+        assert first.status()["started_at"] == document["started_at"]
+
+
+@in_lab(timeout=90)
+def test_what_a_killed_daemon_left_is_taken_over(node: DemoNode) -> None:
+    with DaemonProcess(node) as first:
+        socket_path = os.path.join(first.runtime_dir, "fusewatchd.sock")
+        left = os.stat(socket_path).st_ino
+        os.kill(first.pid, signal.SIGKILL)
+        with DaemonProcess(node) as second:
+            end = time.monotonic() + 20
+            while os.stat(socket_path).st_ino == left:
+                assert time.monotonic() < end, second.log()
+                time.sleep(0.01)
+            assert second.status()["cycle"] >= 1
+
+
+@pytest.mark.parametrize(("group", "mode"), [("daemon", 0o660), ("no-such-group", 0o600)])
+@in_lab(timeout=60)
+def test_a_group_for_the_status(node: DemoNode, group: str, mode: int) -> None:
+    with DaemonProcess(node, settings={"status_group": group}) as daemon:
+        wait_for_log(daemon, "started")
+        found = os.stat(os.path.join(daemon.runtime_dir, "fusewatchd.sock"))
+        assert stat.S_IMODE(found.st_mode) == mode
+        assert ("status is for root alone" in daemon.log()) is (mode == 0o600)
+        assert daemon.status()["cycle"] >= 1

@@ -13,6 +13,7 @@ from fusewatchd.decision import (
     Propagation,
     ReplaceMount,
 )
+from fusewatchd.errors import WorkerShortageError
 from fusewatchd.executor import (
     DEADLINE_SECONDS,
     MAX_WORKERS,
@@ -53,8 +54,11 @@ class Worker:
 class Crew:
     def __init__(self) -> None:
         self.workers: list[Worker] = []
+        self.is_short = False
 
     def __call__(self) -> Worker:
+        if self.is_short:
+            raise WorkerShortageError("no descriptors")
         self.workers.append(Worker())
         return self.workers[-1]
 
@@ -140,6 +144,32 @@ def test_a_worker_that_died_is_replaced_at_once() -> None:
     (outcome,) = crew.collect(0.001)
     assert outcome.detail == "the mount worker ended"
     assert [a.key for a in workers[1].given] == [action(2).key]
+
+
+def test_a_worker_that_died_idle_is_let_go_and_replaced_when_there_is_work() -> None:
+    crew, workers = executor()
+    workers[0].is_dead = True
+    assert crew.collect(0.0) == []
+    assert crew.workers == ()
+    assert workers[0].was_killed
+    assert len(workers) == 1
+    crew.submit([action(1)], 0.1)
+    assert workers[1].given == [action(1)]
+
+
+def test_work_waits_while_there_is_nothing_to_make_a_worker_of() -> None:
+    source = Crew()
+    crew, workers = Executor(source, 1), source.workers  # type: ignore[arg-type]
+    workers[0].is_dead = True
+    crew.collect(0.0)
+    source.is_short = True
+    crew.submit([action(1)], 0.1)
+    assert crew.collect(0.2) == []
+    assert crew.in_flight() == {action(1).key}
+    source.is_short = False
+    crew.collect(0.3)
+    workers[1].done = 1
+    assert [o.action for o in crew.collect(0.4)] == [action(1)]
 
 
 def test_much_work_is_spread_and_pods_stay_whole() -> None:

@@ -28,6 +28,8 @@ EDGE = {
     "statustable",
     "statussocket",
     "statefile",
+    "serving",
+    "rundir",
 }
 SHELL = {
     "observer", "executor", "reconciler", "node", "cluster", "statekeeper", "daemon", "cli", "__main__",
@@ -43,6 +45,7 @@ ONLY_IMPORTER = {
     "sdnotify": "reporters/systemd",
     "prometheus_client": "reporters/metrics",
     "requests": "kube/http",
+    "urllib3": "kube/http",
 }
 MODULES = sorted(ROOT.rglob("*.py"))
 

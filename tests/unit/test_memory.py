@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
-import os
-import stat
+from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +22,6 @@ from fusewatchd.mountinfo import MountTable
 from fusewatchd.persistence import document_of, is_same_memory, ledger_from
 from fusewatchd.pods import Pods
 from fusewatchd.printable import printable
-from fusewatchd.statefile import NAME, StateWriter, read_boot_id, read_state, write_state
 from fusewatchd.wire import decode, encode
 from tests.unit.scenes import UID, Scene, pod, usual
 
@@ -139,75 +137,65 @@ def test_a_document_that_cannot_be_believed(change: dict[str, Any], problem: str
         ledger_from({**document_of(ledger, "boot"), **change}, "boot", table)
 
 
+def nodes(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Every value of a document with the way to it, the whole included."""
+    yield path, document
+    if isinstance(document, (dict, list)):
+        for step, value in document.items() if isinstance(document, dict) else enumerate(document):
+            yield from nodes(value, (*path, step))
+
+
+def with_value(document: Any, path: tuple[Any, ...], value: Any) -> Any:
+    """A copy of a document that has something else at one place."""
+    if not path:
+        return value
+    copied = copy.copy(document)
+    copied[path[0]] = with_value(document[path[0]], path[1:], value)
+    return copied
+
+
+def written() -> tuple[dict[str, Any], MountTable]:
+    ledger, table = remembered()
+    return json.loads(json.dumps(document_of(ledger, "boot"))), table
+
+
+FIELDS = [path for path, _ in nodes(written()[0])]
+
+
+@pytest.mark.parametrize("path", FIELDS, ids=lambda path: ".".join(map(str, path)) or "all")
+def test_a_value_of_another_type_anywhere_is_refused(path: tuple[Any, ...]) -> None:
+    document, table = written()
+    (found,) = (value for where, value in nodes(document) if where == path)
+    for other in (None, True, 7, 1.5, "text", [], {}, [[]], {"a": 1}, float("nan")):
+        if type(other) is type(found) and not isinstance(found, dict):
+            continue
+        with pytest.raises(ParseError):
+            ledger_from(with_value(document, path, other), "boot", table)
+
+
+@pytest.mark.parametrize("path", FIELDS, ids=lambda path: ".".join(map(str, path)) or "all")
+def test_no_number_and_no_text_is_worse_than_an_error(path: tuple[Any, ...]) -> None:
+    document, table = written()
+    (found,) = (value for where, value in nodes(document) if where == path)
+    if isinstance(found, bool) or not isinstance(found, (int, str)):
+        return
+    numbers = [-1, 0, 2**31, 2**64, -(2**70), 10**400]
+    texts = ["", "/", "..", "x" * 100_000, "\x00", "\udc80", "/proc/self/root"]
+    for other in numbers if isinstance(found, int) else texts:
+        try:
+            again = ledger_from(with_value(document, path, other), "boot", table)
+        except ParseError:
+            continue
+        for fact in again.facts.values():
+            assert any(fact.is_about(mount) for mount in table.stack_at(fact.mount_point))
+        for key, layers in again.own_layers.items():
+            assert set(layers) <= {mount.unique_id for mount in table.stack_at(key.mount_point)}
+
+
 @given(st.recursive(st.none() | st.integers() | st.text(max_size=3), lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=8), x, max_size=3), max_leaves=8))  # fmt: skip
 def test_no_document_at_all_is_worse_than_an_error(document: Any) -> None:
     with pytest.raises(ParseError):
         ledger_from(document, "boot", MountTable.of(()))
-
-
-# ------------------------------------------------------------------------- state file
-
-
-def test_written_whole_for_root_only_and_read_back(tmp_path: Path) -> None:
-    directory = tmp_path / "state"
-    write_state(str(directory), {"a": 1})
-    write_state(str(directory), {"a": 2})
-    assert read_state(str(directory)) == {"a": 2}
-    assert os.listdir(directory) == [NAME]
-    assert stat.S_IMODE(os.stat(directory / NAME).st_mode) == 0o600
-    assert stat.S_IMODE(os.stat(directory).st_mode) == 0o700
-
-
-def test_no_file_is_no_memory(tmp_path: Path) -> None:
-    assert read_state(str(tmp_path)) is None
-
-
-@pytest.mark.parametrize("content", [b"", b'{"a"', b"\xff\xff", b"[" * 100_000])
-def test_a_torn_file_is_said(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / NAME).write_bytes(content)
-    (tmp_path / NAME).chmod(0o600)
-    with pytest.raises(ParseError, match="torn or empty"):
-        read_state(str(tmp_path))
-
-
-def test_a_file_that_others_can_write_is_not_believed(tmp_path: Path) -> None:
-    write_state(str(tmp_path), {})
-    (tmp_path / NAME).chmod(0o620)
-    with pytest.raises(ParseError, match="others can write it"):
-        read_state(str(tmp_path))
-
-
-def test_a_link_is_not_followed(tmp_path: Path) -> None:
-    (tmp_path / "real").write_text("{}")
-    (tmp_path / NAME).symlink_to("real")
-    with pytest.raises(ParseError):
-        read_state(str(tmp_path))
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
-    write_state(str(tmp_path), {"old": True})
-    (tmp_path / (NAME + ".new")).mkdir()
-    with pytest.raises(OSError):
-        write_state(str(tmp_path), {"old": False})
-    assert read_state(str(tmp_path)) == {"old": True}
-
-
-def test_the_writer_writes_the_last_one_and_says_what_fails(tmp_path: Path) -> None:
-    writer = StateWriter(str(tmp_path / "s"))
-    for number in range(50):
-        writer.save(lambda number=number: {"number": number})  # type: ignore[misc]
-    writer.close()
-    assert read_state(str(tmp_path / "s")) == {"number": 49}
-    assert writer.problem == ""
-    (tmp_path / "file").touch()
-    failing = StateWriter(str(tmp_path / "file"))
-    failing.save(dict)
-    failing.close()
-    assert "file" in failing.problem
-
-
-def test_a_boot_has_an_id() -> None:
-    assert len(read_boot_id()) == 36
 
 
 # ------------------------------------------------------------------------------- pods

@@ -8,13 +8,15 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fusewatchd.errors import ConfigError
 from fusewatchd.reporters.metrics import Metrics, Page
-from fusewatchd.web import MAX_REQUEST_BYTES, Health, Pages, WebServer, parse_address
+from fusewatchd.web import MAX_REQUEST_BYTES, Health, Pages, WebServer, parse_address, respond
 
 BIG = b"x" * 3_000_000
 HUGE = b"x" * 30_000_000
@@ -154,6 +156,47 @@ def test_a_body_after_the_request_does_not_cost_the_answer(server: WebServer) ->
     assert raw(server, head + b"x" * 100_000).startswith(b"HTTP/1.1 405 ")
 
 
+def test_of_several_requests_on_one_connection_the_first_is_answered(server: WebServer) -> None:
+    answer = raw(server, b"GET /metrics HTTP/1.1\r\n\r\nGET /healthz HTTP/1.1\r\n\r\n")
+    assert answer.endswith(b"\r\n\r\nup 1\n")
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+ACCEPTED = ("application/openmetrics-text", "text/plain", "*/*", "", ",", ";", ";;,")
+OPTIONS = (
+    "version=abc",
+    "version",
+    "version=",
+    "version=9.9.9.9",
+    "version=" + "9" * 5000,
+    "version=\x00",
+    "version=1.0.0;escaping=allow-utf-8",
+    "version=1.0.0;escaping=a=b",
+    "version=1.0.0\r\nX-Mine: 1",
+    "q=nan",
+)
+
+
+@pytest.mark.parametrize("kind", ACCEPTED)
+@pytest.mark.parametrize("option", OPTIONS)
+def test_no_accept_field_ends_the_server_or_is_repeated(kind: str, option: str) -> None:
+    for accept in (f"{kind};{option}", f"{kind}; {option}, {kind};{option}"):
+        page = Metrics("1.0").page(accept)
+        assert page.content_type.isprintable()
+        assert "X-Mine" not in page.content_type
+        assert page.content_type.startswith(("text/plain; version=", "application/openmetrics"))
+        assert "9.9" not in page.content_type
+
+
+@given(st.binary(max_size=200))
+def test_whatever_is_sent_is_answered_refused_or_waited_for(data: bytes) -> None:
+    pages = Pages(Metrics("1.0").page, lambda: Health(True, ""), lambda: Health(True, ""))
+    request = b"GET /metrics HTTP/1.1\r\nAccept: application/openmetrics-text;" + data
+    for received in (data, data + b"\r\n\r\n", request + b"\r\n\r\n"):
+        answer = respond(received, pages)
+        assert answer is None or answer.startswith(b"HTTP/1.1 ")
+
+
 def test_large_pages_arrive_whole(server: WebServer, node: Node) -> None:
     node.metrics = lambda accept: Page("text/plain", BIG)
     assert get(server, "/metrics")[2] == BIG
@@ -167,14 +210,19 @@ def test_a_request_without_end_is_cut_off(server: WebServer) -> None:
     assert raw(server, data).startswith(b"HTTP/1.1 431 ")
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET /metr"])
-def test_a_slow_client_is_cut_off_and_others_are_served(node: Node, sent: bytes) -> None:
+def test_slow_clients_are_cut_off_and_others_are_served(node: Node) -> None:
+    """The third one speaks HTTP/0.9, which has no header and no version."""
     web = WebServer("127.0.0.1:0", node.pages(), timeout_seconds=SHORT_SECONDS)
     web.start()
-    with closing(web), socket.create_connection(("127.0.0.1", web.port), timeout=30) as slow:
-        slow.sendall(sent)
+    with closing(web), ExitStack() as held:
+        slow = []
+        for sent in (b"", b"GET /metr", b"GET /metrics\r\n", b"\x00\xff" * 100):
+            client = socket.create_connection(("127.0.0.1", web.port), timeout=30)
+            held.enter_context(client).sendall(sent)
+            slow.append(client)
         assert get(web, "/metrics")[0] == 200
-        assert read_all(slow) == b""
+        for client in slow:
+            assert read_all(client) == b""
 
 
 def test_a_client_that_trickles_is_cut_off_too(node: Node) -> None:
