@@ -210,6 +210,7 @@ class Observer:
             self._show([m for m in namespace.mounts if m.is_fuse], namespace.pid, shown)
         for device in self.connections.set_shown(shown):
             self._probes.forget(device)
+            self._seen_at.pop(device, None)  # the number may be another's from here on
         on_host = {mount.device for mount in table.fuse_mounts()}
         self._seen_at = {device: self._seen_at.get(device, now) for device in on_host}
         self._take_binds(table, now)

@@ -19,7 +19,7 @@ from fusewatchd.model import TargetKey
 from fusewatchd.mountinfo import MountTable
 from fusewatchd.wire import decode, encode
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)

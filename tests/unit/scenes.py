@@ -58,6 +58,7 @@ class Scene:
     pods_are_current: bool = False
     servers: dict[Device, tuple[FuseServer, ...]] = field(default_factory=dict)
     volume_data: dict[tuple[str, str], VolumeData] = field(default_factory=dict)
+    seen_at: dict[Device, float] = field(default_factory=dict)
     policy: Policy = field(default_factory=Policy)
     ledger: Ledger = field(default_factory=Ledger)
     now: float = 100.0
@@ -121,6 +122,7 @@ class Scene:
             self.pods,
             self.pods_are_current,
             self.volume_data,
+            self.seen_at,
             namespaces_looked_at=self.now,
         )
 

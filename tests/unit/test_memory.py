@@ -75,7 +75,7 @@ def test_back_off_is_bounded_and_repeatable(failures: int, path: str) -> None:
 
 def remembered() -> tuple[Ledger, MountTable]:
     scene, _, bind = usual()
-    facts = ContainerFacts(Propagation.SLAVE, True, UID)
+    facts = ContainerFacts(Propagation.SLAVE, True, UID, "c1", "/bind", 7, Device(0, 8))
     layers = {TargetKey(0, bind.mount_point): (bind.unique_id,)}
     ledger = replace(scene.ledger, own_layers=layers, containers={TargetKey(7, "/data"): facts})
     return ledger, MountTable.of(scene.mounts)
@@ -106,7 +106,7 @@ def test_another_mount_at_the_same_place_inherits_nothing() -> None:
     ("change", "problem"),
     [
         ({"boot_id": "other"}, "another boot"),
-        ({"version": 2}, "version 2"),
+        ({"version": 1}, "version 1"),
         ({"version": None}, "version None"),
         ({"lineage": {}}, "lineage is no list"),
         ({"lineage": [{}]}, "not a Fact"),
