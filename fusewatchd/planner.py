@@ -29,6 +29,7 @@ from fusewatchd.model import (
     Device,
     Mount,
     Reason,
+    TargetKey,
     Verdict,
 )
 from fusewatchd.settings import RecoveryMode, SupersededPolicy
@@ -90,6 +91,7 @@ class _Planner:
         self._ledger = ledger
         self._policy = policy
         self._now = now
+        self._replaced: set[TargetKey] = set()
         self._findings = {finding.bind.key: finding for finding in findings}
         self._dead = tuple(
             sorted(
@@ -133,7 +135,15 @@ class _Planner:
             return Reason.REPORT_ONLY
         if len(self._snapshot.table) + len(self.actions) >= self._policy.max_table_entries:
             return Reason.TABLE_FULL
-        return Reason.NONE
+        return Reason.HOST_BIND_STALE if self._waits_for_host(finding) else Reason.NONE
+
+    def _waits_for_host(self, finding: Finding) -> bool:
+        """True for a container whose bind on the host is broken and not being replaced now."""
+        origin = self._findings.get(finding.bind.origin) if finding.bind.origin else None
+        if origin is None or not self._wants_replacement(origin):
+            return False
+        key = origin.bind.key
+        return key not in self._replaced and not self._ledger.state(key).is_in_flight
 
     # ------------------------------------------------------------------ replacement
 
@@ -150,6 +160,7 @@ class _Planner:
             self.refused.append(Refusal(finding, Reason.CHILD_MOUNT))
             return
         known = self._ledger.containers.get(finding.bind.key)
+        self._replaced.add(finding.bind.key)
         self.actions.append(
             ReplaceMount(
                 key=finding.bind.key,

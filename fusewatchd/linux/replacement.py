@@ -125,6 +125,9 @@ class _Replacement:
                 reason = Reason.ALREADY_LIVE if is_live else Reason.RACED
                 raise skip(reason, f"mount {mount.mount_id} of {mount.device} is there now")
             kind = self._kernel.kind_of(fd)
+        if mount.is_of_removed and self._kernel.way is not Way.BENEATH:
+            # The kernel mounts nothing on a directory that was removed.
+            raise refuse(Reason.SUBPATH_MISSING, "what it shows was removed while it was mounted")
         children = tree_inside(self._kernel, mount)
         known = {child.expect.mount_id for child in self._action.children}
         for child in children:
