@@ -5,16 +5,20 @@ what one of *that pod's own* binds on the host shows, or showed.  Copies of the 
 directory (CSI plugins, node agents, log collectors) show other pods' volumes, so they never
 match; a copy that hangs on a peer or slave of a host mount gets the host's replacement by
 propagation; and a pod that serves a connection never has it replaced under its feet.
+
+That a pod has only one bind proves nothing: a container can have a hostPath of another FUSE
+file system beside it.  Without a moment in which both showed the same thing, or a pod's spec
+that leaves no choice, a container mount belongs to nobody.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fusewatchd.decision import Bind, Propagation
-from fusewatchd.ledger import ContainerFacts, Ledger
+from fusewatchd.ledger import ContainerFacts, Former, Ledger
 from fusewatchd.lineage import plain_root
 from fusewatchd.model import (
     BindKind,
@@ -26,11 +30,14 @@ from fusewatchd.model import (
     Pod,
     SourceAnswer,
     TargetKey,
+    VolumeMount,
 )
 from fusewatchd.snapshot import Snapshot
 
 MAX_LAYERS = 64
 """Of one stack that are looked at."""
+BIRTH_SECONDS = 5.0
+"""How long a container that is being made may hold what no mount table shows yet."""
 _KUBELET_TREE = re.compile(r"/pods/[0-9a-f-]{32,36}/volume(s|-subpaths)/")
 
 
@@ -111,7 +118,7 @@ class _HostIndex:
             return None
         if self._receives_from_host(namespace, mount) or self._serves(namespace, mount.device):
             return None
-        return self._matching(namespace.pod_uid, mount)
+        return self._matching(namespace, mount)
 
     def _receives_from_host(self, namespace: MountNamespace, mount: Mount) -> bool:
         parent = _below_stack(mount, namespace.mount)
@@ -123,25 +130,43 @@ class _HostIndex:
         servers = self._snapshot.servers.get(device, ())
         return any(server.pod_uid == namespace.pod_uid for server in servers)
 
-    def _matching(self, pod_uid: str, mount: Mount) -> Bind | None:
-        binds = self._by_pod.get(pod_uid, [])
-        root = plain_root(mount.root)
+    def _matching(self, namespace: MountNamespace, mount: Mount) -> Bind | None:
+        pod_uid, root = namespace.pod_uid, plain_root(mount.root)
+        binds = [bind for bind in self._by_pod.get(pod_uid, []) if _root(bind) == root]
         for bind in binds:
-            if bind.mount and bind.mount.device == mount.device and _root(bind) == root:
+            if bind.mount and bind.mount.device == mount.device:
                 return bind
         earlier = self._ledger.former.get((pod_uid, mount.device, root))
-        if earlier is not None:
-            # Its bind may be gone: that makes it no copy of the pod's other volume.
-            return self._by_key.get(earlier)
-        return self._by_elimination(pod_uid, mount, [b for b in binds if _root(b) == root])
+        if earlier and not _is_used_again(mount.device, earlier, self._snapshot):
+            return self._by_key.get(earlier.key)
+        return self._remembered(namespace, mount, binds) or self._by_spec(pod_uid, mount, binds)
 
-    def _by_elimination(self, pod_uid: str, mount: Mount, binds: list[Bind]) -> Bind | None:
-        """After a restart: the only bind with this root, or the one the pod's spec names."""
-        if len(binds) == 1:
-            return binds[0]
+    def _remembered(
+        self, namespace: MountNamespace, mount: Mount, binds: list[Bind]
+    ) -> Bind | None:
+        """After a restart: the bind that an earlier run saw this very mount to be a copy of."""
+        known = self._ledger.containers.get(TargetKey(namespace.inode, mount.mount_point))
+        if known is None or not _is_about(known, namespace):
+            return None
+        if (known.mount_id, known.device) != (mount.mount_id, mount.device):
+            return None
+        return next((bind for bind in binds if bind.key.mount_point == known.origin), None)
+
+    def _by_spec(self, pod_uid: str, mount: Mount, binds: list[Bind]) -> Bind | None:
+        """After a restart: the bind that the pod's spec puts there, if it can only be one."""
         pod = (self._snapshot.pods or {}).get(pod_uid)
-        named = [bind for bind in binds if pod and _mounts_at(pod, bind, mount.mount_point)]
+        if pod is None:
+            return None
+        entries = _entries_at(pod, mount.mount_point)
+        if len({(entry.volume, entry.sub_path) for entry in entries}) != 1:
+            return None
+        named = [b for b in binds if any(_is_volume_of(pod, entry, b.path) for entry in entries)]
         return named[0] if len(named) == 1 else None
+
+
+def _is_about(known: ContainerFacts, namespace: MountNamespace) -> bool:
+    owner = (namespace.pod_uid, namespace.container_id)
+    return (known.pod_uid, known.container) == owner
 
 
 def _below_stack(top: Mount, by_id: Callable[[int], Mount | None]) -> Mount | None:
@@ -158,37 +183,70 @@ def _root(bind: Bind) -> str:
     return plain_root(bind.mount.root) if bind.mount else ""
 
 
-def _mounts_at(pod: Pod, bind: Bind, mount_point: str) -> bool:
-    """True when the pod's spec puts this bind's volume at this path of a container."""
-    for entry in pod.volume_mounts:
-        if entry.mount_path.rstrip("/") != mount_point:
-            continue
-        if bind.path.kind is BindKind.SUBPATH:
-            return bool(entry.sub_path) and bind.path.container == entry.container
-        names = {bind.path.volume, bind.path.volume.removeprefix(f"{pod.namespace}-")}
-        volume = next((v for v in pod.volumes if v.name == entry.volume), None)
-        return entry.volume in names or (volume is not None and volume.claim in names)
-    return False
+def _entries_at(pod: Pod, mount_point: str) -> tuple[VolumeMount, ...]:
+    """Return what the pod's containers have at a path; which container is which is not told."""
+    return tuple(e for e in pod.volume_mounts if e.mount_path.rstrip("/") == mount_point)
 
 
-def first_look(bind: Bind, snapshot: Snapshot) -> ContainerFacts:
+_OWN_NAME = frozenset({"csi", "flexVolume"})
+"""Volumes whose directory has the name that they have in the pod's spec."""
+_CLAIMS = frozenset({"persistentVolumeClaim", "ephemeral"})
+"""Volumes whose directory has the name of a PersistentVolume, which the pod does not know."""
+
+
+def _is_volume_of(pod: Pod, entry: VolumeMount, path: BindPath) -> bool:
+    """True when a bind can only be that of the volume of an entry."""
+    if bool(entry.sub_path) != (path.kind is BindKind.SUBPATH):
+        return False
+    if path.kind is BindKind.SUBPATH and path.container != entry.container:
+        return False
+    kinds = {volume.name: volume.kind for volume in pod.volumes}
+    kind = kinds.get(entry.volume)
+    if kind in _OWN_NAME:
+        return path.volume == entry.volume
+    is_only_claim = sum(k in _CLAIMS for k in kinds.values()) == 1
+    return kind in _CLAIMS and is_only_claim and kinds.get(path.volume) not in _OWN_NAME
+
+
+def facts_of(
+    bind: Bind, origin: Bind | None, known: ContainerFacts | None, snapshot: Snapshot
+) -> ContainerFacts:
+    """Return what is to be remembered of a container mount after this look."""
+    assert bind.mount is not None and bind.namespace is not None
+    if known is None or not _is_about(known, bind.namespace):
+        known = _first_look(bind, bind.mount, bind.namespace, origin, snapshot)
+    if origin is None or not _shows_the_same(bind.mount, origin):
+        return known
+    device, mount_id = bind.mount.device, bind.mount.mount_id
+    return replace(known, origin=origin.key.mount_point, mount_id=mount_id, device=device)
+
+
+def _shows_the_same(mount: Mount, origin: Bind) -> bool:
+    is_same_device = origin.mount is not None and origin.mount.device == mount.device
+    return is_same_device and _root(origin) == plain_root(mount.root)
+
+
+def _first_look(
+    bind: Bind, mount: Mount, namespace: MountNamespace, origin: Bind | None, snapshot: Snapshot
+) -> ContainerFacts:
     """Describe a container mount as it is when it is seen for the first time.
 
-    The pod's spec wins where it is known: after a restart of the daemon the mount itself
-    may already be what is left of a repair, or the layer of somebody who forgot ``ro``.
+    The pod's spec wins where it is known and says one thing: after a restart of the daemon
+    the mount itself may already be what is left of a repair, or the layer of somebody who
+    forgot ``ro``.  But in a user namespace of its own anybody can be root, and nothing that
+    is mounted there may ever reach the host.
     """
-    assert bind.mount is not None
-    propagation = _propagation_now(bind.mount)
-    layers = bind.namespace.mounts if bind.namespace else ()
-    here = [m for m in layers if m.mount_point == bind.key.mount_point]
-    read_only = any(layer.is_read_only for layer in (bind.mount, *here))
+    here = [m for m in namespace.mounts if m.mount_point == bind.key.mount_point]
+    read_only = any(layer.is_read_only for layer in (mount, *here))
+    propagation = _propagation_now(mount, origin)
     pod = (snapshot.pods or {}).get(bind.path.pod_uid)
-    for entry in pod.volume_mounts if pod else ():
-        if entry.mount_path.rstrip("/") == bind.key.mount_point:
-            propagation = _BY_NAME.get(entry.propagation, propagation)
-            read_only = read_only or entry.read_only
-            break
-    return ContainerFacts(propagation, read_only, bind.path.pod_uid)
+    entries = _entries_at(pod, bind.key.mount_point) if pod else ()
+    if len({(e.volume, e.read_only, e.propagation) for e in entries}) == 1:
+        wanted = _BY_NAME.get(entries[0].propagation, propagation)
+        if wanted is not Propagation.PEER or not namespace.own_user_namespace:
+            propagation = wanted
+        read_only = read_only or entries[0].read_only
+    return ContainerFacts(propagation, read_only, namespace.pod_uid, namespace.container_id)
 
 
 _BY_NAME = {
@@ -198,28 +256,47 @@ _BY_NAME = {
 }
 
 
-def _propagation_now(mount: Mount) -> Propagation:
+def _propagation_now(mount: Mount, origin: Bind | None) -> Propagation:
     if mount.master:
         return Propagation.SLAVE
-    return Propagation.PEER if mount.peer_group else Propagation.PRIVATE
+    if not mount.peer_group:
+        return Propagation.PRIVATE
+    # A container can make a group of its own, and is no peer of the host by that.
+    is_peer = origin and origin.mount and origin.mount.peer_group == mount.peer_group
+    return Propagation.PEER if is_peer else Propagation.OWN_GROUP
 
 
-def still_shown(snapshot: Snapshot) -> frozenset[Device]:
-    """Every FUSE device that some mount shows somewhere, so that it cannot be reused."""
+def remember_former(
+    former: Mapping[tuple[str, Device, str], Former], binds: Iterable[Bind], snapshot: Snapshot
+) -> dict[tuple[str, Device, str], Former]:
+    """Add what the host binds show now, and drop devices whose number may mean another."""
+    shown = _shown_anywhere(snapshot)
+    kept = {
+        place: known
+        for place, known in former.items()
+        if _is_still_meant(place[1], known, shown, snapshot)
+    }
+    for bind in binds:
+        if bind.mount is not None:
+            place = (bind.path.pod_uid, bind.mount.device, _root(bind))
+            kept[place] = Former(bind.key, snapshot.taken_at)
+    return kept
+
+
+def _shown_anywhere(snapshot: Snapshot) -> frozenset[Device]:
     devices = {mount.device for mount in snapshot.table.fuse_mounts()}
     for namespace in snapshot.namespaces:
         devices.update(mount.device for mount in namespace.mounts if mount.is_fuse)
     return frozenset(devices)
 
 
-def remember_former(
-    former: Mapping[tuple[str, Device, str], TargetKey],
-    binds: Iterable[Bind],
-    shown: frozenset[Device],
-) -> dict[tuple[str, Device, str], TargetKey]:
-    """Add what the host binds show now, and drop devices that nothing shows any more."""
-    kept = {key: target for key, target in former.items() if key[1] in shown}
-    for bind in binds:
-        if bind.mount is not None:
-            kept[bind.path.pod_uid, bind.mount.device, _root(bind)] = bind.key
-    return kept
+def _is_still_meant(
+    device: Device, known: Former, shown: frozenset[Device], snapshot: Snapshot
+) -> bool:
+    is_fresh = snapshot.taken_at - known.seen_at < BIRTH_SECONDS
+    return (device in shown or is_fresh) and not _is_used_again(device, known, snapshot)
+
+
+def _is_used_again(device: Device, known: Former, snapshot: Snapshot) -> bool:
+    """True when another file system with this number was mounted after the bind had left it."""
+    return snapshot.seen_at.get(device, 0.0) > known.seen_at

@@ -43,7 +43,22 @@ class ContainerFacts:
     propagation: Propagation
     is_read_only: bool
     pod_uid: str = ""
+    container: str = ""
     """Whose it is: the kernel uses the numbers of namespaces again."""
+    origin: str = ""
+    """The host bind that it was last seen to show the same thing as; empty: none so far."""
+    mount_id: int = 0
+    device: Device | None = None
+    """Which mount that was: it is true of no other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Former:
+    """A host bind that showed something which it may show no more."""
+
+    key: TargetKey
+    seen_at: float
+    """When it was last seen to; the device number means nothing once it is used again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +114,8 @@ class Ledger:
     """Binds that were seen on the host and whose pod has not left since."""
     states: Mapping[TargetKey, TargetState] = field(default_factory=dict)
     containers: Mapping[TargetKey, ContainerFacts] = field(default_factory=dict)
-    former: Mapping[tuple[str, Device, str], TargetKey] = field(default_factory=dict)
-    """(pod uid, device, root) that a host bind had earlier -> that bind.
-
-    Kept only while some mount still shows that device, so that it cannot be reused."""
+    former: Mapping[tuple[str, Device, str], Former] = field(default_factory=dict)
+    """(pod uid, device, root) that a host bind had earlier -> that bind."""
     own_layers: Mapping[TargetKey, tuple[int, ...]] = field(default_factory=dict)
     """Mounts that this daemon made, the newest last, by unique id where there is one."""
     owners: Mapping[str, Owner] = field(default_factory=dict)

@@ -12,11 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from fusewatchd.model import BindPath, Device, Mount, SourceAnswer, SourcePath
+from fusewatchd.model import DELETED, BindPath, Device, Mount, SourceAnswer, SourcePath
 from fusewatchd.mountinfo import MountTable
-
-DELETED = "//deleted"
-"""What the kernel appends to the root of a bind whose directory was removed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from fusewatchd import cleanup, lineage
-from fusewatchd.containers import first_look, remember_former, still_shown
+from fusewatchd.containers import facts_of, remember_former
 from fusewatchd.decision import (
     Change,
     DetachOrphan,
@@ -115,20 +115,20 @@ def take_diagnosis(ledger: Ledger, diagnosis: Diagnosis, snapshot: Snapshot) -> 
     # What an earlier run remembered waits for the first look at the other namespaces.
     has_looked = bool(snapshot.namespaces_looked_at)
     containers: dict[TargetKey, ContainerFacts] = {} if has_looked else dict(ledger.containers)
+    by_key = {bind.key: bind for bind in hosts}
     for finding in findings:
         bind = finding.bind
         if not bind.key.is_host:
+            origin = by_key.get(bind.origin) if bind.origin else None
             known = ledger.containers.get(bind.key)
-            if known is None or known.pod_uid != bind.path.pod_uid:
-                known = first_look(bind, snapshot)
-            containers[bind.key] = known
-    present = frozenset(bind.key for bind in hosts)
+            containers[bind.key] = facts_of(bind, origin, known, snapshot)
+    present = by_key.keys()
     return replace(
         ledger,
         facts=diagnosis.facts,
         published=_published(ledger, findings, snapshot),
         containers=containers,
-        former=remember_former(ledger.former, hosts, still_shown(snapshot)),
+        former=remember_former(ledger.former, hosts, snapshot),
         own_layers={key: ids for key, ids in ledger.own_layers.items() if key in present},
         owners=diagnosis.owners,
         over_since=cleanup.over_since(ledger.over_since, hosts, snapshot),

@@ -20,6 +20,9 @@ def assert_never(value: NoReturn) -> NoReturn:
 
 # --------------------------------------------------------------------------- mounts
 
+DELETED = "//deleted"
+"""What the kernel appends to the root of a bind whose directory was removed."""
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Device:
@@ -67,6 +70,11 @@ class Mount:
     def is_idmapped(self) -> bool:
         """True when the mount carries an id mapping (mount_setattr(2) ``MOUNT_ATTR_IDMAP``)."""
         return "idmapped" in self.options.split(",")
+
+    @property
+    def is_of_removed(self) -> bool:
+        """True when the directory or file that it shows was removed from its file system."""
+        return self.root.endswith(DELETED)
 
     def has_id(self, mount_id: int, unique_id: int) -> bool:
         """Return True when these are the ids of this mount.

@@ -261,6 +261,7 @@ class Observer:
         }
         for device in self.connections.set_shown(shown):
             self._probes.forget(device)
+            self._seen_at.pop(device, None)  # the number may be another's from here on
         self._seen_at = {device: self._seen_at.get(device, now) for device in on_host}
         self._take_binds(table, now)
 

@@ -21,7 +21,7 @@ from fusewatchd.mountinfo import MountTable
 from fusewatchd.printable import printable
 from fusewatchd.wire import decode, encode
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)

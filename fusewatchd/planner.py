@@ -32,6 +32,7 @@ from fusewatchd.model import (
     Device,
     Mount,
     Reason,
+    TargetKey,
     Verdict,
 )
 from fusewatchd.settings import CleanupSettings, RecoveryMode, SupersededPolicy
@@ -100,6 +101,7 @@ class _Planner:
         self._ledger = ledger
         self._policy = policy
         self._now = now
+        self._replaced: set[TargetKey] = set()
         self._findings = {finding.bind.key: finding for finding in findings}
         self._dead = tuple(
             sorted(
@@ -141,7 +143,15 @@ class _Planner:
             return Reason.REPORT_ONLY
         if len(self._snapshot.table) + len(self.actions) >= self._table_limit:
             return Reason.TABLE_FULL
-        return Reason.NONE
+        return Reason.HOST_BIND_STALE if self._waits_for_host(finding) else Reason.NONE
+
+    def _waits_for_host(self, finding: Finding) -> bool:
+        """True for a container whose bind on the host is broken and not being replaced now."""
+        origin = self._findings.get(finding.bind.origin) if finding.bind.origin else None
+        if origin is None or not self._wants_replacement(origin):
+            return False
+        key = origin.bind.key
+        return key not in self._replaced and not self._ledger.state(key).is_in_flight
 
     @property
     def _table_limit(self) -> int:
@@ -163,6 +173,7 @@ class _Planner:
             self.refused.append(Refusal(finding, Reason.CHILD_MOUNT))
             return
         known = self._ledger.containers.get(finding.bind.key)
+        self._replaced.add(finding.bind.key)
         self.actions.append(
             ReplaceMount(
                 key=finding.bind.key,

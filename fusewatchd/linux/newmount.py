@@ -25,8 +25,8 @@ class Target:
     kind: FileKind
     children: tuple[Mount, ...]
     idmap: tuple[str, str] | None
-    has_stale_layers: bool
-    """There is a stale mount below it at the same path."""
+    layers: tuple[Mount, ...]
+    """The stale mounts below it at the same path, the uppermost first."""
 
 
 class NewMount:

@@ -148,6 +148,9 @@ class _Replacement:
                 reason = Reason.ALREADY_LIVE if is_live else Reason.RACED
                 raise skip(reason, f"mount {mount.mount_id} of {mount.device} is there now")
             kind = self._kernel.kind_of(fd)
+        if mount.is_of_removed and self._kernel.way is not Way.BENEATH:
+            # The kernel mounts nothing on a directory that was removed.
+            raise refuse(Reason.SUBPATH_MISSING, "what it shows was removed while it was mounted")
         children = tree_inside(self._kernel, mount)
         known = {child.expect.mount_id for child in self._action.children}
         for child in children:
@@ -155,8 +158,7 @@ class _Replacement:
                 detail = f"mount {child.mount_id} inside the volume is not in the plan"
                 raise refuse(Reason.CHILD_MOUNT, detail)
         idmap = self._kernel.idmap_of(mount) if mount.is_idmapped else None
-        has_layers = below is not None and self._is_stale_here(below)
-        return Target(mount, kind, children, idmap, has_layers)
+        return Target(mount, kind, children, idmap, self._stale_layers(below))
 
     def _may_uncover(self, top: Mount, below: Mount) -> bool:
         if below.device != self._action.origin.device:
@@ -166,28 +168,36 @@ class _Replacement:
         same_flags = attribute_bits(below.options) == attribute_bits(top.options)
         return top.device in self._action.stale_devices and same_flags
 
-    def _is_stale_here(self, mount: Mount) -> bool:
-        return mount.mount_point == self._path and mount.device in self._action.stale_devices
+    def _stale_layers(self, layer: Mount | None) -> tuple[Mount, ...]:
+        found: list[Mount] = []
+        while layer and layer.device in self._action.stale_devices and len(found) < MAX_LAYERS:
+            found.append(layer)
+            layer = layer_below(self._kernel, layer)
+        return tuple(found)
 
     # ---------------------------------------------------------------------- attach
 
-    def _drop_stale_layers(self) -> None:
-        """Take a stack down to its last stale layer; never a live one, never the last."""
-        for _ in range(MAX_LAYERS):
+    def _drop_stale_layers(self, target: Target) -> None:
+        """Take a stack down to its last stale layer; never a live one, never the last.
+
+        Only layers that were there at the look: the path may lead to another stack by now.
+        """
+        above = target.mount
+        for layer in target.layers:
             with opened(self._kernel, self._path) as fd:
                 top = self._kernel.mount_of(fd)
                 below = layer_below(self._kernel, top)
-                if below is None or not (self._is_stale_here(top) and self._is_stale_here(below)):
+                if below is None or not (_is_same(top, above) and _is_same(below, layer)):
                     return
                 self._kernel.detach(fd)
+            above = layer
 
     def _put_in_place(self, clone: int, target: Target) -> Mount:
-        if target.has_stale_layers:
-            self._drop_stale_layers()
+        self._drop_stale_layers(target)
+        known = (target.mount, *target.layers)
         with opened(self._kernel, self._path) as fd:
             old = self._kernel.mount_of(fd)
-            is_same = _is_same(old, target.mount) or self._is_stale_here(old)
-            if old.mount_point != self._path or not is_same:
+            if old.mount_point != self._path or not any(_is_same(old, mount) for mount in known):
                 raise skip(Reason.RACED, "the target changed while the new mount was built")
             match self._kernel.way:
                 case Way.BENEATH:

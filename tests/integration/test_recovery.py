@@ -177,6 +177,7 @@ def test_killed_in_between_and_started_again_finishes_the_containers(node: DemoN
     settings = {"recovery.containers": "false"}
     with DaemonProcess(node, settings=settings) as daemon:
         daemon.wait_until_watching(2)
+        time.sleep(0.7)  # until it is on the disk which bind the container has
         crash(node)
         daemon.wait_for(lambda d: any(b["verdict"] == "healthy" for b in d["binds"]))
         daemon.kill()

@@ -69,6 +69,7 @@ class Scene:
     gaps: tuple[Gap, ...] = ()
     looked_at: float | None = None
     """When the other namespaces were looked at; None: just now."""
+    seen_at: dict[Device, float] = field(default_factory=dict)
     policy: Policy = field(default_factory=Policy)
     switches: Switches = field(default_factory=Switches)
     ledger: Ledger = field(default_factory=Ledger)
@@ -135,6 +136,7 @@ class Scene:
             self.pods,
             self.pods_are_current,
             self.volume_data,
+            self.seen_at,
             pods_asked_at=self.pods_asked_at,
             namespaces_looked_at=self.now if self.looked_at is None else self.looked_at,
             gaps=self.gaps,

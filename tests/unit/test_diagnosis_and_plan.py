@@ -10,16 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusewatchd.decision import DetachOwnLayer, Phase, Propagation
-from fusewatchd.ledger import TargetState
+from fusewatchd.ledger import Ledger, TargetState
 from fusewatchd.model import (
     Answer,
     Device,
     FuseServer,
     NamespaceKind,
+    Pod,
     Reason,
     TargetKey,
     Verdict,
+    Volume,
     VolumeData,
+    VolumeMount,
 )
 from fusewatchd.planner import Policy
 from fusewatchd.settings import RecoveryMode, SupersededPolicy
@@ -38,6 +41,7 @@ from tests.unit.scenes import (
     replacements,
     subpath_path,
     usual,
+    with_root,
 )
 
 
@@ -232,8 +236,8 @@ def test_a_failure_waits_and_then_tries_again() -> None:
     waiting = TargetState(Phase.COOLDOWN, 1, retry_at=scene.now + 10)
     scene.ledger = replace(scene.ledger, states={key: waiting})
     _, todo = scene.plan()
-    assert Reason.BACK_OFF in reasons(todo)
-    assert [a.key.is_host for a in replacements(todo)] == [False]
+    assert reasons(todo) == {Reason.BACK_OFF, Reason.HOST_BIND_STALE}
+    assert todo.actions == ()
     scene.now += 20
     assert key in [a.key for a in replacements(scene.plan()[1])]
 
@@ -300,8 +304,38 @@ def test_the_pods_namespace_tells_two_fluid_datasets_apart(namespace: str, devic
 
 
 def test_a_fluid_dataset_needs_no_lineage() -> None:
-    (action,) = replacements(fluid_scene(("a-b", "c")).plan()[1])
-    assert action.origin.mount_point == "/runtime-mnt/juicefs/a-b/c/juicefs-fuse"
+    (action,) = replacements(fluid_scene(("a", "b"), volume="a-b").plan()[1])
+    assert action.origin.mount_point == "/runtime-mnt/juicefs/a/b/juicefs-fuse"
+
+
+def test_the_only_fluid_dataset_there_may_be_another_teams() -> None:
+    _, todo = fluid_scene(("a-b", "c")).plan()
+    assert todo.actions == ()
+    assert reasons(todo) == {Reason.AMBIGUOUS_SOURCE}
+
+
+def test_another_teams_fluid_dataset_is_no_source() -> None:
+    scene = fluid_scene(("a-b", "c"))
+    scene.pods = {UID: pod(namespace="a")}
+    _, todo = scene.plan()
+    assert todo.actions == ()
+    assert reasons(todo) == {Reason.SOURCE_MISSING}
+
+
+def test_lineage_tells_two_fluid_datasets_apart_even_when_one_is_away() -> None:
+    scene = Scene()
+    away = scene.mount("/runtime-mnt/juicefs/a/b-c/juicefs-fuse")
+    scene.mount("/runtime-mnt/juicefs/a-b/c/juicefs-fuse", NEW)
+    scene.mount(publish_path(volume="a-b-c"))
+    scene.look()
+    scene.unmount(away)
+    scene.answers[OLD] = Answer.DISCONNECTED
+    _, todo = scene.plan()
+    assert todo.actions == ()
+    assert reasons(todo) == {Reason.SOURCE_MISSING}
+    scene.mount(away.mount_point, THIRD)
+    (action,) = replacements(scene.plan()[1])
+    assert action.origin.device == THIRD
 
 
 # ------------------------------------------------------------------------- containers
@@ -354,6 +388,7 @@ def test_the_pod_that_serves_a_connection_keeps_it() -> None:
         ({}, Propagation.PRIVATE),
         ({"master": 6}, Propagation.SLAVE),
         ({"peer_group": 6}, Propagation.PEER),
+        ({"peer_group": 99}, Propagation.OWN_GROUP),
     ],
 )
 def test_a_container_keeps_the_propagation_of_its_first_look(
@@ -366,6 +401,130 @@ def test_a_container_keeps_the_propagation_of_its_first_look(
     scene.look()
     scene.crash_and_restart(source)
     assert replacements(scene.plan()[1])[1].propagation is propagation
+
+
+def entry(path: str, volume: str = "v", **more: object) -> VolumeMount:
+    defaults: dict[str, object] = {"container": "app", "read_only": False, "propagation": "None"}
+    return VolumeMount(volume=volume, mount_path=path, **{**defaults, **more})  # type: ignore[arg-type]
+
+
+def spec(*entries: VolumeMount, **kinds: str) -> dict[str, Pod]:
+    volumes = tuple(Volume(name, kind) for name, kind in kinds.items())
+    return {UID: replace(pod(), volumes=volumes, volume_mounts=entries)}
+
+
+def test_a_file_system_that_no_bind_ever_showed_is_not_the_only_binds() -> None:
+    """A hostPath of another FUSE file system, beside the pod's only volume."""
+    scene, source, _ = usual()
+    other = scene.mount("/mnt/other", THIRD)
+    scene.container(scene.inside("/host", THIRD))
+    scene.crash_and_restart(other, new=Device(0, 71))
+    scene.crash_and_restart(source)
+    assert {a.key.mount_point for a in replacements(scene.plan()[1])} == {publish_path(), "/data"}
+
+
+def restarted_in_the_middle() -> Scene:
+    """The bind on the host is live again, the container is not, and no memory is left."""
+    scene, source, bind = usual()
+    scene.crash_and_restart(source)
+    scene.unmount(bind)
+    scene.mount(bind.mount_point, NEW)
+    scene.ledger = Ledger()
+    return scene
+
+
+ONE_CLAIM = {"v": "persistentVolumeClaim", "other": "hostPath"}
+
+
+@pytest.mark.parametrize(
+    ("pods", "is_ours"),
+    [
+        (None, False),
+        (spec(entry("/data"), **ONE_CLAIM), True),
+        (spec(entry("/data/"), **ONE_CLAIM), True),
+        (spec(entry("/data", sub_path="x"), **ONE_CLAIM), False),
+        (spec(entry("/elsewhere"), **ONE_CLAIM), False),
+        (spec(entry("/data", "other"), **ONE_CLAIM), False),
+        (spec(entry("/data"), entry("/data", "other", container="b"), **ONE_CLAIM), False),
+        (spec(entry("/data"), v="persistentVolumeClaim", w="ephemeral"), False),
+        (spec(entry("/data", "pv"), pv="csi", w="csi"), True),
+        (spec(entry("/data", "w"), pv="csi", w="csi"), False),
+        (spec(entry("/data"), v="persistentVolumeClaim", pv="csi"), False),
+    ],
+)
+def test_without_memory_only_a_spec_that_leaves_no_choice_names_the_bind(
+    pods: dict[str, Pod] | None, is_ours: bool
+) -> None:
+    scene = restarted_in_the_middle()
+    scene.pods = pods
+    assert [a.key.mount_point for a in replacements(scene.plan()[1])] == ["/data"] * is_ours
+
+
+@pytest.mark.parametrize("change", ["nothing", "mount", "container", "root"])
+def test_memory_names_the_bind_of_just_that_mount(change: str) -> None:
+    scene, _, _ = usual()
+    remembered = scene.ledger.containers
+    scene = restarted_in_the_middle()
+    scene.ledger = Ledger(containers=remembered)
+    (namespace,) = scene.namespaces
+    (mount,) = namespace.mounts
+    if change == "mount":
+        scene.namespaces[0] = replace(namespace, mounts=(replace(mount, mount_id=999),))
+    elif change == "container":
+        scene.namespaces[0] = replace(namespace, container_id="d" * 64)
+    elif change == "root":
+        scene.namespaces[0] = replace(namespace, mounts=(with_root(mount, "/sub"),))
+    is_same = change == "nothing"
+    assert [a.key.mount_point for a in replacements(scene.plan()[1])] == ["/data"] * is_same
+
+
+def test_a_device_number_that_is_used_again_in_the_container_has_no_past() -> None:
+    scene, source, bind = usual()
+    scene.crash_and_restart(source)
+    scene.unmount(bind)
+    scene.mount(bind.mount_point, NEW)
+    scene.namespaces.clear()
+    scene.look()
+    scene.mount("/mnt/other", OLD)
+    scene.seen_at[OLD] = scene.now
+    scene.container(scene.inside("/host", OLD))
+    assert [f.bind.key.mount_point for f in scene.look().findings] == [publish_path()]
+
+
+def test_a_container_that_is_born_from_a_stale_bind_is_known_by_it() -> None:
+    scene, source, bind = usual()
+    scene.crash_and_restart(source)
+    scene.unmount(bind)
+    scene.mount(bind.mount_point, NEW)
+    scene.namespaces.clear()
+    scene.look()
+    scene.container(scene.inside("/late", OLD))
+    assert [a.key.mount_point for a in replacements(scene.plan()[1])] == ["/late"]
+
+
+def test_a_user_namespace_never_becomes_a_peer_of_the_host() -> None:
+    scene = Scene()
+    source = scene.mount(SOURCE)
+    scene.mount(publish_path(), peer_group=6)
+    scene.container(scene.inside(master=6))
+    scene.namespaces[0] = replace(scene.namespaces[0], own_user_namespace=True)
+    scene.pods = spec(entry("/data", propagation="Bidirectional"), **ONE_CLAIM)
+    scene.look()
+    scene.crash_and_restart(source)
+    assert replacements(scene.plan()[1])[1].propagation is Propagation.SLAVE
+
+
+def test_containers_that_have_a_path_in_common_do_not_lend_their_access() -> None:
+    scene = Scene()
+    source = scene.mount(SOURCE)
+    scene.mount(publish_path(), peer_group=6)
+    scene.container(scene.inside())
+    reader = entry("/data", container="a", read_only=True, propagation="Bidirectional")
+    scene.pods = spec(reader, entry("/data", container="b"), **ONE_CLAIM)
+    scene.look()
+    scene.crash_and_restart(source)
+    action = replacements(scene.plan()[1])[1]
+    assert (action.read_only, action.propagation) == (False, Propagation.PRIVATE)
 
 
 def test_a_writable_layer_on_a_read_only_mount_is_a_finding_of_its_own() -> None:

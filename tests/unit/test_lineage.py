@@ -123,7 +123,8 @@ def pod(namespace: str) -> dict[str, Pod]:
 @pytest.mark.parametrize(
     ("mounts", "pods", "expected"),
     [
-        ((FIRST,), None, NEW),
+        ((FIRST,), None, Reason.AMBIGUOUS_SOURCE),
+        ((FIRST,), pod("a"), NEW),
         ((FIRST, SECOND), None, Reason.AMBIGUOUS_SOURCE),
         ((FIRST, SECOND), pod("a"), NEW),
         ((FIRST, SECOND), pod("a-b"), OTHER),

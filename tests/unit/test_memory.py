@@ -73,7 +73,7 @@ def test_back_off_is_bounded_and_repeatable(failures: int, path: str) -> None:
 
 def remembered() -> tuple[Ledger, MountTable]:
     scene, _, bind = usual()
-    facts = ContainerFacts(Propagation.SLAVE, True, UID)
+    facts = ContainerFacts(Propagation.SLAVE, True, UID, "c1", "/bind", 7, Device(0, 8))
     layers = {TargetKey(0, bind.mount_point): (bind.unique_id,)}
     ledger = replace(
         scene.ledger,
@@ -122,7 +122,7 @@ def test_another_mount_at_the_same_place_inherits_nothing() -> None:
     ("change", "problem"),
     [
         ({"boot_id": "other"}, "another boot"),
-        ({"version": 2}, "version 2"),
+        ({"version": 1}, "version 1"),
         ({"version": None}, "version None"),
         ({"lineage": {}}, "lineage is no list"),
         ({"lineage": [{}]}, "not a Fact"),
@@ -169,6 +169,8 @@ def test_a_value_of_another_type_anywhere_is_refused(path: tuple[Any, ...]) -> N
     for other in (None, True, 7, 1.5, "text", [], {}, [[]], {"a": 1}, float("nan")):
         if type(other) is type(found) and not isinstance(found, dict):
             continue
+        if other is None and path[-2:] == ("facts", "device"):
+            continue  # the one field that may be empty
         with pytest.raises(ParseError):
             ledger_from(with_value(document, path, other), "boot", table)
 
