@@ -45,6 +45,7 @@ class World(Protocol):
     def make_link(self, path: str, content: str) -> None: ...
     def make_fifo(self, path: str) -> None: ...
     def read(self, path: str) -> str: ...
+    def device_at(self, path: str) -> Device: ...
     def exists(self, path: str) -> bool: ...
     def remove(self, path: str) -> None: ...
 
@@ -125,6 +126,10 @@ class RealWorld:
         with open(path) as file:
             return file.read()
 
+    def device_at(self, path: str) -> Device:
+        status = os.stat(path)
+        return Device(os.major(status.st_dev), os.minor(status.st_dev))
+
     def exists(self, path: str) -> bool:
         return os.path.lexists(path)
 
@@ -154,8 +159,7 @@ class RealWorld:
             os.mkdir(f"{self._making}/inside")
             self.make_file(f"{self._making}/hello", content)
             self.bind(self._making, path)
-            status = os.stat(self._making)
-            return Device(os.major(status.st_dev), os.minor(status.st_dev))
+            return self.device_at(self._making)
         finally:
             self.unmount(self._making)
 

@@ -116,6 +116,10 @@ class Machine:
     def read(self, path: str) -> str:
         return self.walk(path)[1].content
 
+    def device_at(self, path: str) -> Device:
+        """Return the device that stat(2) shows."""
+        return self.walk(path)[1].file_system.device
+
     def exists(self, path: str) -> bool:
         try:
             self.walk(path)

@@ -1,0 +1,382 @@
+"""A node with one pod on either kernel: volumes, containers, and the daemon's own plans."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+from fusewatchd.decision import (
+    Action,
+    NamespaceRef,
+    Outcome,
+    OutcomeStatus,
+    ReplaceMount,
+    Trigger,
+)
+from fusewatchd.diagnosis import Knowledge
+from fusewatchd.drivers import drivers_for
+from fusewatchd.linux.mountkernel import MountKernel, Way
+from fusewatchd.linux.replacement import carry_out
+from fusewatchd.memory import BackOff
+from fusewatchd.model import (
+    Answer,
+    Connection,
+    Device,
+    Mount,
+    MountNamespace,
+    NamespaceKind,
+    Pod,
+    Reason,
+)
+from fusewatchd.mountinfo import MountTable
+from fusewatchd.planner import Policy
+from fusewatchd.reconciler import Reconciler
+from fusewatchd.snapshot import Snapshot
+from tests.contract.worlds import World
+from tests.fakes.propagation import Kind
+
+UID = "aaaaaaaa-0000-4000-8000-000000000001"
+DATA = "/data"
+MOST_CYCLES = 4
+"""Of the daemon, until everything must be as it shall be."""
+
+
+class Volumes(Enum):
+    """``mountPropagation`` of a container's volume mounts."""
+
+    NONE = Kind.PRIVATE
+    HOST_TO_CONTAINER = Kind.SLAVE
+    BIDIRECTIONAL = Kind.SHARED
+
+
+@dataclass
+class Volume:
+    """A source, its bind for the pod, and what was mounted at the source so far."""
+
+    source: str
+    target: str
+    subpath: str
+    live: Device
+    dead: tuple[Device, ...] = ()
+    generation: int = 0
+
+
+@dataclass
+class Container:
+    """A process of the pod; ``points`` are its volume mounts."""
+
+    ref: NamespaceRef
+    points: dict[str, Volume]
+    kind: NamespaceKind = NamespaceKind.CONTAINER
+    has_ended: bool = False
+
+
+@dataclass
+class Stage:
+    """Everything below ``base``; what happens to it is a method, or an actor's."""
+
+    world: World
+    way: Way
+    number: int = 0
+    volumes: list[Volume] = field(default_factory=list)
+    containers: list[Container] = field(default_factory=list)
+    pod_is_ending: bool = False
+    pod_is_gone: bool = False
+
+    def __post_init__(self) -> None:
+        self.kernel = self.world.kernel(self.way)
+        self.base = f"{self.world.lab}/stage{self.number}"
+        self.root = f"{self.base}/kubelet"
+        self.pod = f"{self.root}/pods/{UID}"
+        self._inner = f"{self.base}/containers"
+        self._mount_root = f"{self.base}/runtime-mnt"
+        self.world.make_directory(self.pod)
+        self.world.make_directory(self._inner)
+        # pivot_root(2) wants the parent of the new root private.
+        self.world.bind(self._inner, self._inner)
+        self.world.set_propagation(self._inner, Kind.PRIVATE)
+        self.daemon = Daemon(self, self._mount_root)
+
+    # -------------------------------------------------------------------------- building
+
+    def add_volume(self, name: str = "pv", *, options: str = "", subpath: str = "") -> Volume:
+        """Mount a source and publish it, as drivers do: the bind is a peer of its source."""
+        # A layout that a driver knows: by lineage alone a layer that was never on top while
+        # all was well has no known source.
+        source = f"{self._mount_root}/juicefs/shop/{name}/juicefs-fuse"
+        target = f"{self.pod}/volumes/kubernetes.io~csi/shop-{name}/mount"
+        if subpath:
+            target = f"{self.pod}/volume-subpaths/shop-{name}/app/0"
+        self.world.make_directory(source)
+        self.world.make_directory(target)
+        volume = Volume(source, target, subpath, self._mount_source(source, "0"))
+        self.bind(volume)
+        if options:
+            self.world.remount(target, options)
+        self.volumes.append(volume)
+        return volume
+
+    def _mount_source(self, path: str, content: str) -> Device:
+        device = self.world.mount_new(path, content)
+        self.world.set_propagation(path, Kind.SHARED)
+        return device
+
+    def bind(self, volume: Volume) -> None:
+        """Bind what is at the source now over what is at the target now."""
+        self.world.bind(f"{volume.source}/{volume.subpath}".rstrip("/"), volume.target)
+
+    def crash(self, volume: Volume) -> None:
+        """The server dies; the driver unmounts the source and mounts it anew."""
+        volume.dead += (volume.live,)
+        while self.stack(volume.source):
+            self.world.detach(volume.source)
+        volume.generation += 1
+        volume.live = self._mount_source(volume.source, str(volume.generation))
+        # The number of a file system that nothing shows any more is used again.
+        volume.dead = tuple(device for device in volume.dead if device != volume.live)
+
+    def nest(self, volume: Volume, levels: int = 1) -> list[str]:
+        """Mount emptyDirs inside a volume on the host, one in the other; return where."""
+        return self._nest(volume.target, levels)
+
+    def _nest(self, place: str, levels: int) -> list[str]:
+        made = []
+        for level in range(levels):
+            empty = f"{self.pod}/volumes/kubernetes.io~empty-dir/e{level}"
+            self.world.make_directory(f"{empty}/inside")
+            place += "/inside"
+            self.world.bind(empty, place)
+            made.append(place)
+        return made
+
+    def start_container(
+        self,
+        propagation: Volumes = Volumes.NONE,
+        *,
+        read_only: bool = False,
+        points: dict[str, Volume] | None = None,
+        levels: int = 0,
+    ) -> Container:
+        """Start a container as a runtime does, with emptyDirs inside its first volume."""
+        points = points or {DATA: self.volumes[0]}
+        root = f"{self._inner}/{len(self.containers)}"
+        self.world.make_directory(root)
+        ref = self.world.new_namespace()
+        with self.world.inside(ref):
+            if propagation is not Volumes.BIDIRECTIONAL:
+                self.world.set_propagation("/", Kind.SLAVE, recursive=True)
+            self.world.mount_new(root)
+            for point, volume in points.items():
+                if not self.world.exists(root + point):
+                    self.world.make_directory(root + point)
+                self.world.bind(volume.target, root + point)
+                self.world.set_propagation(root + point, propagation.value)
+                if read_only:
+                    self.world.remount(root + point, "ro,relatime")
+            self._nest(root + next(iter(points)), levels)
+            self.world.pivot(root)
+        container = Container(ref, points)
+        self.containers.append(container)
+        return container
+
+    def start_foreign(self, kind: Kind) -> Container:
+        """Start a driver's or an agent's pod with a copy of the node's whole tree."""
+        foreign = Container(self.world.new_namespace(), {}, NamespaceKind.FOREIGN)
+        if kind is not Kind.SHARED:
+            with self.world.inside(foreign.ref):
+                self.world.set_propagation("/", kind, recursive=True)
+        self.containers.append(foreign)
+        return foreign
+
+    def end_container(self, container: Container) -> None:
+        """Its last process exits."""
+        if not container.has_ended:
+            container.has_ended = True
+            self.world.end_namespace(container.ref)
+
+    # --------------------------------------------------------------------------- looking
+
+    @property
+    def volume(self) -> Volume:
+        """The first volume: most stages have one."""
+        return self.volumes[0]
+
+    @property
+    def most_layers(self) -> int:
+        """How deep a target may be after a replacement."""
+        return 1 if self.way is Way.BENEATH else 2
+
+    def mounts(self, container: Container | None = None) -> MountTable:
+        """Return a mount table as the daemon would see it: the volumes are FUSE."""
+        devices = {d for v in self.volumes for d in (v.live, *v.dead)}
+        with self.world.inside(container.ref if container else None):
+            seen = self.world.described()
+        return MountTable.of(
+            replace(m, fs_type="fuse.demofs") if m.device in devices else m for m in seen
+        )
+
+    def stack(self, path: str, container: Container | None = None) -> tuple[Mount, ...]:
+        """Return the layers at a path, bottom first."""
+        return self.mounts(container).stack_at(path)
+
+    def read(self, path: str, container: Container | None = None) -> str:
+        """Return which generation of a volume is seen at a path."""
+        with self.world.inside(container.ref if container else None):
+            return self.world.read(f"{path}/hello")
+
+    def visible(self, path: str, container: Container | None = None) -> tuple[Device, str, str]:
+        """Describe the mount that a path leads to: there may be others behind an old layer."""
+        with self.world.inside(container.ref if container else None):
+            fd = self.kernel.open_mount(path)
+            try:
+                mount = self.kernel.mount_of(fd)
+            finally:
+                self.kernel.close(fd)
+        assert mount.mount_point == path, f"nothing is mounted at {path}"
+        return mount.device, mount.root, mount.options
+
+    def others(self) -> list[tuple[str, str, str]]:
+        """Describe every mount of the host that is no target."""
+        targets = {volume.target for volume in self.volumes}
+        return sorted(
+            (m.mount_point, str(m.device), m.options)
+            for m in self.mounts()
+            if m.mount_point not in targets
+        )
+
+    def living(self) -> list[Container]:
+        return [c for c in self.containers if not c.has_ended]
+
+    # -------------------------------------------------------------------------- checking
+
+    def check_live(self, volume: Volume, path: str = "", container: Container | None = None) -> None:
+        """The present file system is on top, alone as far as this way can do that."""
+        layers = self.stack(path or volume.target, container)
+        shown = [f"{m.device} {m.root} {m.options}" for m in layers]
+        assert layers and layers[-1].device == volume.live, shown
+        assert len(layers) <= self.most_layers, shown
+
+    def check_recovered(self) -> None:
+        """Every volume is live on the host and in each container that has it."""
+        sources = {v.source for v in self.volumes}
+        groups = {m.peer_group for m in self.mounts() if m.mount_point in sources}
+        for volume in self.volumes:
+            self.check_live(volume)
+            assert self.stack(volume.target)[-1].peer_group not in groups
+        for container in self.living():
+            for point, volume in container.points.items():
+                self.check_live(volume, point, container)
+
+    def close(self) -> None:
+        """Take everything away."""
+        self.kernel.enter(None)
+        for container in self.containers:
+            self.end_container(container)
+        while left := self.mounts().below(self.base):
+            self.world.detach(min((m.mount_point for m in left), key=len))
+
+
+class Daemon:
+    """The real reconciler over a stage; what it submits is carried out when a test says so."""
+
+    def __init__(self, stage: Stage, fluid_mount_root: str) -> None:
+        self._stage = stage
+        self._now = 0.0
+        self._outcomes: list[Outcome] = []
+        self.planned: tuple[Action, ...] = ()
+        knowledge = Knowledge(drivers_for(fluid_mount_root), frozenset())
+        self._reconciler = Reconciler(
+            self, self, knowledge, Policy(), BackOff(), lambda: self._now
+        )
+
+    # What the reconciler asks for.
+
+    def observe(self, now: float) -> Snapshot:
+        stage = self._stage
+        dead = {d for v in stage.volumes for d in v.dead}
+        answers = {v.live: Answer.ANSWERED for v in stage.volumes}
+        answers.update(dict.fromkeys(dead, Answer.DISCONNECTED))
+        pod = Pod(UID, UID, "shop", "web", "Running", stage.pod_is_ending)
+        return Snapshot(
+            now,
+            stage.mounts(),
+            stage.root,
+            {device: Connection(device, answer) for device, answer in answers.items()},
+            namespaces=tuple(self._namespace(c) for c in stage.living()),
+            pods={} if stage.pod_is_gone else {UID: pod},
+            pods_are_current=True,
+            namespaces_looked_at=now,
+        )
+
+    def _namespace(self, container: Container) -> MountNamespace:
+        is_pod = container.kind is NamespaceKind.CONTAINER
+        ref, uid = container.ref, UID if is_pod else ""
+        mounts = tuple(self._stage.mounts(container))
+        return MountNamespace(
+            ref.inode, ref.pid, ref.start_time, container.kind, uid, "c" * 64, mounts
+        )
+
+    def take_outcomes(self, outcomes: Sequence[Outcome], now: float) -> None:
+        pass
+
+    def submit(self, actions: Sequence[Action], now: float) -> None:
+        self.planned = tuple(actions)
+
+    def collect(self, now: float) -> list[Outcome]:
+        done, self._outcomes = self._outcomes, []
+        return done
+
+    # What a test asks for.
+
+    def look(self) -> tuple[Action, ...]:
+        """Run one cycle, long after the last one, and return what it wants done."""
+        self._now += 1000.0
+        self._reconciler.reconcile([Trigger.TIMER])
+        return self.planned
+
+    def act(self, kernel: MountKernel | None = None) -> list[Outcome]:
+        """Carry out what was planned, with the stage's kernel or one that is disturbed."""
+        actions, self.planned = self.planned, ()
+        done: list[Outcome] = []
+        try:
+            for action in actions:
+                done.append(carry_out(kernel or self._stage.kernel, action))
+        finally:
+            # What a worker had in hand when it was killed has failed.
+            for action in actions[len(done) :]:
+                done.append(Outcome(action, OutcomeStatus.FAILED, Reason.TIMED_OUT))
+            self._outcomes += done
+        return done
+
+    def cycle(self) -> list[Outcome]:
+        self.look()
+        return self.act()
+
+    def settle(self) -> list[Outcome]:
+        """Run cycles until nothing is left to do; return what they did."""
+        done: list[Outcome] = []
+        for _ in range(MOST_CYCLES):
+            outcomes = self.cycle()
+            done += outcomes
+            if not outcomes:
+                self._reconciler.reconcile([Trigger.TIMER])
+                return done
+        raise AssertionError(f"the daemon does not come to rest: {outcomes}")
+
+    def replacement(self) -> ReplaceMount:
+        """Look, and return the only thing to do."""
+        (action,) = self.look()
+        assert isinstance(action, ReplaceMount), action
+        return action
+
+
+def stale_stage(
+    world: World, way: Way, number: int = 0, *, options: str = "", subpath: str = ""
+) -> Stage:
+    """One volume whose server has crashed and come back; the daemon knew it before."""
+    stage = Stage(world, way, number)
+    stage.add_volume(options=options, subpath=subpath)
+    stage.daemon.settle()
+    stage.crash(stage.volume)
+    return stage
