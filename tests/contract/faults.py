@@ -54,8 +54,8 @@ class WrappedKernel:
             result = call(*args, **kwargs)
             try:
                 self.after(name)
-            except OSError:
-                if _OPENS.get(name):
+            except BaseException:
+                if name in _OPENS:
                     self._kernel.close(result)
                 raise
             return result
@@ -63,7 +63,8 @@ class WrappedKernel:
         return through
 
 
-_OPENS = dict.fromkeys(("open_mount", "open_below", "copy", "configure", "assemble"), True)
+_OPENS = {"open_mount", "open_below", "copy", "configure", "assemble"}
+"""Calls that return a descriptor."""
 
 
 class Moment(Enum):

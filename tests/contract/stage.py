@@ -337,17 +337,22 @@ class Daemon:
 
     def act(self, kernel: MountKernel | None = None) -> list[Outcome]:
         """Carry out what was planned, with the stage's kernel or one that is disturbed."""
-        actions, self.planned = self.planned, ()
+        kernel = kernel or self._stage.kernel
         done: list[Outcome] = []
         try:
-            for action in actions:
-                done.append(carry_out(kernel or self._stage.kernel, action))
+            while self.planned:
+                done.append(carry_out(kernel, self.planned[0]))
+                self.planned = self.planned[1:]
         finally:
-            # What a worker had in hand when it was killed has failed.
-            for action in actions[len(done) :]:
-                done.append(Outcome(action, OutcomeStatus.FAILED, Reason.TIMED_OUT))
             self._outcomes += done
+            self.lose_worker()
         return done
+
+    def lose_worker(self) -> None:
+        """What a worker had in hand when it was killed has failed."""
+        for action in self.planned:
+            self._outcomes.append(Outcome(action, OutcomeStatus.FAILED, Reason.TIMED_OUT))
+        self.planned = ()
 
     def cycle(self) -> list[Outcome]:
         self.look()
