@@ -131,9 +131,23 @@ class _Planner:
             return Reason.REPORT_ONLY
         if not finding.bind.key.is_host and not self._policy.containers:
             return Reason.REPORT_ONLY
+        if not self._host_is_served(finding):
+            return Reason.HOST_BIND_STALE
         if len(self._snapshot.table) + len(self.actions) >= self._policy.max_table_entries:
             return Reason.TABLE_FULL
         return Reason.NONE
+
+    def _host_is_served(self, finding: Finding) -> bool:
+        """False for a container whose bind on the host stays as it is this time.
+
+        It is cloned from there, so it would only be tried in vain, cycle after cycle.
+        """
+        origin = self._findings.get(finding.bind.origin) if finding.bind.origin else None
+        if origin is None or origin.bind.mount is None or finding.source_mount is None:
+            return True
+        if origin.bind.mount.device == finding.source_mount.device:
+            return True
+        return any(action.key == origin.bind.key for action in self.actions)
 
     # ------------------------------------------------------------------ replacement
 

@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Any
 
 from fusewatchd.linux.mountkernel import MountKernel, Way
+from tests.contract.worlds import World
 
 MOST_CALLS = 200
 """More than any replacement makes."""
@@ -148,8 +149,11 @@ class Pace(Enum):
 class DisturbedKernel(WrappedKernel):
     """Lets somebody else begin just before the n-th call, and go on before later ones."""
 
-    def __init__(self, kernel: MountKernel, at: int, steps: Steps, pace: Pace) -> None:
+    def __init__(
+        self, world: World, kernel: MountKernel, at: int, steps: Steps, pace: Pace
+    ) -> None:
         super().__init__(kernel)
+        self._world = world
         self._at = at
         self._steps = steps
         self._pace = pace
@@ -165,7 +169,9 @@ class DisturbedKernel(WrappedKernel):
         """Go on until something is busy or all is done, or by one step."""
         wait: Wait | None = Wait.NEXT
         while wait is Wait.NEXT:
-            wait = next(self._steps, None)
+            # Whoever it is, he is on the host; the engine may be in a container just now.
+            with self._world.inside(None):
+                wait = next(self._steps, None)
             self.is_over = wait is None
             if pace is Pace.STEP_BY_STEP:
                 return

@@ -68,6 +68,7 @@ class Container:
 
     ref: NamespaceRef
     points: dict[str, Volume]
+    propagation: Volumes = Volumes.NONE
     kind: NamespaceKind = NamespaceKind.CONTAINER
     has_ended: bool = False
 
@@ -133,8 +134,12 @@ class Stage:
             self.world.detach(volume.source)
         volume.generation += 1
         volume.live = self._mount_source(volume.source, str(volume.generation))
-        # The number of a file system that nothing shows any more is used again.
-        volume.dead = tuple(device for device in volume.dead if device != volume.live)
+        self.forget(volume.live)
+
+    def forget(self, new: Device) -> None:
+        """The number of a file system that nothing shows any more is used again."""
+        for volume in self.volumes:
+            volume.dead = tuple(device for device in volume.dead if device != new)
 
     def nest(self, volume: Volume, levels: int = 1) -> list[str]:
         """Mount emptyDirs inside a volume on the host, one in the other; return where."""
@@ -176,13 +181,13 @@ class Stage:
                     self.world.remount(root + point, "ro,relatime")
             self._nest(root + next(iter(points)), levels)
             self.world.pivot(root)
-        container = Container(ref, points)
+        container = Container(ref, points, propagation)
         self.containers.append(container)
         return container
 
     def start_foreign(self, kind: Kind) -> Container:
         """Start a driver's or an agent's pod with a copy of the node's whole tree."""
-        foreign = Container(self.world.new_namespace(), {}, NamespaceKind.FOREIGN)
+        foreign = Container(self.world.new_namespace(), {}, kind=NamespaceKind.FOREIGN)
         if kind is not Kind.SHARED:
             with self.world.inside(foreign.ref):
                 self.world.set_propagation("/", kind, recursive=True)
@@ -250,7 +255,9 @@ class Stage:
 
     # -------------------------------------------------------------------------- checking
 
-    def check_live(self, volume: Volume, path: str = "", container: Container | None = None) -> None:
+    def check_live(
+        self, volume: Volume, path: str = "", container: Container | None = None
+    ) -> None:
         """The present file system is on top, alone as far as this way can do that."""
         layers = self.stack(path or volume.target, container)
         shown = [f"{m.device} {m.root} {m.options}" for m in layers]
@@ -259,14 +266,18 @@ class Stage:
 
     def check_recovered(self) -> None:
         """Every volume is live on the host and in each container that has it."""
-        sources = {v.source for v in self.volumes}
-        groups = {m.peer_group for m in self.mounts() if m.mount_point in sources}
         for volume in self.volumes:
             self.check_live(volume)
-            assert self.stack(volume.target)[-1].peer_group not in groups
         for container in self.living():
             for point, volume in container.points.items():
                 self.check_live(volume, point, container)
+
+    def check_apart_from_sources(self) -> None:
+        """What somebody stacks on a target must not be copied to its source."""
+        sources = {v.source for v in self.volumes}
+        groups = {m.peer_group for m in self.mounts() if m.mount_point in sources}
+        for volume in self.volumes:
+            assert self.stack(volume.target)[-1].peer_group not in groups
 
     def close(self) -> None:
         """Take everything away."""
@@ -286,9 +297,7 @@ class Daemon:
         self._outcomes: list[Outcome] = []
         self.planned: tuple[Action, ...] = ()
         knowledge = Knowledge(drivers_for(fluid_mount_root), frozenset())
-        self._reconciler = Reconciler(
-            self, self, knowledge, Policy(), BackOff(), lambda: self._now
-        )
+        self._reconciler = Reconciler(self, self, knowledge, Policy(), BackOff(), lambda: self._now)
 
     # What the reconciler asks for.
 

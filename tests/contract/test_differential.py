@@ -109,9 +109,7 @@ class SetPropagation:
 
     def __call__(self, side: Side) -> None:
         with side.world.inside(side.namespaces[self.namespace]):
-            side.world.set_propagation(
-                side.path(self.place), self.kind, recursive=self.recursive
-            )
+            side.world.set_propagation(side.path(self.place), self.kind, recursive=self.recursive)
 
 
 @dataclass(frozen=True)

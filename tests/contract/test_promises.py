@@ -42,6 +42,7 @@ def test_no_number_of_replacements_makes_it_deeper(kind: str, way: Way) -> None:
         for _ in range(10):
             stage.daemon.settle()
             stage.check_recovered()
+            stage.check_apart_from_sources()
             stage.crash(stage.volume)
         stage.close()
 

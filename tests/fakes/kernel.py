@@ -164,9 +164,7 @@ class FakeKernel:
         if self.way is Way.BENEATH:
             return self.machine.duplicate(clone)
         tree = self._detached_root(clone)
-        whole = self._open_detached(
-            self.machine.mounts.copy_tree(tree, tree.root, recursive=True)
-        )
+        whole = self._open_detached(self.machine.mounts.copy_tree(tree, tree.root, recursive=True))
         self.machine.mounts.destroy(tree)
         return whole
 

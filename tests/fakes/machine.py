@@ -43,6 +43,7 @@ class Machine:
         self.namespaces: dict[int, Namespace] = {}
         """By inode."""
         self._pids: dict[int, int] = {}
+        self._left_for_a_moment: list[Namespace] = []
         self._last_inode = _FIRST_INODE
         self._last_minor = 100
         root = self.mounts.make(self.make_file_system("root").root, _DEFAULT_OPTIONS)
@@ -148,6 +149,10 @@ class Machine:
         self._graft(self.mounts.make(file_system.root, _DEFAULT_OPTIONS), path)
         return file_system.device
 
+    def mount_plain(self, path: str) -> None:
+        """Mount an empty tmpfs."""
+        self._graft(self.mounts.make(self.make_file_system("plain").root, _DEFAULT_OPTIONS), path)
+
     def bind(self, source: str, target: str, *, recursive: bool = False) -> None:
         """mount(2) MS_BIND."""
         mount, node = self.walk(source)
@@ -224,7 +229,7 @@ class Machine:
         """The last process in it ends; whoever has entered it keeps it until he leaves."""
         namespace = self.namespaces.pop(ref.inode)
         namespace.is_gone = True
-        if namespace is not self.current:
+        if namespace is not self.current and namespace not in self._left_for_a_moment:
             self._dissolve(namespace)
 
     def _dissolve(self, namespace: Namespace) -> None:
@@ -247,12 +252,12 @@ class Machine:
     @contextmanager
     def inside(self, ref: NamespaceRef | None) -> Iterator[None]:
         """Do something in a namespace, and come back."""
-        before = self.current
+        self._left_for_a_moment.append(self.current)
         self.current = self.host if ref is None else self.namespaces[ref.inode]
         try:
             yield
         finally:
-            self.current = before
+            self.current = self._left_for_a_moment.pop()
 
     def pivot(self, path: str) -> None:
         """Make a mount the root and let the old one go, as a container runtime does."""
