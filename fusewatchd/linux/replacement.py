@@ -169,7 +169,7 @@ class _Replacement:
                 if below is None or not (self._is_stale_here(top) and self._is_stale_here(below)):
                     return
                 inside = _points(tree_inside(self._kernel, top))
-                if inside != _points(tree_inside(self._kernel, below)):
+                if not inside <= _points(tree_inside(self._kernel, below)):
                     # Should this attempt end here, nobody could bring back what is inside.
                     return
                 self._detach(fd, top, inside)

@@ -30,13 +30,10 @@ class WrappedKernel:
 
     def __init__(self, kernel: MountKernel) -> None:
         self._kernel = kernel
+        self.way: Way = kernel.way
         self.calls = 0
         self.was_hit = ""
         """Name of the call at which something happened."""
-
-    @property
-    def way(self) -> Way:
-        return self._kernel.way
 
     def before(self, name: str) -> None:
         """Called before each counted call, with ``calls`` already its number."""

@@ -101,8 +101,14 @@ class Stage:
 
     # -------------------------------------------------------------------------- building
 
-    def add_volume(self, name: str = "pv", *, options: str = "", subpath: str = "") -> Volume:
-        """Mount a source and publish it, as drivers do: the bind is a peer of its source."""
+    def add_volume(
+        self, name: str = "pv", *, options: str = "", subpath: str = "", is_apart: bool = False
+    ) -> Volume:
+        """Mount a source and publish it, as drivers do: the bind is a peer of its source.
+
+        Then what is mounted inside the one is inside the other, and goes with the umount of a
+        dead source before we are even asked; not so when it ``is_apart``.
+        """
         # A layout that a driver knows: by lineage alone a layer that was never on top while
         # all was well has no known source.
         source = f"{self._mount_root}/juicefs/shop/{name}/juicefs-fuse"
@@ -113,6 +119,9 @@ class Stage:
         self.world.make_directory(target)
         volume = Volume(source, target, subpath, self._mount_source(source, "0"))
         self.bind(volume)
+        if is_apart:
+            self.world.set_propagation(target, Kind.PRIVATE)
+            self.world.set_propagation(target, Kind.SHARED)
         if options:
             self.world.remount(target, options)
         self.volumes.append(volume)
@@ -171,7 +180,7 @@ class Stage:
         with self.world.inside(ref):
             if propagation is not Volumes.BIDIRECTIONAL:
                 self.world.set_propagation("/", Kind.SLAVE, recursive=True)
-            self.world.mount_new(root)
+            self.forget(self.world.mount_new(root))
             for point, volume in points.items():
                 if not self.world.exists(root + point):
                     self.world.make_directory(root + point)

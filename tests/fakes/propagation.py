@@ -255,11 +255,11 @@ def _may_go(mount: FakeMount, going: set[FakeMount]) -> bool:
 
 def _surviving_place(survivor: FakeMount, leaving: set[FakeMount]) -> tuple[FakeMount, Node]:
     """Return where the lowest mount below ``survivor`` that leaves stands."""
-    parent, place = survivor.parent, survivor.place
-    while parent is not None and parent in leaving:
-        parent, place = parent.parent, parent.place
-    assert parent is not None and place is not None
-    return parent, place
+    lowest = survivor
+    while lowest.parent in leaving:
+        lowest = lowest.parent
+    assert lowest.parent is not None and lowest.place is not None
+    return lowest.parent, lowest.place
 
 
 def _lowest_free(used: Iterable[int]) -> int:
