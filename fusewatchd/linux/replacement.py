@@ -28,6 +28,7 @@ from fusewatchd.decision import (
     DetachOwnLayer,
     Outcome,
     OutcomeStatus,
+    Propagation,
     ReplaceMount,
 )
 from fusewatchd.linux.mountkernel import MountKernel, Way, attribute_bits
@@ -148,7 +149,10 @@ class _Replacement:
     def _may_uncover(self, top: Mount, below: Mount, inside: _Points) -> bool:
         if below.device != self._action.origin.device:
             return False
-        if inside != _points(tree_inside(self._kernel, below)):
+        inside_below = _points(tree_inside(self._kernel, below))
+        # A peer of the old host bind lost with it what was mounted inside, and the new one has it.
+        is_peer = self._action.propagation is Propagation.PEER
+        if inside != inside_below and not (is_peer and inside < inside_below):
             return False
         if self._action.read_only:
             return below.is_read_only and not top.is_read_only

@@ -62,7 +62,7 @@ class Volume:
     generation: int = 0
 
 
-@dataclass
+@dataclass(eq=False)
 class Container:
     """A process of the pod; ``points`` are its volume mounts."""
 
@@ -241,14 +241,24 @@ class Stage:
 
     def visible(self, path: str, container: Container | None = None) -> tuple[Device, str, str]:
         """Describe the mount that a path leads to: there may be others behind an old layer."""
+        seen = self.visible_if_any(path, container)
+        assert seen is not None, f"nothing is mounted at {path}"
+        return seen
+
+    def visible_if_any(
+        self, path: str, container: Container | None = None
+    ) -> tuple[Device, str, str] | None:
+        """The same; None when the path leads to no mount of its own."""
         with self.world.inside(container.ref if container else None):
+            if not self.world.exists(path):
+                return None
             fd = self.kernel.open_mount(path)
             try:
                 mount = self.kernel.mount_of(fd)
             finally:
                 self.kernel.close(fd)
-        assert mount.mount_point == path, f"nothing is mounted at {path}"
-        return mount.device, mount.root, mount.options
+        is_there = mount.mount_point == path
+        return (mount.device, mount.root, mount.options) if is_there else None
 
     def others(self) -> list[tuple[str, str, str]]:
         """Describe every mount of the host that is no target."""
