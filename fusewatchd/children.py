@@ -37,7 +37,7 @@ def plan_children(
         if not relative or len(found) >= MAX_CHILDREN:
             raise ChildrenUnknownError(mount.mount_point)
         key = TargetKey(bind.key.namespace, mount.mount_point)
-        origin, subpath = _origin(mount, findings.get(key), snapshot)
+        origin, subpath = _origin(mount, findings.get(key), snapshot, findings)
         found.append(ChildMount(Expect.of(mount), relative, origin, subpath))
     return tuple(found)
 
@@ -61,11 +61,17 @@ def _children(bind: Bind, mount: Mount, snapshot: Snapshot) -> tuple[Mount, ...]
     return tuple(m for m in bind.namespace.mounts if m.parent_id == mount.mount_id)
 
 
-def _origin(mount: Mount, finding: Finding | None, snapshot: Snapshot) -> tuple[Expect, str]:
+def _origin(
+    mount: Mount,
+    finding: Finding | None,
+    snapshot: Snapshot,
+    findings: Mapping[TargetKey, Finding],
+) -> tuple[Expect, str]:
     if finding is not None and finding.verdict is Verdict.STALE:
         return _origin_of_stale(finding, mount)
     wanted = plain_root(mount.root)
     best: tuple[Mount, str] | None = None
+    rank = (True, 0)
     for other in snapshot.table.on_device(mount.device):
         subpath = below(wanted, other.root)
         if subpath is None or other.mount_id == mount.mount_id or other.is_fuse != mount.is_fuse:
@@ -73,12 +79,22 @@ def _origin(mount: Mount, finding: Finding | None, snapshot: Snapshot) -> tuple[
         top = snapshot.table.top_at(other.mount_point)
         if top is None or top.mount_id != other.mount_id:
             continue
-        if best is None or len(subpath) < len(best[1]):
-            best = (other, subpath)
+        # One that is inside a volume to be replaced is another mount by the time it is needed.
+        new_rank = (_is_inside_stale(other.mount_point, findings), len(subpath))
+        if best is None or new_rank < rank:
+            best, rank = (other, subpath), new_rank
     if best is None:
         raise ChildrenUnknownError(mount.mount_point)
     other, subpath = best
     return Expect.of(other), subpath
+
+
+def _is_inside_stale(path: str, findings: Mapping[TargetKey, Finding]) -> bool:
+    while path := path.rpartition("/")[0]:
+        finding = findings.get(TargetKey(0, path))
+        if finding is not None and finding.verdict is Verdict.STALE:
+            return True
+    return False
 
 
 def _origin_of_stale(finding: Finding, mount: Mount) -> tuple[Expect, str]:

@@ -32,6 +32,7 @@ from fusewatchd.model import (
     TargetKey,
     VolumeMount,
 )
+from fusewatchd.mountinfo import MountTable
 from fusewatchd.snapshot import Snapshot
 
 MAX_LAYERS = 64
@@ -67,15 +68,18 @@ def find_container_binds(
 
 
 def _tops(namespace: MountNamespace) -> Iterable[tuple[Mount, int]]:
-    """Yield the topmost FUSE mount of each path with the number of layers there."""
+    """Yield the topmost FUSE mount that each path leads to with the number of layers there."""
     stacks: dict[str, list[Mount]] = {}
     for mount in namespace.mounts:
         if mount.is_fuse:
             stacks.setdefault(mount.mount_point, []).append(mount)
-    for stack in stacks.values():
-        covered = {mount.parent_id for mount in stack}
-        top = next((m for m in stack if m.mount_id not in covered), stack[-1])
-        yield top, len(stack)
+    for point, stack in stacks.items():
+        if len(stack) > 1:
+            # Behind a layer of the volume above, what was mounted inside the old one may still
+            # be at the same path: only what the path leads to counts.
+            seen = MountTable.of(namespace.mounts).stack_at(point)
+            stack = [mount for mount in seen if mount.is_fuse] or stack
+        yield stack[-1], len(stack)
 
 
 def _container_bind(namespace: MountNamespace, mount: Mount, depth: int, origin: Bind) -> Bind:

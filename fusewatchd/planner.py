@@ -146,12 +146,15 @@ class _Planner:
         return Reason.HOST_BIND_STALE if self._waits_for_host(finding) else Reason.NONE
 
     def _waits_for_host(self, finding: Finding) -> bool:
-        """True for a container whose bind on the host is broken and not being replaced now."""
+        """True for a container whose bind on the host stays as it is this time.
+
+        It is cloned from there, so it would only be tried in vain, cycle after cycle.
+        """
         origin = self._findings.get(finding.bind.origin) if finding.bind.origin else None
-        if origin is None or not self._wants_replacement(origin):
+        if origin is None or origin.bind.mount is None or finding.source_mount is None:
             return False
-        key = origin.bind.key
-        return key not in self._replaced and not self._ledger.state(key).is_in_flight
+        is_there = origin.bind.mount.device == finding.source_mount.device
+        return not is_there and origin.bind.key not in self._replaced
 
     @property
     def _table_limit(self) -> int:

@@ -54,7 +54,7 @@ class MountKernel(Protocol):
     way: Way
 
     def enter(self, namespace: NamespaceRef | None) -> None:
-        """Go to a mount namespace, or home to the host's with None."""
+        """Go to a mount namespace, or home to the host's with None; ESRCH when it is gone."""
 
     def open_mount(self, path: str) -> int:
         """Open the root of the topmost mount at an absolute path without symlinks."""

@@ -48,11 +48,17 @@ def depth_of(kernel: MountKernel, top: Mount) -> int:
 
 def tree_inside(kernel: MountKernel, mount: Mount) -> tuple[Mount, ...]:
     """List the mounts inside ``mount``, parents first, without what is stacked on it."""
+    on_it = mounts_on(kernel, mount)
+    return tuple(found for found in on_it if found.mount_point != mount.mount_point)
+
+
+def mounts_on(kernel: MountKernel, mount: Mount) -> tuple[Mount, ...]:
+    """List the mounts inside ``mount``, parents first, and the one stacked on it if any."""
     found: list[Mount] = []
     queue = [mount]
     while queue and len(found) < MAX_LAYERS:
         for child in kernel.children_of(queue.pop(0)):
+            found.append(child)
             if child.mount_point != mount.mount_point:
-                found.append(child)
                 queue.append(child)
     return tuple(found)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from fusewatchd.decision import ChildMount, Expect, Propagation, ReplaceMount
 from fusewatchd.linux.mountkernel import Attributes, FileKind, MountKernel
-from fusewatchd.linux.mountstack import opened
+from fusewatchd.linux.mountstack import opened, tree_inside
 from fusewatchd.linux.stop import Stop, refuse, skip
 from fusewatchd.model import Mount, Reason
 
@@ -61,9 +61,12 @@ class NewMount:
             if child.expect.mount_id in present
         ]
         # Attaching children to a peer of the host bind would copy them to the host: there
-        # they are already, so the copy takes them along instead.
-        is_recursive = action.propagation is Propagation.PEER and bool(carried)
+        # they are already, so the copy takes them along instead.  All of them: when the old
+        # host bind went, those in here may have gone with it, as its peers do.
+        is_recursive = action.propagation is Propagation.PEER
         copy, origin = self._copy(action.origin, action.subpath, recursive=is_recursive)
+        if is_recursive:
+            self._check_shown(carried, origin)
         if self._kernel.device_of(copy) != origin.device:
             raise skip(Reason.SOURCE_CHANGED, f"{action.origin.mount_point} was just replaced")
         self.root = _joined(origin.root, action.subpath)
@@ -81,6 +84,16 @@ class NewMount:
         if carried and not is_recursive:
             clone = self._with_children(clone, carried)
         return clone
+
+    def _check_shown(self, carried: list[tuple[ChildMount, Mount]], origin: Mount) -> None:
+        """Refuse when something inside is not inside the mount that is copied as a whole."""
+        if not carried:
+            return
+        shown = {m.mount_point for m in tree_inside(self._kernel, origin)}
+        for child, _ in carried:
+            if f"{origin.mount_point}/{child.relative_path}" not in shown:
+                detail = f"{child.relative_path} is not mounted in {origin.mount_point}"
+                raise refuse(Reason.CHILD_MOUNT, detail)
 
     def _keep(self, fd: int, stack: ExitStack) -> int:
         stack.callback(self._kernel.close, fd)

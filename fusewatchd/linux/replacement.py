@@ -20,6 +20,7 @@ makes other people's umount(8) answer EBUSY.
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable
 from contextlib import ExitStack
 
 from fusewatchd.decision import (
@@ -29,6 +30,7 @@ from fusewatchd.decision import (
     DetachOwnLayer,
     Outcome,
     OutcomeStatus,
+    Propagation,
     ReplaceMount,
 )
 from fusewatchd.linux.aborting import abort_connection
@@ -37,13 +39,14 @@ from fusewatchd.linux.mountstack import (
     MAX_LAYERS,
     depth_of,
     layer_below,
+    mounts_on,
     opened,
     top_at,
     tree_inside,
 )
 from fusewatchd.linux.newmount import NewMount, Target, is_expected, options_of
 from fusewatchd.linux.stop import Stop, fail, refuse, skip
-from fusewatchd.model import Mount, Reason, assert_never
+from fusewatchd.model import Device, Mount, Reason, assert_never
 
 
 def carry_out(kernel: MountKernel, action: Action) -> Outcome:
@@ -106,6 +109,14 @@ def _is_same(one: Mount, other: Mount) -> bool:
     return one.device == other.device and one.has_id(other.mount_id, other.unique_id)
 
 
+_Points = frozenset[tuple[str, Device, str]]
+
+
+def _points(mounts: Iterable[Mount]) -> _Points:
+    """What is mounted where, apart from the mounts that do it."""
+    return frozenset((m.mount_point, m.device, m.root) for m in mounts)
+
+
 class _Replacement:
     """One attempt; every descriptor is on a stack that closes them all."""
 
@@ -138,10 +149,11 @@ class _Replacement:
             if mount.mount_point != self._path:
                 raise skip(Reason.VANISHED, "nothing is mounted there any more")
             below = layer_below(self._kernel, mount)
-            if below is not None and self._may_uncover(mount, below):
+            children = tree_inside(self._kernel, mount)
+            if below is not None and self._may_uncover(mount, below, _points(children)):
                 # What an attempt left that was cut after its attach, or somebody who put a
                 # writable layer on a read-only mount.
-                self._kernel.detach(fd)
+                self._detach(fd, mount, _points(children))
                 return None
             if not is_expected(mount, self._action.expect):
                 is_live = mount.device == self._action.origin.device
@@ -151,7 +163,6 @@ class _Replacement:
         if mount.is_of_removed and self._kernel.way is not Way.BENEATH:
             # The kernel mounts nothing on a directory that was removed.
             raise refuse(Reason.SUBPATH_MISSING, "what it shows was removed while it was mounted")
-        children = tree_inside(self._kernel, mount)
         known = {child.expect.mount_id for child in self._action.children}
         for child in children:
             if child.mount_id not in known:
@@ -160,8 +171,13 @@ class _Replacement:
         idmap = self._kernel.idmap_of(mount) if mount.is_idmapped else None
         return Target(mount, kind, children, idmap, self._stale_layers(below))
 
-    def _may_uncover(self, top: Mount, below: Mount) -> bool:
+    def _may_uncover(self, top: Mount, below: Mount, inside: _Points) -> bool:
         if below.device != self._action.origin.device:
+            return False
+        inside_below = _points(tree_inside(self._kernel, below))
+        # A peer of the old host bind lost with it what was mounted inside, and the new one has it.
+        is_peer = self._action.propagation is Propagation.PEER
+        if inside != inside_below and not (is_peer and inside < inside_below):
             return False
         if self._action.read_only:
             return below.is_read_only and not top.is_read_only
@@ -189,7 +205,11 @@ class _Replacement:
                 below = layer_below(self._kernel, top)
                 if below is None or not (_is_same(top, above) and _is_same(below, layer)):
                     return
-                self._kernel.detach(fd)
+                inside = _points(tree_inside(self._kernel, top))
+                if not inside <= _points(tree_inside(self._kernel, below)):
+                    # Should this attempt end here, nobody could bring back what is inside.
+                    return
+                self._detach(fd, top, inside)
             above = layer
 
     def _put_in_place(self, clone: int, target: Target) -> Mount:
@@ -199,27 +219,45 @@ class _Replacement:
             old = self._kernel.mount_of(fd)
             if old.mount_point != self._path or not any(_is_same(old, mount) for mount in known):
                 raise skip(Reason.RACED, "the target changed while the new mount was built")
+            inside = _points(tree_inside(self._kernel, old))
+            if _is_same(old, target.mount) and inside != _points(target.children):
+                raise skip(Reason.RACED, "what is mounted inside the volume changed meanwhile")
             match self._kernel.way:
                 case Way.BENEATH:
-                    return self._attach_beneath(clone, fd, old)
+                    return self._attach_beneath(clone, fd, old, inside)
                 case Way.ON_TOP | Way.STAGED:
-                    # Else the new layer would be copied to every peer of the old mount.
-                    self._kernel.make_private(fd)
-                    self._kernel.attach(clone, fd)
-                    return self._let_go(clone)
+                    return self._attach_on_top(clone, fd, old, inside)
                 case _:
                     assert_never(self._kernel.way)
 
-    def _attach_beneath(self, clone: int, fd: int, old: Mount) -> Mount:
+    def _attach_beneath(self, clone: int, fd: int, old: Mount, inside: _Points) -> Mount:
         self._kernel.attach_beneath(clone, fd)
         new = self._let_go(clone)
-        is_above = self._kernel.mount_of(fd).parent_id == new.mount_id
-        # Last of all before the detach, which takes whatever is on top.
-        top = top_at(self._kernel, self._path)
-        if not (is_above and top is not None and _is_same(top, old)):
-            raise fail(Reason.RACED, "somebody else mounted there between attach and detach")
-        self._kernel.detach(fd)
+        if self._kernel.mount_of(fd).parent_id != new.mount_id:
+            raise fail(Reason.RACED, "somebody else mounted there just before the attach")
+        self._detach(fd, old, inside)
         return new
+
+    def _attach_on_top(self, clone: int, fd: int, old: Mount, inside: _Points) -> Mount:
+        # Else the new layer would be copied to every peer of the old mount.
+        self._kernel.make_private(fd)
+        self._kernel.attach(clone, fd)
+        new = self._let_go(clone)
+        if _points(tree_inside(self._kernel, old)) != inside:
+            # It would be hidden for good: rather take our own layer away again.
+            self._detach(fd, new, _points(tree_inside(self._kernel, new)))
+            raise fail(Reason.RACED, "somebody mounted inside the volume just before the attach")
+        return new
+
+    def _detach(self, fd: int, top: Mount, inside: _Points) -> None:
+        """Detach the topmost mount at ``fd`` if it is ``top`` and holds just what is known.
+
+        One look, the last thing before the call, which takes whatever is on top, and all that
+        is mounted inside.
+        """
+        if _points(mounts_on(self._kernel, top)) != inside:
+            raise fail(Reason.RACED, "somebody else mounted there or inside before the detach")
+        self._kernel.detach(fd)
 
     def _let_go(self, clone: int) -> Mount:
         """Describe the new mount, and hold it no longer than that: it is in use now."""
@@ -233,7 +271,7 @@ class _Replacement:
         top = top_at(self._kernel, self._path)
         if top is None:
             raise fail(Reason.VANISHED, "the target was unmounted meanwhile")
-        if new is not None and top.mount_id != new.mount_id:
+        if new is not None and not _is_same(top, new):
             raise fail(Reason.RACED, f"mount {top.mount_id} of {top.device} is on top")
         problem = self._difference(top, options)
         if problem:

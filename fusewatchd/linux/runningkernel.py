@@ -53,7 +53,12 @@ class RealKernel:
                 self._home.go()
                 self._is_home = True
             return
-        fd = os.open(f"{namespace.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
+        name = f"{namespace.pid}/ns/mnt"
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
+        except FileNotFoundError:
+            # What ended is no failure: neither the process nor a zombie has a namespace.
+            raise ProcessLookupError(errno.ESRCH, "the container has ended", name) from None
         try:
             if os.fstat(fd).st_ino != namespace.inode:
                 raise ProcessLookupError(errno.ESRCH, "the pid is in another namespace now")

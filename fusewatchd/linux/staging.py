@@ -104,6 +104,10 @@ class Staging:
             try:
                 yield
             finally:
+                # An umount propagates too: what was copied out of here is a peer, and a
+                # Bidirectional copy has the host's bind for one.  Both would lose what is
+                # mounted inside.
+                syscalls.mount(None, place, None, syscalls.MS_REC | syscalls.MS_PRIVATE)
                 syscalls.umount2(place, syscalls.MNT_DETACH)
         finally:
             self._home.go()

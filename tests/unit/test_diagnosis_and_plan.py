@@ -236,6 +236,7 @@ def test_a_failure_waits_and_then_tries_again() -> None:
     waiting = TargetState(Phase.COOLDOWN, 1, retry_at=scene.now + 10)
     scene.ledger = replace(scene.ledger, states={key: waiting})
     _, todo = scene.plan()
+    # The container is cloned from there: it waits along.
     assert reasons(todo) == {Reason.BACK_OFF, Reason.HOST_BIND_STALE}
     assert todo.actions == ()
     scene.now += 20

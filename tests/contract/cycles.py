@@ -1,0 +1,121 @@
+"""The real reconciler over a stage: what the daemon would plan next, and remember."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from fusewatchd.decision import Action, Outcome, OutcomeStatus, ReplaceMount, Trigger
+from fusewatchd.diagnosis import Knowledge
+from fusewatchd.drivers import drivers_for
+from fusewatchd.linux.mountkernel import MountKernel
+from fusewatchd.linux.replacement import carry_out
+from fusewatchd.memory import BackOff
+from fusewatchd.model import Answer, Connection, MountNamespace, NamespaceKind, Pod, Reason
+from fusewatchd.planner import Policy
+from fusewatchd.reconciler import Reconciler
+from fusewatchd.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from tests.contract.stage import Container, Stage
+
+UID = "aaaaaaaa-0000-4000-8000-000000000001"
+MOST_CYCLES = 4
+"""Until everything must be as it shall be."""
+
+
+class Daemon:
+    """The real reconciler over a stage; what it submits is carried out when a test says so."""
+
+    def __init__(self, stage: Stage, fluid_mount_root: str) -> None:
+        self._stage = stage
+        self._now = 0.0
+        self._outcomes: list[Outcome] = []
+        self.planned: tuple[Action, ...] = ()
+        knowledge = Knowledge(drivers_for(fluid_mount_root), frozenset())
+        self._reconciler = Reconciler(self, self, knowledge, Policy(), BackOff(), lambda: self._now)
+
+    # What the reconciler asks for.
+
+    def observe(self, now: float) -> Snapshot:
+        stage = self._stage
+        dead = {d for v in stage.volumes for d in v.dead}
+        answers = {v.live: Answer.ANSWERED for v in stage.volumes}
+        answers.update(dict.fromkeys(dead, Answer.DISCONNECTED))
+        pod = Pod(UID, UID, "shop", "web", "Running", stage.pod_is_ending)
+        return Snapshot(
+            now,
+            stage.mounts(),
+            stage.root,
+            {device: Connection(device, answer) for device, answer in answers.items()},
+            namespaces=tuple(self._namespace(c) for c in stage.living()),
+            pods={} if stage.pod_is_gone else {UID: pod},
+            pods_are_current=True,
+            namespaces_looked_at=now,
+        )
+
+    def _namespace(self, container: Container) -> MountNamespace:
+        is_pod = container.kind is NamespaceKind.CONTAINER
+        ref, uid = container.ref, UID if is_pod else ""
+        mounts = tuple(self._stage.mounts(container))
+        return MountNamespace(
+            ref.inode, ref.pid, ref.start_time, container.kind, uid, "c" * 64, mounts
+        )
+
+    def take_outcomes(self, outcomes: Sequence[Outcome], now: float) -> None:
+        pass
+
+    def submit(self, actions: Sequence[Action], now: float) -> None:
+        self.planned = tuple(actions)
+
+    def collect(self, now: float) -> list[Outcome]:
+        done, self._outcomes = self._outcomes, []
+        return done
+
+    # What a test asks for.
+
+    def look(self) -> tuple[Action, ...]:
+        """Run one cycle, long after the last one, and return what it wants done."""
+        self._now += 1000.0
+        self._reconciler.reconcile([Trigger.TIMER])
+        return self.planned
+
+    def act(self, kernel: MountKernel | None = None) -> list[Outcome]:
+        """Carry out what was planned, with the stage's kernel or one that is disturbed."""
+        kernel = kernel or self._stage.kernel
+        done: list[Outcome] = []
+        try:
+            while self.planned:
+                done.append(carry_out(kernel, self.planned[0]))
+                self.planned = self.planned[1:]
+        finally:
+            self._outcomes += done
+            self.lose_worker()
+        return done
+
+    def lose_worker(self) -> None:
+        """What a worker had in hand when it was killed has failed."""
+        for action in self.planned:
+            self._outcomes.append(Outcome(action, OutcomeStatus.FAILED, Reason.TIMED_OUT))
+        self.planned = ()
+
+    def cycle(self) -> list[Outcome]:
+        self.look()
+        return self.act()
+
+    def settle(self) -> list[Outcome]:
+        """Run cycles until nothing is left to do; return what they did."""
+        done: list[Outcome] = []
+        for _ in range(MOST_CYCLES):
+            outcomes = self.cycle()
+            done += outcomes
+            if not outcomes:
+                self._reconciler.reconcile([Trigger.TIMER])
+                return done
+        raise AssertionError(f"the daemon does not come to rest: {outcomes}")
+
+    def replacement(self) -> ReplaceMount:
+        """Look, and return the only thing to do."""
+        (action,) = self.look()
+        assert isinstance(action, ReplaceMount), action
+        return action
