@@ -19,9 +19,10 @@ import yaml
 from hypothesis import strategies as st
 
 from fusewatchd.configfile import load_settings, parse_value
-from fusewatchd.decision import DetachOwnLayer, ReplaceMount, Verdict
+from fusewatchd.decision import DetachOwnLayer, Propagation, ReplaceMount, Verdict
 from fusewatchd.errors import ConfigError, ParseError
 from fusewatchd.kubeletdir import parse_bind_path, pod_uid_of_cgroup, pods_directory
+from fusewatchd.ledger import ContainerFacts, Ledger
 from fusewatchd.lineage import Fact
 from fusewatchd.linux.volumedata import read_volume_data
 from fusewatchd.model import (
@@ -32,6 +33,7 @@ from fusewatchd.model import (
     MountNamespace,
     SourceAnswer,
     SourcePath,
+    TargetKey,
 )
 from fusewatchd.mountinfo import mount_from_line, parse_mount_table
 from fusewatchd.persistence import document_of, ledger_from
@@ -305,11 +307,8 @@ def _is_part_of(part: Any, whole: Any) -> None:
         assert part == whole or part != part
 
 
-STATE = json.loads(json.dumps(document_of(
-    ledger_from({"version": 1, "boot_id": "b", "lineage": [], "own_layers": [], "containers": [
-        {"key": {"namespace": 5, "mount_point": "/data"},
-         "facts": {"propagation": "slave", "is_read_only": True, "pod_uid": "u"}}]},
-        "b", parse_mount_table(b"")), "b")))  # fmt: skip
+SEEN = ContainerFacts(Propagation.SLAVE, True, "u")
+STATE = json.loads(json.dumps(document_of(Ledger(containers={TargetKey(5, "/data"): SEEN}), "b")))
 
 
 @holds_for(mutated(STATE) | JSON)

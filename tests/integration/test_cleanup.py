@@ -21,8 +21,9 @@ from fusewatchd.demo.pods import DemoPod, PodVolume, pod_list
 from fusewatchd.demo.sources import Source
 from fusewatchd.demo.unmounting import Unmounting
 from fusewatchd.linux import syscalls
-from fusewatchd.linux.mountkernel import RealKernel, Way
+from fusewatchd.linux.mountkernel import Way
 from fusewatchd.linux.replacement import carry_out
+from fusewatchd.linux.runningkernel import RealKernel
 from fusewatchd.linux.staging import Staging
 from fusewatchd.model import Device, Mount, Reason, TargetKey
 from fusewatchd.mountinfo import parse_mount_table
