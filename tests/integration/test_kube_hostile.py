@@ -332,7 +332,7 @@ def test_a_certificate_that_does_not_hold_gets_no_token(
     if valid:
         certificate = make_certificate_valid(authority, "server", names, valid)
     else:
-        certificate = make_certificate(authority, "server", "127.0.0.1", names)
+        certificate = make_certificate(authority, "server", "somebody", names)
     token = secret_file(tmp_path / "token")
     with DemoKubelet(lambda: PODS, certificate=certificate) as kubelet:
         with pytest.raises(UnreachableError, match="certificate not accepted") as caught:
