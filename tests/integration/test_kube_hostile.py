@@ -291,9 +291,9 @@ def http_date(seconds: float) -> str:
         ("1.5", 0, 0),
         ("nan", 0, 0),
         ("²", 0, 0),
-        (http_date(100), 1, 100),
-        (http_date(-100), 0, 0),
-        (http_date(10 * 365 * 86400), MAX_RETRY_AFTER_SECONDS, MAX_RETRY_AFTER_SECONDS),
+        ("in 100", 1, 100),
+        ("in -100", 0, 0),
+        ("in 315360000", MAX_RETRY_AFTER_SECONDS, MAX_RETRY_AFTER_SECONDS),
         ("Sun, 06 Nov 1994 08:49:37 -0000", 0, 0),
         ("Sun, 99 Nov 9999999 08:49:37 GMT", 0, 0),
         ("Fri, 31 Dec 9999 23:59:59 -2359", 0, MAX_RETRY_AFTER_SECONDS),
@@ -304,6 +304,8 @@ def http_date(seconds: float) -> str:
 def test_how_long_a_server_wants_peace_is_bounded(
     status: str, text: str, least: float, most: float
 ) -> None:
+    if text.startswith("in "):
+        text = http_date(float(text[3:]))
     script = sends_once(answer(b"{}", f"Retry-After: {text}", status=status))
     with RawServer(script) as server, pytest.raises(KubeError) as caught:
         get(server.url)
