@@ -19,7 +19,7 @@ from fusewatchd.kubeletdir import pods_directory
 from fusewatchd.model import Pod
 from fusewatchd.pods import Pods
 from fusewatchd.printable import printable
-from fusewatchd.reporters.base import EventDraft, counted
+from fusewatchd.reporters.base import EventDraft
 from fusewatchd.reporters.log import Log
 from fusewatchd.reporters.metrics import EventOutcome, Metrics
 from fusewatchd.settings import ApiServerSettings, KubeletSettings, Settings
@@ -109,7 +109,7 @@ class Cluster:
         self._poster.post(draft)
         if draft.regarding.kind == "Node":
             self._metrics.event(EventOutcome.SUMMED_UP)
-            self._tell_left_out(self._summed_up.add(1), "told on the node, not on each pod")
+            self._tell_left_out(self._summed_up.add(1), "the rest is counted on the node")
 
     def give_up(self, count: int) -> None:
         """Count Events that were not even handed over."""
@@ -118,12 +118,11 @@ class Cluster:
 
     def _count_dropped(self, count: int) -> None:
         self._metrics.event(EventOutcome.DROPPED, count)
-        self._tell_left_out(self._dropped.add(count), "dropped")
+        self._tell_left_out(self._dropped.add(count), "some are dropped")
 
     def _tell_left_out(self, count: int, what: str) -> None:
         if count:
-            text = f"too many events: {counted(count, 'event')} {what}"
-            self._log.warning(text, event="events_left_out", count=count)
+            self._log.warning(f"too many events: {what}", event="events_left_out", count=count)
 
     # ------------------------------------------------------------------ what arrives
 

@@ -16,7 +16,7 @@ from fusewatchd.linux import syscalls
 from fusewatchd.linux.procfs import read_mount_max
 from fusewatchd.reporters.crowd import MAX_PODS
 from fusewatchd.reporters.events import EventKind
-from tests.lab import in_lab
+from tests.lab import in_lab, pod_with_container
 from tests.storm import Size, cluster, stage, usage, wait_until_healthy
 
 pytestmark = pytest.mark.kernel
@@ -109,18 +109,25 @@ def test_the_limit_of_the_kernel_is_read() -> None:
 
 
 def check_storm(node: DemoNode, size: Size, seconds: float, settings: dict[str, str]) -> None:
+    quiet = node.add_source("quiet")
+    _, container = pod_with_container(node, quiet, "quiet")
     with stage(node, size) as scene, cluster(node) as told:
         with DaemonProcess(node, settings={**told.settings(), **settings}) as daemon:
             daemon.wait_for(lambda d: d["pods_known"], 30)
-            daemon.wait_until_watching(size.binds, 60)
+            daemon.wait_until_watching(size.binds + 2, 60)
             entries, before, start = len(table()), usage(daemon.pid), time.monotonic()
             scene.flapper.begin(seconds, 1.0, 0.3)
+            # One that crashes once has its turn in the middle of it all.
+            time.sleep(seconds / 2)
+            quiet.kill()
+            quiet.restart()
+            container.wait_until_readable("/data/hello", 30)
             rounds = scene.flapper.wait()
             assert rounds >= seconds / 3
             after, lasted = usage(daemon.pid), time.monotonic() - start
             wait_until_healthy(daemon, size)
-            for container in scene.containers:
-                container.wait_until_readable("/data/hello", 30)
+            for other in scene.containers:
+                other.wait_until_readable("/data/hello", 30)
             assert len(table()) == entries
             # Cycles have their share of a processor; threads and the rest of the loop need some.
             share = EFFORT.burst + EFFORT.per_second * lasted

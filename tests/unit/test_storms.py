@@ -170,6 +170,21 @@ def test_all_that_flap_have_their_turn_one_after_the_other() -> None:
     assert max(counts.values()) - min(counts.values()) <= 1
 
 
+def test_once_spent_there_is_a_rest_for_the_loop_too() -> None:
+    """Every cycle takes what has come in since, and its outcomes cause the next one."""
+    rate = Rate(per_second=200.0, burst=10.0)
+    findings = [stale("a", number) for number in range(50)]
+    todo, ledger = ration(wanted(findings), findings, Ledger(), rate, 50.0)
+    due = next_retry(ledger, todo)
+    assert due is not None
+    assert due == pytest.approx(50.05)
+    for now in (50.01, 50.03, 50.049):
+        todo, ledger = ration(wanted(findings), findings, ledger, rate, now)
+        assert (todo.actions, next_retry(ledger, todo)) == ((), due)
+    todo, _ = ration(wanted(findings), findings, ledger, rate, due)
+    assert len(todo.actions) == 10
+
+
 def test_a_small_source_does_not_wait_for_all_of_a_big_one() -> None:
     findings = [stale("big", number) for number in range(100)]
     findings += [stale("small", number) for number in range(2)]
