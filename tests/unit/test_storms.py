@@ -125,6 +125,7 @@ def test_all_that_was_refused_has_its_turn_when_it_is_due(rate: Rate, count: int
         assert done or rounds == 0
         now = due or now
         rounds += 1
+        assert rounds <= count + 1
 
 
 @settings(max_examples=25, deadline=None)
@@ -153,7 +154,7 @@ def test_sources_that_flap_do_not_hold_up_one_that_crashed_once(
         done = {action.key for action in todo.actions}
         left = [one for one in left if one.bind.key not in done]
         rounds += 1
-    assert rounds <= -(-hit // batch) + 1
+        assert rounds <= -(-hit // batch) + 1
 
 
 def test_all_that_flap_have_their_turn_one_after_the_other() -> None:
@@ -327,7 +328,7 @@ def test_whatever_happened_a_source_that_stays_is_believed_soon(
         # Only when the daemon would wake by itself.
         assert world.due is not None and world.due > world.scene.now
         world.turn(world.due - world.scene.now)
-    assert world.scene.now - start <= 1.2 * pause_max + 1e-6
+        assert world.scene.now - start <= 1.2 * pause_max + 1e-6
     world.turn(world.rule.window + 1)
     assert not world.is_paused
     assert world.scene.ledger.sources[SOURCE].in_vain == ()
