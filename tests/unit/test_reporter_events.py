@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fusewatchd.decision import CycleReport, OutcomeStatus, Refusal
 from fusewatchd.model import BindKind, Reason, Verdict
 from fusewatchd.reporters.base import EventDraft, ObjectReference
-from fusewatchd.reporters.crowd import MAX_PODS, WINDOW_SECONDS
+from fusewatchd.reporters.crowd import MAX_PODS, WINDOW_SECONDS, Crowd
 from fusewatchd.reporters.events import MAX_BACKLOG, NOT_FOR_GOOD, EventKind, EventsReporter
 from tests.unit.cycles import (
     NEW,
@@ -259,6 +259,14 @@ def test_of_a_storm_the_node_tells_what_is_too_much_for_the_pods() -> None:
     # Whose outage began in an Event of his own, ends in one.
     counts = Counter((d.regarding.uid, d.reason) for d in drafts if d.regarding.kind == "Pod")
     assert set(counts.values()) == {10}
+
+
+def test_one_that_is_hit_all_the_time_keeps_no_place_of_others() -> None:
+    crowd = Crowd()
+    assert all(crowd.admits(f"u{n}", 0.0) for n in range(MAX_PODS))
+    assert crowd.admits("u0", WINDOW_SECONDS - 10)
+    assert not crowd.admits("new", WINDOW_SECONDS - 10)
+    assert crowd.admits("new", WINDOW_SECONDS + 10)
 
 
 def test_after_a_storm_pods_are_told_one_by_one_again() -> None:
