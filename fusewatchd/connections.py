@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from fusewatchd.model import Answer, Connection, Device, Mount
 
@@ -63,15 +64,25 @@ class Connections:
         self.timing = timing
         self._states: dict[Device, _State] = {}
 
-    def set_shown(self, shown: Mapping[Device, tuple[Question, frozenset[int]]]) -> list[Device]:
-        """Take the devices that are shown now; return those whose state was dropped."""
-        dropped = [
-            device
-            for device, state in self._states.items()
-            if device not in shown or not (shown[device][1] & state.mounts)
-        ]
-        for device in dropped:
-            del self._states[device]
+    def set_shown(
+        self,
+        shown: Mapping[Device, tuple[Question, frozenset[int]]],
+        covered: Mapping[Device, frozenset[int]] = MappingProxyType({}),
+    ) -> list[Device]:
+        """Take the devices that are shown now; return those whose state was dropped.
+
+        Those that are only ``covered`` by other mounts cannot be asked any more, but one that
+        was dead is dead.
+        """
+        dropped: list[Device] = []
+        for device, state in tuple(self._states.items()):
+            mounts = shown[device][1] if device in shown else covered.get(device, frozenset())
+            is_askable = device in shown or state.answer is Answer.DISCONNECTED
+            if not (is_askable and mounts & state.mounts):
+                dropped.append(device)
+                del self._states[device]
+            elif device not in shown:
+                self._states[device] = replace(state, mounts=mounts)
         for device, (question, mounts) in shown.items():
             known = self._states.get(device)
             if known is None:

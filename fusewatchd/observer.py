@@ -204,11 +204,13 @@ class Observer:
 
     def _take_table(self, table: MountTable, now: float) -> None:
         self._table = table
-        shown: dict[Device, tuple[Question, frozenset[int]]] = {}
-        self._show(table.fuse_mounts(), 0, shown)
+        shown: dict[Device, Question] = {}
+        ids: dict[Device, frozenset[int]] = {}
+        self._show(table.fuse_mounts(), 0, shown, ids)
         for namespace in self._namespaces:
-            self._show([m for m in namespace.mounts if m.is_fuse], namespace.pid, shown)
-        for device in self.connections.set_shown(shown):
+            self._show([m for m in namespace.mounts if m.is_fuse], namespace.pid, shown, ids)
+        asked = {device: (question, ids[device]) for device, question in shown.items()}
+        for device in self.connections.set_shown(asked, ids):
             self._probes.forget(device)
             self._seen_at.pop(device, None)  # the number may be another's from here on
         on_host = {mount.device for mount in table.fuse_mounts()}
@@ -219,7 +221,8 @@ class Observer:
         self,
         mounts: Sequence[Mount],
         pid: int,
-        shown: dict[Device, tuple[Question, frozenset[int]]],
+        shown: dict[Device, Question],
+        ids: dict[Device, frozenset[int]],
     ) -> None:
         """Add the devices of these mounts, with the first visible path to ask each one at."""
         places = {mount.mount_id: mount.mount_point for mount in mounts}
@@ -228,13 +231,11 @@ class Observer:
             if mount.fs_type in self._ignored:
                 continue
             key = mount.unique_id or mount.mount_id
-            known = shown.get(mount.device)
-            if known is not None:
-                shown[mount.device] = (known[0], known[1] | {key})
-            elif mount.mount_id not in covered:
+            ids[mount.device] = ids.get(mount.device, frozenset()) | {key}
+            if mount.device not in shown and mount.mount_id not in covered:
                 uid, gid = credentials_of(mount)
                 question = Question(mount.device, mount.mount_point, pid, uid, gid)
-                shown[mount.device] = (question, frozenset({key}))
+                shown[mount.device] = question
 
     def _take_binds(self, table: MountTable, now: float) -> None:
         data: dict[tuple[str, str], VolumeData] = {}

@@ -180,15 +180,25 @@ class _Replacement:
                 case Way.BENEATH:
                     return self._attach_beneath(clone, fd, old)
                 case Way.ON_TOP | Way.STAGED:
-                    # Else the new layer would be copied to every peer of the old mount.
-                    self._kernel.make_private(fd)
-                    self._kernel.attach(clone, fd)
-                    return self._let_go(clone)
+                    return self._attach_on_top(clone, fd)
                 case _:
                     assert_never(self._kernel.way)
 
+    def _attach_on_top(self, clone: int, fd: int) -> Mount:
+        # Else the new layer would be copied to every peer of the old mount.
+        self._kernel.make_private(fd)
+        self._kernel.attach(clone, fd)
+        return self._let_go(clone)
+
     def _attach_beneath(self, clone: int, fd: int, old: Mount) -> Mount:
-        self._kernel.attach_beneath(clone, fd)
+        try:
+            self._kernel.attach_beneath(clone, fd)
+        except OSError as exc:
+            if exc.errno != errno.EINVAL or self._action.namespace is None:
+                raise
+            # What a user namespace inherited is locked there: nothing goes beneath it, and
+            # it can never be taken away.
+            return self._attach_on_top(clone, fd)
         new = self._let_go(clone)
         is_above = self._kernel.mount_of(fd).parent_id == new.mount_id
         # Last of all before the detach, which takes whatever is on top.
