@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from fusewatchd.model import Answer, Connection, Device, Mount
 
@@ -115,15 +116,24 @@ class Connections:
         self._has_looked = False
         self._counted_at = 0.0
 
-    def set_shown(self, shown: Mapping[Device, Shown]) -> list[Device]:
-        """Take the devices that are shown now; return those whose state was dropped."""
-        dropped = [
-            device
-            for device, state in self._states.items()
-            if device not in shown or not shown[device].is_same_superblock(state.shown)
-        ]
-        for device in dropped:
-            del self._states[device]
+    def set_shown(
+        self, shown: Mapping[Device, Shown], covered: Mapping[Device, Shown] = MappingProxyType({})
+    ) -> list[Device]:
+        """Take the devices that are shown now; return those whose state was dropped.
+
+        Those that are only ``covered`` by other mounts cannot be asked any more, but one that
+        was dead is dead.
+        """
+        dropped: list[Device] = []
+        for device, state in tuple(self._states.items()):
+            now = shown.get(device)
+            if now is None and state.answer is Answer.DISCONNECTED:
+                now = covered.get(device)
+            if now is None or not now.is_same_superblock(state.shown):
+                dropped.append(device)
+                del self._states[device]
+            elif device not in shown:
+                self._states[device] = replace(state, shown=now)
         for device, now in shown.items():
             known = self._states.get(device)
             if known is None:

@@ -244,22 +244,22 @@ class Observer:
     def _take_table(self, table: MountTable, now: float) -> None:
         self._table = table
         questions: dict[Device, Question] = {}
+        hidden: dict[Device, Question] = {}
         on_host: dict[Device, set[int]] = {}
         elsewhere: dict[Device, set[int]] = {}
-        self._show(table.fuse_mounts(), 0, questions, on_host)
+        self._show(table.fuse_mounts(), 0, questions, hidden, on_host)
         for namespace in self._namespaces:
             if namespace.pid:
                 mounts = [m for m in namespace.mounts if m.is_fuse]
-                self._show(mounts, namespace.pid, questions, elsewhere)
-        shown = {
-            device: Shown(
-                question,
-                frozenset(on_host.get(device, ())),
-                frozenset(elsewhere.get(device, ())),
-            )
-            for device, question in questions.items()
-        }
-        for device in self.connections.set_shown(shown):
+                self._show(mounts, namespace.pid, questions, hidden, elsewhere)
+
+        def shown(device: Device, question: Question) -> Shown:
+            host, other = on_host.get(device, ()), elsewhere.get(device, ())
+            return Shown(question, frozenset(host), frozenset(other))
+
+        covered = {d: shown(d, question) for d, question in hidden.items() if d not in questions}
+        visible = {d: shown(d, question) for d, question in questions.items()}
+        for device in self.connections.set_shown(visible, covered):
             self._probes.forget(device)
             self._seen_at.pop(device, None)  # the number may be another's from here on
         self._seen_at = {device: self._seen_at.get(device, now) for device in on_host}
@@ -270,20 +270,23 @@ class Observer:
         mounts: Sequence[Mount],
         pid: int,
         questions: dict[Device, Question],
+        hidden: dict[Device, Question],
         ids: dict[Device, set[int]],
     ) -> None:
-        """Add the devices of these mounts, with the first visible path to ask each one at."""
+        """Add the devices of these mounts, with the first path at which each one could be asked.
+
+        ``hidden`` takes those at paths that lead to another mount.
+        """
         places = {mount.mount_id: mount.mount_point for mount in mounts}
         covered = {m.parent_id for m in mounts if places.get(m.parent_id) == m.mount_point}
         for mount in mounts:
             if mount.fs_type in self._ignored:
                 continue
-            if mount.device not in questions:
-                if mount.mount_id in covered:
-                    continue
-                uid, gid = credentials_of(mount)
-                questions[mount.device] = Question(mount.device, mount.mount_point, pid, uid, gid)
             ids.setdefault(mount.device, set()).add(mount.unique_id or mount.mount_id)
+            found = hidden if mount.mount_id in covered else questions
+            if mount.device not in found:
+                uid, gid = credentials_of(mount)
+                found[mount.device] = Question(mount.device, mount.mount_point, pid, uid, gid)
 
     def _take_binds(self, table: MountTable, now: float) -> None:
         data: dict[tuple[str, str], VolumeData] = {}
