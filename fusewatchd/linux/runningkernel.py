@@ -53,7 +53,10 @@ class RealKernel:
                 self._home.go()
                 self._is_home = True
             return
-        fd = os.open(f"{namespace.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
+        try:
+            fd = os.open(f"{namespace.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
+        except FileNotFoundError as exc:
+            raise ProcessLookupError(errno.ESRCH, "the process is gone") from exc
         try:
             if os.fstat(fd).st_ino != namespace.inode:
                 raise ProcessLookupError(errno.ESRCH, "the pid is in another namespace now")
