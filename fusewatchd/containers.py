@@ -111,7 +111,7 @@ class _HostIndex:
             return None
         if self._receives_from_host(namespace, mount) or self._serves(namespace, mount.device):
             return None
-        return self._matching(namespace.pod_uid, mount)
+        return self._matching(namespace, mount)
 
     def _receives_from_host(self, namespace: MountNamespace, mount: Mount) -> bool:
         parent = _below_stack(mount, namespace.mount)
@@ -123,20 +123,24 @@ class _HostIndex:
         servers = self._snapshot.servers.get(device, ())
         return any(server.pod_uid == namespace.pod_uid for server in servers)
 
-    def _matching(self, pod_uid: str, mount: Mount) -> Bind | None:
+    def _matching(self, namespace: MountNamespace, mount: Mount) -> Bind | None:
+        pod_uid = namespace.pod_uid
         binds = self._by_pod.get(pod_uid, [])
         root = plain_root(mount.root)
         for bind in binds:
             if bind.mount and bind.mount.device == mount.device and _root(bind) == root:
                 return bind
         earlier = self._ledger.former.get((pod_uid, mount.device, root))
+        known = self._ledger.facts_of(namespace, mount.mount_point)
+        if earlier is None and known is not None:
+            earlier = TargetKey(0, known.origin)
         if earlier is not None:
             # Its bind may be gone: that makes it no copy of the pod's other volume.
             return self._by_key.get(earlier)
         return self._by_elimination(pod_uid, mount, [b for b in binds if _root(b) == root])
 
     def _by_elimination(self, pod_uid: str, mount: Mount, binds: list[Bind]) -> Bind | None:
-        """After a restart: the only bind with this root, or the one the pod's spec names."""
+        """Never seen before: the only bind with this root, or the one the pod's spec names."""
         if len(binds) == 1:
             return binds[0]
         pod = (self._snapshot.pods or {}).get(pod_uid)
@@ -188,7 +192,13 @@ def first_look(bind: Bind, snapshot: Snapshot) -> ContainerFacts:
             propagation = _BY_NAME.get(entry.propagation, propagation)
             read_only = read_only or entry.read_only
             break
-    return ContainerFacts(propagation, read_only, bind.path.pod_uid)
+    return ContainerFacts(
+        propagation,
+        read_only,
+        bind.path.pod_uid,
+        bind.path.container,
+        bind.origin.mount_point if bind.origin else "",
+    )
 
 
 _BY_NAME = {

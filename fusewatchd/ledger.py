@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from fusewatchd.decision import Incident, Outcome, Phase, Propagation
 from fusewatchd.lineage import Fact
-from fusewatchd.model import Device, Reason, SourceAnswer, TargetKey
+from fusewatchd.model import Device, MountNamespace, Reason, SourceAnswer, TargetKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,9 @@ class ContainerFacts:
     is_read_only: bool
     pod_uid: str = ""
     """Whose it is: the kernel uses the numbers of namespaces again."""
+    container_id: str = ""
+    origin: str = ""
+    """Mount point on the host of the bind that it is a copy of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,14 @@ class Ledger:
     """Mounts that this daemon made, the newest last, by unique id where there is one."""
     incidents: Mapping[Device, Incident] = field(default_factory=dict)
     """Open ones, by the device of the dead superblock."""
+
+    def facts_of(self, namespace: MountNamespace, mount_point: str) -> ContainerFacts | None:
+        """Return what was learned of this mount in the very container that lives there now."""
+        known = self.containers.get(TargetKey(namespace.inode, mount_point))
+        if known is None:
+            return None
+        is_same = (known.pod_uid, known.container_id) == (namespace.pod_uid, namespace.container_id)
+        return known if is_same else None
 
     def state(self, key: TargetKey) -> TargetState:
         """Return the state of a bind, a fresh one when it was never seen."""

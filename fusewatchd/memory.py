@@ -94,11 +94,9 @@ def take_diagnosis(ledger: Ledger, diagnosis: Diagnosis, snapshot: Snapshot) -> 
     containers: dict[TargetKey, ContainerFacts] = {} if has_looked else dict(ledger.containers)
     for finding in findings:
         bind = finding.bind
-        if not bind.key.is_host:
-            known = ledger.containers.get(bind.key)
-            if known is None or known.pod_uid != bind.path.pod_uid:
-                known = first_look(bind, snapshot)
-            containers[bind.key] = known
+        if bind.namespace is not None:
+            known = ledger.facts_of(bind.namespace, bind.key.mount_point)
+            containers[bind.key] = known or first_look(bind, snapshot)
     present = frozenset(bind.key for bind in hosts)
     return replace(
         ledger,
