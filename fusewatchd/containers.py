@@ -142,6 +142,7 @@ class _HostIndex:
                 return bind
         earlier = self._ledger.former.get((pod_uid, mount.device, root))
         if earlier and not _is_used_again(mount.device, earlier, self._snapshot):
+            # Its bind may be gone: that makes it no copy of the pod's other volume.
             return self._by_key.get(earlier.key)
         return self._remembered(namespace, mount, binds) or self._by_spec(pod_uid, mount, binds)
 
@@ -149,10 +150,8 @@ class _HostIndex:
         self, namespace: MountNamespace, mount: Mount, binds: list[Bind]
     ) -> Bind | None:
         """After a restart: the bind that an earlier run saw this very mount to be a copy of."""
-        known = self._ledger.containers.get(TargetKey(namespace.inode, mount.mount_point))
-        if known is None or not _is_about(known, namespace):
-            return None
-        if (known.mount_id, known.device) != (mount.mount_id, mount.device):
+        known = self._ledger.facts_of(namespace, mount.mount_point)
+        if known is None or (known.mount_id, known.device) != (mount.mount_id, mount.device):
             return None
         return next((bind for bind in binds if bind.key.mount_point == known.origin), None)
 
@@ -166,11 +165,6 @@ class _HostIndex:
             return None
         named = [b for b in binds if any(_is_volume_of(pod, entry, b.path) for entry in entries)]
         return named[0] if len(named) == 1 else None
-
-
-def _is_about(known: ContainerFacts, namespace: MountNamespace) -> bool:
-    owner = (namespace.pod_uid, namespace.container_id)
-    return (known.pod_uid, known.container) == owner
 
 
 def _below_stack(top: Mount, by_id: Callable[[int], Mount | None]) -> Mount | None:
@@ -217,7 +211,7 @@ def facts_of(
 ) -> ContainerFacts:
     """Return what is to be remembered of a container mount after this look."""
     assert bind.mount is not None and bind.namespace is not None
-    if known is None or not _is_about(known, bind.namespace):
+    if known is None:
         known = _first_look(bind, bind.mount, bind.namespace, origin, snapshot)
     if origin is None or not _shows_the_same(bind.mount, origin):
         return known

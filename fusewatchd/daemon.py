@@ -177,6 +177,7 @@ class Daemon:
         if self._pods is not None:
             self._watch(self._pods.fileno(), self._on_directory)
         self._cluster.start(self._watch)
+        self._on_socket()
         self.log.info(
             "started",
             version=__version__,
@@ -209,8 +210,7 @@ class Daemon:
             self._reload()
             triggers.append(Trigger.RELOAD)
         now = time.monotonic()
-        if self._node.observer.is_scan_overdue(now) and self._on_scan():
-            triggers.append(Trigger.NAMESPACES)
+        triggers += self._take_overdue(now)
         if mounts_due is not None and now >= mounts_due and self._on_mounts():
             triggers.append(Trigger.MOUNTS)
         if self._mounts_due is not None and now >= self._mounts_due:
@@ -219,6 +219,17 @@ class Daemon:
             triggers.append(Trigger.TIMER)
         if triggers:
             self._cycle_now(triggers)
+
+    def _take_overdue(self, now: float) -> list[Trigger]:
+        """Do what is due although no descriptor woke us, or it would stay due for ever."""
+        node = self._node
+        overdue = (
+            (node.probes.next_deadline(), self._on_probe),
+            (node.scanner.next_deadline(), self._on_scan),
+            (self._sockets.due_at, self._on_socket),
+        )
+        found = [callback() for due_at, callback in overdue if due_at is not None and now >= due_at]
+        return [trigger for trigger in found if trigger is not None]
 
     def _cycle_now(self, triggers: list[Trigger]) -> None:
         self._mounts_due = None
@@ -244,6 +255,7 @@ class Daemon:
     def _next_due(self, now: float) -> float:
         times = [
             self._node.observer.next_due(now),
+            self._node.scanner.next_deadline(),
             self._node.executor.next_deadline(),
             next_retry(self._node.reconciler.ledger, self._cycle.plan if self._cycle else Plan()),
             self._sockets.due_at,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from fusewatchd.bucket import Bucket
 from fusewatchd.decision import Incident, Outcome, Phase, Propagation
 from fusewatchd.lineage import Fact
-from fusewatchd.model import Device, Reason, SourceAnswer, TargetKey
+from fusewatchd.model import Device, MountNamespace, Reason, SourceAnswer, TargetKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +128,14 @@ class Ledger:
     sources: Mapping[str, SourceLife] = field(default_factory=dict)
     """By path."""
     budget: Budget = field(default_factory=Budget)
+
+    def facts_of(self, namespace: MountNamespace, mount_point: str) -> ContainerFacts | None:
+        """Return what was learned of this mount in the very container that lives there now."""
+        known = self.containers.get(TargetKey(namespace.inode, mount_point))
+        if known is None:
+            return None
+        is_same = (known.pod_uid, known.container) == (namespace.pod_uid, namespace.container_id)
+        return known if is_same else None
 
     def state(self, key: TargetKey) -> TargetState:
         """Return the state of a bind, a fresh one when it was never seen."""

@@ -118,9 +118,9 @@ def take_diagnosis(ledger: Ledger, diagnosis: Diagnosis, snapshot: Snapshot) -> 
     by_key = {bind.key: bind for bind in hosts}
     for finding in findings:
         bind = finding.bind
-        if not bind.key.is_host:
+        if bind.namespace is not None:
             origin = by_key.get(bind.origin) if bind.origin else None
-            known = ledger.containers.get(bind.key)
+            known = ledger.facts_of(bind.namespace, bind.key.mount_point)
             containers[bind.key] = facts_of(bind, origin, known, snapshot)
     present = by_key.keys()
     return replace(

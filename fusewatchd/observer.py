@@ -180,11 +180,6 @@ class Observer:
         if not self._looks_due or min(self._looks_due) > due:
             self._looks_due.append(due)
 
-    def is_scan_overdue(self, now: float) -> bool:
-        """Return True when ``take_scan`` must give up a look that does not end."""
-        due = self._scanner.next_deadline()
-        return due is not None and now >= due
-
     # -------------------------------------------------------------------------- look
 
     def observe(self, now: float) -> Snapshot:

@@ -57,8 +57,10 @@ def detect_superseded(case: Case) -> Opinion | None:
 def detect_writable_layer(case: Case) -> Opinion | None:
     """Find a read-only container mount that somebody covered with a writable layer."""
     bind = case.bind
-    known = case.ledger.containers.get(bind.key)
-    if bind.mount is None or known is None or not known.is_read_only or bind.mount.is_read_only:
+    if bind.mount is None or bind.namespace is None or bind.mount.is_read_only:
+        return None
+    known = case.ledger.facts_of(bind.namespace, bind.key.mount_point)
+    if known is None or not known.is_read_only:
         return None
     refusal = Reason.NONE if case.resolution.mount else Reason.HOST_BIND_STALE
     return Opinion(Verdict.STALE, "a writable layer covers a read-only mount", refusal)

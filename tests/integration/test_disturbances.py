@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -225,6 +226,73 @@ def test_a_hung_server_is_named_and_left_alone(node: DemoNode) -> None:
         daemon.wait_for(lambda d: d["totals"]["verdicts"]["hung"] == 1)
         hung.resume()
         daemon.wait_until_watching(3)
+
+
+def cycles_of_a_second(daemon: DaemonProcess) -> int:
+    before = daemon.status()["cycle"]
+    time.sleep(1.0)
+    return int(daemon.status()["cycle"] - before)
+
+
+MOST_IDLE_CYCLES = 100
+"""A loop that finds something due that nobody does makes thousands of them."""
+
+
+@in_lab(timeout=60)
+def test_a_hung_server_that_is_asked_first_holds_up_no_other_question(node: DemoNode) -> None:
+    hung, others = node.add_source("hung"), [node.add_source(f"other{n}") for n in range(3)]
+    hung_pod = node.add_pod("p", [PodVolume("v", hung)], [])
+    containers = [pod_with_container(node, other, f"p{other.name}")[1] for other in others]
+    hung.pause()
+    with DaemonProcess(node, settings={"probe.interval_seconds": "3600"}) as daemon:
+        daemon.wait_until_watching(6)
+        assert cycles_of_a_second(daemon) < MOST_IDLE_CYCLES
+        crash(others[0])
+        containers[0].wait_until_readable("/data/hello", DEADLINE)
+        hung.resume()
+        daemon.wait_until_watching(7)
+        assert hung_pod.volume_path("v") in str(daemon.status()["binds"])
+
+
+@in_lab(timeout=60)
+def test_sockets_that_are_there_before_the_daemon(node: DemoNode) -> None:
+    """One server listens; another was killed and left its socket behind."""
+    listening, left = (os.path.join(node.lab, name) for name in ("one.sock", "two.sock"))
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as dead:
+        server.bind(listening)
+        server.listen()
+        server.settimeout(DEADLINE)
+        dead.bind(left)
+        dead.close()
+        with DaemonProcess(node, settings={"sockets": f"[{listening}, {left}]"}) as daemon:
+            held, _ = server.accept()
+            held.close()
+            assert cycles_of_a_second(daemon) < MOST_IDLE_CYCLES
+
+
+def pid_of_worker(name: str) -> int:
+    """Return the newest process with this name; nobody else's are in the lab's /proc."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError), open(f"/proc/{pid}/comm") as file:
+            if file.read().strip() == name:
+                found.append(int(pid))
+    return max(found)
+
+
+@in_lab(timeout=60)
+def test_a_walk_through_proc_that_does_not_end_is_given_up(node: DemoNode) -> None:
+    source = node.add_source("one")
+    with DaemonProcess(node, settings={"look_seconds": "0.5"}) as daemon:
+        daemon.wait_until_watching(0)
+        first = pid_of_worker("fusewatchd-scan")
+        os.kill(first, signal.SIGSTOP)
+        daemon.wait_for(lambda _: "the walk through /proc did not end" in daemon.log(), 30.0)
+        _, container = pod_with_container(node, source, "p")
+        daemon.wait_until_watching(2, DEADLINE)
+        assert pid_of_worker("fusewatchd-scan") != first
+        crash(source)
+        container.wait_until_readable("/data/hello", DEADLINE)
 
 
 @in_lab(timeout=110)

@@ -96,8 +96,7 @@ class Judge:
             if stage.owners.get(layer.device) != target.source:
                 yield f"shows {layer.device} of {stage.owners.get(layer.device)}"
                 return
-        # A daemon that is killed between attach and detach leaves the end to the next one.
-        most = stage.base_depth + target.stacked + (not stage.is_daemon_up)
+        most = self._most_layers(target)
         if len(stack) > most:
             layers = ", ".join(f"{m.mount_id} of {m.device}" for m in stack)
             yield f"{len(stack)} layers, at most {most}: {layers}; new is {source.device}"
@@ -109,6 +108,19 @@ class Judge:
             yield from self._current(target, top)
         elif stage.is_daemon_up:
             yield from self._not_current(target, top)
+
+    def _most_layers(self, target: Target) -> int:
+        # A daemon that is killed between attach and detach leaves the end to the next one.
+        unfinished = not self._stage.is_daemon_up
+        return self._stage.base_depth + target.stacked + unfinished + self._living_below(target)
+
+    def _living_below(self, target: Target) -> int:
+        """Count the covered layers of old servers that answer: these are never taken away."""
+        if self._stage.base_depth == 1:
+            return 0
+        draining = self._stage.sources[target.source].draining
+        stack = self._tables.of(target.container).stack_at(target.path)
+        return sum(layer.device in draining for layer in stack[:-1])
 
     def _flags(self, target: Target, top: Mount) -> Iterator[str]:
         options = options_of(top)
@@ -213,20 +225,12 @@ class Judge:
             allowed[state.source.path] = state.is_mounted + state.stacked
         for pod in stage.pods.values():
             for path, target in pod.on_host.items():
-                allowed[path] = stage.base_depth + target.stacked + (not stage.is_daemon_up)
+                allowed[path] = self._most_layers(target)
                 if pod.is_ending:
                     allowed[path] += 64
         yield from self._too_many(host.fuse_mounts(), allowed, 0, "the host")
         for table in stage.foreign_tables(self._tables):
             yield from self._too_many(table.fuse_mounts(), allowed, 1, "a foreign namespace")
-        groups = Counter(
-            m.peer_group
-            for pod in stage.pods.values()
-            for t in pod.on_host.values()
-            for m in host.at(t.path)
-            if m.peer_group and not t.stacked and t.is_learned
-        )
-        del groups
 
     def _too_many(
         self, mounts: tuple[Mount, ...], allowed: Counter[str], more: int, where: str
@@ -245,7 +249,8 @@ class Judge:
         stage = self._stage
         for _, target in stage.targets():
             depth = len(self._tables.of(target.container).at(target.path))
-            target.stacked = min(target.stacked, max(0, depth - stage.base_depth))
+            may_stay = target.stacked + self._living_below(target)
+            target.stacked = min(may_stay, max(0, depth - stage.base_depth))
             if self._has_status and target.container is None and not target.is_bare:
                 bind = self._bind(target)
                 if bind is not None and bind["source"]["path"]:

@@ -228,6 +228,9 @@ class Stage:
         state.is_mounted = state.is_up = True
         state.is_hung, state.stacked = False, 0
         self.owners[top.device] = state.source.name
+        for other in self.sources.values():
+            # Nothing showed it any more, its server has ended, and the number is free again.
+            other.draining.pop(top.device, None)
 
     def status(self) -> Any:
         """Return the daemon's document; None while there is none."""

@@ -15,6 +15,7 @@ from fusewatchd.model import (
     Answer,
     Device,
     FuseServer,
+    Mount,
     NamespaceKind,
     Pod,
     Reason,
@@ -364,6 +365,56 @@ def test_a_copy_of_the_kubelets_directory_is_not_ours() -> None:
     scene.container(scene.inside(publish_path()))
     scene.crash_and_restart(source)
     assert len(replacements(scene.plan()[1])) == 2
+
+
+def pair() -> tuple[Scene, Mount, Mount]:
+    """A pod with two volumes of two sources, both in its container; seen while healthy."""
+    scene = Scene()
+    source = scene.mount(SOURCE)
+    scene.mount("/mnt/other", THIRD)
+    bind = scene.mount(publish_path(), peer_group=6)
+    scene.mount(publish_path(volume="other"), THIRD, peer_group=7)
+    scene.container(scene.inside(), scene.inside("/other", THIRD))
+    scene.look()
+    return scene, source, bind
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_a_mount_whose_bind_is_gone_is_no_copy_of_the_pods_other_volume(
+    is_restarted: bool,
+) -> None:
+    scene, source, bind = pair()
+    if is_restarted:  # what the state file keeps
+        scene.ledger = Ledger(facts=scene.ledger.facts, containers=scene.ledger.containers)
+    scene.unmount(bind)
+    scene.crash_and_restart(source)
+    findings, planned = scene.plan()
+    assert {f.bind.key.mount_point for f in findings} == {publish_path(volume="other"), "/other"}
+    assert not planned.actions
+
+
+def test_a_container_that_was_seen_before_a_restart_is_still_known_by_its_bind() -> None:
+    scene, source, bind = pair()
+    scene.unmount(bind)
+    scene.crash_and_restart(source)
+    scene.mount(publish_path(), NEW, peer_group=8)  # replaced; the containers were not
+    scene.ledger = Ledger(facts=scene.ledger.facts, containers=scene.ledger.containers)
+    (replacement,) = replacements(scene.plan()[1])
+    assert replacement.key.mount_point == "/data"
+    assert replacement.origin.mount_point == publish_path()
+
+
+def test_another_container_in_a_namespace_of_the_same_number_is_looked_at_anew() -> None:
+    scene = Scene()
+    scene.mount(SOURCE)
+    scene.mount(publish_path(), peer_group=6)
+    scene.container(scene.inside(options="ro,relatime"))
+    scene.look()
+    (first,) = scene.namespaces
+    scene.namespaces = [replace(first, container_id="d" * 64, mounts=(scene.inside(),))]
+    findings, planned = scene.plan()
+    assert {f.verdict for f in findings} == {Verdict.HEALTHY}
+    assert not planned.actions
 
 
 def test_a_container_below_a_peer_of_the_host_gets_it_by_propagation() -> None:
