@@ -29,6 +29,7 @@ from fusewatchd.decision import (
 from fusewatchd.model import BindKind, Device, Reason, TargetKey, Verdict
 from fusewatchd.printable import printable
 from fusewatchd.reporters.base import WAITING, NewsMemory, is_about_abort, new_refusals
+from fusewatchd.reporters.results import ABORT_RESULTS, RESULTS
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -43,60 +44,6 @@ BUCKETS = (
     0.75, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 20.0, 30.0, 45.0, 60.0,
 )  # fmt: skip
 
-_DONE = (OutcomeStatus.RECOVERED, OutcomeStatus.DETACHED)
-_NEVER_REFUSED = WAITING | {
-    Reason.NONE,
-    Reason.SYSTEM_CALL,
-    Reason.NOT_VERIFIED,
-    Reason.RACED,
-    Reason.TIMED_OUT,
-    Reason.ALREADY_LIVE,
-    Reason.NAMESPACE_GONE,
-    Reason.ANSWERING,
-    Reason.NO_FUSECTL,
-}
-_RESULTS: tuple[tuple[OutcomeStatus, Reason], ...] = (
-    *((status, Reason.NONE) for status in _DONE),
-    *(
-        (OutcomeStatus.FAILED, reason)
-        for reason in (
-            Reason.SYSTEM_CALL,
-            Reason.NOT_VERIFIED,
-            Reason.RACED,
-            Reason.VANISHED,
-            Reason.TIMED_OUT,
-        )
-    ),
-    *(
-        (OutcomeStatus.SKIPPED, reason)
-        for reason in (
-            Reason.VANISHED,
-            Reason.RACED,
-            Reason.ALREADY_LIVE,
-            Reason.NAMESPACE_GONE,
-            Reason.SOURCE_CHANGED,
-            Reason.HOST_BIND_STALE,
-        )
-    ),
-    *((OutcomeStatus.REFUSED, reason) for reason in Reason if reason not in _NEVER_REFUSED),
-)
-"""What the executor and the planner are known to answer; others appear when they happen."""
-
-_ABORT_RESULTS: tuple[tuple[OutcomeStatus, Reason], ...] = (
-    (OutcomeStatus.ABORTED, Reason.NONE),
-    *(
-        (OutcomeStatus.SKIPPED, reason)
-        for reason in (Reason.ANSWERING, Reason.VANISHED, Reason.RACED, Reason.NAMESPACE_GONE)
-    ),
-    *(
-        (OutcomeStatus.FAILED, reason)
-        for reason in (Reason.NOT_VERIFIED, Reason.TIMED_OUT, Reason.SYSTEM_CALL)
-    ),
-    *(
-        (OutcomeStatus.REFUSED, reason)
-        for reason in (Reason.NO_FUSECTL, Reason.REPORT_ONLY, Reason.POD_ENDING)
-    ),
-)
 _OPENMETRICS_TYPE = "application/openmetrics-text"
 _OPENMETRICS = f"{_OPENMETRICS_TYPE}; version=1.0.0"
 
@@ -204,7 +151,7 @@ class Metrics:
             ("outcome", "reason"),
             registry=registry,
         )
-        for status, reason in _ABORT_RESULTS:
+        for status, reason in ABORT_RESULTS:
             self._aborts.labels(status.value, reason.value)
         self._recovery = Histogram(
             "fusewatchd_recovery_duration_seconds",
@@ -358,7 +305,7 @@ class Metrics:
     def _begin_at_zero(self, driver: str, kind: BindKind) -> None:
         if (driver, kind) not in self._seen:
             self._seen.add((driver, kind))
-            for status, reason in _RESULTS:
+            for status, reason in RESULTS:
                 self._recoveries.labels(driver, kind.value, status.value, reason.value)
 
     # ------------------------------------------------------------------- what others say
