@@ -14,9 +14,21 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from enum import Enum
 from functools import cache
 from typing import Any
-from urllib.parse import urlsplit
 
 from fusewatchd.errors import ConfigError
+from fusewatchd.expectations import (
+    auto_path,
+    count,
+    globs,
+    group,
+    listen,
+    optional_path,
+    path,
+    paths,
+    per_second,
+    positive,
+    url,
+)
 from fusewatchd.printable import printable
 
 Check = Callable[[Any], str]
@@ -30,67 +42,6 @@ def _checked(default: Any, check: Check) -> Any:
 def _at_start(default: Any, check: Check) -> Any:
     """Describe a key that is read when the daemon starts and never again."""
     return field(default=default, metadata={"check": check, "at_start": True})
-
-
-def _positive(value: float) -> str:
-    return "" if 0 < value < 1e7 else "a number of seconds above 0"
-
-
-def _count(value: int) -> str:
-    return "" if 1 <= value <= 1_000_000 else "a whole number from 1 to 1000000"
-
-
-def _per_second(value: float) -> str:
-    return "" if 0.01 <= value <= 1e6 else "a number from 0.01 to 1000000"
-
-
-def _path(value: str) -> str:
-    return "" if value.startswith("/") else "an absolute path"
-
-
-def _optional_path(value: str) -> str:
-    return "" if not value or value.startswith("/") else "an absolute path, or nothing"
-
-
-def _auto_path(value: str) -> str:
-    return "" if value == "auto" or value.startswith("/") else "an absolute path, or auto"
-
-
-def _globs(value: tuple[str, ...]) -> str:
-    return "" if all(value) else "a list of names or globs, none of them empty"
-
-
-def _paths(value: tuple[str, ...]) -> str:
-    return "" if all(v.startswith("/") for v in value) else "a list of absolute paths"
-
-
-def _group(value: str) -> str:
-    is_name = not set(value) & set(":,/") and value.isprintable() and value == value.strip()
-    return "" if is_name else "the name of a group, or nothing"
-
-
-def _url(value: str) -> str:
-    return (
-        ""
-        if not value or _is_origin(value)
-        else "http://host:port or https://host:port, or nothing"
-    )
-
-
-def _is_origin(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        is_host = bool(parts.hostname) and parts.port != 0 and "@" not in parts.netloc
-    except ValueError:
-        return False
-    has_more = parts.path.strip("/") or parts.query or parts.fragment
-    return parts.scheme in ("http", "https") and is_host and not has_more
-
-
-def _listen(value: str) -> str:
-    host, _, port = value.rpartition(":")
-    is_fine = not value or (host and port.isdigit() and 0 < int(port) < 65536)
-    return "" if is_fine else "host:port with a port from 1 to 65535, or nothing"
 
 
 class RecoveryMode(Enum):
@@ -130,37 +81,37 @@ class LogFormat(Enum):
 class KubeletSettings:
     """Where the kubelet keeps its directory, and how it is asked for its pods."""
 
-    root: str = _at_start("auto", _auto_path)
-    url: str = _checked("", _url)
+    root: str = _at_start("auto", auto_path)
+    url: str = _checked("", url)
     server_name: str = ""
-    token_file: str = _checked("", _optional_path)
-    ca_file: str = _checked("", _optional_path)
-    client_cert_file: str = _checked("", _optional_path)
-    client_key_file: str = _checked("", _optional_path)
+    token_file: str = _checked("", optional_path)
+    ca_file: str = _checked("", optional_path)
+    client_cert_file: str = _checked("", optional_path)
+    client_key_file: str = _checked("", optional_path)
     insecure_skip_tls_verify: bool = False
-    refresh_seconds: float = _checked(60.0, _positive)
-    timeout_seconds: float = _checked(10.0, _positive)
+    refresh_seconds: float = _checked(60.0, positive)
+    timeout_seconds: float = _checked(10.0, positive)
 
 
 @dataclass(frozen=True, slots=True)
 class ApiServerSettings:
     """Where Events go."""
 
-    url: str = _checked("", _url)
-    token_file: str = _checked("", _optional_path)
-    ca_file: str = _checked("", _optional_path)
-    client_cert_file: str = _checked("", _optional_path)
-    client_key_file: str = _checked("", _optional_path)
-    timeout_seconds: float = _checked(10.0, _positive)
+    url: str = _checked("", url)
+    token_file: str = _checked("", optional_path)
+    ca_file: str = _checked("", optional_path)
+    client_cert_file: str = _checked("", optional_path)
+    client_key_file: str = _checked("", optional_path)
+    timeout_seconds: float = _checked(10.0, positive)
 
 
 @dataclass(frozen=True, slots=True)
 class ExcludeSettings:
     """What is left alone: whatever matches one of these names or globs (fnmatch(3))."""
 
-    drivers: tuple[str, ...] = _checked((), _globs)
-    namespaces: tuple[str, ...] = _checked((), _globs)
-    volumes: tuple[str, ...] = _checked((), _globs)
+    drivers: tuple[str, ...] = _checked((), globs)
+    namespaces: tuple[str, ...] = _checked((), globs)
+    volumes: tuple[str, ...] = _checked((), globs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,15 +123,15 @@ class RecoverySettings:
     exclude: ExcludeSettings = field(default_factory=ExcludeSettings)
     containers: bool = True
     exclude_containers: ExcludeSettings = field(default_factory=ExcludeSettings)
-    back_off_initial_seconds: float = _checked(0.25, _positive)
-    back_off_max_seconds: float = _checked(60.0, _positive)
-    max_table_entries: int = _checked(50_000, _count)
-    budget_burst: int = _checked(5000, _count)
-    budget_per_second: float = _checked(200.0, _per_second)
-    flap_limit: int = _checked(5, _count)
-    flap_window_seconds: float = _checked(60.0, _positive)
-    flap_life_seconds: float = _checked(0.1, _positive)
-    flap_pause_max_seconds: float = _checked(3.0, _positive)
+    back_off_initial_seconds: float = _checked(0.25, positive)
+    back_off_max_seconds: float = _checked(60.0, positive)
+    max_table_entries: int = _checked(50_000, count)
+    budget_burst: int = _checked(5000, count)
+    budget_per_second: float = _checked(200.0, per_second)
+    flap_limit: int = _checked(5, count)
+    flap_window_seconds: float = _checked(60.0, positive)
+    flap_life_seconds: float = _checked(0.1, positive)
+    flap_pause_max_seconds: float = _checked(3.0, positive)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,14 +139,14 @@ class CleanupSettings:
     """What is taken away of pods that are over."""
 
     detach_orphans: bool = False
-    grace_seconds: float = _checked(60.0, _positive)
+    grace_seconds: float = _checked(60.0, positive)
 
 
 @dataclass(frozen=True, slots=True)
 class FluidSettings:
     """Fluid's layout."""
 
-    mount_root: str = _checked("/runtime-mnt", _path)
+    mount_root: str = _checked("/runtime-mnt", path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,25 +160,25 @@ class DriverSettings:
 class ProbeSettings:
     """How connections are asked."""
 
-    interval_seconds: float = _checked(10.0, _positive)
-    deadline_seconds: float = _checked(5.0, _positive)
-    max_children: int = _at_start(16, _count)
+    interval_seconds: float = _checked(10.0, positive)
+    deadline_seconds: float = _checked(5.0, positive)
+    max_children: int = _at_start(16, count)
 
 
 @dataclass(frozen=True, slots=True)
 class HungSettings:
     """When slow becomes hung."""
 
-    after_seconds: float = _checked(30.0, _positive)
+    after_seconds: float = _checked(30.0, positive)
     abort: bool = False
-    abort_confirmations: int = _checked(3, _count)
+    abort_confirmations: int = _checked(3, count)
 
 
 @dataclass(frozen=True, slots=True)
 class WebSettings:
     """The metrics server."""
 
-    listen_address: str = _at_start("127.0.0.1:9847", _listen)
+    listen_address: str = _at_start("127.0.0.1:9847", listen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,14 +208,14 @@ class Settings:
         "fuse.snapfuse",
         "fuse.xdg-document-portal",
     )
-    sockets: tuple[str, ...] = _at_start((), _paths)
+    sockets: tuple[str, ...] = _at_start((), paths)
     probe: ProbeSettings = field(default_factory=ProbeSettings)
     hung: HungSettings = field(default_factory=HungSettings)
-    look_seconds: float = _checked(15.0, _positive)
+    look_seconds: float = _checked(15.0, positive)
     web: WebSettings = field(default_factory=WebSettings)
-    state_dir: str = _at_start("/var/lib/fusewatchd", _path)
-    runtime_dir: str = _at_start("/run/fusewatchd", _path)
-    status_group: str = _at_start("", _group)
+    state_dir: str = _at_start("/var/lib/fusewatchd", path)
+    runtime_dir: str = _at_start("/run/fusewatchd", path)
+    status_group: str = _at_start("", group)
     log: LogSettings = field(default_factory=LogSettings)
 
 

@@ -18,9 +18,9 @@ from types import TracebackType
 from typing import Any
 
 from fusewatchd.demo import cgroups, pods
-from fusewatchd.demo.container import (
+from fusewatchd.demo.container import Container
+from fusewatchd.demo.containerspec import (
     BoundVolume,
-    Container,
     ContainerSpec,
     MountPropagation,
     RootKind,

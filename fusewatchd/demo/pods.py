@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from fusewatchd.demo.container import Access, Container, MountPropagation
+from fusewatchd.demo.container import Container
+from fusewatchd.demo.containerspec import Access, MountPropagation
 from fusewatchd.demo.sources import Source
 from fusewatchd.errors import FusewatchError
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fusewatchd.demo.apiserver import DemoApiServer
-from fusewatchd.demo.container import Access, Container, MountPropagation
+from fusewatchd.demo.container import Container
+from fusewatchd.demo.containerspec import Access, MountPropagation
 from fusewatchd.demo.daemonprocess import DaemonProcess
 from fusewatchd.demo.kubelet import DemoKubelet
 from fusewatchd.demo.loopback import free_port

@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from fusewatchd.demo.container import Access, Container, MountPropagation, UserNamespace
+from fusewatchd.demo.container import Container
+from fusewatchd.demo.containerspec import Access, MountPropagation, UserNamespace
 from fusewatchd.demo.daemonprocess import DaemonProcess
 from fusewatchd.demo.node import DemoNode
 from fusewatchd.demo.pods import DemoPod, PodMount, PodVolume

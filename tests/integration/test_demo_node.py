@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from fusewatchd.demo.container import Access, CgroupKind, Container, MountPropagation, UserNamespace
+from fusewatchd.demo.container import Container
+from fusewatchd.demo.containerspec import Access, CgroupKind, MountPropagation, UserNamespace
 from fusewatchd.demo.node import DemoNode, ForeignKind
 from fusewatchd.demo.pods import DemoPod, PodMount, PodVolume, VolumeKind
 from fusewatchd.demo.sources import OldServer, ServerOptions, Source

@@ -6,7 +6,8 @@ import os
 
 import pytest
 
-from fusewatchd.demo.container import Container, MountPropagation
+from fusewatchd.demo.container import Container
+from fusewatchd.demo.containerspec import MountPropagation
 from fusewatchd.demo.daemonprocess import DaemonProcess
 from fusewatchd.demo.node import DemoNode, ForeignKind
 from fusewatchd.demo.pods import PodMount, PodVolume

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fusewatchd.demo.container import Access, MountPropagation
+from fusewatchd.demo.containerspec import Access, MountPropagation
 from fusewatchd.demo.daemonprocess import DaemonProcess
 from fusewatchd.demo.node import DemoNode
 from fusewatchd.demo.pods import PodMount, PodVolume

@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from fusewatchd.demo.container import Access, Container, MountPropagation
+from fusewatchd.demo.container import Container
+from fusewatchd.demo.containerspec import Access, MountPropagation
 from fusewatchd.demo.daemonprocess import DaemonProcess
 from fusewatchd.demo.node import DemoNode
 from fusewatchd.demo.pods import PodMount, PodVolume, VolumeKind

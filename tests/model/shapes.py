@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fusewatchd.demo.container import Access, MountPropagation
+from fusewatchd.demo.containerspec import Access, MountPropagation
 from fusewatchd.demo.pods import PodMount, PodVolume, VolumeKind
 from fusewatchd.demo.sources import Source
 

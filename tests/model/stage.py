@@ -11,7 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from fusewatchd.demo.container import Access, Container
+from fusewatchd.demo.container import Container
+from fusewatchd.demo.containerspec import Access
 from fusewatchd.demo.daemonprocess import DaemonProcess
 from fusewatchd.demo.kubelet import DemoKubelet
 from fusewatchd.demo.node import DemoNode, ForeignKind

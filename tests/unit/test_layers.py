@@ -12,7 +12,7 @@ import fusewatchd
 ROOT = Path(fusewatchd.__file__).parent
 
 BASE = {"model", "decision", "snapshot", "errors", "printable", "wire", "bucket", "__init__"}
-PARSERS = {"mountinfo", "kubeletdir", "podlist", "settings"}
+PARSERS = {"mountinfo", "kubeletdir", "podlist", "settings", "expectations"}
 CORE = {
     "lifecycle", "lineage", "sources", "containers", "children", "connections", "incidents",
     "ledger", "memory", "aborting", "persistence", "switches", "cleanup", "pods", "diagnosis", "planner",

@@ -1,0 +1,80 @@
+"""What a value of the configuration must be like.
+
+Each function returns what was expected in a person's words, empty when the value is fine.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+
+def positive(value: float) -> str:
+    """A duration."""
+    return "" if 0 < value < 1e7 else "a number of seconds above 0"
+
+
+def count(value: int) -> str:
+    """A number of things."""
+    return "" if 1 <= value <= 1_000_000 else "a whole number from 1 to 1000000"
+
+
+def per_second(value: float) -> str:
+    """A rate."""
+    return "" if 0.01 <= value <= 1e6 else "a number from 0.01 to 1000000"
+
+
+def path(value: str) -> str:
+    """A path."""
+    return "" if value.startswith("/") else "an absolute path"
+
+
+def optional_path(value: str) -> str:
+    """A path, or none."""
+    return "" if not value or value.startswith("/") else "an absolute path, or nothing"
+
+
+def auto_path(value: str) -> str:
+    """A path, or to be found."""
+    return "" if value == "auto" or value.startswith("/") else "an absolute path, or auto"
+
+
+def globs(value: tuple[str, ...]) -> str:
+    """Names to match."""
+    return "" if all(value) else "a list of names or globs, none of them empty"
+
+
+def paths(value: tuple[str, ...]) -> str:
+    """Paths."""
+    return "" if all(v.startswith("/") for v in value) else "a list of absolute paths"
+
+
+def group(value: str) -> str:
+    """A group of users."""
+    is_name = not set(value) & set(":,/") and value.isprintable() and value == value.strip()
+    return "" if is_name else "the name of a group, or nothing"
+
+
+def url(value: str) -> str:
+    """Where a server is."""
+    return (
+        ""
+        if not value or _is_origin(value)
+        else "http://host:port or https://host:port, or nothing"
+    )
+
+
+def _is_origin(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        is_host = bool(parts.hostname) and parts.port != 0 and "@" not in parts.netloc
+    except ValueError:
+        return False
+    has_more = parts.path.strip("/") or parts.query or parts.fragment
+    return parts.scheme in ("http", "https") and is_host and not has_more
+
+
+def listen(value: str) -> str:
+    """Where to listen."""
+    host, _, port = value.rpartition(":")
+    is_fine = not value or (host and port.isdigit() and 0 < int(port) < 65536)
+    return "" if is_fine else "host:port with a port from 1 to 65535, or nothing"
