@@ -155,7 +155,7 @@ def test_a_terminating_pod_can_end_once_its_containers_have(node: DemoNode) -> N
         before = lines_below(pod.directory)
         # Deleted by force: its entry goes first.
         del node.pods[pod.uid]
-        daemon.wait_for(lambda d: d["totals"]["verdicts"]["orphaned"] == 2)
+        daemon.wait_for(lambda d: d["totals"]["verdicts"]["orphaned"] > 0)
         time.sleep(LONG_ENOUGH)
         assert lines_below(pod.directory) == before
         node.pods[pod.uid] = pod
