@@ -56,6 +56,8 @@ class Stage:
     number: int = 0
     volumes: list[Volume] = field(default_factory=list)
     containers: list[Container] = field(default_factory=list)
+    extra_layers: int = 0
+    """One, where something was mounted inside a layer of ours and nothing below it has it."""
     pod_is_ending: bool = False
     pod_is_gone: bool = False
 
@@ -193,7 +195,7 @@ class Stage:
     @property
     def most_layers(self) -> int:
         """How deep a target may be after a replacement."""
-        return 1 if self.way is Way.BENEATH else 2
+        return (1 if self.way is Way.BENEATH else 2) + self.extra_layers
 
     def mounts(self, container: Container | None = None) -> MountTable:
         """Return a mount table as the daemon would see it: the volumes are FUSE."""

@@ -90,7 +90,9 @@ def cases(builds: Sequence[Build]) -> pytest.MarkDecorator:
     def case(kind: str, way: Way, build: Build, pace: Pace) -> ParameterSet:
         marks = [pytest.mark.kernel] if kind == "real" else []
         is_simple = build is builds[0] and pace is Pace.AT_ONCE
-        is_usual = kind == "fake" or way is Way.BENEATH
+        is_usual = kind == "fake" or (
+            way is Way.BENEATH and build in (host_only, host_with_subpath)
+        )
         if not (is_simple and is_usual):
             marks.append(pytest.mark.slow)
         name = f"{kind}-{way.value}-{build.__name__}-{pace.value}"

@@ -50,6 +50,16 @@ def a_bind_with_mounts_inside(world: World, way: Way, number: int) -> Stage:
     return stage
 
 
+def a_bind_with_a_mount_made_later(world: World, way: Way, number: int) -> Stage:
+    """Inside the layer of an earlier replacement: the layers below do not have it."""
+    stage = a_bind(world, way, number)
+    stage.daemon.settle()
+    stage.nest(stage.volume)
+    stage.crash(stage.volume)
+    stage.extra_layers = 0 if way is Way.BENEATH else 1
+    return stage
+
+
 def a_bind_and_containers(world: World, way: Way, number: int) -> Stage:
     stage = Stage(world, way, number)
     stage.add_volume(is_apart=True)
@@ -71,7 +81,7 @@ class Watch:
     def _mounts_inside(self) -> dict[Container | None, list[tuple[Device, str, str]]]:
         stage = self._stage
         places: list[Container | None] = [None, *stage.living()]
-        found = {}
+        found: dict[Container | None, list[tuple[Device, str, str]]] = {}
         for place in places:
             path = f"{DATA if place else stage.volume.target}/inside"
             found[place] = []
@@ -150,17 +160,20 @@ def check_coverage(hit: list[str], way: Way) -> None:
     assert len(hit) >= 10
 
 
-ALL_BUILDS = (a_bind, a_bind_with_mounts_inside, a_bind_and_containers)
-BUILDS = pytest.mark.parametrize("build", ALL_BUILDS, ids=lambda build: build.__name__)
-SOME_BUILDS = pytest.mark.parametrize(
+BUILDS = pytest.mark.parametrize(
     "build",
-    [a_bind, *(pytest.param(build, marks=pytest.mark.slow) for build in ALL_BUILDS[1:])],
+    [
+        a_bind,
+        a_bind_with_a_mount_made_later,
+        pytest.param(a_bind_with_mounts_inside, marks=pytest.mark.slow),
+        pytest.param(a_bind_and_containers, marks=pytest.mark.slow),
+    ],
     ids=lambda build: build.__name__,
 )
 
 
 @WAYS
-@SOME_BUILDS
+@BUILDS
 @pytest.mark.parametrize("number", ERRORS, ids=lambda number: errno.errorcode[number])
 @MOMENTS
 def test_any_call_may_fail(way: Way, build: Build, number: int, moment: Moment) -> None:

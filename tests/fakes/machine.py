@@ -14,7 +14,7 @@ from fusewatchd.decision import NamespaceRef
 from fusewatchd.model import Device, Mount
 from fusewatchd.mountinfo import MountTable
 from tests.fakes.filesystem import FileSystem, Node, NodeKind, raise_errno
-from tests.fakes.mounts import FakeMount, Namespace, canonical, follow, names_of, topmost, walk
+from tests.fakes.mounts import FakeMount, Namespace, canonical, follow, names_of, walk
 from tests.fakes.propagation import Kind, Mounts
 
 _FIRST_INODE = 4026532000
@@ -306,6 +306,3 @@ def topless(mount: FakeMount) -> FakeMount:
     while mount.parent is not None:
         mount = mount.parent
     return mount
-
-
-__all__ = ["Kind", "Machine", "topmost"]

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from enum import Enum
 
 from tests.fakes.filesystem import Node, raise_errno
-from tests.fakes.mounts import FakeMount, Namespace, topmost
+from tests.fakes.mounts import FakeMount, Namespace
 
 _FIRST_UNIQUE_ID = 0x1_0000_0000
 
@@ -125,8 +125,7 @@ class Mounts:
                 mount.namespace = above.namespace
             tree.attach_to(above, place)
             if covered is not None:
-                upper = topmost(tree)
-                covered.attach_to(upper, upper.root)
+                covered.attach_to(tree, tree.root)
 
     def _copies_for_receivers(
         self, source: FakeMount, parent: FakeMount, place: Node
