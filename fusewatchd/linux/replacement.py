@@ -243,9 +243,16 @@ class _Replacement:
         new = self._let_go(clone)
         if _points(tree_inside(self._kernel, old)) != inside:
             # It would be hidden for good: rather take our own layer away again.
-            self._detach(fd, new, _points(tree_inside(self._kernel, new)))
+            self._take_back(new)
             raise fail(Reason.RACED, "somebody mounted inside the volume just before the attach")
         return new
+
+    def _take_back(self, new: Mount) -> None:
+        """Detach our own layer, and nothing of the mount it may be a peer of."""
+        with opened(self._kernel, self._path) as fd:
+            if _is_same(self._kernel.mount_of(fd), new):
+                self._kernel.make_private(fd)
+                self._detach(fd, new, _points(tree_inside(self._kernel, new)))
 
     def _detach(self, fd: int, top: Mount, inside: _Points) -> None:
         """Detach the topmost mount at ``fd`` if it is ``top`` and holds just what is known.

@@ -160,20 +160,22 @@ def check_coverage(hit: list[str], way: Way) -> None:
     assert len(hit) >= 10
 
 
-BUILDS = pytest.mark.parametrize(
-    "build",
-    [
-        a_bind,
-        a_bind_with_a_mount_made_later,
-        pytest.param(a_bind_with_mounts_inside, marks=pytest.mark.slow),
-        pytest.param(a_bind_and_containers, marks=pytest.mark.slow),
-    ],
-    ids=lambda build: build.__name__,
+def builds(*quick: Build) -> pytest.MarkDecorator:
+    slow = [b for b in ALL_BUILDS if b not in quick]
+    marked = [*quick, *(pytest.param(b, marks=pytest.mark.slow) for b in slow)]
+    return pytest.mark.parametrize("build", marked, ids=lambda build: build.__name__)
+
+
+ALL_BUILDS = (
+    a_bind,
+    a_bind_with_a_mount_made_later,
+    a_bind_with_mounts_inside,
+    a_bind_and_containers,
 )
 
 
 @WAYS
-@BUILDS
+@builds(a_bind)
 @pytest.mark.parametrize("number", ERRORS, ids=lambda number: errno.errorcode[number])
 @MOMENTS
 def test_any_call_may_fail(way: Way, build: Build, number: int, moment: Moment) -> None:
@@ -184,7 +186,7 @@ def test_any_call_may_fail(way: Way, build: Build, number: int, moment: Moment) 
 
 
 @WAYS
-@BUILDS
+@builds(a_bind, a_bind_with_a_mount_made_later)
 @MOMENTS
 def test_it_may_be_killed_at_any_call(way: Way, build: Build, moment: Moment) -> None:
     def body(world: World) -> None:
@@ -288,11 +290,7 @@ def in_a_process(work: Callable[[], None]) -> int:
 
 @REAL
 @WAYS
-@pytest.mark.parametrize(
-    "build",
-    [a_bind, pytest.param(a_bind_and_containers, marks=pytest.mark.slow)],
-    ids=lambda build: build.__name__,
-)
+@builds(a_bind)
 def test_really_killed_before_any_call(way: Way, build: Build) -> None:
     """SIGKILL of the worker; a fresh process, that remembers nothing but the plan, ends it."""
 
