@@ -9,9 +9,10 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass
 
+from fusewatchd.linux.mountkernel import Way
 from fusewatchd.model import Device
 from tests.contract.faults import Steps, Wait, until_not_busy
-from tests.contract.stage import DATA, Container, Stage
+from tests.contract.stage import DATA, Container, Stage, Volumes
 from tests.fakes.propagation import Kind
 
 MOST_RETRIES = 3
@@ -20,14 +21,6 @@ MOST_RETRIES = 3
 
 class Actor:
     """Somebody else at work on a stage whose daemon is at work too."""
-
-    blind_spot = ""
-    """A call with no look between it and what the actor does.
-
-    Everything inside goes with the old mount when it is detached.  What was mounted there
-    after the last look is lost, and what was unmounted there is back.  Neither can happen in a
-    file system that is dead: a path in it answers ENOTCONN.
-    """
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
@@ -44,6 +37,10 @@ class Actor:
     def check(self) -> None:
         """Say what must be true in the end; the volumes are recovered if nothing else is said."""
         self.stage.check_recovered()
+
+    def is_blind_at(self, call: str) -> bool:
+        """True for a call with no look between it and what the actor does: nothing is promised."""
+        return False
 
     def check_gone(self) -> None:
         """No mount, no directory, and none of both made by us."""
@@ -210,7 +207,13 @@ class Child:
 class AddChild(Actor):
     """A mount appears inside the volume: an emptyDir on the host."""
 
-    blind_spot = "detach"
+    def is_blind_at(self, call: str) -> bool:
+        """What is inside goes along with the old mount.
+
+        In a file system that is dead nothing can be mounted, and nothing unmounted: a path in
+        it answers ENOTCONN.
+        """
+        return self.stage.way is Way.BENEATH and call == "detach"
 
     def steps(self) -> Steps:
         (path,) = self.stage.nest(self.stage.volume)
@@ -254,7 +257,12 @@ class AddChildInContainer(AddChild):
 class RemoveChild(Actor):
     """A mount inside the volume goes, on the host."""
 
-    blind_spot = "detach"
+    def is_blind_at(self, call: str) -> bool:
+        """As ``AddChild``; and a container's peer that is replaced later than the host's bind
+        may keep what was unmounted on the host in between: it is refused until that goes too."""
+        if self.stage.way is Way.BENEATH:
+            return call == "detach"
+        return any(c.propagation is Volumes.BIDIRECTIONAL for c in self.stage.containers)
 
     def prepare(self) -> None:
         (self.path,) = self.stage.nest(self.stage.volume)

@@ -259,6 +259,14 @@ class Stage:
         assert layers and layers[-1].device == volume.live, shown
         assert len(layers) <= self.most_layers, shown
 
+    def check_not_bare(self) -> None:
+        """Something is mounted at every place of every volume."""
+        for volume in self.volumes:
+            assert self.stack(volume.target), "bare on the host"
+        for container in self.living():
+            for point in container.points:
+                assert self.stack(point, container), "bare in a container"
+
     def check_recovered(self) -> None:
         """Every volume is live on the host and in each container that has it."""
         for volume in self.volumes:

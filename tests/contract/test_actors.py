@@ -61,10 +61,11 @@ def disturb(world: World, way: Way, build: Build, make: type[Actor], pace: Pace)
         outcomes = stage.daemon.act(kernel)
         assert world.descriptor_count() == descriptors
         try:
-            if kernel.was_hit:
+            if kernel.was_hit and not actor.is_blind_at(kernel.was_hit):
                 _come_to_rest(stage, kernel)
-                if not (way is Way.BENEATH and kernel.was_hit == actor.blind_spot):
-                    actor.check()
+                actor.check()
+            elif kernel.was_hit:
+                stage.check_not_bare()
         except AssertionError as exc:
             told = ", ".join(f"{o.status.value} {o.reason.value} {o.detail}" for o in outcomes)
             raise AssertionError(f"before {kernel.was_hit} (call {at}), {told}: {exc}") from exc

@@ -92,9 +92,7 @@ class Watch:
 
     def check(self) -> None:
         stage = self._stage
-        assert stage.stack(stage.volume.target), "bare on the host"
-        for container in stage.living():
-            assert stage.stack(DATA, container), "bare in a container"
+        stage.check_not_bare()
         now = self._mounts_inside()
         for place, before in self._inside.items():
             if place is None or not self._lost_them_with_the_host(place):
