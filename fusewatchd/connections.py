@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from fusewatchd.model import Answer, Connection, Device, Mount
 
@@ -80,6 +81,11 @@ class Shown:
         return bool(self.elsewhere & before.elsewhere)
 
 
+Ids = tuple[frozenset[int], frozenset[int]]
+"""Of the mounts of a device, on the host and elsewhere."""
+NO_IDS: Mapping[Device, Ids] = MappingProxyType({})
+
+
 @dataclass(frozen=True, slots=True)
 class _State:
     shown: Shown
@@ -115,8 +121,15 @@ class Connections:
         self._has_looked = False
         self._counted_at = 0.0
 
-    def set_shown(self, shown: Mapping[Device, Shown]) -> list[Device]:
-        """Take the devices that are shown now; return those whose state was dropped."""
+    def set_shown(
+        self, shown: Mapping[Device, Shown], covered: Mapping[Device, Ids] = NO_IDS
+    ) -> list[Device]:
+        """Take the devices that are shown now; return those whose state was dropped.
+
+        Those whose mounts are all ``covered`` by others cannot be asked any more, but one
+        that was dead is dead.
+        """
+        shown = {**self._dead_below(covered), **shown}
         dropped = [
             device
             for device, state in self._states.items()
@@ -140,6 +153,16 @@ class Connections:
                 self._states[device] = _asked_again(known) if may_differ else known
         self._has_looked = True
         return dropped
+
+    def _dead_below(self, covered: Mapping[Device, Ids]) -> dict[Device, Shown]:
+        found: dict[Device, Shown] = {}
+        for device, ids in covered.items():
+            known = self._states.get(device)
+            if known is not None and known.answer is Answer.DISCONNECTED:
+                now = Shown(known.shown.question, *ids)
+                if now.is_same_superblock(known.shown):
+                    found[device] = now
+        return found
 
     def ask_again(self, devices: Iterable[Device]) -> None:
         """Make these connections due at once."""

@@ -251,15 +251,12 @@ class Observer:
             if namespace.pid:
                 mounts = [m for m in namespace.mounts if m.is_fuse]
                 self._show(mounts, namespace.pid, questions, elsewhere)
-        shown = {
-            device: Shown(
-                question,
-                frozenset(on_host.get(device, ())),
-                frozenset(elsewhere.get(device, ())),
-            )
-            for device, question in questions.items()
+        ids = {
+            device: (frozenset(on_host.get(device, ())), frozenset(elsewhere.get(device, ())))
+            for device in on_host.keys() | elsewhere.keys()
         }
-        for device in self.connections.set_shown(shown):
+        shown = {device: Shown(question, *ids[device]) for device, question in questions.items()}
+        for device in self.connections.set_shown(shown, ids):
             self._probes.forget(device)
             self._seen_at.pop(device, None)  # the number may be another's from here on
         self._seen_at = {device: self._seen_at.get(device, now) for device in on_host}
@@ -278,12 +275,10 @@ class Observer:
         for mount in mounts:
             if mount.fs_type in self._ignored:
                 continue
-            if mount.device not in questions:
-                if mount.mount_id in covered:
-                    continue
+            ids.setdefault(mount.device, set()).add(mount.unique_id or mount.mount_id)
+            if mount.device not in questions and mount.mount_id not in covered:
                 uid, gid = credentials_of(mount)
                 questions[mount.device] = Question(mount.device, mount.mount_point, pid, uid, gid)
-            ids.setdefault(mount.device, set()).add(mount.unique_id or mount.mount_id)
 
     def _take_binds(self, table: MountTable, now: float) -> None:
         data: dict[tuple[str, str], VolumeData] = {}

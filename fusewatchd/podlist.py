@@ -19,6 +19,8 @@ MAX_ENTRIES = 1000
 """Volumes of a pod, containers of a pod, mounts of a container."""
 MAX_TEXT = 4096
 MAX_COMPLAINTS = 20
+SHORT_NAME = 64
+"""Of a pod in a complaint, so that there is room for what is wrong with it."""
 ANNOTATION_PREFIX = "fusewatchd.io/"
 
 _MIRROR = "kubernetes.io/config.mirror"
@@ -64,7 +66,7 @@ def parse_pod_list(document: object) -> PodList:
 def _name_of(item: object, number: int) -> str:
     metadata = item.get("metadata") if isinstance(item, Mapping) else None
     name = metadata.get("name") if isinstance(metadata, Mapping) else None
-    return f"pod {printable(name)}" if isinstance(name, str) else f"pod number {number}"
+    return f"pod {printable(name, SHORT_NAME)}" if isinstance(name, str) else f"pod number {number}"
 
 
 def _pod(item: object) -> Pod:

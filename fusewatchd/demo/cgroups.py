@@ -33,7 +33,7 @@ def hierarchy() -> str | None:
         for line in file:
             before, _, after = line.partition(b" - ")
             if after.startswith(b"cgroup2 "):
-                path = os.fsdecode(before.split()[4])
+                path = os.fsdecode(before.split(b" ")[4])
                 if os.access(path, os.W_OK):
                     return path
     return None

@@ -83,7 +83,7 @@ def choose_lab() -> str:
 def mount_points() -> list[str]:
     """Return every mount point of this namespace in the order of the mount table."""
     with open("/proc/self/mountinfo", "rb") as file:
-        raw = [line.split()[4] for line in file]
+        raw = [line.split(b" ")[4] for line in file]
     return [os.fsdecode(path.decode("unicode_escape").encode("latin-1")) for path in raw]
 
 

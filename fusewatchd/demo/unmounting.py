@@ -59,7 +59,7 @@ def fuse_devices(process: str) -> set[str]:
     with contextlib.suppress(OSError), open(f"/proc/{process}/mountinfo", "rb") as file:
         for line in file:
             fields, _, fs_type = line.partition(b" - ")
-            device = os.fsdecode(fields.split()[2])
+            device = os.fsdecode(fields.split(b" ")[2])
             if device.startswith("0:") and re.match(rb"fuse[. ]", fs_type):
                 found.add(device)
     return found

@@ -35,6 +35,7 @@ from fusewatchd.kube.eventobjects import (
     event_name,
     event_object,
     namespace_of,
+    object_path,
     series_patch,
 )
 from fusewatchd.kube.http import Client, Endpoint
@@ -229,12 +230,12 @@ class EventPoster:
         return min(waiting, key=lambda s: max(s.due, now), default=None)
 
     def _write(self, event: Occurrences, *, is_new: bool) -> None:
-        path = collection_path(self._api, event.draft)
         if is_new:
+            path = collection_path(self._api, event.draft)
             self._client.request("POST", path, event_object(self._api, event, self._instance))
             return
         patch = series_patch(self._api, event)
-        self._client.request("PATCH", f"{path}/{event.name}", patch, MERGE_PATCH)
+        self._client.request("PATCH", object_path(self._api, event), patch, MERGE_PATCH)
 
     # --------------------------------------------------------------------- what it led to
 

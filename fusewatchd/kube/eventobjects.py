@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from enum import Enum
 from typing import Any
+from urllib.parse import quote
 
 from fusewatchd.reporters.base import EventDraft
 
@@ -44,7 +45,17 @@ def namespace_of(draft: EventDraft) -> str:
 
 def collection_path(api: EventsApi, draft: EventDraft) -> str:
     """Return the path to POST to."""
-    return f"{api.value}/namespaces/{namespace_of(draft)}/events"
+    return f"{api.value}/namespaces/{_segment(namespace_of(draft))}/events"
+
+
+def object_path(api: EventsApi, event: Occurrences) -> str:
+    """Return the path to PATCH."""
+    return f"{collection_path(api, event.draft)}/{_segment(event.name)}"
+
+
+def _segment(name: str) -> str:
+    """Names come from the kubelet; whatever they are, none leads anywhere else."""
+    return quote(name, safe="", errors="backslashreplace")
 
 
 def event_name(draft: EventDraft, first_at: float, number: int) -> str:

@@ -231,7 +231,14 @@ class _Replacement:
                     assert_never(self._kernel.way)
 
     def _attach_beneath(self, clone: int, fd: int, old: Mount, inside: _Points) -> Mount:
-        self._kernel.attach_beneath(clone, fd)
+        try:
+            self._kernel.attach_beneath(clone, fd)
+        except OSError as exc:
+            if exc.errno != errno.EINVAL or self._action.namespace is None:
+                raise
+            # What a user namespace inherited is locked there: nothing goes beneath it, and
+            # it can never be taken away.
+            return self._attach_on_top(clone, fd, old, inside)
         new = self._let_go(clone)
         if self._kernel.mount_of(fd).parent_id != new.mount_id:
             raise fail(Reason.RACED, "somebody else mounted there just before the attach")

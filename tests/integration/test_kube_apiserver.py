@@ -80,6 +80,21 @@ def wake(poster: EventPoster) -> None:
         poster._lock.notify()
 
 
+@pytest.mark.parametrize(
+    "name", ["../../pods", "a?b#c", "a\r\nX-Evil: 1\r\n\r\n", "\ud800", "%2e%2e%2f", "\x1b[2J"]
+)
+def test_no_name_leads_to_another_path(name: str) -> None:
+    strange = replace(STALE, regarding=replace(POD, namespace=name, name=name))
+    with DemoApiServer() as server, posting(server) as poster:
+        poster.post(strange)
+        poster.post(STALE)
+        news_until(poster, lambda n: n.posted == 1 and n.failed == 1)
+        for method, path in server.requests:
+            assert method == "POST"
+            before, _, rest = path.removeprefix("/apis/events.k8s.io/v1/namespaces/").partition("/")
+            assert (before == "shop" or "%" in before) and rest == "events"
+
+
 def test_an_event_as_the_server_wants_it() -> None:
     with DemoApiServer() as server, posting(server) as poster:
         poster.post(STALE)

@@ -60,6 +60,25 @@ def test_every_propagation_recovers(node: DemoNode, way: str) -> None:
 
 @WAYS
 @in_lab(timeout=90)
+def test_no_crash_makes_a_stack_deeper(node: DemoNode, way: str) -> None:
+    """Also where no other mount on the node still shows what the layers below show."""
+    source = node.add_source("one")
+    pod = node.add_pod("p", [PodVolume("v", source)], [PodMount("v", "/data")])
+    container = node.start_container(pod)
+    most = 1 if way == "beneath" else 2
+    with DaemonProcess(node, way=way) as daemon:
+        daemon.wait_until_watching(2)
+        for _ in range(4):
+            crash(node)
+            container.wait_until_readable("/data/hello", DEADLINE)
+            daemon.wait_until_watching(2)
+            for lines in (host_lines(), fuse_lines(container.mountinfo())):
+                places = [line.split()[4] for line in lines]
+                assert max(map(places.count, places)) <= most, lines
+
+
+@WAYS
+@in_lab(timeout=90)
 def test_subpaths_of_directories_and_files_recover(node: DemoNode, way: str) -> None:
     source = node.add_source("one", files={"sub/dir/hello": "inner", "single": "file"})
     mounts = [

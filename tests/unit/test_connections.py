@@ -48,6 +48,23 @@ def test_a_dead_connection_is_never_asked_again() -> None:
     assert connections.due(1e6) == []
 
 
+def test_a_dead_one_that_is_covered_is_still_dead() -> None:
+    connections = book(1)
+    connections.due(1.0)
+    connections.take_answer(D, Answer.DISCONNECTED, 107, 1.0, 1.5)
+    assert connections.set_shown({}, {D: (frozenset({1}), frozenset())}) == []
+    assert connections.view(2.0, {})[D].answer is Answer.DISCONNECTED
+    assert connections.due(1e6) == []
+    assert connections.set_shown({}, {D: (frozenset({7}), frozenset())}) == [D]
+
+
+def test_a_living_one_that_is_covered_cannot_be_judged() -> None:
+    connections = book(1)
+    connections.due(1.0)
+    connections.take_answer(D, Answer.ANSWERED, 0, 1.0, 1.5)
+    assert connections.set_shown({}, {D: (frozenset({1}), frozenset())}) == [D]
+
+
 def test_a_reused_device_number_has_no_past() -> None:
     connections = book(1)
     connections.due(1.0)
