@@ -143,7 +143,10 @@ def check_json(lines: list[str]) -> None:
 FORMATS = {"text": check_text, "logfmt": check_logfmt, "json": check_json}
 
 
-@pytest.mark.parametrize("log_format", [*FORMATS, "journal"])
+@pytest.mark.parametrize(
+    "log_format",
+    ["logfmt", *(pytest.param(x, marks=pytest.mark.slow) for x in ("text", "json", "journal"))],
+)
 @in_lab(timeout=90)
 def test_logs_are_lines_of_printable_text(node: DemoNode, log_format: str) -> None:
     with stage(node) as it, journal(node.world) as datagrams:
