@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fusewatchd.linux.mountkernel import Way
 from fusewatchd.model import Device
 from tests.contract.faults import Steps, Wait, until_not_busy
-from tests.contract.stage import DATA, Container, Stage, Volumes
+from tests.contract.stage import DATA, Container, Stage
 from tests.fakes.propagation import Kind
 
 MOST_RETRIES = 3
@@ -254,15 +254,30 @@ class AddChildInContainer(AddChild):
         assert self.stage.visible(child.path, child.container) == child.seen, "the child is lost"
 
 
+class AddChildInChild(Actor):
+    """A mount appears in a mount that a container and the host have inside their volume."""
+
+    def prepare(self) -> None:
+        self.on_host = f"{self.target}/inside"
+        self.before = self.stage.visible(self.on_host)
+
+    def steps(self) -> Steps:
+        container, path = self.stage.living()[0], f"{DATA}/inside/inside"
+        with self.stage.world.inside(container.ref):
+            self.stage.world.mount_plain(path)
+        self.stage.forget(self.stage.visible(path, container)[0])
+        yield Wait.NEXT
+
+    def check(self) -> None:
+        assert self.stage.visible(self.on_host) == self.before, "lost on the host"
+
+
 class RemoveChild(Actor):
     """A mount inside the volume goes, on the host."""
 
     def is_blind_at(self, call: str) -> bool:
-        """As ``AddChild``; and a container's peer that is replaced later than the host's bind
-        may keep what was unmounted on the host in between: it is refused until that goes too."""
-        if self.stage.way is Way.BENEATH:
-            return call == "detach"
-        return any(c.propagation is Volumes.BIDIRECTIONAL for c in self.stage.containers)
+        """As ``AddChild``: it would be back."""
+        return self.stage.way is Way.BENEATH and call == "detach"
 
     def prepare(self) -> None:
         (self.path,) = self.stage.nest(self.stage.volume)

@@ -104,12 +104,15 @@ class Daemon:
         return self.act()
 
     def settle(self) -> list[Outcome]:
-        """Run cycles until nothing is left to do; return what they did."""
+        """Run cycles until nothing is left to do, or all that is left is refused.
+
+        Then the same is refused again and again, after longer and longer pauses.
+        """
         done: list[Outcome] = []
         for _ in range(MOST_CYCLES):
             outcomes = self.cycle()
             done += outcomes
-            if not outcomes:
+            if all(outcome.status is OutcomeStatus.REFUSED for outcome in outcomes):
                 self._reconciler.reconcile([Trigger.TIMER])
                 return done
         raise AssertionError(f"the daemon does not come to rest: {outcomes}")

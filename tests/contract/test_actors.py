@@ -13,6 +13,7 @@ from tests.contract.actors import (
     ACTORS,
     MOST_RETRIES,
     Actor,
+    AddChildInChild,
     AddChildInContainer,
     SubPathRepair,
 )
@@ -43,6 +44,13 @@ def with_container(propagation: Volumes) -> Build:
 
     build.__name__ = f"container_{propagation.name.lower()}"
     return build
+
+
+def peer_with_mount_inside(world: World, way: Way, number: int) -> Stage:
+    stage = Stage(world, way, number)
+    stage.add_volume(is_apart=True)
+    stage.start_container(Volumes.BIDIRECTIONAL, levels=1)
+    return stage
 
 
 BUILDS = (host_only, *map(with_container, Volumes))
@@ -118,6 +126,16 @@ def test_somebody_else_may_act_before_any_call(
 def test_a_mount_made_inside_a_container(kind: str, way: Way, build: Build, pace: Pace) -> None:
     def body(world: World) -> None:
         assert disturb(world, way, build, AddChildInContainer, pace) > 10
+
+    in_world(kind, body)
+
+
+@cases((peer_with_mount_inside,))
+def test_what_a_container_shares_with_the_host_stays_there(
+    kind: str, way: Way, build: Build, pace: Pace
+) -> None:
+    def body(world: World) -> None:
+        assert disturb(world, way, build, AddChildInChild, pace) > 10
 
     in_world(kind, body)
 
