@@ -128,13 +128,18 @@ def _judge_container(
 ) -> Finding:
     """A container shows what its pod's bind on the host shows, or is about to show."""
     origin = hosts.get(bind.origin) if bind.origin else None
-    return _judge(bind, _origin_resolution(bind, origin), snapshot, ledger)
+    return _judge(bind, _origin_resolution(bind, origin, snapshot), snapshot, ledger)
 
 
-def _origin_resolution(bind: Bind, origin: Finding | None) -> Resolution:
+def _origin_resolution(bind: Bind, origin: Finding | None, snapshot: Snapshot) -> Resolution:
     if origin is None or origin.bind.mount is None or bind.mount is None:
         return Resolution(None, Reason.HOST_BIND_STALE, "its bind on the host is gone")
     if origin.verdict in (Verdict.HEALTHY, Verdict.SLOW):
+        return Resolution(origin.bind.mount)
+    connection = snapshot.connections.get(bind.mount.device)
+    is_dead = connection is not None and connection.answer is Answer.DISCONNECTED
+    if origin.verdict is Verdict.SUPERSEDED and is_dead:
+        # The host may keep its old server as long as that lives; nothing dead waits for it.
         return Resolution(origin.bind.mount)
     if origin.source_mount is not None and origin.refusal is Reason.NONE:
         return Resolution(origin.source_mount)

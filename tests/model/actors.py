@@ -12,7 +12,7 @@ from contextlib import suppress
 from fusewatchd.demo.sources import OldServer
 from fusewatchd.demo.unmounting import Unmounting
 from fusewatchd.linux import syscalls
-from fusewatchd.model import Mount
+from fusewatchd.model import Device, Mount
 from tests.model.shapes import KEPT, SHAPES
 from tests.model.stage import (
     Options,
@@ -97,7 +97,7 @@ def upgrade(stage: Stage, name: str) -> None:
     state.source.restart(old=OldServer.DRAINING)
     stage.note_source(state)
     if stage.base_depth > 1:
-        # A layer that is alive is never taken away, though it is covered.
+        # A layer that is alive is never taken away, though it is covered, and none above it.
         for _, target in stage.targets():
             target.stacked += target.source == name
 
@@ -334,17 +334,17 @@ def stop_daemon(stage: Stage) -> None:
 def _note_daemon_gone(stage: Stage) -> None:
     """What is not in the state file has to be learned again, where that can be."""
     stage.is_daemon_up = False
-    kept: set[tuple[str, int]] = set()
+    kept: set[tuple[str, int, Device]] = set()
     with suppress(FileNotFoundError):
         path = os.path.join(stage.daemon.values["state_dir"], "state.json")
         with open(path, encoding="utf-8") as file:
             facts = json.load(file)["lineage"]
-        kept = {(fact["mount_point"], fact["mount_id"]) for fact in facts}
+        kept = {(f["mount_point"], f["mount_id"], Device(**f["device"])) for f in facts}
     table = Tables([]).host
     for pod in stage.pods.values():
         for target in pod.on_host.values():
             top = table.top_at(target.path)
-            if top is None or (target.path, top.mount_id) not in kept:
+            if top is None or (target.path, top.mount_id, top.device) not in kept:
                 target.is_learned = False
 
 

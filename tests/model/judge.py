@@ -112,15 +112,7 @@ class Judge:
     def _most_layers(self, target: Target) -> int:
         # A daemon that is killed between attach and detach leaves the end to the next one.
         unfinished = not self._stage.is_daemon_up
-        return self._stage.base_depth + target.stacked + unfinished + self._living_below(target)
-
-    def _living_below(self, target: Target) -> int:
-        """Count the covered layers of old servers that answer: these are never taken away."""
-        if self._stage.base_depth == 1:
-            return 0
-        draining = self._stage.sources[target.source].draining
-        stack = self._tables.of(target.container).stack_at(target.path)
-        return sum(layer.device in draining for layer in stack[:-1])
+        return self._stage.base_depth + target.stacked + unfinished
 
     def _flags(self, target: Target, top: Mount) -> Iterator[str]:
         options = options_of(top)
@@ -249,8 +241,8 @@ class Judge:
         stage = self._stage
         for _, target in stage.targets():
             depth = len(self._tables.of(target.container).at(target.path))
-            may_stay = target.stacked + self._living_below(target)
-            target.stacked = min(may_stay, max(0, depth - stage.base_depth))
+            if stage.base_depth == 1 or not stage.sources[target.source].draining:
+                target.stacked = min(target.stacked, max(0, depth - stage.base_depth))
             if self._has_status and target.container is None and not target.is_bare:
                 bind = self._bind(target)
                 if bind is not None and bind["source"]["path"]:

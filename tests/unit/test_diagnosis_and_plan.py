@@ -404,6 +404,21 @@ def test_a_container_that_was_seen_before_a_restart_is_still_known_by_its_bind()
     assert replacement.origin.mount_point == publish_path()
 
 
+def test_a_dead_container_is_served_from_a_host_bind_that_is_superseded() -> None:
+    scene, source, bind = usual()
+    scene.unmount(bind)
+    scene.crash_and_restart(source)
+    scene.mount(publish_path(), NEW, peer_group=8)  # by the driver; the container waits
+    scene.look()
+    scene.unmount(scene.mounts[-2])
+    scene.mount(SOURCE, THIRD)  # upgraded, the old server drains
+    findings, planned = scene.plan()
+    assert {f.verdict for f in findings} == {Verdict.SUPERSEDED, Verdict.STALE}
+    (replacement,) = replacements(planned)
+    assert replacement.key.mount_point == "/data"
+    assert replacement.origin.device == NEW
+
+
 def test_another_container_in_a_namespace_of_the_same_number_is_looked_at_anew() -> None:
     scene = Scene()
     scene.mount(SOURCE)
