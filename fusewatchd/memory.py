@@ -19,6 +19,7 @@ from fusewatchd.decision import (
     Plan,
     ReplaceMount,
 )
+from fusewatchd.delays import doubled
 from fusewatchd.diagnosis import Diagnosis
 from fusewatchd.ledger import ContainerFacts, Detached, Ledger, TargetState
 from fusewatchd.lifecycle import Signal, advance, signal_of
@@ -44,7 +45,7 @@ class BackOff:
         The spread is a property of the target and the count, so that the same history
         always gives the same plan.
         """
-        full = min(self.max_seconds, self.initial_seconds * 2.0 ** max(0, failures - 1))
+        full = doubled(self.initial_seconds, self.max_seconds, failures - 1)
         text = f"{key.namespace}:{key.mount_point}:{failures}"
         share = zlib.crc32(text.encode("utf-8", "surrogateescape")) / 0xFFFFFFFF
         return full * (0.8 + 0.4 * share)

@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from fusewatchd.bucket import Bucket, Rate
+from fusewatchd.delays import doubled
 from fusewatchd.kube.errors import (
     ConflictError,
     CredentialsError,
@@ -282,7 +283,7 @@ class EventPoster:
                 self._tell(failed=series.count - series.posted, problem=str(exc))
 
     def _back_off(self, now: float, retry_after: float) -> None:
-        delay = min(MAX_BACK_OFF_SECONDS, FIRST_BACK_OFF_SECONDS * 2.0**self._failures)
+        delay = doubled(FIRST_BACK_OFF_SECONDS, MAX_BACK_OFF_SECONDS, self._failures)
         self._failures += 1
         self._retry_at = now + max(retry_after, delay * (0.5 + 0.5 * self._chance()))
 

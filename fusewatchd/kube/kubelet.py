@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from fusewatchd.delays import doubled
 from fusewatchd.errors import ParseError
 from fusewatchd.kube.errors import KubeError, code_class
 from fusewatchd.kube.http import Client, Endpoint
@@ -142,7 +143,7 @@ class KubeletPods:
         """Wait for the timer or for ``refresh``, and for the least rest in any case."""
         if failures:
             least = max(MIN_REST_AFTER_FAILURE_SECONDS, min(retry_after, MAX_RETRY_SECONDS))
-            most = min(MAX_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** (failures - 1))
+            most = doubled(FIRST_RETRY_SECONDS, MAX_RETRY_SECONDS, failures - 1)
         else:
             least, most = MIN_REST_SECONDS, self._refresh_seconds
         began = self._clock()

@@ -148,6 +148,19 @@ def test_what_waits_for_its_turn_still_goes_out_at_the_end() -> None:
         assert len(server.events()) == burst + 3
 
 
+def test_a_server_that_is_away_for_a_day_is_still_asked_afterwards() -> None:
+    hands = Hands()
+    with DemoApiServer() as server, posting(server, hands) as poster:
+        server.status = 503
+        poster._failures = 24 * 60
+        poster.post(STALE)
+        news_until(poster, lambda n: bool(n.problems))
+        server.status = 0
+        hands.now += apiserver.MAX_BACK_OFF_SECONDS
+        wake(poster)
+        news_until(poster, lambda n: n.posted == 1)
+
+
 def test_an_event_on_the_node_is_taken() -> None:
     with DemoApiServer() as server, posting(server) as poster:
         for kind in EventKind:

@@ -11,7 +11,9 @@ import fusewatchd
 
 ROOT = Path(fusewatchd.__file__).parent
 
-BASE = {"model", "decision", "snapshot", "errors", "printable", "wire", "bucket", "__init__"}
+BASE = {
+    "model", "decision", "snapshot", "errors", "printable", "wire", "bucket", "delays", "__init__",
+}  # fmt: skip
 PARSERS = {"mountinfo", "kubeletdir", "podlist", "settings", "expectations"}
 CORE = {
     "lifecycle", "lineage", "sources", "containers", "children", "connections", "incidents",
