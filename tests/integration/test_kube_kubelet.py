@@ -13,6 +13,7 @@ import pytest
 from fusewatchd.demo.kubelet import DemoKubelet
 from fusewatchd.kube.http import Endpoint
 from fusewatchd.kube.kubelet import KubeletPods, PodsAnswer
+from tests.rawserver import RawServer, answer, sends_once
 
 POD = {"metadata": {"name": "web", "namespace": "shop", "uid": "u-1"}, "spec": {}}
 PATIENCE = 20.0
@@ -133,3 +134,19 @@ def test_a_kubelet_that_does_not_answer_holds_nobody_up() -> None:
                 assert client.collect() == []
             started = time.monotonic()
         assert time.monotonic() - started < 60  # the request itself takes ten minutes
+
+
+@pytest.mark.slow
+def test_a_kubelet_that_wants_peace_gets_it_for_a_while() -> None:
+    said = answer(b"", "Retry-After: 2", status="429 Too Many Requests")
+    with RawServer(sends_once(said)) as server:
+        client = KubeletPods(Endpoint(server.url), 3600)
+        client.start()
+        try:
+            (first,) = next_answers(client)
+            client.refresh()
+            (second,) = next_answers(client)
+        finally:
+            client.stop()
+    assert (first.code, first.retry_after) == ("4xx", 2.0)
+    assert second.asked_at - first.asked_at >= 2.0
