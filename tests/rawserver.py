@@ -72,6 +72,11 @@ def sends_once(answer: bytes) -> Script:
     return lambda client: client.sendall(answer)
 
 
+def later(make: Callable[[], Script]) -> Script:
+    """Return a script that is made when it is needed: one with a large body is not kept."""
+    return lambda client: make()(client)
+
+
 def answer(body: bytes, *fields: str, status: str = "200 OK") -> bytes:
     """Return an answer of HTTP/1.1 that ends with the connection."""
     head = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Connection: close", *fields]

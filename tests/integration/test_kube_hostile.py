@@ -33,7 +33,7 @@ from fusewatchd.kube.errors import (
 )
 from fusewatchd.kube.http import MAX_RETRY_AFTER_SECONDS, Client, Endpoint
 from tests.certificates import make_authority, make_certificate, make_certificate_valid
-from tests.rawserver import RawServer, Script, answer, sends, sends_once
+from tests.rawserver import RawServer, Script, answer, later, sends, sends_once
 
 SECRET = "top-secret-token"
 PODS: dict[str, Any] = {"kind": "PodList", "items": []}
@@ -192,16 +192,16 @@ def large(client: socket.socket) -> None:
         (sends(HEAD, b"X: y\r\n" * 1000), "UnreachableError"),
         (sends(b"x" * (1 << 16)), "UnreachableError"),
         (
-            sends_once(answer(gzip.compress(b" " * (256 << 20), 1), "Content-Encoding: gzip")),
+            later(lambda: sends_once(answer(gzip.compress(b" " * (256 << 20), 1), "Content-Encoding: gzip"))),
             "AnswerError 200 a compressed answer",
         ),
         (
-            sends_once(answer(b"[" + b"{}," * 8_000_000 + b"{}]")),
+            later(lambda: sends_once(answer(b"[" + b"{}," * 8_000_000 + b"{}]"))),
             "AnswerError 200 an answer of more than",
         ),
-        (sends_once(answer(b"[" * 30_000_000)), "AnswerError 200 an answer of more than"),
-        (sends_once(answer(b'"' + b"\xf0\x9f\x92\xa9" * 7_000_000 + b'"')), "fine"),
-        (sends_once(answer(b"[" + b'{"a":1},' * 499_000 + b"1]")), "fine"),
+        (later(lambda: sends_once(answer(b"[" * 30_000_000))), "AnswerError 200 an answer of more than"),
+        (later(lambda: sends_once(answer(b'"' + b"\xf0\x9f\x92\xa9" * 7_000_000 + b'"'))), "fine"),
+        (later(lambda: sends_once(answer(b"[" + b'{"a":1},' * 499_000 + b"1]"))), "fine"),
     ],
     ids=[
         "200 MB", "no end", "chunks", "chunk length", "chunk extension", "trailer", "field",

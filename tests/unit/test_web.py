@@ -19,7 +19,7 @@ from fusewatchd.reporters.metrics import Metrics, Page
 from fusewatchd.web import MAX_REQUEST_BYTES, Health, Pages, WebServer, parse_address, respond
 
 BIG = b"x" * 3_000_000
-HUGE = b"x" * 30_000_000
+HUGE = 30_000_000
 """More than the kernel takes for a reader that does not read."""
 SHORT_SECONDS = 2.0
 """A deadline that a friendly client on a busy machine still meets."""
@@ -245,7 +245,7 @@ def test_a_client_that_trickles_is_cut_off_too(node: Node) -> None:
 
 
 def test_a_client_that_never_reads_is_cut_off(node: Node) -> None:
-    node.metrics = lambda accept: Page("text/plain", HUGE)
+    node.metrics = lambda accept: Page("text/plain", b"x" * HUGE)
     web = WebServer("127.0.0.1:0", node.pages(), timeout_seconds=SHORT_SECONDS)
     web.start()
     with closing(web), socket.create_connection(("127.0.0.1", web.port), timeout=30) as deaf:
@@ -260,7 +260,7 @@ def test_a_client_that_never_reads_is_cut_off(node: Node) -> None:
         with contextlib.suppress(ConnectionError):
             while data := deaf.recv(1 << 20):
                 received += len(data)
-        assert received < len(HUGE)
+        assert received < HUGE
 
 
 def test_a_crowd_cannot_shut_out_the_next_one(node: Node) -> None:
