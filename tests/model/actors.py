@@ -96,10 +96,7 @@ def upgrade(stage: Stage, name: str) -> None:
     _note_source_gone(stage, state)
     state.source.restart(old=OldServer.DRAINING)
     stage.note_source(state)
-    if stage.base_depth > 1:
-        # A layer that is alive is never taken away, though it is covered, and none above it.
-        for _, target in stage.targets():
-            target.stacked += target.source == name
+    stage.expect_layers(name)
 
 
 def _note_source_gone(stage: Stage, state: SourceState) -> None:
@@ -115,6 +112,7 @@ def end_old(stage: Stage, name: str) -> None:
     state = _source(stage, name)
     _need(bool(state.draining))
     state.draining.pop(next(iter(state.draining))).kill()
+    stage.expect_layers(name)
 
 
 def hang(stage: Stage, name: str) -> None:

@@ -13,7 +13,15 @@ from typing import Any
 from fusewatchd.lineage import plain_root
 from fusewatchd.model import Mount
 from tests.model.shapes import KEPT
-from tests.model.stage import PodState, Stage, Tables, Target, content, options_of
+from tests.model.stage import (
+    LAYERS_PER_OLD_SERVER,
+    PodState,
+    Stage,
+    Tables,
+    Target,
+    content,
+    options_of,
+)
 
 MOST_PROCESSES = 24
 MOST_DESCRIPTORS = 400
@@ -112,7 +120,18 @@ class Judge:
     def _most_layers(self, target: Target) -> int:
         # A daemon that is killed between attach and detach leaves the end to the next one.
         unfinished = not self._stage.is_daemon_up
-        return self._stage.base_depth + target.stacked + unfinished
+        return self._stage.base_depth + target.stacked + unfinished + self._stuck_below(target)
+
+    def _stuck_below(self, target: Target) -> int:
+        """Count covered layers that stay: the living ones, and for each a dead one upon it.
+
+        Without BENEATH a layer of an old server that answers is never taken away.
+        """
+        if self._stage.base_depth == 1:
+            return 0
+        draining = self._stage.sources[target.source].draining
+        stack = self._tables.of(target.container).stack_at(target.path)
+        return LAYERS_PER_OLD_SERVER * sum(layer.device in draining for layer in stack[:-1])
 
     def _flags(self, target: Target, top: Mount) -> Iterator[str]:
         options = options_of(top)
@@ -241,8 +260,8 @@ class Judge:
         stage = self._stage
         for _, target in stage.targets():
             depth = len(self._tables.of(target.container).at(target.path))
-            if stage.base_depth == 1 or not stage.sources[target.source].draining:
-                target.stacked = min(target.stacked, max(0, depth - stage.base_depth))
+            may_stay = target.stacked + self._stuck_below(target)
+            target.stacked = min(may_stay, max(0, depth - stage.base_depth))
             if self._has_status and target.container is None and not target.is_bare:
                 bind = self._bind(target)
                 if bind is not None and bind["source"]["path"]:
