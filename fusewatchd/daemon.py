@@ -20,6 +20,7 @@ from fusewatchd.bucket import Bucket, Rate
 from fusewatchd.cluster import Cluster, describe
 from fusewatchd.configfile import load_settings
 from fusewatchd.decision import CycleReport, Plan, Trigger
+from fusewatchd.doors import Doors
 from fusewatchd.errors import ConfigError
 from fusewatchd.linux.inotify import PodsDirectoryWatch
 from fusewatchd.linux.mountkernel import Way
@@ -47,11 +48,8 @@ from fusewatchd.reporters.systemd import SystemdNotifier
 from fusewatchd.rundir import RuntimeLock
 from fusewatchd.settings import Settings, override, read_at_start_only, require_kubelet
 from fusewatchd.statekeeper import StateKeeper
-from fusewatchd.statussocket import StatusSocket
-from fusewatchd.web import Health, Pages, WebServer
 
 MAX_SLEEP_SECONDS = 5.0
-ALIVE_SECONDS = 60.0
 NO_DEVICE = Device(0, 0)
 """Stands for the connections of servers of which the kernel does not tell them."""
 CYCLE_REST_FACTOR = 4
@@ -126,10 +124,10 @@ class Daemon:
                 lambda count: self._cluster.give_up(count),
             ),
         )
-        self._web = self._open_web()
         self._state = StateKeeper(start.settings.state_dir, self.log)
         self._node.reconciler.ledger = self._state.remembered(self._node.table.table())
-        self._status = self._open_status()
+        self._doors = Doors(start.settings, self._metrics.page, self._last_cycle, self.document)
+        self._doors.let_group_in(self.log)
 
     def _make_cluster(self) -> Cluster:
         settings, node = self._settings, self._node
@@ -139,33 +137,6 @@ class Daemon:
         )
         node.observer.pods_wanted = cluster.pods_wanted
         return cluster
-
-    def _open_web(self) -> WebServer | None:
-        if not self._settings.web.listen_address:
-            return None
-        pages = Pages(self._metrics.page, self._alive, self._ready)
-        server = WebServer(self._settings.web.listen_address, pages)
-        server.start()
-        return server
-
-    def _open_status(self) -> StatusSocket:
-        settings = self._settings
-        status = StatusSocket(settings.runtime_dir, self.document)
-        if settings.status_group:
-            try:
-                status.let_in(settings.status_group)
-            except (ConfigError, OSError) as exc:
-                # No reason to leave the node's volumes alone.
-                self.log.warning("status is for root alone", event="status", detail=str(exc))
-        return status
-
-    def _alive(self) -> Health:
-        cycle = self._cycle
-        age = time.monotonic() - (cycle.finished_at if cycle else 0.0)
-        return Health(cycle is not None and age < ALIVE_SECONDS, f"last cycle {age:.1f} s ago")
-
-    def _ready(self) -> Health:
-        return Health(self._cycle is not None, "the node was looked at")
 
     # -------------------------------------------------------------------------- loop
 
@@ -186,7 +157,7 @@ class Daemon:
             **describe(self._settings),
         )
         self._cycle_now([Trigger.START])
-        self._status.start()
+        self._doors.start()
         self._systemd.ready()
         try:
             while not self._is_stopping:
@@ -405,6 +376,9 @@ class Daemon:
             text = "needs a restart: these keys are read at the start only"
             self.log.warning(text, event="needs_restart", keys=" ".join(kept))
 
+    def _last_cycle(self) -> CycleReport | None:
+        return self._cycle
+
     def document(self) -> Any:
         """Return the status document of the last cycle; from any thread, once there is one."""
         assert self._cycle is not None
@@ -412,11 +386,9 @@ class Daemon:
 
     def _close(self) -> None:
         self._systemd.stopping()
-        self._status.close()
+        self._doors.close()
         self._cluster.stop(self._unwatch)
         self._state.close(self._node.reconciler.ledger)
-        if self._web is not None:
-            self._web.close()
         self._node.close()
         for reporter in self._reporters:
             reporter.close()

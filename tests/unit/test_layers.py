@@ -34,7 +34,7 @@ EDGE = {
     "rundir",
 }
 SHELL = {
-    "observer", "executor", "reconciler", "node", "cluster", "statekeeper", "daemon", "cli", "__main__",
+    "observer", "executor", "reconciler", "node", "cluster", "statekeeper", "doors", "daemon", "cli", "__main__",
 }  # fmt: skip
 DEMO = {"demo"}
 
