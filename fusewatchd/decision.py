@@ -101,6 +101,8 @@ class NamespaceRef:
     inode: int
     pid: int
     start_time: int
+    own_user_namespace: bool = False
+    """What it inherited may be locked there, mount_namespaces(7)."""
 
 
 class Propagation(Enum):

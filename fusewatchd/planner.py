@@ -270,4 +270,6 @@ def _namespace_ref(finding: Finding) -> NamespaceRef | None:
     namespace = finding.bind.namespace
     if namespace is None:
         return None
-    return NamespaceRef(namespace.inode, namespace.pid, namespace.start_time)
+    return NamespaceRef(
+        namespace.inode, namespace.pid, namespace.start_time, namespace.own_user_namespace
+    )

@@ -234,10 +234,10 @@ class _Replacement:
         try:
             self._kernel.attach_beneath(clone, fd)
         except OSError as exc:
-            if exc.errno != errno.EINVAL or self._action.namespace is None:
+            namespace = self._action.namespace
+            if exc.errno != errno.EINVAL or not (namespace and namespace.own_user_namespace):
                 raise
-            # What a user namespace inherited is locked there: nothing goes beneath it, and
-            # it can never be taken away.
+            # A mount that it inherited: nothing goes beneath it, and it can never be taken away.
             return self._attach_on_top(clone, fd, old, inside)
         new = self._let_go(clone)
         self._detach(fd, old, inside)
