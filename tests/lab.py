@@ -44,18 +44,27 @@ from fusewatchd.demo.node import DemoNode
 from fusewatchd.demo.pods import DemoPod, PodMount, PodVolume
 from fusewatchd.demo.sources import Source
 from fusewatchd.demo.unmounting import mount_points_below
+from fusewatchd.linux.mountkernel import Way
+from tests.features import WAY_NEEDS, best_way, needs
 
 P = ParamSpec("P")
+
+
+def _is_older(way: Way) -> bool:
+    return list(Way).index(way) > list(Way).index(best_way())
+
 
 WAYS = pytest.mark.parametrize(
     "way",
     [
-        "beneath",
-        pytest.param("on-top", marks=pytest.mark.slow),
-        pytest.param("staged", marks=pytest.mark.slow),
+        pytest.param(
+            way.value,
+            marks=[needs(*WAY_NEEDS[way]), *([pytest.mark.slow] if _is_older(way) else [])],
+        )
+        for way in Way
     ],
 )
-"""Every way of replacing a mount; the newest one in the quick suite, all in the whole one."""
+"""Every way of replacing a mount that this kernel has; older than its newest one is slow."""
 
 _LEFTOVER_GRACE_SECONDS = 3.0
 

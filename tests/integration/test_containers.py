@@ -15,6 +15,7 @@ from fusewatchd.demo.pods import DemoPod, PodMount, PodVolume
 from fusewatchd.demo.sources import ServerOptions, Source
 from fusewatchd.demo.unmounting import mount_points_below
 from fusewatchd.linux import syscalls
+from tests.features import Feature, needs
 from tests.lab import WAYS, in_lab
 
 pytestmark = pytest.mark.kernel
@@ -63,6 +64,7 @@ def test_bidirectional_mounts_still_reach_the_host(node: DemoNode, way: str) -> 
         assert f"{pod.volume_path('v')}/inside" not in mount_points_below(pod.directory)
 
 
+@needs(Feature.FUSE_IDMAP)
 @in_lab(timeout=60)
 def test_idmapped_container_recovers(node: DemoNode) -> None:
     source = node.add_source("one", options=ServerOptions(allows_idmap=True))
@@ -77,6 +79,7 @@ def test_idmapped_container_recovers(node: DemoNode) -> None:
         daemon.wait_until_watching(2)
 
 
+@needs(Feature.FUSE_IDMAP)
 @WAYS
 @in_lab(timeout=60)
 def test_idmapped_container_is_refused_where_the_new_server_has_no_idmap(

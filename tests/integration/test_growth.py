@@ -11,7 +11,7 @@ from fusewatchd.demo.containerspec import MountPropagation
 from fusewatchd.demo.daemonprocess import DaemonProcess
 from fusewatchd.demo.node import DemoNode, ForeignKind
 from fusewatchd.demo.pods import PodMount, PodVolume
-from tests.lab import in_lab
+from tests.lab import WAYS, in_lab
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
@@ -40,7 +40,7 @@ def processes_of(pid: int) -> dict[int, int]:
     return found
 
 
-@pytest.mark.parametrize("way", ["beneath", "on-top", "staged"])
+@WAYS
 @in_lab(timeout=280)
 def test_sixty_crashes_of_twenty_volumes(node: DemoNode, way: str) -> None:
     source = node.add_source("one")

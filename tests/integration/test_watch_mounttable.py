@@ -17,23 +17,16 @@ import pytest
 
 from fusewatchd.demo.namespace import PrivateWorld
 from fusewatchd.linux import mounttable, statmount, syscalls
-from fusewatchd.linux.fanotify import MountEvent, MountEventKind, MountEvents, parse_events
+from fusewatchd.linux.fanotify import MountEvent, MountEventKind, parse_events
 from fusewatchd.linux.mounttable import MountTableSource
 from fusewatchd.linux.syscalls import closing_fd, mount
 from fusewatchd.mountinfo import MountTable, parse_mount_table
+from tests.features import Feature, lacking, needs
 from tests.integration.test_watch_statmount import refuse
 from tests.lab import run_in_world
 
 MS_MOVE = 0x2000
-HAS_EVENTS = statmount.is_supported()
-
-
-def needs_fanotify() -> None:
-    """Skip in the lab, with the reason, where this kernel has no mount events."""
-    try:
-        MountEvents().close()
-    except OSError as exc:
-        pytest.skip(f"no fanotify mount events (Linux 6.14): {exc}")
+HAS_EVENTS = Feature.STATMOUNT not in lacking()
 
 
 def read_table() -> MountTable:
@@ -80,7 +73,12 @@ class Clock:
         return self.now
 
 
-@pytest.fixture(params=[True, False], ids=["fanotify", "poll"])
+needs_events = needs(Feature.MOUNT_EVENTS)
+
+
+@pytest.fixture(
+    params=[pytest.param(True, id="fanotify", marks=needs_events), pytest.param(False, id="poll")]
+)
 def use_fanotify(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
@@ -89,8 +87,6 @@ def in_world(use_fanotify: bool, body: Callable[[str, MountTableSource, Clock], 
     """Run a body with a source that never has to wait between updates."""
 
     def with_source(world: PrivateWorld) -> Any:
-        if use_fanotify:
-            needs_fanotify()
         clock = Clock()
         with contextlib.closing(MountTableSource(use_fanotify=use_fanotify, clock=clock)) as source:
             assert source.uses_fanotify == use_fanotify
@@ -196,7 +192,17 @@ def take_layer_below(lab: str) -> None:
     syscalls.umount2(f"{peer}/x")
 
 
-@pytest.mark.parametrize("name", CHANGES)
+CHANGE_NEEDS = {
+    "mount_setattr": [Feature.MOUNT_SETATTR],
+    "make private": [Feature.MOUNT_SETATTR],
+    "beneath": [Feature.BENEATH],
+    "take the layer below": [Feature.BENEATH],
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=needs(*CHANGE_NEEDS.get(name, []))) for name in CHANGES]
+)
 def test_one_change(use_fanotify: bool, name: str) -> None:
     def body(lab: str, source: MountTableSource, clock: Clock) -> None:
         furnish(lab)
@@ -285,6 +291,7 @@ def change_something(chance: random.Random, places: list[str]) -> Changed:
     return Changed.MOUNTS
 
 
+@needs_events
 def test_flags_that_changed_along_with_a_mount_are_read_soon() -> None:
     def body(lab: str, source: MountTableSource, clock: Clock) -> list[object]:
         furnish(lab)
@@ -361,8 +368,6 @@ class SlowClock(Clock):
 
 def test_updates_rest_in_proportion_to_their_cost(use_fanotify: bool) -> None:
     def body(world: PrivateWorld) -> Any:
-        if use_fanotify:
-            needs_fanotify()
         clock = SlowClock()
         updates, table = 0, None
         with contextlib.closing(MountTableSource(use_fanotify=use_fanotify, clock=clock)) as source:
@@ -419,6 +424,7 @@ def test_the_rest_is_bounded() -> None:
 # ---------------------------------------------------------------- overflow and audit
 
 
+@needs_events
 def test_a_burst_is_read_at_once_instead_of_one_by_one() -> None:
     def body(lab: str, source: MountTableSource, clock: Clock) -> None:
         source.table()
@@ -432,6 +438,7 @@ def test_a_burst_is_read_at_once_instead_of_one_by_one() -> None:
     in_world(True, body)
 
 
+@needs_events
 def test_lost_records_lead_to_a_full_read() -> None:
     def body(lab: str, source: MountTableSource, clock: Clock) -> None:
         source.table()
@@ -467,6 +474,7 @@ def test_an_audit_finds_what_the_kernel_does_not_announce(use_fanotify: bool) ->
     assert in_world(use_fanotify, body) == [False, False, True, True, False, True]
 
 
+@needs_events
 def test_records_that_do_not_fit_are_not_applied() -> None:
     def body(lab: str, source: MountTableSource, clock: Clock) -> list[bool]:
         furnish(lab)
@@ -495,7 +503,7 @@ def test_records_that_do_not_fit_are_not_applied() -> None:
     assert in_world(True, body) == [True] * 7
 
 
-@pytest.mark.skipif(not HAS_EVENTS, reason="this kernel has no complete statmount(2)")
+@needs(Feature.STATMOUNT)
 def test_only_a_mount_that_was_there_all_the_time_gets_its_unique_id() -> None:
     def body(world: PrivateWorld) -> list[bool]:
         stays, goes = tmpfs(world.lab, "stays"), tmpfs(world.lab, "goes")

@@ -16,6 +16,7 @@ from fusewatchd.demo.namespace import PrivateWorld
 from fusewatchd.linux import statmount, syscalls
 from fusewatchd.linux.syscalls import closing_fd, mount
 from fusewatchd.mountinfo import MountTable, parse_mount_table
+from tests.features import Feature, needs
 from tests.lab import run_in_world
 
 CLONE_NEWUSER = 0x10000000
@@ -25,9 +26,7 @@ MS_LAZYTIME = 1 << 25
 MS_UNBINDABLE = 1 << 17
 MS_MOVE = 0x2000
 
-pytestmark = pytest.mark.skipif(
-    not statmount.is_supported(), reason="this kernel has no complete statmount(2) (Linux 6.13)"
-)
+pytestmark = needs(Feature.STATMOUNT)
 
 
 def read_table() -> MountTable:
