@@ -25,7 +25,7 @@ _SINCE_6_5 = {"BENEATH", "UNIQUE_IDS", "FUSE_IDMAP"} | _SINCE_6_13
 _SINCE_5_12 = {"MOUNT_SETATTR"} | _SINCE_6_5
 
 KERNELS = {
-    kernel.name: kernel
+    kernel.suite: kernel
     for kernel in (
         Kernel("bookworm", "6.1", "on-top", frozenset(_SINCE_6_5)),
         Kernel("bullseye", "5.10", "staged", frozenset(_SINCE_5_12)),

@@ -97,7 +97,7 @@ def _run(kernel: Kernel, root: Path, options: Options) -> machine.Run:
 
 def _script(options: Options) -> str:
     tests = [
-        "timeout", "--kill-after=10", str(max(60, options.seconds - 60)),
+        "timeout", "--signal=INT", "--kill-after=20", str(max(60, options.seconds - 60)),
         "python3", "-m", "pytest", "-q", "-p", "no:cacheprovider",
         "-n", str(options.workers), "-o", f"timeout={120 * options.patience:.0f}",
         "--junitxml=/results/junit.xml", *options.pytest,
