@@ -103,6 +103,8 @@ class _State:
     must_repeat: bool = False
     """Something happened while a question was pending: its answer may be from before that."""
     server_gone_at: float | None = None
+    perhaps_gone_at: float | None = None
+    """A server ended and nobody told whose: it was this one's if the answer says so."""
     standstill: Standstill | None = None
 
 
@@ -203,11 +205,15 @@ class Connections:
         if state is None or state.pending_since is None or asked_at < state.pending_since:
             return
         interval = 0.0 if state.must_repeat else self.timing.interval
+        gone_at, perhaps = state.server_gone_at, state.perhaps_gone_at
         if answer is Answer.DISCONNECTED:
             interval = float("inf")
+            gone_at = perhaps if gone_at is None else gone_at
         self._states[device] = replace(
             state,
             answer=answer,
+            server_gone_at=gone_at,
+            perhaps_gone_at=perhaps if state.must_repeat else None,
             errno=errno,
             pending_since=None,
             heard_since=None,
@@ -243,6 +249,15 @@ class Connections:
         if state is not None:
             gone_at = state.server_gone_at if state.server_gone_at is not None else now
             self._states[device] = replace(_asked_again(state), server_gone_at=gone_at)
+
+    def some_server_gone(self, now: float) -> None:
+        """Note that a process ended that served one of them, and ask them all at once.
+
+        Before Linux 6.16 nobody tells which one it served.
+        """
+        for device, state in self._states.items():
+            if _may_change(state):
+                self._states[device] = replace(_asked_again(state), perhaps_gone_at=now)
 
     def count_requests(self, waiting: Mapping[Device, int | None], now: float) -> None:
         """Find out which of the hung connections stand still.

@@ -265,8 +265,7 @@ class Daemon:
         now = time.monotonic()
         for server in self._servers.exited():
             if not server.devices:
-                # Before Linux 6.16 nobody tells which connection it served.
-                self._node.connections.ask_all_again()
+                self._node.connections.some_server_gone(now)
             for device in server.devices:
                 self._node.connections.server_gone(device, now)
 

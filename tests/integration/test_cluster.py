@@ -66,11 +66,15 @@ def wait_for_reasons(apiserver: DemoApiServer, reasons: list[str]) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.parametrize("is_old", [False, True], ids=["kernel", "old-kernel"])
 @in_lab(timeout=90)
-def test_a_crash_is_told_as_events_and_metrics(node: DemoNode) -> None:
+def test_a_crash_is_told_as_events_and_metrics(node: DemoNode, is_old: bool) -> None:
     source = node.add_source("one")
     pod, container = pod_with_container(node, source, "web")
-    with cluster(node) as world, DaemonProcess(node, settings=world.settings()) as daemon:
+    with (
+        cluster(node) as world,
+        DaemonProcess(node, settings=world.settings(), as_old_kernel=is_old) as daemon,
+    ):
         daemon.wait_for(lambda d: d["pods_known"] and d["totals"]["verdicts"]["healthy"] == 2)
         crash(source)
         container.wait_until_readable("/data/hello", DEADLINE)

@@ -161,6 +161,37 @@ def test_a_pending_question_that_becomes_urgent_is_sent_once_more() -> None:
     assert connections.due(1.4) == []
 
 
+def test_a_server_that_ended_was_the_one_of_whoever_is_dead_now() -> None:
+    other = Device(0, 41)
+    shown = {d: Shown(Question(d, f"/{d}"), frozenset({d.minor})) for d in (D, other)}
+    connections = Connections(TIMING)
+    connections.set_shown(shown)
+    connections.due(1.0)
+    connections.take_answer(D, Answer.ANSWERED, 0, 1.0, 1.5)
+    connections.some_server_gone(2.0)
+    assert {question.device for question in connections.due(2.0)} == {D, other}
+    connections.take_answer(D, Answer.DISCONNECTED, 107, 2.0, 2.1)
+    # This answer may be from before, and is asked for again.
+    connections.take_answer(other, Answer.ANSWERED, 0, 1.0, 2.2)
+    assert [question.device for question in connections.due(2.2)] == [other]
+    view = connections.view(2.2, {})
+    assert (view[D].server_gone_at, view[other].server_gone_at) == (2.0, None)
+    connections.take_answer(other, Answer.ANSWERED, 0, 2.2, 2.3)
+    connections.due(20.0)
+    connections.take_answer(other, Answer.DISCONNECTED, 107, 20.0, 20.1)
+    assert connections.view(20.1, {})[other].server_gone_at is None
+
+
+def test_the_server_of_a_doubtful_answer_may_have_ended() -> None:
+    connections = book()
+    connections.due(1.0)
+    connections.some_server_gone(2.0)
+    connections.take_answer(D, Answer.ANSWERED, 0, 1.0, 2.1)
+    connections.due(2.1)
+    connections.take_answer(D, Answer.DISCONNECTED, 107, 2.1, 2.2)
+    assert connections.view(2.2, {})[D].server_gone_at == 2.0
+
+
 def test_what_comes_later_is_urgent_and_what_was_there_is_not() -> None:
     connections, other = book(), Device(0, 41)
     connections.set_shown(
