@@ -43,7 +43,7 @@ class Feature(Enum):
     FUSE_FDINFO = "no FUSE connection in fdinfo, which Linux has since 6.16"
 
 
-WAY_NEEDS = {
+_WAY_NEEDS = {
     Way.BENEATH: (Feature.BENEATH,),
     Way.ON_TOP: (Feature.MOUNT_SETATTR,),
     Way.STAGED: (),
@@ -54,6 +54,18 @@ def needs(*features: Feature) -> pytest.MarkDecorator:
     """Mark a test, or one of its parameters, that means nothing without these features."""
     missing = [feature.value for feature in features if feature in lacking()]
     return pytest.mark.skipif(bool(missing), reason="; ".join(missing))
+
+
+def needs_way(way: Way) -> pytest.MarkDecorator:
+    """Mark what means nothing where mounts cannot be replaced in this way."""
+    return needs(*_WAY_NEEDS[way])
+
+
+def require_way(way: Way) -> None:
+    """Skip the running test where mounts cannot be replaced in this way."""
+    for feature in _WAY_NEEDS[way]:
+        if feature in lacking():
+            pytest.skip(feature.value)
 
 
 @cache
@@ -139,7 +151,7 @@ def _fuse_mount(directory: str) -> _FuseMount:
 
 def best_way() -> Way:
     """Return the newest way of replacing a mount that works here."""
-    return next(way for way in Way if lacking().isdisjoint(WAY_NEEDS[way]))
+    return next(way for way in Way if lacking().isdisjoint(_WAY_NEEDS[way]))
 
 
 def main() -> None:

@@ -41,11 +41,14 @@ from fusewatchd.demo.namespace import (
     run_in_private_world,
 )
 from fusewatchd.demo.node import DemoNode
+from fusewatchd.demo.patience import patient
 from fusewatchd.demo.pods import DemoPod, PodMount, PodVolume
 from fusewatchd.demo.sources import Source
 from fusewatchd.demo.unmounting import mount_points_below
 from fusewatchd.linux.mountkernel import Way
-from tests.features import WAY_NEEDS, best_way, needs
+from fusewatchd.linux.runningkernel import RealKernel
+from fusewatchd.linux.staging import Staging
+from tests.features import Feature, best_way, lacking, needs_way, require_way
 
 P = ParamSpec("P")
 
@@ -59,7 +62,7 @@ WAYS = pytest.mark.parametrize(
     [
         pytest.param(
             way.value,
-            marks=[needs(*WAY_NEEDS[way]), *([pytest.mark.slow] if _is_older(way) else [])],
+            marks=[needs_way(way), *([pytest.mark.slow] if _is_older(way) else [])],
         )
         for way in Way
     ],
@@ -97,7 +100,8 @@ def in_lab(
         # pytest must see the fixtures only, not the node.
         wrapper.__signature__ = signature.replace(parameters=rest)  # type: ignore[attr-defined]
         del wrapper.__dict__["__wrapped__"]
-        marked: Callable[P, None] = pytest.mark.kernel(pytest.mark.timeout(timeout + 30)(wrapper))
+        limit = pytest.mark.timeout(patient(timeout + 30))
+        marked: Callable[P, None] = pytest.mark.kernel(limit(wrapper))
         return marked
 
     return decorate
@@ -128,7 +132,7 @@ def run_in_world(body: Callable[[PrivateWorld], Any], *, timeout: float = 60.0) 
                 warnings.simplefilter("ignore", DeprecationWarning)
                 status = run_in_private_world(
                     lambda world: _run_body(body, world, output.fileno(), outcome),
-                    deadline_seconds=timeout,
+                    deadline_seconds=patient(timeout),
                 )
         except NamespaceForbiddenError as error:
             pytest.skip(f"no lab: {error}")
@@ -189,7 +193,7 @@ def _adopt_orphans() -> None:
 def leftovers(world: PrivateWorld) -> list[str]:
     """Return the mounts below the lab and the processes of ours that are still there."""
     left = [f"mount {path!r}" for path in mount_points_below(world.lab)]
-    end = time.monotonic() + _LEFTOVER_GRACE_SECONDS
+    end = time.monotonic() + patient(_LEFTOVER_GRACE_SECONDS)
     while (children := _living_children()) and time.monotonic() < end:
         time.sleep(0.01)
     return left + [f"process {child}" for child in children]
@@ -213,6 +217,13 @@ def _command_line(pid: str) -> str:
             return file.read().replace(b"\0", b" ").decode(errors="backslashreplace").strip()
     except OSError:
         return "(gone)"
+
+
+def real_kernel(way: Way) -> RealKernel:
+    """Return the mount calls of the running kernel; skips the test where it has no such way."""
+    require_way(way)
+    detached = way is Way.BENEATH and Feature.MOUNTS_ON_DETACHED not in lacking()
+    return RealKernel(way, Staging(), mounts_on_detached=detached)
 
 
 def pod_with_container(node: DemoNode, source: Source, name: str) -> tuple[DemoPod, Container]:
@@ -239,7 +250,7 @@ def run_command(*words: str, timeout: float = 30.0) -> subprocess.CompletedProce
         text=True,
         cwd="/",
         env=python_environment(),
-        timeout=timeout,
+        timeout=patient(timeout),
         check=False,
     )
 
@@ -291,7 +302,7 @@ def run_as_ordinary_user(
             cwd="/",
             capture_output=True,
             text=True,
-            timeout=timeout,
+            timeout=patient(timeout),
             check=False,
         )
 
@@ -321,7 +332,9 @@ def _python_for_everyone() -> str:
         probe += ["sh", "-c", 'exec "$@"', "sh", python]
         code = "import sys; sys.exit(sys.version_info < (3, 10))"
         try:
-            subprocess.run([*probe, "-c", code], check=True, capture_output=True, timeout=20)
+            subprocess.run(
+                [*probe, "-c", code], check=True, capture_output=True, timeout=patient(20)
+            )
         except (subprocess.CalledProcessError, FileNotFoundError):
             continue
         return python

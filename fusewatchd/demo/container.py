@@ -28,6 +28,7 @@ from fusewatchd.demo.containerspec import (
     Transition,
     UserNamespace,
 )
+from fusewatchd.demo.patience import patient
 from fusewatchd.errors import FusewatchError
 from fusewatchd.linux import syscalls
 
@@ -150,11 +151,11 @@ class Container:
         self._channel.close()
         self._process.kill()
         try:
-            self._process.wait(timeout)
+            self._process.wait(patient(timeout))
         except subprocess.TimeoutExpired as error:
             raise TimeoutError(f"container {self._process.pid} cannot be killed") from error
         if self._cgroup_directory is not None:
-            end = time.monotonic() + timeout
+            end = time.monotonic() + patient(timeout)
             while not cgroups.remove(self._cgroup_directory) and time.monotonic() < end:
                 time.sleep(0.002)
             cgroups.remove(os.path.dirname(self._cgroup_directory))
@@ -179,7 +180,7 @@ class Container:
             TimeoutError: no answer in ``timeout`` seconds; it may still come.
             EOFError: the container is gone.
         """
-        end = time.monotonic() + timeout
+        end = time.monotonic() + patient(timeout)
         while request not in self._answers:
             message = self._receive(end)
             self._answers[message["id"]] = message
@@ -217,7 +218,7 @@ class Container:
                 "wait_until_readable",
                 timeout=deadline_seconds + 10,
                 path=path,
-                seconds=deadline_seconds,
+                seconds=patient(deadline_seconds),
                 interval=interval,
             )
         )
@@ -265,7 +266,7 @@ class Container:
 
     def _expect_phase(self, phase: str, timeout: float) -> None:
         try:
-            message = self._receive(time.monotonic() + timeout)
+            message = self._receive(time.monotonic() + patient(timeout))
         except EOFError as error:
             raise FusewatchError(f"the container ended before phase {phase!r}") from error
         if message["phase"] != phase:

@@ -14,6 +14,7 @@ from typing import Any
 
 from fusewatchd.demo.container import python_environment
 from fusewatchd.demo.node import DemoNode
+from fusewatchd.demo.patience import patient
 
 
 class DaemonProcess:
@@ -91,7 +92,7 @@ class DaemonProcess:
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=python_environment()
             )
         socket_path = os.path.join(self.runtime_dir, "fusewatchd.sock")
-        end = time.monotonic() + timeout
+        end = time.monotonic() + patient(timeout)
         while not os.path.exists(socket_path):
             if self._process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(f"the daemon did not start:\n{self.log()}")
@@ -102,7 +103,7 @@ class DaemonProcess:
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
         try:
-            return self._process.wait(timeout)
+            return self._process.wait(patient(timeout))
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -119,14 +120,16 @@ class DaemonProcess:
     def status(self) -> Any:
         """Return the status document."""
         command = [self._python, "-m", "fusewatchd", "status", "--json", *self._sets]
-        done = subprocess.run(command, capture_output=True, env=python_environment(), timeout=30)
+        done = subprocess.run(
+            command, capture_output=True, env=python_environment(), timeout=patient(30)
+        )
         if not done.stdout:
             raise RuntimeError(done.stderr.decode() + self.log())
         return json.loads(done.stdout)
 
     def wait_for(self, condition: Callable[[Any], bool], timeout: float = 15.0) -> Any:
         """Ask for the status until ``condition`` holds; return the document."""
-        end = time.monotonic() + timeout
+        end = time.monotonic() + patient(timeout)
         while True:
             document = self.status()
             if condition(document):

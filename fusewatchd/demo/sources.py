@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from fusewatchd.demo.container import python_environment
+from fusewatchd.demo.patience import patient
 from fusewatchd.errors import FusewatchError
 from fusewatchd.linux import syscalls
 
@@ -82,20 +83,20 @@ class ServerProcess:
         """SIGKILL and reap it; returns the moment just before the signal."""
         moment = time.monotonic()
         self._process.kill()
-        self._process.wait(timeout)
+        self._process.wait(patient(timeout))
         self._close()
         return moment
 
     def terminate(self, timeout: float = 10.0) -> None:
         """SIGTERM: the server unmounts and ends by itself."""
         self._process.terminate()
-        self._process.wait(timeout)
+        self._process.wait(patient(timeout))
         self._close()
 
     def pause(self) -> None:
         """SIGSTOP: from now on nothing is answered.  Returns when it has stopped."""
         self._process.send_signal(signal.SIGSTOP)
-        end = time.monotonic() + 5
+        end = time.monotonic() + patient(5)
         while _process_state(self.pid) not in ("T", "Z"):
             if time.monotonic() > end:
                 raise TimeoutError(f"server {self.pid} did not stop")
@@ -121,13 +122,13 @@ class ServerProcess:
         """
         if self._process.stdout is None:
             raise FusewatchError("the server has no stdout of ours")
-        if not select.select([self._process.stdout], [], [], timeout)[0]:
+        if not select.select([self._process.stdout], [], [], patient(timeout))[0]:
             raise TimeoutError(f"server {self.pid} is not ready after {timeout} s")
         return self._process.stdout.readline().decode(errors="replace")
 
     def exit_status(self, timeout: float = 5.0) -> int:
         """Wait for the end."""
-        return self._process.wait(timeout)
+        return self._process.wait(patient(timeout))
 
     def _close(self) -> None:
         if self._process.stdout is not None:
@@ -217,7 +218,7 @@ class Source:
 
     def _wait_for_mount(self, timeout: float) -> float:
         """Watch the path without asking the server; an external one says nothing."""
-        end = time.monotonic() + timeout
+        end = time.monotonic() + patient(timeout)
         while mount_id_at(self.path) == self._mount_before:
             if not self.server.is_running:
                 status = self.server.exit_status()

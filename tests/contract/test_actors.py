@@ -20,6 +20,7 @@ from tests.contract.actors import (
 from tests.contract.faults import MOST_CALLS, DisturbedKernel, Pace
 from tests.contract.stage import Stage, Volumes
 from tests.contract.worlds import World, in_world
+from tests.features import best_way
 
 Build = Callable[[World, Way, int], Stage]
 
@@ -99,9 +100,7 @@ def cases(builds: Sequence[Build]) -> pytest.MarkDecorator:
     def case(kind: str, way: Way, build: Build, pace: Pace) -> ParameterSet:
         marks = [pytest.mark.kernel] if kind == "real" else []
         is_simple = build is builds[0] and pace is Pace.AT_ONCE
-        is_usual = kind == "fake" or (
-            way is Way.BENEATH and build in (host_only, host_with_subpath)
-        )
+        is_usual = kind == "fake" or (way is best_way() and build in (host_only, host_with_subpath))
         if not (is_simple and is_usual):
             marks.append(pytest.mark.slow)
         name = f"{kind}-{way.value}-{build.__name__}-{pace.value}"

@@ -20,6 +20,7 @@ from fusewatchd.model import Device
 from tests.contract.shapes import Shape, as_text, shape_of
 from tests.contract.worlds import WAYS, FakeWorld, RealWorld, World
 from tests.fakes.propagation import Kind
+from tests.features import Feature, lacking
 from tests.lab import run_in_world
 
 pytestmark = pytest.mark.kernel
@@ -236,7 +237,7 @@ STEPS = st.one_of(
         anywhere,
         st.sampled_from(Propagation),
         st.sampled_from(OPTIONS),
-        st.booleans(),
+        st.just(False) if Feature.BENEATH in lacking() else st.booleans(),
         st.booleans(),
     ),
 )

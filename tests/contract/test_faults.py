@@ -13,8 +13,6 @@ import pytest
 
 from fusewatchd.decision import Outcome, OutcomeStatus
 from fusewatchd.linux.mountkernel import MountKernel, Way
-from fusewatchd.linux.runningkernel import RealKernel
-from fusewatchd.linux.staging import Staging
 from fusewatchd.model import Device, Reason
 from tests.contract.faults import (
     MOST_CALLS,
@@ -26,6 +24,7 @@ from tests.contract.faults import (
 )
 from tests.contract.stage import DATA, Container, Stage, Volumes, stale_stage
 from tests.contract.worlds import WAYS, FakeWorld, World, in_world
+from tests.lab import real_kernel
 
 ERRORS = (
     errno.EPERM, errno.ENOSPC, errno.ENOMEM, errno.EMFILE, errno.EBUSY, errno.EINVAL,
@@ -299,7 +298,7 @@ def test_really_killed_before_any_call(way: Way, build: Build) -> None:
             stage.daemon.look()
 
             def attempt(stage: Stage = stage, at: int = at) -> None:
-                stage.daemon.act(SuicidalKernel(_fresh_kernel(way), at))
+                stage.daemon.act(SuicidalKernel(real_kernel(way), at))
 
             code = in_a_process(attempt)
             assert code in (0, -signal.SIGKILL)
@@ -308,7 +307,7 @@ def test_really_killed_before_any_call(way: Way, build: Build) -> None:
                 watch.check()
 
                 def finish(stage: Stage = stage) -> None:
-                    stage.kernel = _fresh_kernel(way)
+                    stage.kernel = real_kernel(way)
                     stage.daemon.settle()
 
                 assert in_a_process(finish) == 0
@@ -323,7 +322,3 @@ def test_really_killed_before_any_call(way: Way, build: Build) -> None:
         raise AssertionError("a replacement that never ends")
 
     in_world("real", body)
-
-
-def _fresh_kernel(way: Way) -> MountKernel:
-    return RealKernel(way, Staging(), mounts_on_detached=way is Way.BENEATH)

@@ -19,14 +19,13 @@ from fusewatchd.decision import NamespaceRef
 from fusewatchd.demo.namespace import PrivateWorld
 from fusewatchd.linux import statmount, syscalls
 from fusewatchd.linux.mountkernel import MountKernel, Way
-from fusewatchd.linux.runningkernel import RealKernel
-from fusewatchd.linux.staging import Staging, mount_flags
+from fusewatchd.linux.staging import mount_flags
 from fusewatchd.model import Device, Mount
 from fusewatchd.mountinfo import MountTable, parse_mount_table
 from tests.fakes.kernel import FakeKernel
 from tests.fakes.machine import Machine
 from tests.fakes.propagation import Kind
-from tests.lab import run_in_world
+from tests.lab import real_kernel, run_in_world
 
 _PR_SET_PDEATHSIG = 1
 
@@ -101,8 +100,7 @@ class RealWorld:
 
     def kernel(self, way: Way) -> MountKernel:
         if way not in self._kernels:
-            detached = way is Way.BENEATH
-            self._kernels[way] = RealKernel(way, Staging(), mounts_on_detached=detached)
+            self._kernels[way] = real_kernel(way)
         return self._kernels[way]
 
     def descriptor_count(self) -> int:

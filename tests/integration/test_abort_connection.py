@@ -17,16 +17,15 @@ from fusewatchd.decision import AbortConnection, Expect, NamespaceRef, Outcome, 
 from fusewatchd.demo.node import DemoNode
 from fusewatchd.demo.sources import Source
 from fusewatchd.linux import aborting, fusectl, syscalls
-from fusewatchd.linux.mountkernel import Way
 from fusewatchd.linux.replacement import carry_out
 from fusewatchd.linux.runningkernel import RealKernel
-from fusewatchd.linux.staging import Staging
 from fusewatchd.linux.statmount import mount_unique_id
 from fusewatchd.linux.stop import Stop
 from fusewatchd.linux.syscalls import closing_fd
 from fusewatchd.model import Mount, Reason, TargetKey
 from fusewatchd.mountinfo import parse_mount_table
-from tests.lab import in_lab, pod_with_container
+from tests.features import best_way
+from tests.lab import in_lab, pod_with_container, real_kernel
 
 pytestmark = pytest.mark.kernel
 
@@ -49,7 +48,7 @@ def abort_of(source: Source) -> AbortConnection:
 
 
 def attempt(action: AbortConnection) -> Outcome:
-    return carry_out(RealKernel(Way.BENEATH, Staging(), mounts_on_detached=True), action)
+    return carry_out(real_kernel(best_way()), action)
 
 
 class Caller:

@@ -23,11 +23,9 @@ from fusewatchd.demo.unmounting import Unmounting
 from fusewatchd.linux import syscalls
 from fusewatchd.linux.mountkernel import Way
 from fusewatchd.linux.replacement import carry_out
-from fusewatchd.linux.runningkernel import RealKernel
-from fusewatchd.linux.staging import Staging
 from fusewatchd.model import Device, Mount, Reason, TargetKey
 from fusewatchd.mountinfo import parse_mount_table
-from tests.lab import WAYS, in_lab, pod_with_container
+from tests.lab import WAYS, in_lab, pod_with_container, real_kernel
 
 pytestmark = pytest.mark.kernel
 
@@ -303,7 +301,7 @@ def changed_device(action: DetachOrphan) -> DetachOrphan:
 def test_what_has_changed_since_it_was_looked_at_is_left_alone(node: DemoNode, way: str) -> None:
     source = node.add_source("dying", files={"hello": "x", "inside/.keep": ""})
     pod = node.add_pod("gone", [PodVolume("v", source), PodVolume("w", source)])
-    kernel = RealKernel(Way(way), Staging(), mounts_on_detached=way == "beneath")
+    kernel = real_kernel(Way(way))
     target, with_child = pod.volume_path("v"), pod.volume_path("w")
     mount_inside(with_child)
     source.kill()

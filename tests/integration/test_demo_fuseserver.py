@@ -23,6 +23,7 @@ from fusewatchd.demo.container import python_environment
 from fusewatchd.demo.node import DemoNode
 from fusewatchd.demo.sources import ServerOptions, Source, detach_all, mount_id_at
 from fusewatchd.linux import syscalls
+from tests.features import Feature, needs
 from tests.lab import in_lab
 
 RENAME_NOREPLACE = 1
@@ -348,6 +349,7 @@ def test_mount_of_another_user_answers_root_by_itself(node: DemoNode) -> None:
     assert errno_of(lambda: os.listdir(source.path)) == errno.EACCES
 
 
+@needs(Feature.FUSE_IDMAP)
 @in_lab()
 def test_idmap_is_negotiated_or_not(node: DemoNode) -> None:
     space = os.open("/proc/self/ns/user", os.O_RDONLY)

@@ -19,6 +19,7 @@ from fusewatchd.demo.pods import DemoPod, PodMount, PodVolume, VolumeKind
 from fusewatchd.demo.sources import OldServer, ServerOptions, Source
 from fusewatchd.demo.unmounting import Unmounting, mount_points_below
 from fusewatchd.linux import syscalls
+from tests.features import Feature, needs
 from tests.lab import in_lab
 
 DISCONNECTED = (errno.ENOTCONN, errno.ECONNABORTED)
@@ -236,6 +237,7 @@ def test_cgroup_names_the_pod(node: DemoNode) -> None:
     assert any(line.startswith("0::/") and line.endswith(wanted) for line in text.splitlines())
 
 
+@needs(Feature.FUSE_IDMAP)
 @in_lab()
 def test_user_namespace_gets_idmapped_mounts(node: DemoNode) -> None:
     source = node.add_source("one", options=ServerOptions(allows_idmap=True))

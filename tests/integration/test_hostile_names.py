@@ -11,7 +11,9 @@ from fusewatchd.demo.container import Container
 from fusewatchd.demo.daemonprocess import DaemonProcess
 from fusewatchd.demo.node import DemoNode
 from fusewatchd.demo.pods import DemoPod, PodMount, PodVolume
+from fusewatchd.linux.mountkernel import Way
 from fusewatchd.printable import printable
+from tests.features import best_way, needs_way
 from tests.lab import in_lab
 
 pytestmark = pytest.mark.kernel
@@ -36,6 +38,7 @@ NAMES = {
     "percent": "%n%s%00{}{0}$(id)`id`",
     "wide": "\U0001f4a9" * 60,
 }
+ALL = tuple(NAMES)
 QUICK = ("newline", "written escape", "invalid UTF-8", "longest")
 LONG_PATH = "/" + "/".join("p" * 250 for _ in range(14))
 
@@ -67,22 +70,22 @@ def add_subject(node: DemoNode, number: int, name: str) -> Subject:
 @pytest.mark.parametrize(
     ("way", "is_old", "names"),
     [
-        ("beneath", False, QUICK),
-        pytest.param("beneath", False, tuple(NAMES), marks=pytest.mark.slow),
-        pytest.param("on-top", False, tuple(NAMES), marks=pytest.mark.slow),
-        pytest.param("staged", True, tuple(NAMES), marks=pytest.mark.slow),
+        (best_way(), False, QUICK),
+        pytest.param(Way.BENEATH, False, ALL, marks=[pytest.mark.slow, needs_way(Way.BENEATH)]),
+        pytest.param(Way.ON_TOP, False, ALL, marks=[pytest.mark.slow, needs_way(Way.ON_TOP)]),
+        pytest.param(Way.STAGED, True, ALL, marks=pytest.mark.slow),
     ],
     ids=["quick", "beneath", "on-top", "staged-old-kernel"],
 )
 @in_lab(timeout=110)
 def test_every_name_recovers(
-    node: DemoNode, way: str, is_old: bool, names: tuple[str, ...]
+    node: DemoNode, way: Way, is_old: bool, names: tuple[str, ...]
 ) -> None:
     source = node.add_source("one", files={"hello": "one"})
     subjects = [add_subject(node, number, name) for number, name in enumerate(names)]
     long = node.add_pod("long", [PodVolume("v", source)], [PodMount("v", LONG_PATH)])
     container = node.start_container(long)
-    with DaemonProcess(node, way=way, as_old_kernel=is_old) as daemon:
+    with DaemonProcess(node, way=way.value, as_old_kernel=is_old) as daemon:
         daemon.wait_until_watching(4 * len(subjects) + 2)
         for _ in range(2):
             source.kill()

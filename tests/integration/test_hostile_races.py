@@ -33,10 +33,10 @@ from fusewatchd.linux.mountkernel import Way
 from fusewatchd.linux.procfs import open_process
 from fusewatchd.linux.replacement import carry_out
 from fusewatchd.linux.runningkernel import RealKernel
-from fusewatchd.linux.staging import Staging
 from fusewatchd.model import Device, Mount, TargetKey
 from fusewatchd.mountinfo import parse_mount_table
-from tests.lab import in_lab, pod_with_container
+from tests.features import needs_way
+from tests.lab import in_lab, pod_with_container, real_kernel
 from tests.swapper import Step, Swapper, exchanging
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
@@ -45,11 +45,13 @@ SUBPATH_RECOVERIES = 2000
 ANCESTOR_RECOVERIES = 1000
 LONGEST_SECONDS = 80.0
 SOURCES = ("one", "two", "three")
-ENGINES = pytest.mark.parametrize("way", Way, ids=lambda way: way.value)
+ENGINES = pytest.mark.parametrize(
+    "way", [pytest.param(way, id=way.value, marks=needs_way(way)) for way in Way]
+)
 
 
 def engine(way: Way, *, has_openat2: bool = True) -> RealKernel:
-    kernel = RealKernel(way, Staging(), mounts_on_detached=way is Way.BENEATH)
+    kernel = real_kernel(way)
     kernel._has_openat2 = has_openat2
     return kernel
 

@@ -13,9 +13,11 @@ from fusewatchd.demo.node import DemoNode
 from fusewatchd.demo.pods import PodVolume
 from fusewatchd.kube.apiserver import WRITES
 from fusewatchd.linux import syscalls
+from fusewatchd.linux.mountkernel import Way
 from fusewatchd.linux.procfs import read_mount_max
 from fusewatchd.reporters.crowd import MAX_PODS
 from fusewatchd.reporters.events import EventKind
+from tests.features import needs_way
 from tests.lab import in_lab, pod_with_container
 from tests.storm import Size, cluster, stage, usage, wait_until_healthy
 
@@ -100,7 +102,13 @@ def test_a_source_that_dies_at_once_is_left_alone_until_it_stays(node: DemoNode)
         assert daemon.log().count("source comes and goes") == 1
 
 
-@pytest.mark.parametrize("way", ["beneath", pytest.param("on-top", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "way",
+    [
+        pytest.param("beneath", marks=needs_way(Way.BENEATH)),
+        pytest.param("on-top", marks=[pytest.mark.slow, needs_way(Way.ON_TOP)]),
+    ],
+)
 @in_lab(timeout=90)
 def test_the_mount_table_is_never_filled_up(node: DemoNode, way: str) -> None:
     """A layer on top is one entry more; what is put beneath takes the place of the old one."""

@@ -35,7 +35,7 @@ PACKAGES = (
     "python3-yaml",
 )
 GUEST = Path(__file__).with_name("guest")
-MODULES = ("virtio_pci", "virtio_blk", "ext4", "fuse", "overlay")
+MODULES = ("virtio_pci", "virtio_blk", "ext4", "fuse")
 """To be loaded before the root is mounted, where they are not built in."""
 _CHECKOUT = ("conf", "fusewatchd", "pyproject.toml", "systemd", "tests")
 _IMAGE_SIZE = "1G"
@@ -95,12 +95,9 @@ def initramfs(unpacked: Path, root: Path, archive: Path) -> Path:
 
 def _in_order_of_loading(unpacked: Path) -> Iterator[Path]:
     """Yield the files of ``MODULES`` and of what they need, each after what it needs."""
-    (directory,) = (unpacked / "lib/modules", unpacked / "usr/lib/modules")[
-        not (unpacked / "lib/modules").is_dir() :
-    ][:1]
-    (release,) = directory.iterdir()
+    (release,) = [*unpacked.glob("lib/modules/*"), *unpacked.glob("usr/lib/modules/*")]
     if not (release / "modules.dep").exists():
-        subprocess.run(["depmod", "-b", directory.parents[1], release.name], check=True)
+        subprocess.run(["depmod", "-b", release.parents[2], release.name], check=True)
     needs: dict[str, list[str]] = {}
     for line in (release / "modules.dep").read_text().splitlines():
         module, _, others = line.partition(":")
@@ -109,7 +106,7 @@ def _in_order_of_loading(unpacked: Path) -> Iterator[Path]:
     done: set[str] = set()
     for name in MODULES:
         if name not in paths:
-            continue  # built in
+            continue  # it is built in
         # modules.dep lists all that a module needs, what is to be loaded first at the end.
         for module in (*reversed(needs[paths[name]]), paths[name]):
             if module not in done:

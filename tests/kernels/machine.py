@@ -6,15 +6,16 @@ import json
 import subprocess
 import tarfile
 import time
-import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from pathlib import Path
+from xml.etree import ElementTree
 
 from kernels import Kernel
 
 PROCESSORS = 2
 MEMORY = "2G"
 _RESULTS_SIZE = 32 << 20
+_RESULTS = ("status", "features.json", "junit.xml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,21 +32,34 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class Counts:
+    """Tests by how they ended; what is not applicable, by the feature that it needs."""
+
+    passed: int = 0
+    failed: int = 0
+    not_applicable: tuple[tuple[str, str], ...] = ()
+    """Reason and name of each."""
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """How it went."""
 
     kernel: Kernel
     seconds: float
     problem: str
-    release: str = "?"
-    way: str = "?"
-    counts: str = ""
+    release: str = "unknown"
+    way: str = "unknown"
+    counts: Counts = Counts()
 
     def summary(self) -> str:
         """Return one line for people."""
-        verdict = f"FAILED: {self.problem}" if self.problem else "ok"
-        what = f"{self.kernel.suite} (Linux {self.release}, way {self.way})"
-        return f"{what}: {self.counts} in {self.seconds:.0f} s: {verdict}"
+        counts = self.counts
+        return (
+            f"{self.kernel.suite}: Linux {self.release}, way {self.way}: {counts.passed} passed, "
+            f"{counts.failed} failed, {len(counts.not_applicable)} not applicable "
+            f"in {self.seconds:.0f} s: {self.problem or 'ok'}"
+        )
 
 
 def run(place: Place, seconds: int) -> Run:
@@ -92,24 +106,43 @@ def _judge(place: Place, seconds: float, problem: str) -> Run:
     """Read what the machine left; what is not there has failed."""
     kernel = place.kernel
     try:
-        with tarfile.open(place.results) as tar:
-            files = {
-                name: tar.extractfile(f"./{name}").read().decode()  # type: ignore[union-attr]
-                for name in ("status", "features.json", "junit.xml")
-            }
+        files = _read_results(place.results)
     except (tarfile.TarError, KeyError) as exc:
-        return Run(kernel, seconds, problem or f"no results ({exc}); see {place.console}")
+        problem = problem or f"no results ({exc}); its console is in {place.console}"
+        return Run(kernel, seconds, problem)
     found = json.loads(files["features.json"])
-    suite = ElementTree.fromstring(files["junit.xml"]).find("testsuite")
-    assert suite is not None
-    number = {key: int(suite.attrib[key]) for key in ("tests", "failures", "errors", "skipped")}
-    passed = number["tests"] - number["failures"] - number["errors"] - number["skipped"]
-    counts = f"{passed} passed, {number['skipped']} not applicable"
-    if bad := number["failures"] + number["errors"]:
-        counts += f", {bad} failed"
-    status = int(files["status"])
-    if not problem and status:
-        problem = f"pytest ended with status {status}"
-    if not problem and (found["way"], set(found["lacks"])) != (kernel.way, kernel.lacks):
-        problem = f"expected way {kernel.way}, without {sorted(kernel.lacks)}; found {found}"
+    if found["way"] != kernel.way or set(found["lacks"]) != kernel.lacks:
+        problem = problem or f"expected {kernel}, found {found}"
+    if status := int(files["status"]):
+        problem = problem or f"pytest ended with status {status}"
+    counts = _count(files["junit.xml"])
+    for reason in sorted({reason for reason, _ in counts.not_applicable}):
+        print(f"\nNot applicable: {reason}")
+        for name in (name for why, name in counts.not_applicable if why == reason):
+            print(f"    {name}")
     return Run(kernel, seconds, problem, found["release"], found["way"], counts)
+
+
+def _read_results(archive: Path) -> dict[str, str]:
+    files = {}
+    with tarfile.open(archive) as tar:
+        for name in _RESULTS:
+            file = tar.extractfile(f"./{name}")
+            assert file is not None, f"{name} is no file"
+            files[name] = file.read().decode()
+    return files
+
+
+def _count(junit: str) -> Counts:
+    passed = failed = 0
+    not_applicable = []
+    for case in ElementTree.fromstring(junit).iter("testcase"):
+        skipped = case.find("skipped")
+        if skipped is not None:
+            name = f"{case.get('classname')}::{case.get('name')}"
+            not_applicable.append((skipped.get("message", ""), name))
+        elif case.find("failure") is not None or case.find("error") is not None:
+            failed += 1
+        else:
+            passed += 1
+    return Counts(passed, failed, tuple(not_applicable))

@@ -67,7 +67,7 @@ def _options() -> Options:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--kernel", action="append", choices=list(KERNELS), help="(all)")
     parser.add_argument("--seconds", type=int, default=900, help="limit for one kernel (900)")
-    parser.add_argument("--patience", type=float, default=6.0, help="factor on deadlines (6)")
+    parser.add_argument("--patience", type=float, default=4.0, help="factor on deadlines (4)")
     parser.add_argument("--workers", type=int, default=4, help="tests at a time (4)")
     parser.add_argument("pytest", nargs="*", metavar="PYTEST ARGUMENT")
     arguments = parser.parse_args()
@@ -98,14 +98,13 @@ def _run(kernel: Kernel, root: Path, options: Options) -> machine.Run:
 def _script(options: Options) -> str:
     tests = [
         "timeout", "--signal=INT", "--kill-after=20", str(max(60, options.seconds - 60)),
-        "python3", "-m", "pytest", "-q", "-p", "no:cacheprovider",
+        "python3", "-m", "pytest", "-q", "-rfE", "-p", "no:cacheprovider",
         "-n", str(options.workers), "-o", f"timeout={120 * options.patience:.0f}",
         "--junitxml=/results/junit.xml", *options.pytest,
     ]  # fmt: skip
     return f"""\
-export FUSEWATCHD_TEST_PATIENCE={options.patience}
-python3 -m tests.features > /results/features.json || exit
-cat /results/features.json
+export FUSEWATCHD_PATIENCE={options.patience}
+python3 -m tests.features | tee /results/features.json
 exec {shlex.join(tests)}
 """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.model.choice import WAYS
+from tests.lab import WAYS
 from tests.model.episode import EPISODE_SECONDS, random_episode
 from tests.model.steps import Scenario, Step, parse
 
@@ -22,7 +22,7 @@ def test_steps_are_read_as_they_are_printed() -> None:
 @pytest.mark.kernel
 @pytest.mark.slow
 @pytest.mark.timeout(EPISODE_SECONDS + 60)
-@pytest.mark.parametrize("way", WAYS)
+@WAYS
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_life(way: str, number: int) -> None:
     result = random_episode(SEED, number, way, LENGTH)
