@@ -112,6 +112,7 @@ class EventPoster:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
+        writes: Rate = WRITES,
     ) -> None:
         """Take the endpoint and the name of this node; nothing is sent before ``start``."""
         self._client = Client(endpoint)
@@ -122,6 +123,7 @@ class EventPoster:
         self._api = EventsApi.EVENTS_V1
         self._series: OrderedDict[EventDraft, _Series] = OrderedDict()
         self._buckets: OrderedDict[ObjectReference, _Bucket] = OrderedDict()
+        self._rate = writes
         self._writes = Bucket()
         self._number = 0
         self._failures = 0
@@ -211,7 +213,7 @@ class EventPoster:
                 return None
             earliest = 0.0 if due is None else max(due.due, self._retry_at, self._write_at(now))
             if due is not None and earliest <= now:
-                self._writes = self._writes.take(1, WRITES, now)
+                self._writes = self._writes.take(1, self._rate, now)
                 return due
             if self._stop_at is not None and self._failures:
                 return None
@@ -219,8 +221,8 @@ class EventPoster:
 
     def _write_at(self, now: float) -> float:
         """Return when the node may write again; what waits at the end may go out at once."""
-        lacking = 0.0 if self._stop_at is not None else 1 - self._writes.left(WRITES, now)
-        return now + max(0.0, lacking / WRITES.per_second)
+        lacking = 0.0 if self._stop_at is not None else 1 - self._writes.left(self._rate, now)
+        return now + max(0.0, lacking / self._rate.per_second)
 
     def _due(self, now: float) -> _Series | None:
         """Return the Event to be written next, which may be later."""

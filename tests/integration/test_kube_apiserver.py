@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from fusewatchd.bucket import Rate
 from fusewatchd.demo.apiserver import DemoApiServer
 from fusewatchd.kube import apiserver
 from fusewatchd.kube.apiserver import EventPoster, PosterNews
@@ -24,6 +25,7 @@ POD = ObjectReference("Pod", "shop", "web-0", "u-1")
 STALE = EventDraft(POD, "FuseMountStale", "WatchFuseMount", "gone", "Warning")
 RECOVERED = replace(STALE, reason="FuseMountRecovered", note="back", type="Normal")
 PATIENCE = 20.0
+FEW = Rate(per_second=5.0, burst=4.0)
 
 
 class Hands:
@@ -42,6 +44,7 @@ def posting(
     clock: Callable[[], float] = time.monotonic,
     *,
     seconds: float = 0.2,
+    writes: Rate = apiserver.WRITES,
     **endpoint: Any,
 ) -> Iterator[EventPoster]:
     poster = EventPoster(
@@ -50,6 +53,7 @@ def posting(
         clock=clock,
         wall=lambda: 1_700_000_000.25,
         chance=lambda: 1.0,
+        writes=writes,
     )
     poster.start()
     try:
@@ -120,8 +124,8 @@ def test_an_event_as_the_server_wants_it() -> None:
 
 
 def test_the_node_writes_no_faster_than_its_rate_and_nothing_is_lost() -> None:
-    hands, burst = Hands(), int(apiserver.WRITES.burst)
-    with DemoApiServer() as server, posting(server, hands) as poster:
+    hands, burst = Hands(), int(FEW.burst)
+    with DemoApiServer() as server, posting(server, hands, writes=FEW) as poster:
         pods = [replace(POD, name=f"p{n}", uid=f"u{n}") for n in range(burst + 3)]
         for regarding in pods:
             poster.post(replace(STALE, regarding=regarding))
@@ -129,7 +133,7 @@ def test_the_node_writes_no_faster_than_its_rate_and_nothing_is_lost() -> None:
         wake(poster)
         time.sleep(0.1)
         assert len(server.requests) == burst
-        hands.now += 1.5 / apiserver.WRITES.per_second
+        hands.now += 1.5 / FEW.per_second
         wake(poster)
         news_until(poster, lambda n: n.posted == 1)
         hands.now += 60
@@ -139,9 +143,9 @@ def test_the_node_writes_no_faster_than_its_rate_and_nothing_is_lost() -> None:
 
 
 def test_what_waits_for_its_turn_still_goes_out_at_the_end() -> None:
-    hands, burst = Hands(), int(apiserver.WRITES.burst)
+    hands, burst = Hands(), int(FEW.burst)
     with DemoApiServer() as server:
-        with posting(server, hands, seconds=PATIENCE) as poster:
+        with posting(server, hands, seconds=PATIENCE, writes=FEW) as poster:
             for n in range(burst + 3):
                 poster.post(replace(STALE, regarding=replace(POD, name=f"p{n}", uid=f"u{n}")))
             news_until(poster, lambda n: n.posted == burst)
