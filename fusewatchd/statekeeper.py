@@ -9,7 +9,7 @@ from fusewatchd.persistence import document_of, is_same_memory, ledger_from
 from fusewatchd.reporters.log import Log
 from fusewatchd.statefile import StateWriter, read_boot_id, read_state
 
-SAVE_SECONDS = 0.5
+SAVE_SECONDS = 0.1
 """What changed is written down this long after the first change."""
 
 

@@ -6,6 +6,7 @@ Whatever the suite proves on the fake rests on this.
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -320,7 +321,7 @@ def run_examples(way: Way, count: int, seed: int) -> None:
             max_examples=count,
             deadline=None,
             database=None,
-            derandomize=seed == 0,
+            derandomize=seed == 0 or "CI" in os.environ,
             suppress_health_check=list(HealthCheck),
             phases=(Phase.generate, Phase.shrink),
         )
@@ -343,4 +344,4 @@ def test_the_fake_kernel_does_as_the_real_one(way: Way) -> None:
 @pytest.mark.timeout(620)
 @WAYS
 def test_the_fake_kernel_does_as_the_real_one_for_minutes(way: Way) -> None:
-    run_examples(way, 1500, seed=1)
+    run_examples(way, 400, seed=1)

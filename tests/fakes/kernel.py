@@ -192,6 +192,8 @@ class FakeKernel:
         if self.machine.mounts.would_overmount(parent, over, place):
             # The copy would land on top of what it is to be beneath of.
             raise_errno(errno.EINVAL)
+        if tree.root.is_removed:
+            raise_errno(errno.ENOENT)
         self.machine.mounts.attach(tree, parent, place)
 
     def make_private(self, fd: int) -> None:

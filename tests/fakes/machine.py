@@ -171,7 +171,8 @@ class Machine:
         if tree.root.is_directory != node.is_directory:
             raise_errno(errno.ENOTDIR if tree.namespace is None else errno.EINVAL)
         mount, node = follow(mount, node)
-        if node.is_removed:
+        if node.is_removed or tree.root.is_removed:
+            # The root of what is attached must do as a mount point too (attach_recursive_mnt).
             raise_errno(errno.ENOENT)
         is_elsewhere = mount.is_attached and mount.namespace is not self.current
         if mount.namespace is None or is_elsewhere:

@@ -89,7 +89,7 @@ def test_killed_in_the_middle_of_a_recovery_and_started_again(node: DemoNode, wa
     with DaemonProcess(node, way=way) as daemon:
         daemon.wait_until_watching(40)
         for number in range(4):
-            time.sleep(0.7)  # until lineage is on the disk
+            time.sleep(1.5)  # until lineage is on the disk
             crash(source)
             time.sleep(0.008 * number)
             daemon.kill()
