@@ -130,7 +130,7 @@ class RecoverySettings:
     budget_per_second: float = _checked(200.0, per_second)
     flap_limit: int = _checked(5, count)
     flap_window_seconds: float = _checked(60.0, positive)
-    flap_life_seconds: float = _checked(0.1, positive)
+    flap_life_seconds: float = _checked(0.001, positive)
     flap_pause_max_seconds: float = _checked(3.0, positive)
 
 
