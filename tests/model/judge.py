@@ -137,8 +137,11 @@ class Judge:
         options = options_of(top)
         if options in target.options:
             return
-        # A layer of somebody else may stay until the daemon is there to take it away.
-        if self._stage.is_daemon_up or not target.stacked:
+        # A layer of somebody else stays as long as there is no daemon to take it away, or
+        # nothing that answers to put in its place.
+        source = self._stage.sources[target.source]
+        is_busy = self._stage.is_daemon_up and self._stage.is_alive(source, top.device)
+        if is_busy or not target.stacked:
             wanted = " or ".join(",".join(sorted(o)) for o in target.options)
             yield f"options {','.join(sorted(options))} instead of {wanted}"
 
