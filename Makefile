@@ -5,7 +5,7 @@ SUDO_APT = $(if $(filter 0,$(shell id -u)),yes)
 TEST_PACKAGES = fuse3 bindfs python3-pyfuse3 openssl curl procps
 JOBS ?= $(shell expr 2 \* $$(nproc 2>/dev/null || echo 1))
 
-.PHONY: demo test test-slow check bench clean
+.PHONY: demo test test-slow test-kernels check bench clean
 
 demo: $(VENV)/.run
 	$(VENV)/bin/fusewatchd demo
@@ -15,6 +15,9 @@ test: check
 
 test-slow: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest -n $(JOBS) -m slow
+
+test-kernels:
+	$(PYTHON) tests/kernels/run.py
 
 check: $(VENV)/.dev
 	$(VENV)/bin/ruff check .

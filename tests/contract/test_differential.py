@@ -21,7 +21,7 @@ from fusewatchd.model import Device
 from tests.contract.shapes import Shape, as_text, shape_of
 from tests.contract.worlds import WAYS, FakeWorld, RealWorld, World
 from tests.fakes.propagation import Kind
-from tests.features import Feature, lacking
+from tests.features import Feature, lacking, needs_way
 from tests.lab import run_in_world
 
 pytestmark = pytest.mark.kernel
@@ -287,6 +287,7 @@ SLAVES: Steps = (
 )  # fmt: skip
 
 
+@needs_way(Way.BENEATH)
 @pytest.mark.parametrize(
     ("second", "steps"), [(None, s) for s in PEERS] + [(Kind.SLAVE, s) for s in SLAVES]
 )
