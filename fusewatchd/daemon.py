@@ -46,7 +46,8 @@ from fusewatchd.reporters.metrics import Metrics
 from fusewatchd.reporters.story import LogReporter
 from fusewatchd.reporters.systemd import SystemdNotifier
 from fusewatchd.rundir import RuntimeLock
-from fusewatchd.settings import Settings, override, read_at_start_only, require_kubelet
+from fusewatchd.schema import read_at_start_only
+from fusewatchd.settings import Settings, override, require_kubelet
 from fusewatchd.statekeeper import StateKeeper
 
 MAX_SLEEP_SECONDS = 5.0

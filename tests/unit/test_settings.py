@@ -10,12 +10,12 @@ import yaml
 
 from fusewatchd.configfile import load_settings, parse_value
 from fusewatchd.errors import ConfigError
+from fusewatchd.schema import read_at_start_only
 from fusewatchd.settings import (
     LogLevel,
     RecoveryMode,
     Settings,
     override,
-    read_at_start_only,
     require_kubelet,
     settings_from,
 )
