@@ -40,9 +40,9 @@ from fusewatchd.node import (
     timing_of,
 )
 from fusewatchd.reporters.base import Reporter
-from fusewatchd.reporters.events import EventsReporter
 from fusewatchd.reporters.log import Level, Log, open_log
 from fusewatchd.reporters.metrics import Metrics
+from fusewatchd.reporters.podevents import PodEvents
 from fusewatchd.reporters.story import LogReporter
 from fusewatchd.reporters.systemd import SystemdNotifier
 from fusewatchd.rundir import RuntimeLock
@@ -119,7 +119,7 @@ class Daemon:
             LogReporter(self.log),
             self._metrics,
             self._systemd,
-            EventsReporter(
+            PodEvents(
                 lambda draft: self._cluster.post(draft),
                 node_name_of(start.settings),
                 lambda count: self._cluster.give_up(count),

@@ -21,9 +21,9 @@ from fusewatchd.ledger import TargetState
 from fusewatchd.memory import BackOff, take_outcomes, take_plan
 from fusewatchd.model import Answer, BindKind, Reason, TargetKey, Verdict
 from fusewatchd.planner import Policy
-from fusewatchd.reporters.events import EventsReporter
 from fusewatchd.reporters.log import Level, Log
 from fusewatchd.reporters.metrics import Metrics
+from fusewatchd.reporters.podevents import PodEvents
 from fusewatchd.reporters.story import LogReporter
 from fusewatchd.settings import ExcludeSettings, RecoveryMode
 from fusewatchd.switches import Switches
@@ -254,7 +254,7 @@ ANSWERED = story(
 
 def events(*steps: cycles.CycleReport) -> list[str]:
     said: list[str] = []
-    reporter = EventsReporter(lambda draft: said.append(f"{draft.regarding.name} {draft.reason}"))
+    reporter = PodEvents(lambda draft: said.append(f"{draft.regarding.name} {draft.reason}"))
     for step in steps:
         reporter.report(step)
     return said

@@ -13,7 +13,8 @@ from fusewatchd.decision import CycleReport, OutcomeStatus, Refusal
 from fusewatchd.model import BindKind, Reason, Verdict
 from fusewatchd.reporters.base import EventDraft, ObjectReference
 from fusewatchd.reporters.crowd import MAX_PODS, WINDOW_SECONDS, Crowd
-from fusewatchd.reporters.events import MAX_BACKLOG, NOT_FOR_GOOD, EventKind, EventsReporter
+from fusewatchd.reporters.events import NOT_FOR_GOOD, EventKind
+from fusewatchd.reporters.podevents import MAX_BACKLOG, PodEvents
 from tests.unit.cycles import (
     NEW,
     PODS,
@@ -32,7 +33,7 @@ from tests.unit.cycles import (
 
 def posted(*cycles: CycleReport) -> list[EventDraft]:
     drafts: list[EventDraft] = []
-    reporter = EventsReporter(drafts.append, "node-7")
+    reporter = PodEvents(drafts.append, "node-7")
     for one in cycles:
         reporter.report(one)
     reporter.close()
@@ -214,7 +215,7 @@ def test_an_old_pod_list_is_not_taken_for_the_pod_being_gone() -> None:
 @given(st.integers(0, 2 * MAX_BACKLOG))
 def test_backlog_is_bounded_and_keeps_the_newest(count: int) -> None:
     drafts: list[EventDraft] = []
-    reporter = EventsReporter(drafts.append)
+    reporter = PodEvents(drafts.append)
     stale = [finding(bind(f"uid-{n}"), Verdict.STALE) for n in range(count)]
     reporter.report(cycle(*stale, pods=None))
     names = {f"uid-{n}": pod(f"uid-{n}", f"web-{n}") for n in range(count)}
@@ -279,18 +280,18 @@ def test_after_a_storm_pods_are_told_one_by_one_again() -> None:
 def test_closing_gives_up_what_waits() -> None:
     drafts: list[EventDraft] = []
     dropped: list[int] = []
-    reporter = EventsReporter(drafts.append, give_up=dropped.append)
+    reporter = PodEvents(drafts.append, give_up=dropped.append)
     reporter.report(outage(pods=None)[1])
     reporter.close()
     assert (drafts, reporter.given_up, dropped) == ([], 2, [2])
 
 
 def test_nothing_is_remembered_of_what_is_over() -> None:
-    reporter = EventsReporter(lambda draft: None)
+    reporter = PodEvents(lambda draft: None)
     for step in outage():
         reporter.report(step)
     before = cycle(closed=[closed(incident(bind()))])
     drafts: list[EventDraft] = []
-    later = EventsReporter(drafts.append)
+    later = PodEvents(drafts.append)
     later.report(before)
     assert drafts == []
