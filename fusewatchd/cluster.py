@@ -19,7 +19,7 @@ from fusewatchd.kubeletdir import pods_directory
 from fusewatchd.model import Pod
 from fusewatchd.pods import Pods
 from fusewatchd.printable import printable
-from fusewatchd.reporters.base import EventDraft
+from fusewatchd.reporters.base import EventDraft, VolumeReference
 from fusewatchd.reporters.log import Log
 from fusewatchd.reporters.metrics import EventOutcome, Metrics
 from fusewatchd.settings import ApiServerSettings, KubeletSettings, Settings
@@ -81,7 +81,9 @@ class Cluster:
         if settings.apiserver.url:
             from fusewatchd.kube.apiserver import EventPoster
 
-            self._poster = EventPoster(_endpoint(settings.apiserver), self._node_name)
+            self._poster = EventPoster(
+                _endpoint(settings.apiserver), self._node_name, state_dir=settings.state_dir
+            )
             self._poster.start()
             register(self._poster.fileno(), self._on_news)
 
@@ -105,6 +107,9 @@ class Cluster:
     def post(self, draft: EventDraft) -> None:
         """Hand an Event over; without an API server it is nobody's business."""
         if self._poster is None:
+            return
+        is_on_volume = isinstance(draft.regarding, VolumeReference)
+        if is_on_volume and not self._settings.apiserver.volume_events:
             return
         self._poster.post(draft)
         if draft.regarding.kind == "Node":

@@ -45,6 +45,7 @@ from fusewatchd.reporters.metrics import Metrics
 from fusewatchd.reporters.podevents import PodEvents
 from fusewatchd.reporters.story import LogReporter
 from fusewatchd.reporters.systemd import SystemdNotifier
+from fusewatchd.reporters.volumeevents import VolumeEvents
 from fusewatchd.rundir import RuntimeLock
 from fusewatchd.schema import read_at_start_only
 from fusewatchd.settings import Settings, override, require_kubelet
@@ -124,6 +125,7 @@ class Daemon:
                 node_name_of(start.settings),
                 lambda count: self._cluster.give_up(count),
             ),
+            VolumeEvents(lambda draft: self._cluster.post(draft), node_name_of(start.settings)),
         )
         self._state = StateKeeper(start.settings.state_dir, self.log)
         self._node.reconciler.ledger = self._state.remembered(self._node.table.table())

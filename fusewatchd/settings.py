@@ -85,6 +85,7 @@ class ApiServerSettings:
     client_cert_file: str = checked("", optional_path)
     client_key_file: str = checked("", optional_path)
     timeout_seconds: float = checked(10.0, positive)
+    volume_events: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The file in the state directory: read with suspicion, written whole or not at all."""
+"""Files in the state directory: read with suspicion, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def read_boot_id() -> str:
         return file.read().strip()
 
 
-def read_state(directory: str) -> Any:
+def read_state(directory: str, name: str = NAME) -> Any:
     """Return the document that was written last; None when there is none.
 
     Raises:
         ParseError: there is one that must not be believed, or cannot be read.
     """
-    path = os.path.join(directory, NAME)
+    path = os.path.join(directory, name)
     try:
         with open(path, "rb", opener=_open_warily) as file:
             status = os.fstat(file.fileno())
@@ -59,14 +59,14 @@ def _open_warily(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
-def write_state(directory: str, document: Any) -> None:
+def write_state(directory: str, document: Any, name: str = NAME) -> None:
     """Replace the file; a crash at any moment leaves the old one or the new one.
 
     Raises:
         OSError: it could not be written; the old one is as it was.
     """
     os.makedirs(directory, mode=0o700, exist_ok=True)
-    path = os.path.join(directory, NAME)
+    path = os.path.join(directory, name)
     fresh = f"{path}.new"
     with suppress(FileNotFoundError):
         os.unlink(fresh)
@@ -99,12 +99,18 @@ class StateWriter:
         directory: str,
         first_pause_seconds: float = FIRST_PAUSE_SECONDS,
         max_pause_seconds: float = MAX_PAUSE_SECONDS,
+        *,
+        name: str = NAME,
+        rest_seconds: float = 0.0,
     ) -> None:
         """Write below this directory; the thread starts with the first ``save``.
 
-        After a failure the first pause passes, then twice as long, up to the longest.
+        After a failure the first pause passes, then twice as long, up to the longest; after a
+        success the rest, so that what changes all the time is not written all the time.
         """
         self._directory = directory
+        self._name = name
+        self._rest = rest_seconds
         self._first_pause = self._pause = first_pause_seconds
         self._max_pause = max_pause_seconds
         self._wanted: Callable[[], Any] | None = None
@@ -135,11 +141,12 @@ class StateWriter:
     def _run(self) -> None:
         while (make := self._next()) is not None:
             try:
-                write_state(self._directory, make())
+                write_state(self._directory, make(), self._name)
             except OSError as exc:
                 self._take_failure(make, exc)
             else:
                 self.problem, self._pause = "", self._first_pause
+                self._not_before = time.monotonic() + self._rest
 
     def _next(self) -> Callable[[], Any] | None:
         """Wait for something to write and until it may be tried; None: it is time to end."""

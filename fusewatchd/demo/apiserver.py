@@ -1,4 +1,4 @@
-"""The part of an API server that takes Events, on loopback, for the demo and for tests.
+"""The parts of an API server that take Events and name objects, for the demo and for tests.
 
 Refuses what the real one refuses (kubernetes, pkg/apis/core/validation/events.go).
 """
@@ -53,6 +53,10 @@ class DemoApiServer(LoopbackServer):
         self.delay_seconds = 0.0
         self.missing_namespaces: set[str] = set()
         self.ending_namespaces: set[str] = set()
+        self.objects: dict[str, Object] = {}
+        """What a GET of a path finds."""
+        self.forbidden: set[str] = set()
+        """Beginnings of the paths that nobody may GET."""
         self.requests: list[tuple[str, str]] = []
         """Method and path of every request so far."""
         self._has_events_v1 = has_events_v1
@@ -81,6 +85,8 @@ class DemoApiServer(LoopbackServer):
                 raise _Refusal(401, "Unauthorized", "Unauthorized")
             if self.status:
                 raise _Refusal(self.status, "Refused", "refused by the demo")
+            if method == "GET":
+                return 200, self._get(path)
             found = _REQUEST.fullmatch(path)
             if found is None or (found[1] != "/api/v1" and not self._has_events_v1):
                 raise _Refusal(404, "NotFound", "the server could not find the requested resource")
@@ -93,6 +99,13 @@ class DemoApiServer(LoopbackServer):
         except _Refusal as exc:
             status = {"kind": "Status", "apiVersion": "v1", "status": "Failure"}
             return exc.code, {**status, "code": exc.code, "reason": exc.reason, "message": str(exc)}
+
+    def _get(self, path: str) -> Object:
+        if any(path.startswith(beginning) for beginning in self.forbidden):
+            raise _Refusal(403, "Forbidden", "not allowed by the demo")
+        if path not in self.objects:
+            raise _Refusal(404, "NotFound", "the server could not find the requested resource")
+        return self.objects[path]
 
     def _create(self, version: str, namespace: str, event: Object) -> Object:
         if namespace in self.missing_namespaces:

@@ -15,14 +15,17 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from fusewatchd.bucket import Bucket, Rate
 from fusewatchd.delays import doubled
+from fusewatchd.errors import ParseError
 from fusewatchd.kube.errors import (
     ConflictError,
     CredentialsError,
     ForbiddenError,
     KubeError,
+    NoOwnerError,
     NotFoundError,
     ServerError,
     TooManyRequestsError,
@@ -40,23 +43,25 @@ from fusewatchd.kube.eventobjects import (
     series_patch,
 )
 from fusewatchd.kube.http import Client, Endpoint
+from fusewatchd.kube.series import PATCH_REST_SECONDS, Series, document_of, series_from
+from fusewatchd.kube.spamfilter import SpamFilter
+from fusewatchd.kube.volumeowners import VolumeOwners
 from fusewatchd.reporters.base import EventDraft, ObjectReference
+from fusewatchd.statefile import StateWriter, read_state
 
 MAX_EVENTS = 1024
 """Events that wait or may still be repeated; the oldest gives way."""
 SERIES_SECONDS = 360.0
 """The same thing said later than this is a new Event (client-go ``finishTime``)."""
-PATCH_REST_SECONDS = 2.0
-"""Between two rises of one count; twice as long after each of them."""
 MAX_PATCH_REST_SECONDS = 300.0
-BURST = 25
-REFILL_SECONDS = 300.0
-"""For each object: so many writes at once, then one in this time (client-go's spam filter)."""
 WRITES = Rate(per_second=5.0, burst=200.0)
 """Of the whole node; what is beyond waits, and its counts rise."""
 FIRST_BACK_OFF_SECONDS = 0.5
 MAX_BACK_OFF_SECONDS = 60.0
 FORBIDDEN_REST_SECONDS = 60.0
+STATE_NAME = "events.json"
+STATE_REST_SECONDS = 1.0
+"""Between two writes of what is to be said."""
 MERGE_PATCH = "application/merge-patch+json"
 
 
@@ -75,32 +80,6 @@ class PosterNews:
     """The server takes Events again after a problem was told."""
 
 
-@dataclass(slots=True)
-class _Series:
-    """One Event and how much of it the server knows."""
-
-    draft: EventDraft
-    first_at: float
-    last_at: float
-    name: str
-    began: float
-    """Monotonic."""
-    count: int = 1
-    posted: int = 0
-    """The count that the server has; 0: it was not created yet."""
-    due: float = 0.0
-    rest: float = PATCH_REST_SECONDS
-
-    def occurrences(self) -> Occurrences:
-        return Occurrences(self.draft, self.name, self.count, self.first_at, self.last_at)
-
-
-@dataclass(slots=True)
-class _Bucket:
-    tokens: float
-    at: float
-
-
 class EventPoster:
     """Takes Events at any speed and posts them at the server's."""
 
@@ -113,16 +92,35 @@ class EventPoster:
         wall: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
         writes: Rate = WRITES,
+        state_dir: str = "",
     ) -> None:
-        """Take the endpoint and the name of this node; nothing is sent before ``start``."""
+        """Take the endpoint and the name of this node; nothing is sent before ``start``.
+
+        Args:
+            endpoint: the API server.
+            instance: who reports; the name of the node.
+            clock: monotonic seconds.
+            wall: seconds since 1970.
+            chance: between 0 and 1.
+            writes: how much the API server is asked to bear from this node.
+            state_dir: where Events are kept over a restart; empty: they are not.
+        """
         self._client = Client(endpoint)
+        self._owners = VolumeOwners(self._client, clock)
+        self._state_dir = state_dir
+        self._writer = (
+            StateWriter(state_dir, name=STATE_NAME, rest_seconds=STATE_REST_SECONDS)
+            if state_dir
+            else None
+        )
+        self._told_missing: set[str] = set()
         self._instance = instance
         self._clock = clock
         self._wall = wall
         self._chance = chance
         self._api = EventsApi.EVENTS_V1
-        self._series: OrderedDict[EventDraft, _Series] = OrderedDict()
-        self._buckets: OrderedDict[ObjectReference, _Bucket] = OrderedDict()
+        self._series: OrderedDict[EventDraft, Series] = OrderedDict()
+        self._spam_filter = SpamFilter()
         self._rate = writes
         self._writes = Bucket()
         self._number = 0
@@ -136,7 +134,8 @@ class EventPoster:
         self._thread = threading.Thread(target=self._run, name="events", daemon=True)
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the thread, with what an earlier run had left to say."""
+        self._remember()
         self._thread.start()
 
     def post(self, draft: EventDraft) -> None:
@@ -152,9 +151,10 @@ class EventPoster:
                 self._number += 1
                 name = event_name(draft, wall, self._number)
                 self._series.pop(draft, None)
-                self._series[draft] = _Series(draft, wall, wall, name, now)
+                self._series[draft] = Series(draft, wall, wall, name, now)
                 self._bound()
             self._lock.notify()
+        self._keep()
 
     def fileno(self) -> int:
         """Return what becomes readable when ``collect`` has something."""
@@ -178,11 +178,40 @@ class EventPoster:
             self._thread.join(seconds)
         with self._lock:
             left = sum(s.count - s.posted for s in self._series.values())
-            self._series.clear()
-            if left:
+            if left and self._writer is None:
                 self._tell(dropped=left)
             os.close(self._event)
             self._event = -1
+        if self._writer is not None:
+            self._keep()
+            self._writer.close()
+
+    # -------------------------------------------------------------------- over a restart
+
+    def _remember(self) -> None:
+        if not self._state_dir:
+            return
+        now, wall = self._clock(), self._wall()
+        try:
+            document = read_state(self._state_dir, STATE_NAME)
+            known = [] if document is None else series_from(document, now, wall)
+        except ParseError as exc:
+            with self._lock:
+                self._tell(problem=f"what an earlier run left to say is left out: {exc}")
+            return
+        with self._lock:
+            for series in known[-MAX_EVENTS:]:
+                self._series[series.draft] = series
+                # Many nodes may have waited for the same server.
+                series.due = now + self._chance() * PATCH_REST_SECONDS
+
+    def _keep(self) -> None:
+        if self._writer is not None:
+            self._writer.save(self._document)
+
+    def _document(self) -> dict[str, Any]:
+        with self._lock:
+            return document_of(tuple(self._series.values()))
 
     # ------------------------------------------------------------------------- thread
 
@@ -192,8 +221,11 @@ class EventPoster:
                 series = self._next()
                 if series is None:
                     break
-                event, is_new = series.occurrences(), not series.posted
+            is_new = not series.posted
             try:
+                regarding = self._regarding(series)
+                with self._lock:
+                    event = series.occurrences(regarding)
                 self._write(event, is_new=is_new)
             except KubeError as exc:
                 with self._lock:
@@ -201,9 +233,23 @@ class EventPoster:
             else:
                 with self._lock:
                     self._take_success(series, event.count)
+            self._keep()
         self._client.close()
 
-    def _next(self) -> _Series | None:
+    def _regarding(self, series: Series) -> ObjectReference:
+        """Return whom the server knows it to be about; the lookups count as writes do."""
+        if series.regarding is None:
+            about, before = series.draft.regarding, self._owners.requests
+            try:
+                series.regarding = (
+                    about if isinstance(about, ObjectReference) else self._owners.find(about)
+                )
+            finally:
+                asked = self._owners.requests - before
+                self._writes = self._writes.take(asked, self._rate, self._clock())
+        return series.regarding
+
+    def _next(self) -> Series | None:
         """Wait for an Event to write; None: it is time to stop."""
         while True:
             now = self._clock()
@@ -224,9 +270,9 @@ class EventPoster:
         lacking = 0.0 if self._stop_at is not None else 1 - self._writes.left(self._rate, now)
         return now + max(0.0, lacking / self._rate.per_second)
 
-    def _due(self, now: float) -> _Series | None:
+    def _due(self, now: float) -> Series | None:
         """Return the Event to be written next, which may be later."""
-        waiting = [s for s in self._series.values() if s.count > s.posted]
+        waiting = [s for s in self._series.values() if s.is_waiting]
         if self._stop_at is not None:
             for series in waiting:
                 series.due = min(series.due, now)
@@ -234,7 +280,7 @@ class EventPoster:
 
     def _write(self, event: Occurrences, *, is_new: bool) -> None:
         if is_new:
-            path = collection_path(self._api, event.draft)
+            path = collection_path(self._api, event.regarding)
             self._client.request("POST", path, event_object(self._api, event, self._instance))
             return
         patch = series_patch(self._api, event)
@@ -242,7 +288,7 @@ class EventPoster:
 
     # --------------------------------------------------------------------- what it led to
 
-    def _take_success(self, series: _Series, count: int) -> None:
+    def _take_success(self, series: Series, count: int) -> None:
         was_new = not series.posted
         # In events.k8s.io/v1 a new Event has no count: the rest is a series.
         series.posted = count if not was_new or self._api is EventsApi.CORE_V1 else 1
@@ -252,7 +298,7 @@ class EventPoster:
         had_problem, self._problem, self._failures = bool(self._problem), "", 0
         self._tell(posted=1, recovered=had_problem)
 
-    def _take_failure(self, series: _Series, exc: KubeError, *, is_new: bool) -> None:
+    def _take_failure(self, series: Series, exc: KubeError, *, is_new: bool) -> None:
         now = self._clock()
         match exc:
             case UnreachableError() | TooManyRequestsError() | ServerError():
@@ -264,11 +310,13 @@ class EventPoster:
                 self._complain(str(exc))
             case ForbiddenError() if "being terminated" in str(exc):
                 self._drop(series)
+            case NoOwnerError():
+                self._leave_out(series, exc)
             case ForbiddenError():
                 series.due = now + FORBIDDEN_REST_SECONDS
                 verb = "create" if is_new else "patch"
                 group = "events.k8s.io" if self._api is EventsApi.EVENTS_V1 else "core"
-                where = namespace_of(series.draft)
+                where = namespace_of(series.regarding) if series.regarding else "?"
                 self._complain(f"not allowed to {verb} events ({group}) in namespace {where}")
             case NotFoundError() if not is_new:
                 series.posted = 0
@@ -284,12 +332,21 @@ class EventPoster:
                 self._series.pop(series.draft, None)
                 self._tell(failed=series.count - series.posted, problem=str(exc))
 
+    def _leave_out(self, series: Series, exc: NoOwnerError) -> None:
+        """Nobody is there to be told; that we may not even look is said once."""
+        self._series.pop(series.draft, None)
+        missing = exc.missing_permission
+        if missing and missing not in self._told_missing:
+            self._told_missing.add(missing)
+            self._tell(problem=f"{exc}: there are no events on what stands for volumes")
+        self._tell(failed=series.count if missing else 0)
+
     def _back_off(self, now: float, retry_after: float) -> None:
         delay = doubled(FIRST_BACK_OFF_SECONDS, MAX_BACK_OFF_SECONDS, self._failures)
         self._failures += 1
         self._retry_at = now + max(retry_after, delay * (0.5 + 0.5 * self._chance()))
 
-    def _rename(self, series: _Series) -> None:
+    def _rename(self, series: Series) -> None:
         self._number += 1
         series.name = event_name(series.draft, series.first_at, self._number)
 
@@ -303,25 +360,12 @@ class EventPoster:
     def _bound(self) -> None:
         """Make place, and let no object have more than its share; call with the lock."""
         _, series = next(reversed(self._series.items()))
-        if not self._has_token(series.draft.regarding):
+        if not self._spam_filter.admits(series.draft.regarding, self._clock()):
             self._drop(series)
         while len(self._series) > MAX_EVENTS:
             self._drop(next(iter(self._series.values())))
 
-    def _has_token(self, regarding: ObjectReference) -> bool:
-        now = self._clock()
-        bucket = self._buckets.pop(regarding, None) or _Bucket(BURST, now)
-        bucket.tokens = min(BURST, bucket.tokens + (now - bucket.at) / REFILL_SECONDS)
-        bucket.at = now
-        self._buckets[regarding] = bucket
-        if len(self._buckets) > MAX_EVENTS:
-            self._buckets.popitem(last=False)
-        if bucket.tokens < 1:
-            return False
-        bucket.tokens -= 1
-        return True
-
-    def _drop(self, series: _Series) -> None:
+    def _drop(self, series: Series) -> None:
         self._series.pop(series.draft, None)
         if series.count > series.posted:
             self._tell(dropped=series.count - series.posted)

@@ -64,6 +64,15 @@ class ServerError(KubeError):
         self.retry_after = retry_after
 
 
+class NoOwnerError(KubeError):
+    """What an Event is about cannot be named: there is no such object, or we may not see it."""
+
+    def __init__(self, message: str, missing_permission: str = "") -> None:
+        """Keep what is not permitted; empty: there is no such object."""
+        super().__init__(message)
+        self.missing_permission = missing_permission
+
+
 def code_class(code: int) -> str:
     """Return the metric label of a status: ``2xx`` and so on, ``error`` for no answer."""
     return f"{code // 100}xx" if 100 <= code < 600 else "error"

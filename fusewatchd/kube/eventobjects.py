@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Any
 from urllib.parse import quote
 
-from fusewatchd.reporters.base import EventDraft
+from fusewatchd.reporters.base import EventDraft, ObjectReference
 
 CONTROLLER = "fusewatchd.io/fusewatchd"
 MAX_NOTE_BYTES = 1024
@@ -32,28 +32,30 @@ class Occurrences:
     """One Event that happened ``count`` times; seconds since 1970."""
 
     draft: EventDraft
+    regarding: ObjectReference
+    """Whom the draft is about, by the name that the API server knows."""
     name: str
     count: int
     first_at: float
     last_at: float
 
 
-def namespace_of(draft: EventDraft) -> str:
+def namespace_of(regarding: ObjectReference) -> str:
     """Return where the Event goes; those on cluster-scoped objects go to ``default``."""
-    return draft.regarding.namespace or _DEFAULT_NAMESPACE
+    return regarding.namespace or _DEFAULT_NAMESPACE
 
 
-def collection_path(api: EventsApi, draft: EventDraft) -> str:
+def collection_path(api: EventsApi, regarding: ObjectReference) -> str:
     """Return the path to POST to."""
-    return f"{api.value}/namespaces/{_segment(namespace_of(draft))}/events"
+    return f"{api.value}/namespaces/{segment(namespace_of(regarding))}/events"
 
 
 def object_path(api: EventsApi, event: Occurrences) -> str:
     """Return the path to PATCH."""
-    return f"{collection_path(api, event.draft)}/{_segment(event.name)}"
+    return f"{collection_path(api, event.regarding)}/{segment(event.name)}"
 
 
-def _segment(name: str) -> str:
+def segment(name: str) -> str:
     """Names come from the kubelet; whatever they are, none leads anywhere else."""
     return quote(name, safe="", errors="backslashreplace")
 
@@ -66,7 +68,7 @@ def event_name(draft: EventDraft, first_at: float, number: int) -> str:
 
 def event_object(api: EventsApi, event: Occurrences, instance: str) -> dict[str, Any]:
     """Return the body of the POST that creates an Event."""
-    draft, regarding = event.draft, event.draft.regarding
+    draft, regarding = event.draft, event.regarding
     reference = {
         "apiVersion": regarding.api_version,
         "kind": regarding.kind,
@@ -76,7 +78,7 @@ def event_object(api: EventsApi, event: Occurrences, instance: str) -> dict[str,
     }
     reference = {key: value for key, value in reference.items() if value}
     common = {
-        "metadata": {"name": event.name, "namespace": namespace_of(draft)},
+        "metadata": {"name": event.name, "namespace": namespace_of(regarding)},
         "reason": draft.reason[:MAX_FIELD],
         "type": draft.type,
         "reportingInstance": instance[:MAX_FIELD],

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from fusewatchd.decision import CycleReport, Finding, Refusal
@@ -38,6 +39,36 @@ class ObjectReference:
     api_version: str = "v1"
 
 
+class VolumeObject(Enum):
+    """What stands for a PersistentVolume in a namespace."""
+
+    CLAIM = "PersistentVolumeClaim"
+    DATASET = "Dataset"
+    """Fluid's (data.fluid.io), which has the name of its claim."""
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeReference:
+    """An object that only the API server can name: whoever posts the Event asks for it."""
+
+    volume: str
+    """Name of the PersistentVolume."""
+    object: VolumeObject
+
+    @property
+    def name(self) -> str:
+        """Return what is known of the name."""
+        return self.volume
+
+    @property
+    def kind(self) -> str:
+        """Return the kind of the object, not of the volume."""
+        return self.object.value
+
+
+Regarding = ObjectReference | VolumeReference
+
+
 @dataclass(frozen=True, slots=True)
 class EventDraft:
     """What an Event says; who says it and when is added by whoever posts it.
@@ -46,7 +77,7 @@ class EventDraft:
     repetition in the series of the first Event instead of keeping a second one.
     """
 
-    regarding: ObjectReference
+    regarding: Regarding
     reason: str
     action: str
     note: str

@@ -18,6 +18,7 @@ from fusewatchd.demo.apiserver import DemoApiServer
 from fusewatchd.kube import apiserver
 from fusewatchd.kube.apiserver import EventPoster, PosterNews
 from fusewatchd.kube.http import Endpoint
+from fusewatchd.kube.spamfilter import PER_OBJECT
 from fusewatchd.reporters.base import EventDraft, ObjectReference
 from fusewatchd.reporters.events import EventKind
 
@@ -25,6 +26,7 @@ POD = ObjectReference("Pod", "shop", "web-0", "u-1")
 STALE = EventDraft(POD, "FuseMountStale", "WatchFuseMount", "gone", "Warning")
 RECOVERED = replace(STALE, reason="FuseMountRecovered", note="back", type="Normal")
 PATIENCE = 20.0
+BURST = int(PER_OBJECT.burst)
 FEW = Rate(per_second=5.0, burst=4.0)
 
 
@@ -342,10 +344,10 @@ def test_names_that_are_taken_are_changed() -> None:
 def test_one_noisy_pod_does_not_silence_the_others() -> None:
     hands = Hands()
     with DemoApiServer() as server, posting(server, hands) as poster:
-        for number in range(apiserver.BURST + 10):
+        for number in range(BURST + 10):
             poster.post(replace(STALE, reason=f"Reason{number}"))
         poster.post(replace(STALE, regarding=replace(POD, name="web-1")))
-        news = news_until(poster, lambda n: n.posted == apiserver.BURST + 1)
+        news = news_until(poster, lambda n: n.posted == BURST + 1)
         assert news.dropped == 10
 
 

@@ -22,9 +22,9 @@ from fusewatchd.decision import (
 from fusewatchd.incidents import IncidentStep, follow
 from fusewatchd.model import Answer, Device, Mount, Reason, Verdict, VolumeData
 from fusewatchd.reporters.base import EventDraft
-from fusewatchd.reporters.events import EventsReporter
 from fusewatchd.reporters.log import Level, Log
 from fusewatchd.reporters.metrics import Metrics
+from fusewatchd.reporters.podevents import PodEvents
 from fusewatchd.reporters.story import LogReporter
 from fusewatchd.settings import ExcludeSettings, RecoveryMode, SupersededPolicy
 from fusewatchd.switches import Switches
@@ -363,6 +363,6 @@ def test_the_metric_counts_it_once() -> None:
 
 def test_no_event_says_that_only_a_restart_helps() -> None:
     events: list[EventDraft] = []
-    reporter = EventsReporter(events.append)
+    reporter = PodEvents(events.append)
     reporter.report(disabled_cycle())
     assert [event.reason for event in events] == ["FuseMountStale"]
