@@ -19,15 +19,19 @@ from fusewatchd.kubeletdir import pods_directory
 from fusewatchd.model import Pod
 from fusewatchd.pods import Pods
 from fusewatchd.printable import printable
-from fusewatchd.reporters.base import EventDraft, VolumeReference
+from fusewatchd.reporters.base import EventDraft, Reporter, VolumeReference
 from fusewatchd.reporters.log import Log
 from fusewatchd.reporters.metrics import EventOutcome, Metrics
+from fusewatchd.reporters.nodecondition import NodeCondition, NodeConditionReporter
+from fusewatchd.reporters.podevents import PodEvents
+from fusewatchd.reporters.volumeevents import VolumeEvents
 from fusewatchd.settings import ApiServerSettings, KubeletSettings, Settings
 
 if TYPE_CHECKING:
     from fusewatchd.kube.apiserver import EventPoster
     from fusewatchd.kube.http import Endpoint
     from fusewatchd.kube.kubelet import KubeletPods
+    from fusewatchd.kube.nodestatus import NodeConditionPoster
 
 CLUSTER_CA_FILES = (
     "/etc/kubernetes/pki/ca.crt",
@@ -39,6 +43,8 @@ CLUSTER_CA_FILES = (
 """Where the distributions of Kubernetes keep the authority of a cluster on its nodes."""
 
 TALLY_SECONDS = 60.0
+STOP_SECONDS = 2.0
+"""For what the API server is still to be told when the daemon stops."""
 
 Register = Callable[[int, Callable[[], Trigger | None]], None]
 
@@ -64,6 +70,8 @@ class Cluster:
         self._log = log
         self._kubelet: KubeletPods | None = None
         self._poster: EventPoster | None = None
+        self._condition: NodeConditionPoster | None = None
+        self._condition_problem = ""
         self._complaints: frozenset[str] = frozenset()
         self._summed_up = _Tally()
         self._dropped = _Tally()
@@ -86,18 +94,29 @@ class Cluster:
             )
             self._poster.start()
             register(self._poster.fileno(), self._on_news)
+        if settings.apiserver.url and settings.apiserver.node_condition:
+            from fusewatchd.kube.nodestatus import NodeConditionPoster
+
+            self._condition = NodeConditionPoster(_endpoint(settings.apiserver), self._node_name)
+            self._condition.start()
 
     def stop(self, unregister: Callable[[int], None]) -> None:
-        """Let Events that are under way go out, for at most two seconds."""
+        """Let what is under way go out, for at most two seconds."""
+        end = time.monotonic() + STOP_SECONDS
+        if self._condition is not None:
+            self._condition.stop()
         if self._kubelet is not None:
             unregister(self._kubelet.fileno())
             self._kubelet.stop()
             self._kubelet = None
         if self._poster is not None:
             unregister(self._poster.fileno())
-            self._poster.stop()
+            self._poster.stop(end - time.monotonic())
             self._count(final=True)
             self._poster = None
+        if self._condition is not None:
+            self._condition.wait(end - time.monotonic())
+            self._condition = None
 
     def pods_wanted(self) -> None:
         """Ask the kubelet soon: a bind came or went."""
@@ -115,6 +134,19 @@ class Cluster:
         if draft.regarding.kind == "Node":
             self._metrics.event(EventOutcome.SUMMED_UP)
             self._tell_left_out(self._summed_up.add(1), "the rest is counted on the node")
+
+    def set_condition(self, condition: NodeCondition) -> None:
+        """Hand the node's condition over, if anybody wants it."""
+        if self._condition is None:
+            return
+        self._condition.tell(condition)
+        problem, before = self._condition.problem, self._condition_problem
+        self._condition_problem = problem
+        if problem and problem != before:
+            text = "the node condition is not posted"
+            self._log.warning(text, event="condition_failing", detail=problem)
+        elif before and not problem:
+            self._log.info("the node condition is posted again", event="condition_working")
 
     def give_up(self, count: int) -> None:
         """Count Events that were not even handed over."""
@@ -173,6 +205,17 @@ class Cluster:
             self._log.warning("events are not posted", event="events_failing", detail=problem)
         if news.recovered and not final:
             self._log.info("events are posted again", event="events_working")
+
+
+def cluster_reporters(cluster: Callable[[], Cluster], node_name: str) -> tuple[Reporter, ...]:
+    """Return the reporters that tell the cluster, which a reload may replace."""
+    return (
+        PodEvents(
+            lambda draft: cluster().post(draft), node_name, lambda count: cluster().give_up(count)
+        ),
+        VolumeEvents(lambda draft: cluster().post(draft), node_name),
+        NodeConditionReporter(lambda condition: cluster().set_condition(condition)),
+    )
 
 
 class _Tally:

@@ -17,7 +17,7 @@ from typing import Any
 
 from fusewatchd import __version__
 from fusewatchd.bucket import Bucket, Rate
-from fusewatchd.cluster import Cluster, describe
+from fusewatchd.cluster import Cluster, cluster_reporters, describe
 from fusewatchd.configfile import load_settings
 from fusewatchd.decision import CycleReport, Plan, Trigger
 from fusewatchd.doors import Doors
@@ -42,10 +42,8 @@ from fusewatchd.node import (
 from fusewatchd.reporters.base import Reporter
 from fusewatchd.reporters.log import Level, Log, open_log
 from fusewatchd.reporters.metrics import Metrics
-from fusewatchd.reporters.podevents import PodEvents
 from fusewatchd.reporters.story import LogReporter
 from fusewatchd.reporters.systemd import SystemdNotifier
-from fusewatchd.reporters.volumeevents import VolumeEvents
 from fusewatchd.rundir import RuntimeLock
 from fusewatchd.schema import read_at_start_only
 from fusewatchd.settings import Settings, override, require_kubelet
@@ -120,12 +118,7 @@ class Daemon:
             LogReporter(self.log),
             self._metrics,
             self._systemd,
-            PodEvents(
-                lambda draft: self._cluster.post(draft),
-                node_name_of(start.settings),
-                lambda count: self._cluster.give_up(count),
-            ),
-            VolumeEvents(lambda draft: self._cluster.post(draft), node_name_of(start.settings)),
+            *cluster_reporters(lambda: self._cluster, node_name_of(start.settings)),
         )
         self._state = StateKeeper(start.settings.state_dir, self.log)
         self._node.reconciler.ledger = self._state.remembered(self._node.table.table())

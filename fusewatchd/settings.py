@@ -86,6 +86,7 @@ class ApiServerSettings:
     client_key_file: str = checked("", optional_path)
     timeout_seconds: float = checked(10.0, positive)
     volume_events: bool = True
+    node_condition: bool = False
 
 
 @dataclass(frozen=True, slots=True)

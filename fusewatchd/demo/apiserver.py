@@ -18,6 +18,7 @@ _PATHS = {
     "/api/v1": "v1",
 }
 _REQUEST = re.compile(r"(/apis/events\.k8s\.io/v1|/api/v1)/namespaces/([^/]+)/events(?:/([^/]+))?")
+_NODE_STATUS = re.compile(r"/api/v1/nodes/[^/]+/status")
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _QUALIFIED = re.compile(r"([a-z0-9.-]+/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
 _MICRO_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
@@ -53,6 +54,8 @@ class DemoApiServer(LoopbackServer):
         self.delay_seconds = 0.0
         self.missing_namespaces: set[str] = set()
         self.ending_namespaces: set[str] = set()
+        self.conditions: dict[str, Object] = {}
+        """Of the node, by type, as patches have left them."""
         self.objects: dict[str, Object] = {}
         """What a GET of a path finds."""
         self.forbidden: set[str] = set()
@@ -87,6 +90,8 @@ class DemoApiServer(LoopbackServer):
                 raise _Refusal(self.status, "Refused", "refused by the demo")
             if method == "GET":
                 return 200, self._get(path)
+            if method == "PATCH" and _NODE_STATUS.fullmatch(path):
+                return 200, self._patch_node(json.loads(body))
             found = _REQUEST.fullmatch(path)
             if found is None or (found[1] != "/api/v1" and not self._has_events_v1):
                 raise _Refusal(404, "NotFound", "the server could not find the requested resource")
@@ -106,6 +111,16 @@ class DemoApiServer(LoopbackServer):
         if path not in self.objects:
             raise _Refusal(404, "NotFound", "the server could not find the requested resource")
         return self.objects[path]
+
+    def _patch_node(self, patch: Object) -> Object:
+        if "/api/v1/nodes/" in self.forbidden:
+            raise _Refusal(403, "Forbidden", "not allowed by the demo")
+        for condition in patch["status"]["conditions"]:
+            if condition.get("$patch") == "delete":
+                self.conditions.pop(condition["type"], None)
+            else:
+                self.conditions[condition["type"]] = condition
+        return {"kind": "Node", "apiVersion": "v1"}
 
     def _create(self, version: str, namespace: str, event: Object) -> Object:
         if namespace in self.missing_namespaces:

@@ -1,0 +1,129 @@
+"""The node condition as it arrives at an API server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from fusewatchd.demo.apiserver import DemoApiServer
+from fusewatchd.demo.daemonprocess import DaemonProcess
+from fusewatchd.demo.node import DemoNode
+from fusewatchd.kube.http import Endpoint
+from fusewatchd.kube.nodestatus import (
+    HEARTBEAT_SECONDS,
+    REST_SECONDS,
+    Clocks,
+    NodeConditionPoster,
+)
+from fusewatchd.reporters.nodecondition import TYPE, WELL, NodeCondition
+from tests.lab import in_lab, pod_with_container
+
+PATIENCE = 30.0
+BAD = NodeCondition(True, "FuseMountsNotAnswering", "1 FUSE mount in 1 pod does not answer")
+
+
+class Hands:
+    """Clocks that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.clocks = Clocks(lambda: self.now, lambda: 1_700_000_000.0 + self.now, lambda: 0.0)
+
+    def move(self, poster: NodeConditionPoster, seconds: float) -> None:
+        self.now += seconds
+        with poster._lock:
+            poster._lock.notify()
+
+
+@contextmanager
+def posting(server: DemoApiServer, hands: Hands) -> Iterator[NodeConditionPoster]:
+    poster = NodeConditionPoster(Endpoint(server.url), "node/1", hands.clocks)
+    poster.start()
+    try:
+        yield poster
+    finally:
+        poster.stop()
+        poster.wait(PATIENCE)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_told_kept_alive_changed_and_taken_away() -> None:
+    hands = Hands()
+    with DemoApiServer() as server:
+        server.conditions = {"Ready": {"type": "Ready"}}
+        with posting(server, hands) as poster:
+            poster.tell(WELL)
+            until(lambda: poster._posted == WELL)
+            first = server.conditions[TYPE]
+            assert first == {
+                "type": "FuseMountsUnavailable", "status": "False", "reason": "FuseMountsAvailable",
+                "message": "all FUSE mounts of pods answer",
+                "lastHeartbeatTime": "2023-11-14T22:30:00Z",
+                "lastTransitionTime": "2023-11-14T22:30:00Z",
+            }  # fmt: skip
+            hands.move(poster, HEARTBEAT_SECONDS)
+            until(lambda: server.conditions[TYPE] != first)
+            beat = server.conditions[TYPE]
+            until(lambda: poster._not_before > hands.now)
+            assert beat["lastTransitionTime"] == first["lastTransitionTime"]
+            poster.tell(BAD)
+            hands.move(poster, REST_SECONDS)
+            until(lambda: server.conditions[TYPE]["status"] == "True")
+            assert server.conditions[TYPE]["lastTransitionTime"] > beat["lastHeartbeatTime"]
+        assert set(server.conditions) == {"Ready"}
+        assert {path for _, path in server.requests} == {"/api/v1/nodes/node%2F1/status"}
+
+
+def test_what_flaps_is_not_written_each_time() -> None:
+    hands = Hands()
+    with DemoApiServer() as server, posting(server, hands) as poster:
+        poster.tell(WELL)
+        until(lambda: poster._posted == WELL)
+        for _ in range(50):
+            poster.tell(BAD)
+            poster.tell(WELL)
+        poster.tell(BAD)
+        hands.move(poster, REST_SECONDS)
+        until(lambda: server.conditions[TYPE]["status"] == "True")
+        assert len(server.requests) == 2
+
+
+def test_a_missing_permission_is_named_and_tried_again_later() -> None:
+    hands = Hands()
+    with DemoApiServer() as server, posting(server, hands) as poster:
+        server.forbidden = {"/api/v1/nodes/"}
+        poster.tell(BAD)
+        until(lambda: poster.problem == "not allowed to patch nodes/status")
+        assert len(server.requests) == 1
+        server.forbidden = set()
+        hands.move(poster, 2.0)
+        until(lambda: poster.problem == "")
+        assert server.conditions[TYPE]["status"] == "True"
+
+
+@pytest.mark.kernel
+@pytest.mark.slow
+@in_lab(timeout=120)
+def test_an_outage_that_lasts_is_a_condition_of_the_node(node: DemoNode) -> None:
+    source = node.add_source("one")
+    pod_with_container(node, source, "web")
+    with DemoApiServer() as server:
+        settings = {"apiserver.url": server.url, "apiserver.node_condition": "true"}
+        with DaemonProcess(node, settings=settings) as daemon:
+            daemon.wait_until_watching(2)
+            until(lambda: server.conditions.get(TYPE, {}).get("status") == "False")
+            source.kill()
+            until(lambda: server.conditions[TYPE]["status"] == "True")
+            assert "2 FUSE mounts in 1 pod" in server.conditions[TYPE]["message"]
+            source.restart()
+            until(lambda: server.conditions[TYPE]["status"] == "False")
+        assert server.conditions == {}
