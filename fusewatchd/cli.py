@@ -13,7 +13,7 @@ from typing import Any
 
 from fusewatchd import __version__
 from fusewatchd.errors import FusewatchError
-from fusewatchd.settings import Settings, override, require_kubelet
+from fusewatchd.settings import Settings, override, require_sense
 
 DEFAULT_CONFIG = "/etc/fusewatchd/fusewatchd.yaml"
 WATCH_SECONDS = 1.0
@@ -73,7 +73,7 @@ def _settings(options: argparse.Namespace) -> tuple[Settings, str, dict[str, obj
     pairs = (item.partition("=") for item in options.set)
     values = {key: parse_value(value) for key, _, value in pairs}
     settings = override(settings, values)
-    require_kubelet(settings)
+    require_sense(settings)
     return settings, file, values
 
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from fusewatchd.configfile import parse_document
 from fusewatchd.decision import Trigger
 from fusewatchd.kubeletdir import pods_directory
 from fusewatchd.model import Pod
@@ -29,7 +30,7 @@ from fusewatchd.settings import ApiServerSettings, KubeletSettings, Settings
 
 if TYPE_CHECKING:
     from fusewatchd.kube.apiserver import EventPoster
-    from fusewatchd.kube.http import Endpoint
+    from fusewatchd.kube.http import Endpoint, EndpointSource
     from fusewatchd.kube.kubelet import KubeletPods
     from fusewatchd.kube.nodestatus import NodeConditionPoster
 
@@ -86,19 +87,21 @@ class Cluster:
             self._kubelet = KubeletPods(endpoint, settings.kubelet.refresh_seconds)
             self._kubelet.start()
             register(self._kubelet.fileno(), self._on_pods)
-        if settings.apiserver.url:
-            from fusewatchd.kube.apiserver import EventPoster
+        if settings.apiserver.is_configured:
+            register(self._start_telling(_apiserver(settings)), self._on_news)
 
-            self._poster = EventPoster(
-                _endpoint(settings.apiserver), self._node_name, state_dir=settings.state_dir
-            )
-            self._poster.start()
-            register(self._poster.fileno(), self._on_news)
-        if settings.apiserver.url and settings.apiserver.node_condition:
+    def _start_telling(self, endpoint: Endpoint | EndpointSource) -> int:
+        from fusewatchd.kube.apiserver import EventPoster
+
+        state_dir = self._settings.state_dir
+        self._poster = EventPoster(endpoint, self._node_name, state_dir=state_dir)
+        self._poster.start()
+        if self._settings.apiserver.node_condition:
             from fusewatchd.kube.nodestatus import NodeConditionPoster
 
-            self._condition = NodeConditionPoster(_endpoint(settings.apiserver), self._node_name)
+            self._condition = NodeConditionPoster(endpoint, self._node_name)
             self._condition.start()
+        return self._poster.fileno()
 
     def stop(self, unregister: Callable[[int], None]) -> None:
         """Let what is under way go out, for at most two seconds."""
@@ -252,6 +255,20 @@ def kubelet_endpoint(settings: KubeletSettings, kubelet_root: str, node_name: st
     )
 
 
+def _apiserver(settings: Settings) -> Endpoint | EndpointSource:
+    path = settings.apiserver.kubeconfig
+    if not path:
+        return _endpoint(settings.apiserver)
+    from fusewatchd.kube.kubeconfig import KubeconfigSource
+
+    return KubeconfigSource(
+        path,
+        f"{settings.runtime_dir}/kubeconfig",
+        parse_document,
+        settings.apiserver.timeout_seconds,
+    )
+
+
 def _endpoint(settings: KubeletSettings | ApiServerSettings) -> Endpoint:
     from fusewatchd.kube.http import Endpoint
 
@@ -276,7 +293,8 @@ def _is_loopback(url: str) -> bool:
 
 def describe(settings: Settings) -> dict[str, str]:
     """Say for the log whom this daemon talks to; never with a secret."""
+    apiserver = settings.apiserver
     return {
         "kubelet": printable(settings.kubelet.url) or "not asked",
-        "apiserver": printable(settings.apiserver.url) or "not told",
+        "apiserver": printable(apiserver.url or apiserver.kubeconfig) or "not told",
     }

@@ -56,14 +56,23 @@ def load_settings(path: str) -> Settings:
         raise ConfigError(f"{path}: {exc.strerror}") from exc
     if len(text) > MAX_BYTES:
         raise ConfigError(f"{path}: expected at most {MAX_BYTES} bytes")
+    return settings_from(parse_document(text, path), path)
+
+
+def parse_document(text: bytes, path: str) -> object:
+    """Return what stands in the text of this file.
+
+    Raises:
+        ConfigError: it is not YAML, or a key stands twice.
+    """
     try:
-        document = yaml.load(text, Loader=_StrictLoader)
+        document: object = yaml.load(text, Loader=_StrictLoader)
     except _NOT_YAML as exc:
         mark = getattr(exc, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark is not None else ""
         problem = getattr(exc, "problem", None) or str(exc).partition("\n")[0]
         raise ConfigError(f"{path}: {where}{printable(problem)}") from exc
-    return settings_from(document, path)
+    return document
 
 
 def parse_value(text: str) -> object:

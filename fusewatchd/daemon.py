@@ -46,7 +46,7 @@ from fusewatchd.reporters.story import LogReporter
 from fusewatchd.reporters.systemd import SystemdNotifier
 from fusewatchd.rundir import RuntimeLock
 from fusewatchd.schema import read_at_start_only
-from fusewatchd.settings import Settings, override, require_kubelet
+from fusewatchd.settings import Settings, override, require_sense
 from fusewatchd.statekeeper import StateKeeper
 
 MAX_SLEEP_SECONDS = 5.0
@@ -340,7 +340,7 @@ class Daemon:
                 fresh = override(
                     load_settings(self._start.config_file), dict(self._start.overrides)
                 )
-                require_kubelet(fresh)
+                require_sense(fresh)
                 self._take_over(fresh)
                 self.log.info("configuration reloaded", file=self._start.config_file)
             else:

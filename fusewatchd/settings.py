@@ -77,9 +77,10 @@ class KubeletSettings:
 
 @dataclass(frozen=True, slots=True)
 class ApiServerSettings:
-    """Where Events go."""
+    """Where Events go; by single keys, or by a kubeconfig."""
 
     url: str = checked("", url)
+    kubeconfig: str = checked("", optional_path)
     token_file: str = checked("", optional_path)
     ca_file: str = checked("", optional_path)
     client_cert_file: str = checked("", optional_path)
@@ -87,6 +88,11 @@ class ApiServerSettings:
     timeout_seconds: float = checked(10.0, positive)
     volume_events: bool = True
     node_condition: bool = False
+
+    @property
+    def is_configured(self) -> bool:
+        """True when there is somebody to be told."""
+        return bool(self.url or self.kubeconfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,12 +236,18 @@ def override(settings: Settings, values: Mapping[str, object]) -> Settings:
     return settings
 
 
-def require_kubelet(settings: Settings) -> None:
-    """Make sure that what is configured can be seen: the file and the flags together.
+def require_sense(settings: Settings) -> None:
+    """Make sure that the keys fit each other: those of the file and the flags together.
 
     Raises:
-        ConfigError: namespaces of pods are excluded, and nobody tells of pods.
+        ConfigError: something needs the kubelet, and nobody tells of pods; the API server is
+            described twice.
     """
+    apiserver = settings.apiserver
+    beside = ("url", "token_file", "ca_file", "client_cert_file", "client_key_file")
+    for name in beside if apiserver.kubeconfig else ():
+        if getattr(apiserver, name):
+            raise ConfigError(f"apiserver.{name}: expected nothing beside apiserver.kubeconfig")
     recovery = settings.recovery
     for name in ("exclude", "exclude_containers"):
         if getattr(recovery, name).namespaces and not settings.kubelet.url:

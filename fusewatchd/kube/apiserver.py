@@ -42,7 +42,7 @@ from fusewatchd.kube.eventobjects import (
     object_path,
     series_patch,
 )
-from fusewatchd.kube.http import Client, Endpoint
+from fusewatchd.kube.http import Client, Endpoint, EndpointSource
 from fusewatchd.kube.series import PATCH_REST_SECONDS, Series, document_of, series_from
 from fusewatchd.kube.spamfilter import SpamFilter
 from fusewatchd.kube.volumeowners import VolumeOwners
@@ -85,7 +85,7 @@ class EventPoster:
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        endpoint: Endpoint | EndpointSource,
         instance: str,
         *,
         clock: Callable[[], float] = time.monotonic,

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import requests
@@ -77,12 +77,24 @@ class Endpoint:
     """For a whole request."""
 
 
+class EndpointSource(Protocol):
+    """An endpoint that can change while it is used."""
+
+    def current(self) -> Endpoint:
+        """Return how to reach the server now.
+
+        Raises:
+            CredentialsError: nobody can say it.
+        """
+
+
 class Client:
     """Sends requests to one endpoint; for one thread."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint | EndpointSource) -> None:
         """Keep the endpoint; files are read and a connection is made with the first request."""
-        self.endpoint = endpoint
+        self._source = endpoint
+        self.endpoint = endpoint if isinstance(endpoint, Endpoint) else Endpoint("")
         self._session: requests.Session | None = None
         self._tls_files: Signature = ()
         self._token = ""
@@ -107,6 +119,8 @@ class Client:
         Raises:
             KubeError: the subclass says what kind of answer, or lack of one, it was.
         """
+        if not isinstance(self._source, Endpoint):
+            self._follow(self._source.current())
         headers = {"Accept": "application/json", "Content-Type": content_type}
         token = self._current_token()
         if token:
@@ -134,6 +148,11 @@ class Client:
             raise UnreachableError(f"{self.endpoint.url}: {why}") from exc
         # What was cut off may look whole: the end of a connection ends fields and bodies too.
         raise UnreachableError(f"{self.endpoint.url}: {_LATE}")
+
+    def _follow(self, endpoint: Endpoint) -> None:
+        if endpoint != self.endpoint:
+            self.close()
+            self.endpoint = endpoint
 
     # ------------------------------------------------------------------------ secrets
 

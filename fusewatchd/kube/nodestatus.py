@@ -16,7 +16,7 @@ from typing import Any
 from fusewatchd.delays import doubled
 from fusewatchd.kube.errors import ForbiddenError, KubeError
 from fusewatchd.kube.eventobjects import segment, whole_time
-from fusewatchd.kube.http import Client, Endpoint
+from fusewatchd.kube.http import Client, Endpoint, EndpointSource
 from fusewatchd.reporters.nodecondition import TYPE, NodeCondition
 
 HEARTBEAT_SECONDS = 300.0
@@ -42,7 +42,9 @@ class Clocks:
 class NodeConditionPoster:
     """Takes conditions at any speed, and posts the newest one at a pace of its own."""
 
-    def __init__(self, endpoint: Endpoint, node_name: str, clocks: Clocks | None = None) -> None:
+    def __init__(
+        self, endpoint: Endpoint | EndpointSource, node_name: str, clocks: Clocks | None = None
+    ) -> None:
         """Take the endpoint and the node's name; nothing is sent before ``start``."""
         self._client = Client(endpoint)
         self._path = f"/api/v1/nodes/{segment(node_name)}/status"

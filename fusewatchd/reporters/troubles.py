@@ -86,6 +86,8 @@ class Troubles(Generic[S]):
         """Say what is wrong, and return where something still is."""
         wrong: set[tuple[S, Device | None]] = set()
         for finding in cycle.findings:
+            if finding.verdict is Verdict.HEALTHY:
+                continue
             kind, place = _kind_of(finding, cycle), self._place(cycle, finding)
             if place is None:
                 continue
@@ -102,6 +104,8 @@ class Troubles(Generic[S]):
         return wrong
 
     def _see_outcomes(self, cycle: CycleReport) -> None:
+        if not cycle.outcomes and not cycle.plan.actions:
+            return
         subjects = {f.bind.key: self._subject_of(cycle, f) for f in cycle.findings}
         for outcome in cycle.outcomes:
             if isinstance(outcome.action, AbortConnection):
@@ -137,6 +141,8 @@ class Troubles(Generic[S]):
     # ------------------------------------------------------------------- what is over
 
     def _end_troubles(self, cycle: CycleReport, wrong: set[tuple[S, Device | None]]) -> None:
+        if not self._troubles:
+            return
         busy = wrong | set(self._in_flight.values())
         closed = {incident.device for incident in cycle.incidents_closed}
         well = {self._place(cycle, f) for f in cycle.findings if f.verdict is Verdict.HEALTHY}

@@ -16,7 +16,7 @@ from fusewatchd.settings import (
     RecoveryMode,
     Settings,
     override,
-    require_kubelet,
+    require_sense,
     settings_from,
 )
 
@@ -141,8 +141,8 @@ def test_the_shipped_file_marks_what_is_read_at_the_start_only() -> None:
 )
 def test_what_cannot_be_seen_without_a_kubelet_is_a_mistake(document: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"^[a-z_.]+: needs kubelet.url, found nothing$"):
-        require_kubelet(settings_from(document, "f"))
-    require_kubelet(settings_from({**document, "kubelet": {"url": "http://a:1"}}, "f"))
+        require_sense(settings_from(document, "f"))
+    require_sense(settings_from({**document, "kubelet": {"url": "http://a:1"}}, "f"))
 
 
 def test_override() -> None:
