@@ -211,34 +211,40 @@ class EventPoster:
             if isinstance(series, ClusterSize):
                 self._ask_size(series)
                 continue
-            is_new = not series.posted
-            try:
-                regarding = self._regarding(series)
-                with self._lock:
-                    event = series.occurrences(regarding)
-                self._write(event, is_new=is_new)
-            except KubeError as exc:
-                with self._lock:
-                    self._take_failure(series, exc, is_new=is_new)
-            else:
-                with self._lock:
-                    self._take_success(series, event.count)
+            self._handle(series)
             self._keep()
         self._client.close()
 
-    def _regarding(self, series: Series) -> ObjectReference:
-        """Return whom the server knows it to be about; the lookups count as writes do."""
-        if series.regarding is None:
-            about, before = series.draft.regarding, self._owners.requests
-            try:
-                series.regarding = (
-                    about if isinstance(about, ObjectReference) else self._owners.find(about)
-                )
-            finally:
-                asked = self._owners.requests - before
-                with self._lock:
-                    self._outbox.pace.take(asked, self._clock())
-        return series.regarding
+    def _handle(self, series: Series) -> None:
+        """Send one request about an Event: whom it is about, or the Event itself."""
+        is_new = not series.posted
+        try:
+            if series.regarding is None and self._look_up(series):
+                return
+            assert series.regarding is not None
+            with self._lock:
+                event = series.occurrences(series.regarding)
+            self._write(event, is_new=is_new)
+        except KubeError as exc:
+            with self._lock:
+                self._take_failure(series, exc, is_new=is_new)
+        else:
+            with self._lock:
+                self._take_success(series, event.count)
+
+    def _look_up(self, series: Series) -> bool:
+        """Find out whom the server knows it to be about; True when the server was asked."""
+        about, before = series.draft.regarding, self._owners.requests
+        if isinstance(about, ObjectReference):
+            series.regarding = about
+            return False
+        try:
+            series.regarding = self._owners.find(about)
+        finally:
+            asked = self._owners.requests - before
+            with self._lock:
+                self._outbox.pace.take(max(0, asked - 1), self._clock())
+        return asked > 0
 
     def _ask_size(self, size: ClusterSize) -> None:
         nodes = size.ask(self._client, self._clock())

@@ -109,8 +109,7 @@ class Node:
             return requests, now
         if isinstance(about, VolumeReference) and about.volume not in self._known:
             self._known.add(about.volume)
-            self._outbox.pace.take(1, now)
-            requests += 1
+            return requests, now
         self._outbox.was_created(found, found.count, has_counts=True)
         return requests, now
 
