@@ -54,9 +54,7 @@ class Diagnosis:
 def diagnose(snapshot: Snapshot, ledger: Ledger, knowledge: Knowledge) -> Diagnosis:
     """Judge every host bind, every container mount that is ours, every vanished bind."""
     stacks = host_stacks(snapshot, knowledge.ignored_fs_types)
-    tops = [(path, stack[-1]) for path, stack in stacks]
-    pods = pods_directory(snapshot.kubelet_root)
-    facts = lineage.learn(ledger.facts, snapshot.table, tops, pods) if snapshot.kubelet_root else {}
+    facts = _learn(snapshot, ledger, knowledge)
     binds = [_host_bind(path, stack, snapshot, facts, knowledge) for path, stack in stacks]
     look = find_container_binds(snapshot, binds, ledger)
     findings = [_judge_host(bind, snapshot, ledger) for bind in binds]
@@ -66,6 +64,14 @@ def diagnose(snapshot: Snapshot, ledger: Ledger, knowledge: Knowledge) -> Diagno
     owners = switches.learn_owners(ledger.owners, findings, snapshot.pods)
     switched = switches.apply(findings, knowledge.switches, owners)
     return Diagnosis(switched, facts, _count_foreign_stale(look, snapshot), owners)
+
+
+def _learn(snapshot: Snapshot, ledger: Ledger, knowledge: Knowledge) -> lineage.Facts:
+    if not snapshot.kubelet_root:
+        return {}
+    working = {d for d, c in snapshot.connections.items() if c.answer is Answer.ANSWERED}
+    pods = pods_directory(snapshot.kubelet_root)
+    return lineage.learn(ledger.facts, snapshot.table, knowledge.ignored_fs_types, pods, working)
 
 
 def host_stacks(

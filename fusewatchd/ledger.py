@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from fusewatchd.bucket import Bucket
 from fusewatchd.decision import Incident, Outcome, Phase, Propagation
-from fusewatchd.lineage import Fact
+from fusewatchd.lineage import Facts
 from fusewatchd.model import Device, MountNamespace, Reason, SourceAnswer, TargetKey
 
 
@@ -108,8 +108,8 @@ class Budget:
 class Ledger:
     """All memory; replaced as a whole at the end of every cycle."""
 
-    facts: Mapping[str, Fact] = field(default_factory=dict)
-    """Lineage, by mount point of the bind on the host."""
+    facts: Facts = field(default_factory=dict)
+    """Lineage of the mounts of the host."""
     published: Mapping[str, SourceAnswer] = field(default_factory=dict)
     """Binds that were seen on the host and whose pod has not left since."""
     states: Mapping[TargetKey, TargetState] = field(default_factory=dict)

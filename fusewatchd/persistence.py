@@ -4,6 +4,10 @@ Only what the node itself cannot tell any more once a source is gone: lineage, t
 our own, and what container mounts were like before the first repair; and what the kubelet told of
 the pods with binds, so that nothing is switched on by not hearing from it.  Everything in it is
 about mounts of one boot, and is believed only as far as those very mounts are still there.
+
+Fields are only ever added, and what an older file lacks has a value here, so that neither an
+upgrade nor the way back loses what is known.  Another version is for what an older daemon would
+misread.
 """
 
 from __future__ import annotations
@@ -79,7 +83,7 @@ def ledger_from(document: object, boot_id: str, table: MountTable) -> Ledger:
         raise ParseError(f"it has version {printable(repr(version), 40)}, not {VERSION}")
     if document.get("boot_id") != boot_id:
         raise ParseError("it is from another boot")
-    facts = [decode(Fact, item) for item in _list(document, "lineage")]
+    facts = [_fact(item) for item in _list(document, "lineage")]
     layers = [decode(_OwnLayers, item) for item in _list(document, "own_layers")]
     containers = [decode(_Container, item) for item in _list(document, "containers")]
     # A file written by an earlier version has no owners.
@@ -90,6 +94,20 @@ def ledger_from(document: object, boot_id: str, table: MountTable) -> Ledger:
         containers={item.key: item.facts for item in containers},
         owners={item.pod_uid: item.owner for item in owners},
     )
+
+
+def _fact(item: object) -> Fact:
+    """Read one fact; earlier versions wrote neither ages nor what was seen to work."""
+    if isinstance(item, Mapping):
+        item = {"tied": 1, "seen_working": True, **item}
+        places = item.get("candidates")
+        if isinstance(places, list):
+            aged = [{"unique_id": 0, **p} if isinstance(p, Mapping) else p for p in places]
+            item["candidates"] = aged
+    fact = decode(Fact, item)
+    if not 1 <= fact.tied <= max(1, len(fact.candidates)):
+        raise ParseError(f"{fact.tied} of {len(fact.candidates)} candidates are alike")
+    return fact
 
 
 def _list(document: Mapping[Any, Any], name: str) -> list[Any]:
