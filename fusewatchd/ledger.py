@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fusewatchd.bucket import Bucket
-from fusewatchd.decision import Incident, Outcome, Phase, Propagation
+from fusewatchd.decision import Incident, Outage, Outcome, Phase, Propagation
 from fusewatchd.lineage import Facts
 from fusewatchd.model import Device, MountNamespace, Reason, SourceAnswer, TargetKey
 
@@ -125,6 +125,8 @@ class Ledger:
     detached: Detached = NOTHING_DETACHED
     incidents: Mapping[Device, Incident] = field(default_factory=dict)
     """Open ones, by the device of the dead superblock."""
+    outages: tuple[Outage, ...] = ()
+    """Those that are over, the newest last."""
     sources: Mapping[str, SourceLife] = field(default_factory=dict)
     """By path."""
     budget: Budget = field(default_factory=Budget)

@@ -12,10 +12,20 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-from fusewatchd.decision import CycleReport, Finding, Incident, OutcomeStatus, Pause, Refusal
+from fusewatchd.decision import (
+    Action,
+    CycleReport,
+    Finding,
+    Incident,
+    Outage,
+    OutcomeStatus,
+    Pause,
+    Refusal,
+)
 from fusewatchd.ledger import NOTHING_DETACHED, Detached, TargetState
 from fusewatchd.model import (
     Answer,
+    Device,
     MountNamespace,
     NamespaceKind,
     Reason,
@@ -30,6 +40,8 @@ Document = dict[str, Any]
 
 PATH_LIMIT = 4 * 4096
 """``PATH_MAX`` of four-character escapes: paths are never cut in the document."""
+MAX_SERVERS = 8
+"""Processes of one connection."""
 MAX_NAMESPACES = 100
 """Namespaces listed one by one; the totals count all."""
 
@@ -73,6 +85,9 @@ def status_document(
     version: str,
     way: str,
     detached: Detached = NOTHING_DETACHED,
+    outages: Iterable[Outage] = (),
+    mode: str = "recover",
+    superseded: str = "report",
 ) -> Document:
     """Return everything that is known after a cycle.
 
@@ -84,17 +99,23 @@ def status_document(
         version: of fusewatchd.
         way: how mounts are replaced on this kernel.
         detached: what was taken away of pods that are over.
+        outages: those that are over.
+        mode: ``recovery.mode``.
+        superseded: ``recovery.superseded``.
     """
     snapshot = cycle.snapshot
     refused = {refusal.finding.bind.key: refusal for refusal in cycle.plan.refused}
+    planned = {action.key: action for action in cycle.plan.actions}
     binds = [
-        _bind(finding, refused.get(finding.bind.key), states, snapshot, clocks)
+        _bind(finding, refused.get(finding.bind.key), planned, states, snapshot, clocks)
         for finding in cycle.findings
     ]
     foreign = [ns for ns in snapshot.namespaces if ns.kind is NamespaceKind.FOREIGN]
     return {
         "version": version,
         "way": way,
+        "mode": mode,
+        "superseded": superseded,
         "started_at": rfc3339(clocks.started_wall),
         "looked_at": clocks.date(snapshot.taken_at),
         "printed_at": rfc3339(clocks.now_wall),
@@ -109,7 +130,10 @@ def status_document(
             "last_at": clocks.date(detached.last_at),
         },
         "binds": binds,
+        "connections": _connections(cycle, clocks),
+        "sources": _sources(cycle),
         "incidents": [_incident(incident, clocks) for incident in incidents],
+        "outages": [_outage(outage, clocks) for outage in outages],
         "flapping_sources": [_pause(pause) for pause in cycle.pauses],
         "namespaces": {
             "containers": len(snapshot.namespaces) - len(foreign),
@@ -146,6 +170,7 @@ def _totals(cycle: CycleReport) -> Document:
 def _bind(
     finding: Finding,
     refusal: Refusal | None,
+    planned: Mapping[TargetKey, Action],
     states: Mapping[TargetKey, TargetState],
     snapshot: Snapshot,
     clocks: Clocks,
@@ -155,6 +180,8 @@ def _bind(
     reason = refusal.reason if refusal is not None else finding.refusal
     retry_at = refusal.retry_at if refusal is not None else None
     last = state.last_outcome
+    action = planned.get(bind.key)
+    backs_off = reason is Reason.BACK_OFF
     if reason is Reason.BACK_OFF and last is not None and last.reason is not Reason.NONE:
         # That it waits is told by ``retry_at``; what for is the last attempt's reason.
         reason = last.reason
@@ -182,10 +209,53 @@ def _bind(
         "evidence": _shown(finding.evidence),
         "refusal": reason.value if reason is not Reason.NONE else None,
         "retry_at": clocks.date(retry_at),
+        "backs_off": backs_off,
+        "detail": _shown(refusal.detail, PATH_LIMIT) or None if refusal is not None else None,
+        "planned": _shown(action.describe(), 2 * PATH_LIMIT) if action is not None else None,
+        "is_in_flight": state.is_in_flight,
+        "undone": state.undone,
         "phase": state.phase.value,
         "failures": state.failures,
         "last_attempt": _attempt(state, clocks),
         "last_recovery": _recovery(state, clocks),
+    }
+
+
+def _connections(cycle: CycleReport, clocks: Clocks) -> Document:
+    """Return what is known of the file systems of all binds and of their sources, by device."""
+    snapshot = cycle.snapshot
+    mounts = [m for f in cycle.findings for m in (f.bind.mount, f.source_mount) if m is not None]
+    devices = {mount.device for mount in mounts} & snapshot.connections.keys()
+    return {str(device): _connection(device, snapshot, clocks) for device in sorted(devices)}
+
+
+def _connection(device: Device, snapshot: Snapshot, clocks: Clocks) -> Document:
+    connection = snapshot.connections[device]
+    return {
+        "answer": connection.answer.value if connection.answer is not None else None,
+        "errno": connection.errno or None,
+        "asked_at": clocks.date(connection.asked_at or None),
+        "answered_at": clocks.date(connection.answered_at or None),
+        "waiting": connection.waiting,
+        "is_overdue": connection.is_overdue,
+        "is_hung": connection.is_hung,
+        "server_gone_at": clocks.date(connection.server_gone_at),
+        "servers": [
+            {"pid": server.pid, "command": _shown(server.command), "pod_uid": server.pod_uid}
+            for server in snapshot.servers.get(device, ())[:MAX_SERVERS]
+        ],
+    }
+
+
+def _sources(cycle: CycleReport) -> Document:
+    """Return what is mounted at each place that may be a source now, by path."""
+    table = cycle.snapshot.table
+    places = {path.mount_point for f in cycle.findings for path in f.bind.source.candidates}
+    tops = {_shown(place, PATH_LIMIT): table.top_at(place) for place in sorted(places)}
+    return {
+        place: {"device": str(top.device), "fs_type": _shown(top.fs_type), "root": _shown(top.root)}
+        for place, top in tops.items()
+        if top is not None
     }
 
 
@@ -242,6 +312,28 @@ def _incident(incident: Incident, clocks: Clocks) -> Document:
         "open": len(incident.open_targets),
         "recovered": len(incident.recovered_targets),
     }
+
+
+def _outage(outage: Outage, clocks: Clocks) -> Document:
+    return {
+        "device": str(outage.device),
+        "source": _shown(outage.source_path, PATH_LIMIT) or None,
+        "server_gone_at": clocks.date(outage.server_gone_at),
+        "noticed_at": clocks.date(outage.noticed_at),
+        "source_up_at": clocks.date(outage.source_up_at),
+        "recovered_at": clocks.date(outage.recovered_at),
+        "ended_at": clocks.date(outage.ended_at),
+        "lasted_ms": _ms(outage.began_at, outage.ended_at),
+        "recovery_ms": _ms(outage.source_up_at, outage.recovered_at),
+        "binds": outage.binds,
+        "recovered": outage.recovered,
+    }
+
+
+def _ms(begin: float | None, end: float | None) -> float | None:
+    if begin is None or end is None:
+        return None
+    return round(max(0.0, end - begin) * 1000, 3)
 
 
 def _pause(pause: Pause) -> Document:

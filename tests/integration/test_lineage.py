@@ -143,9 +143,7 @@ def test_what_is_known_of_a_volume_goes_with_it(node: DemoNode) -> None:
     source = node.add_source("one")
     pod, _ = pod_with_container(node, source, "p")
     with DaemonProcess(node) as daemon:
-        wait_for_state(
-            daemon, lambda state: points(state) == {source.path, pod.volume_path("v")}
-        )
+        wait_for_state(daemon, lambda state: points(state) == {source.path, pod.volume_path("v")})
         node.remove_pod(pod)
         wait_for_state(daemon, lambda state: points(state) == {source.path})
         source.stop()

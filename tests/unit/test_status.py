@@ -79,6 +79,11 @@ def test_everything_about_one_bind() -> None:
         "evidence": "not connected",
         "refusal": "system_call",
         "retry_at": "2023-11-14T22:13:23.000Z",
+        "backs_off": True,
+        "detail": None,
+        "planned": None,
+        "is_in_flight": False,
+        "undone": 0,
         "phase": "cooldown",
         "failures": 3,
         "last_attempt": {
