@@ -241,7 +241,11 @@ def _connection(device: Device, snapshot: Snapshot, clocks: Clocks) -> Document:
         "is_hung": connection.is_hung,
         "server_gone_at": clocks.date(connection.server_gone_at),
         "servers": [
-            {"pid": server.pid, "command": _shown(server.command), "pod_uid": server.pod_uid}
+            {
+                "pid": server.pid,
+                "command": _shown(server.command),
+                "pod_uid": _shown(server.pod_uid),
+            }
             for server in snapshot.servers.get(device, ())[:MAX_SERVERS]
         ],
     }

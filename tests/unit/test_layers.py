@@ -30,7 +30,7 @@ EDGE = {
     "statustable",
     "advice",
     "explanation",
-    "explained",
+    "targets",
     "statussocket",
     "statefile",
     "serving",
