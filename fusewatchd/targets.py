@@ -76,8 +76,8 @@ def _of_source(binds: Iterable[Document], path: str) -> list[Document]:
 
 def _is_pod(bind: Document, who: str) -> bool:
     pod = bind["pod"]
-    name = pod["name"]
-    if who and who in (pod["uid"], name, f"{pod['namespace']}/{name}"):
+    names = (pod["name"], f"{pod['namespace']}/{pod['name']}") if pod["name"] else ()
+    if who and who in (pod["uid"], *names):
         return True
     # The directory of a pod from a file has another uid than the API server tells.
     return bind["namespace"] is None and f"/pods/{who}/" in bind["mount_point"] and "/" not in who
