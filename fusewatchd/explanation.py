@@ -153,9 +153,11 @@ def _connection(connection: Document, now: str) -> str:
         parts.append(f"{connection['waiting']} requests wait")
     if connection["server_gone_at"] is not None:
         parts.append(f"its server was gone {_ago(connection['server_gone_at'], now)}")
+    is_over = connection["answer"] == Answer.DISCONNECTED.value
     for server in connection["servers"]:
         of_pod = f" of pod {server['pod_uid']}" if server["pod_uid"] else ""
-        parts.append(f"served by {server['command'] or '?'} ({server['pid']}){of_pod}")
+        who = f"{server['program'] or '?'} (process {server['pid']}{of_pod})"
+        parts.append(f"{'was ' if is_over else ''}served by {who}")
     return ", ".join(parts)
 
 
@@ -184,7 +186,8 @@ def _history(bind: Document, outages: Iterable[Document]) -> Lines:
         detail = f": {last['detail']}" if last["detail"] else ""
         words = last["reason"].replace("_", " ")
         lines.append(("history", f"{last['at']} attempt {last['outcome']}, {words}{detail}{error}"))
-    return lines or [("history", "no outage is known")]
+    # Each begins with its date.
+    return sorted(lines) or [("history", "no outage is known")]
 
 
 def _outage(outage: Document) -> str:

@@ -243,12 +243,17 @@ def _connection(device: Device, snapshot: Snapshot, clocks: Clocks) -> Document:
         "servers": [
             {
                 "pid": server.pid,
-                "command": _shown(server.command),
-                "pod_uid": _shown(server.pod_uid),
+                "program": _program(server.command),
+                "pod_uid": _shown(server.pod_uid) or None,
             }
             for server in snapshot.servers.get(device, ())[:MAX_SERVERS]
         ],
     }
+
+
+def _program(command: str) -> str:
+    """Return what runs, without its arguments: drivers put passwords there."""
+    return _shown(command.partition(" ")[0].rpartition("/")[2])
 
 
 def _sources(cycle: CycleReport) -> Document:

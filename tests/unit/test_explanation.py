@@ -179,11 +179,13 @@ def test_what_is_at_the_source_now(device: object, root: str, words: str) -> Non
 def test_how_its_connection_answers() -> None:
     of = cycle(finding(HOST, Verdict.STALE))
     known = Connection(OLD, Answer.DISCONNECTED, 98.0, 98.1, 107, 3, server_gone_at=40.0)
-    server = FuseServer(77, 1, (OLD,), "juicefs", "uid-m")
+    secret = "/sbin/juicefs mount redis://:hunter2@db"
+    server = FuseServer(77, 1, (OLD,), secret, "uid-m")
     seen = replace(of.snapshot, connections={OLD: known}, servers={OLD: (server,)})
     assert says(document(replace(of, snapshot=seen)))["connection"] == (
         "has no server any more (Transport endpoint is not connected), asked 2.0 s ago,"
-        " 3 requests wait, its server was gone 60.0 s ago, served by juicefs (77) of pod uid-m"
+        " 3 requests wait, its server was gone 60.0 s ago,"
+        " was served by juicefs (process 77 of pod uid-m)"
     )
 
 
@@ -202,8 +204,8 @@ def test_its_outages_and_attempts() -> None:
     assert told["history"].splitlines() == [
         "2023-11-14T22:11:49.000Z server gone, 3 binds recovered after 11.0 s,"
         " 10.0 ms after the source was back",
-        "2023-11-14T22:12:10.000Z server gone, over after 10.0 s, nothing was replaced",
         "2023-11-14T22:11:50.000Z server gone, no source, 1 of 1 binds open",
+        "2023-11-14T22:12:10.000Z server gone, over after 10.0 s, nothing was replaced",
         "2023-11-14T22:13:19.000Z attempt failed, system call: move_mount"
         " (No space left on device)",
     ]
