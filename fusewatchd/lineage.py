@@ -114,22 +114,31 @@ class _Look:
     """What one look at the table adds to what is known."""
 
     def __init__(self, facts: Facts, mounts: Iterable[Mount], pods_directory: str) -> None:
-        inside = pods_directory.rstrip("/") + "/"
+        self._inside = pods_directory.rstrip("/") + "/"
+        self._has_ids = False
         self._known: dict[int, Fact] = {}
         self._siblings: dict[Device, list[Fact]] = {}
         self._outside: dict[Device, list[Place]] = {}
         for mount in mounts:
+            self._has_ids = self._has_ids or bool(mount.unique_id)
             known = facts.get(mount.mount_id)
             if known is not None and known.is_about(mount):
-                self._known[mount.mount_id] = known
-                self._siblings.setdefault(mount.device, []).append(known)
-            if not mount.mount_point.startswith(inside):
+                self._take_known(known, mount)
+            if not mount.mount_point.startswith(self._inside):
                 place = Place(mount.mount_point, mount.root, mount.unique_id)
                 self._outside.setdefault(mount.device, []).append(place)
         for places in self._outside.values():
             # Without ids the order of the table stays: the kernel's, in which they came.
             places.sort(key=lambda place: place.unique_id)
         self._shown: dict[tuple[Device, str], tuple[Place, ...]] = {}
+
+    def _take_known(self, known: Fact, mount: Mount) -> None:
+        # A mount that came or went while the table was read has no 64-bit id in it, and may
+        # stand beside another file system that has got its number meanwhile.
+        if known.unique_id == mount.unique_id or not mount.unique_id:
+            self._known[mount.mount_id] = known
+        if mount.unique_id or not known.unique_id:
+            self._siblings.setdefault(mount.device, []).append(known)
 
     def shows(self, mount: Mount) -> bool:
         """Return True when a place outside shows this now."""
@@ -143,9 +152,15 @@ class _Look:
             paths = {place.path for place in known.candidates}
             new = tuple(place for place in places if place.path not in paths)
             return _with_places(known, new) if new else known
-        siblings = self._siblings.get(mount.device, ())
         fact = fact_of(mount, places)
+        siblings = self._siblings.get(mount.device) if self._may_inherit(mount) else None
         return _with_siblings(fact, siblings) if siblings else fact if places else None
+
+    def _may_inherit(self, mount: Mount) -> bool:
+        """A mount outside may be a server's own, which came from nowhere."""
+        return mount.mount_point.startswith(self._inside) and (
+            bool(mount.unique_id) or not self._has_ids
+        )
 
     def _places(self, mount: Mount) -> tuple[Place, ...]:
         """Return the oldest places that show what a mount shows."""

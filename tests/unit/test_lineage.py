@@ -127,6 +127,35 @@ def test_so_does_the_bind_of_another_pod() -> None:
     assert answered(learned(elsewhere, LEFTOVER, facts=facts)) == ["/bind-of-it"]
 
 
+def test_a_mount_that_was_not_there_all_the_time_neither_tells_nor_is_told() -> None:
+    """Its number can be another file system's in the same table."""
+    other = mount(6, TARGET.replace("50a9", "60a9"))
+    facts = lineage.learn({}, MountTable.of([SOURCE, other]), (), PODS, [OLD])
+    fleeting = replace(other, unique_id=0)
+    after = learned(fleeting, mount(30, "/another"), facts=facts, bind=mount(31, TARGET))
+    assert answered(after, mount(31, TARGET)) == ["/another"]
+    assert answered(after, other) == ["/source"]
+    late = replace(mount(31, TARGET), unique_id=0)
+    assert answered(learned(other, facts=facts, bind=late), late) == []
+    # Once it has its id it is known for what it is.
+    assert answered(learned(other, facts=facts, bind=mount(31, TARGET)), late) == ["/source"]
+
+
+def test_a_fact_from_a_hurried_look_is_made_whole() -> None:
+    late = replace(BIND, unique_id=0)
+    facts = learned(LEFTOVER, bind=late)
+    facts |= lineage.learn({}, MountTable.of([SOURCE, LEFTOVER]), (), PODS, [OLD])
+    whole = learned(LEFTOVER, facts=facts)
+    assert (answered(whole), whole[BIND.mount_id].unique_id) == (["/source"], BIND.unique_id)
+
+
+def test_a_servers_own_mount_came_from_nowhere() -> None:
+    other = mount(6, TARGET.replace("50a9", "60a9"))
+    facts = lineage.learn({}, MountTable.of([SOURCE, other]), (), PODS, [OLD])
+    fresh = mount(30, "/another")
+    assert answered(learned(other, facts=facts, bind=fresh), fresh) == ["/another"]
+
+
 def test_a_part_of_it_takes_over_only_places_that_show_that_part() -> None:
     other = mount(6, TARGET.replace("50a9", "60a9"), root="/a")
     facts = lineage.learn(
