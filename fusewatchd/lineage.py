@@ -242,6 +242,14 @@ def restore(facts: Iterable[Fact], table: MountTable) -> dict[int, Fact]:
     return kept
 
 
+def places(facts: Facts, mount: Mount) -> tuple[SourcePath, ...]:
+    """Return every place that was seen to show what this mount shows, the oldest first."""
+    fact = facts.get(mount.mount_id)
+    if fact is None or not fact.is_about(mount):
+        return ()
+    return tuple(place.path for place in fact.candidates)
+
+
 def answer(facts: Facts, mount: Mount) -> SourceAnswer | None:
     """Return where this mount came from, if that was ever seen."""
     fact = facts.get(mount.mount_id)

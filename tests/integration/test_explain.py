@@ -22,6 +22,7 @@ def explain(daemon: DaemonProcess, *words: str) -> subprocess.CompletedProcess[s
     return run_fusewatchd("explain", *words, *sets)
 
 
+@pytest.mark.slow
 @in_lab(timeout=90)
 def test_why_did_it_not_recover(node: DemoNode) -> None:
     source = node.add_source("one")
@@ -72,6 +73,7 @@ def test_why_did_it_not_recover(node: DemoNode) -> None:
         assert unknown.stderr == "nothing is known of demo/ap; near: demo/app\n"
 
 
+@pytest.mark.slow
 @in_lab(timeout=60)
 def test_without_a_daemon_it_looks_by_itself_and_says_so(node: DemoNode) -> None:
     source = node.add_source("one")

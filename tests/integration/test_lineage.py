@@ -77,6 +77,7 @@ def as_first_written(state: Any) -> None:
     del state["owners"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [None, as_first_written], ids=["restarted", "upgraded"])
 @in_lab(timeout=60)
 def test_restarted_or_upgraded_between_crash_and_recovery(
@@ -117,6 +118,7 @@ def test_a_bind_that_somebody_left_outside_is_not_taken_for_the_source(node: Dem
         daemon.wait_for(lambda d: sources_of(d) == {source.path})
 
 
+@pytest.mark.slow
 @in_lab(timeout=60)
 def test_what_a_foreign_layer_covered_is_known_when_it_comes_to_light(node: DemoNode) -> None:
     source = node.add_source("one")

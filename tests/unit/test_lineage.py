@@ -15,6 +15,8 @@ from fusewatchd.model import (
     Mount,
     Pod,
     Reason,
+    SourceAnswer,
+    SourcePath,
 )
 from fusewatchd.mountinfo import MountTable
 from fusewatchd.snapshot import Snapshot
@@ -291,6 +293,26 @@ def test_a_driver_that_contradicts_lineage_is_refused() -> None:
     seen = snapshot(BIND, FIRST, mount(22, "/source", OTHER))
     answer = sources.locate(PATH, BIND, seen, learned(SOURCE), FLUID)
     assert sources.resolve(answer, BIND, seen).refusal is Reason.AMBIGUOUS_SOURCE
+
+
+class Staging:
+    """A driver that binds its servers' mounts to where the kubelet wants them."""
+
+    name = "staging"
+
+    def locate(self, bind: BindPath, mount: Mount, snapshot: Snapshot) -> SourceAnswer | None:
+        return SourceAnswer(self.name, "staged there", (SourcePath("/k/globalmount"),))
+
+
+def test_of_several_places_the_one_that_a_driver_names_is_the_source() -> None:
+    staged = mount(6, "/k/globalmount")
+    facts = learned(SOURCE, staged)
+    assert answered(facts) == ["/source"]
+    found = sources.locate(PATH, BIND, snapshot(BIND), facts, [Staging()])
+    assert found.candidates == (SourcePath("/k/globalmount"),)
+    # One that lineage never saw there is another matter.
+    doubted = sources.locate(PATH, BIND, snapshot(BIND), learned(SOURCE), [Staging()])
+    assert len(doubted.candidates) == 2
 
 
 def test_narrower_superblocks_are_described() -> None:
