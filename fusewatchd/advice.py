@@ -277,3 +277,11 @@ NOT_RUNNING = Advice(
     "Start it: 'systemctl start fusewatchd'.",
     "A running fusewatchd would replace it now.",
 )
+
+UNCLAIMED = Advice(
+    "It shows nothing that a volume of its pod on the host shows, or was seen to show: it is a"
+    " hostPath, a copy of other mounts of the node, something that its pod mounts or serves itself,"
+    " or it receives the host's mounts anyway.",
+    "If it is a volume that should be repaired: it has to be seen once while it works.",
+    "It is left alone.",
+)

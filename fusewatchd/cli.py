@@ -18,7 +18,6 @@ from fusewatchd.settings import Settings, override, require_sense
 
 DEFAULT_CONFIG = "/etc/fusewatchd/fusewatchd.yaml"
 WATCH_SECONDS = 1.0
-PATH_LIMIT = 4 * 4096
 _HOME_AND_CLEAR = "\x1b[H\x1b[2J"
 
 
@@ -134,6 +133,7 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _explain(options: argparse.Namespace) -> int:
+    from fusewatchd.documents import PATH_LIMIT
     from fusewatchd.explanation import Asked, exit_code, explain, explanation_text
     from fusewatchd.node import look_once
     from fusewatchd.statussocket import ask

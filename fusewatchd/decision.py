@@ -373,3 +373,5 @@ class CycleReport:
     foreign_stale: int = 0
     """Stale FUSE mounts in namespaces that are never entered."""
     pauses: tuple[Pause, ...] = ()
+    unclaimed: tuple[tuple[MountNamespace, Mount], ...] = ()
+    """FUSE mounts in pods' containers that are none of the volumes that are repaired."""

@@ -19,6 +19,7 @@ from fusewatchd.model import (
     Answer,
     BindPath,
     Mount,
+    MountNamespace,
     NamespaceKind,
     Reason,
     TargetKey,
@@ -49,6 +50,8 @@ class Diagnosis:
     foreign_stale: int
     """Stale FUSE mounts in namespaces that are never entered."""
     owners: Mapping[str, Owner]
+    unclaimed: tuple[tuple[MountNamespace, Mount], ...] = ()
+    """FUSE mounts in pods' containers that are none of the volumes that are repaired."""
 
 
 def diagnose(snapshot: Snapshot, ledger: Ledger, knowledge: Knowledge) -> Diagnosis:
@@ -63,7 +66,8 @@ def diagnose(snapshot: Snapshot, ledger: Ledger, knowledge: Knowledge) -> Diagno
     findings += _bare_binds(snapshot, ledger, by_key)
     owners = switches.learn_owners(ledger.owners, findings, snapshot.pods)
     switched = switches.apply(findings, knowledge.switches, owners)
-    return Diagnosis(switched, facts, _count_foreign_stale(look, snapshot), owners)
+    unclaimed = tuple(pair for pair in look.foreign if pair[0].kind is NamespaceKind.CONTAINER)
+    return Diagnosis(switched, facts, _count_foreign_stale(look, snapshot), owners, unclaimed)
 
 
 def _learn(snapshot: Snapshot, ledger: Ledger, knowledge: Knowledge) -> lineage.Facts:

@@ -11,11 +11,11 @@ from datetime import datetime
 from enum import Enum
 from os import strerror
 
-from fusewatchd.advice import NOT_RUNNING, REASONS, VERDICTS, Advice
+from fusewatchd.advice import NOT_RUNNING, REASONS, UNCLAIMED, VERDICTS, Advice
+from fusewatchd.documents import Document
 from fusewatchd.model import Answer, Reason, Verdict
 from fusewatchd.reporters.base import duration_text
 from fusewatchd.status import ALARMING
-from fusewatchd.targets import Document
 
 MAX_MOUNTS = 50
 """Explained in full as text; the document has them all."""
@@ -47,6 +47,8 @@ def explain(document: Document, binds: Iterable[Document], target: str, asked: A
 
 
 def _mount(document: Document, bind: Document, asked: Asked) -> Document:
+    if "source" not in bind:
+        return _unclaimed(document, bind)
     outages = _outages(document, bind)
     lines = [
         *_identity(bind),
@@ -63,6 +65,24 @@ def _mount(document: Document, bind: Document, asked: Asked) -> Document:
     }
 
 
+def _unclaimed(document: Document, bind: Document) -> Document:
+    connection = document["connections"].get(bind["device"])
+    lines = [
+        ("pod", _who(bind)),
+        ("kind", f"a FUSE mount inside a container: {bind['fs_type']}, device {bind['device']}"),
+        ("identified", f"not: {UNCLAIMED.meaning}"),
+    ]
+    if connection is not None:
+        lines.append(("connection", _connection(connection, document["printed_at"])))
+    lines += [("next", UNCLAIMED.then), ("to do", UNCLAIMED.todo)]
+    return {
+        "bind": bind,
+        "connection": connection,
+        "outages": [],
+        "says": [{"about": about, "text": text} for about, text in lines],
+    }
+
+
 # ------------------------------------------------------------------------- what it is
 
 
@@ -75,12 +95,7 @@ _KINDS: Mapping[str, str] = {
 
 
 def _identity(bind: Document) -> Lines:
-    pod = bind["pod"]
-    name = f"{pod['namespace']}/{pod['name']}, " if pod["name"] else ""
-    ending = ", being deleted" if pod["deleting"] else ""
-    who = f"{name}uid {pod['uid']}{ending}"
-    container = f", container {bind['container']}" if bind["container"] else ""
-    lines = [("pod", f"{who}; volume {bind['volume']}{container}")]
+    lines = [("pod", _who(bind)), ("volume", bind["volume"])]
     if bind["device"] is None:
         mount = "nothing is mounted there"
     else:
@@ -88,6 +103,14 @@ def _identity(bind: Document) -> Lines:
         mount = f"{bind['fs_type']}, device {bind['device']}, mount id {bind['mount_id']}{layers}"
     driver = f", driver {bind['driver']}" if bind["driver"] else ""
     return [*lines, ("kind", f"{_KINDS[bind['kind']]}: {mount}{driver}")]
+
+
+def _who(bind: Document) -> str:
+    pod = bind["pod"]
+    name = f"{pod['namespace']}/{pod['name']}, " if pod["name"] else ""
+    ending = ", being deleted" if pod["deleting"] else ""
+    container = f", container {bind['container']}" if bind["container"] else ""
+    return f"{name}uid {pod['uid']}{ending}{container}"
 
 
 def _source(document: Document, bind: Document) -> Lines:

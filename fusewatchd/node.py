@@ -18,6 +18,7 @@ from fusewatchd.bucket import Rate
 from fusewatchd.connections import Connections, Timing
 from fusewatchd.decision import CycleReport, Trigger
 from fusewatchd.diagnosis import Knowledge
+from fusewatchd.documents import Clocks
 from fusewatchd.drivers import drivers_for
 from fusewatchd.errors import NamespaceError, ParseError
 from fusewatchd.executor import Executor
@@ -36,7 +37,7 @@ from fusewatchd.planner import Policy
 from fusewatchd.reconciler import Reconciler
 from fusewatchd.settings import RecoveryMode, Settings, override
 from fusewatchd.statekeeper import recall
-from fusewatchd.status import Clocks, status_document
+from fusewatchd.status import status_document
 from fusewatchd.switches import Switches
 
 MAX_PARALLEL = 2

@@ -8,9 +8,6 @@ that a pod, a driver or a path contributes is escaped when it enters the documen
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from datetime import datetime, timezone
-from typing import Any
 
 from fusewatchd.decision import (
     Action,
@@ -22,26 +19,25 @@ from fusewatchd.decision import (
     Pause,
     Refusal,
 )
+from fusewatchd.documents import PATH_LIMIT, Clocks, Document, rfc3339, shown
 from fusewatchd.ledger import NOTHING_DETACHED, Detached, TargetState
 from fusewatchd.model import (
     Answer,
-    Device,
     MountNamespace,
     NamespaceKind,
     Reason,
     TargetKey,
     Verdict,
 )
-from fusewatchd.printable import LIMIT, printable
 from fusewatchd.snapshot import Snapshot
+from fusewatchd.surroundings import (
+    MAX_UNCLAIMED,
+    connections_document,
+    pod_document,
+    sources_document,
+    unclaimed_document,
+)
 
-Document = dict[str, Any]
-"""JSON-able: dicts with text keys, lists, text, numbers, booleans and None."""
-
-PATH_LIMIT = 4 * 4096
-"""``PATH_MAX`` of four-character escapes: paths are never cut in the document."""
-MAX_SERVERS = 8
-"""Processes of one connection."""
 MAX_NAMESPACES = 100
 """Namespaces listed one by one; the totals count all."""
 
@@ -49,28 +45,6 @@ ALARMING = frozenset({Verdict.HUNG, Verdict.STALE, Verdict.BARE})
 """A pod cannot use its volume.  Slow, held and superseded ones work, orphans have no pod."""
 POORER = frozenset({"kubelet", "pods", "apiserver", "fusectl"})
 """Gaps that cost names or detail, but hide no bind: with one of them *healthy* stands."""
-
-
-@dataclass(frozen=True, slots=True)
-class Clocks:
-    """The present, and when the daemon started, for turning cycle times into dates."""
-
-    now_wall: float
-    """Seconds since the epoch."""
-    now_monotonic: float
-    started_wall: float
-
-    def date(self, monotonic: float | None) -> str | None:
-        """Return a time of the monotonic clock as RFC 3339 in UTC."""
-        if monotonic is None:
-            return None
-        return rfc3339(self.now_wall - (self.now_monotonic - monotonic))
-
-
-def rfc3339(wall: float) -> str:
-    """Return seconds since the epoch as a date in UTC with milliseconds."""
-    moment = datetime.fromtimestamp(wall, timezone.utc)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 # ------------------------------------------------------------------------- document
@@ -120,7 +94,7 @@ def status_document(
         "looked_at": clocks.date(snapshot.taken_at),
         "printed_at": rfc3339(clocks.now_wall),
         "cycle": cycle.number,
-        "kubelet_root": _shown(snapshot.kubelet_root, PATH_LIMIT) or None,
+        "kubelet_root": shown(snapshot.kubelet_root, PATH_LIMIT) or None,
         "pods_known": snapshot.pods is not None,
         "mount_table_entries": len(snapshot.table),
         "totals": _totals(cycle),
@@ -130,8 +104,11 @@ def status_document(
             "last_at": clocks.date(detached.last_at),
         },
         "binds": binds,
-        "connections": _connections(cycle, clocks),
-        "sources": _sources(cycle),
+        "unclaimed": [
+            unclaimed_document(*pair, snapshot) for pair in cycle.unclaimed[:MAX_UNCLAIMED]
+        ],
+        "connections": connections_document(cycle, clocks),
+        "sources": sources_document(cycle),
         "incidents": [_incident(incident, clocks) for incident in incidents],
         "outages": [_outage(outage, clocks) for outage in outages],
         "flapping_sources": [_pause(pause) for pause in cycle.pauses],
@@ -141,17 +118,8 @@ def status_document(
             "not_entered_count": len(foreign),
             "not_entered_stale_mounts": cycle.foreign_stale,
         },
-        "gaps": [
-            {"source": _shown(gap.source), "reason": _shown(gap.reason)} for gap in cycle.gaps
-        ],
+        "gaps": [{"source": shown(gap.source), "reason": shown(gap.reason)} for gap in cycle.gaps],
     }
-
-
-def _shown(text: str, limit: int = LIMIT) -> str:
-    """Escape text; nearly all of it needs nothing, and there is much of it."""
-    if len(text) <= limit and text.isascii() and text.isprintable() and "\\" not in text:
-        return text
-    return printable(text, limit)
 
 
 def _totals(cycle: CycleReport) -> Document:
@@ -185,96 +153,39 @@ def _bind(
     if reason is Reason.BACK_OFF and last is not None and last.reason is not Reason.NONE:
         # That it waits is told by ``retry_at``; what for is the last attempt's reason.
         reason = last.reason
-    candidates = [_shown(p.mount_point, PATH_LIMIT) for p in bind.source.candidates]
+    candidates = [shown(p.mount_point, PATH_LIMIT) for p in bind.source.candidates]
     return {
-        "pod": _pod(path.pod_uid, snapshot),
-        "volume": _shown(path.volume),
-        "container": _shown(path.container) or None,
+        "pod": pod_document(path.pod_uid, snapshot),
+        "volume": shown(path.volume),
+        "container": shown(path.container) or None,
         "kind": path.kind.value,
         "namespace": bind.key.namespace or None,
-        "mount_point": _shown(bind.key.mount_point, PATH_LIMIT),
+        "mount_point": shown(bind.key.mount_point, PATH_LIMIT),
         "mount_id": mount.mount_id if mount is not None else None,
         "device": str(mount.device) if mount is not None else None,
-        "fs_type": _shown(mount.fs_type) if mount is not None else None,
-        "driver": _shown(bind.driver) or None,
+        "fs_type": shown(mount.fs_type) if mount is not None else None,
+        "driver": shown(bind.driver) or None,
         "depth": bind.depth,
         "source": {
             "path": candidates[0] if candidates else None,
             "candidates": candidates,
-            "rule": _shown(bind.source.rule) or None,
-            "why": _shown(bind.source.why),
+            "rule": shown(bind.source.rule) or None,
+            "why": shown(bind.source.why),
         },
         "source_device": str(finding.source_mount.device) if finding.source_mount else None,
         "verdict": finding.verdict.value,
-        "evidence": _shown(finding.evidence),
+        "evidence": shown(finding.evidence),
         "refusal": reason.value if reason is not Reason.NONE else None,
         "retry_at": clocks.date(retry_at),
         "backs_off": backs_off,
-        "detail": _shown(refusal.detail, PATH_LIMIT) or None if refusal is not None else None,
-        "planned": _shown(action.describe(), 2 * PATH_LIMIT) if action is not None else None,
+        "detail": shown(refusal.detail, PATH_LIMIT) or None if refusal is not None else None,
+        "planned": shown(action.describe(), 2 * PATH_LIMIT) if action is not None else None,
         "is_in_flight": state.is_in_flight,
         "undone": state.undone,
         "phase": state.phase.value,
         "failures": state.failures,
         "last_attempt": _attempt(state, clocks),
         "last_recovery": _recovery(state, clocks),
-    }
-
-
-def _connections(cycle: CycleReport, clocks: Clocks) -> Document:
-    """Return what is known of the file systems of all binds and of their sources, by device."""
-    snapshot = cycle.snapshot
-    mounts = [m for f in cycle.findings for m in (f.bind.mount, f.source_mount) if m is not None]
-    devices = {mount.device for mount in mounts} & snapshot.connections.keys()
-    return {str(device): _connection(device, snapshot, clocks) for device in sorted(devices)}
-
-
-def _connection(device: Device, snapshot: Snapshot, clocks: Clocks) -> Document:
-    connection = snapshot.connections[device]
-    return {
-        "answer": connection.answer.value if connection.answer is not None else None,
-        "errno": connection.errno or None,
-        "asked_at": clocks.date(connection.asked_at or None),
-        "answered_at": clocks.date(connection.answered_at or None),
-        "waiting": connection.waiting,
-        "is_overdue": connection.is_overdue,
-        "is_hung": connection.is_hung,
-        "server_gone_at": clocks.date(connection.server_gone_at),
-        "servers": [
-            {
-                "pid": server.pid,
-                "program": _program(server.command),
-                "pod_uid": _shown(server.pod_uid) or None,
-            }
-            for server in snapshot.servers.get(device, ())[:MAX_SERVERS]
-        ],
-    }
-
-
-def _program(command: str) -> str:
-    """Return what runs, without its arguments: drivers put passwords there."""
-    return _shown(command.partition(" ")[0].rpartition("/")[2])
-
-
-def _sources(cycle: CycleReport) -> Document:
-    """Return what is mounted at each place that may be a source now, by path."""
-    table = cycle.snapshot.table
-    places = {path.mount_point for f in cycle.findings for path in f.bind.source.candidates}
-    tops = {_shown(place, PATH_LIMIT): table.top_at(place) for place in sorted(places)}
-    return {
-        place: {"device": str(top.device), "fs_type": _shown(top.fs_type), "root": _shown(top.root)}
-        for place, top in tops.items()
-        if top is not None
-    }
-
-
-def _pod(directory_uid: str, snapshot: Snapshot) -> Document:
-    pod = (snapshot.pods or {}).get(directory_uid)
-    return {
-        "namespace": _shown(pod.namespace) if pod is not None else None,
-        "name": _shown(pod.name) if pod is not None else None,
-        "uid": _shown(pod.uid if pod is not None else directory_uid),
-        "deleting": pod.is_deleting if pod is not None else None,
     }
 
 
@@ -286,7 +197,7 @@ def _recovery(state: TargetState, clocks: Clocks) -> Document | None:
     return {
         "at": clocks.date(outcome.finished_at),
         "took_ms": round(took * 1000, 3),
-        "narrower": _shown(outcome.narrower) or None,
+        "narrower": shown(outcome.narrower) or None,
     }
 
 
@@ -300,7 +211,7 @@ def _attempt(state: TargetState, clocks: Clocks) -> Document | None:
         "outcome": outcome.status.value,
         "reason": outcome.reason.value,
         "errno": outcome.errno or None,
-        "detail": _shown(outcome.detail),
+        "detail": shown(outcome.detail),
     }
 
 
@@ -312,8 +223,8 @@ def _latest(binds: Iterable[Document]) -> Document | None:
 def _incident(incident: Incident, clocks: Clocks) -> Document:
     return {
         "device": str(incident.device),
-        "driver": _shown(incident.driver) or None,
-        "source": _shown(incident.source_path, PATH_LIMIT) or None,
+        "driver": shown(incident.driver) or None,
+        "source": shown(incident.source_path, PATH_LIMIT) or None,
         "server_gone_at": clocks.date(incident.server_gone_at),
         "noticed_at": clocks.date(incident.noticed_at),
         "source_up_at": clocks.date(incident.source_up_at),
@@ -326,7 +237,7 @@ def _incident(incident: Incident, clocks: Clocks) -> Document:
 def _outage(outage: Outage, clocks: Clocks) -> Document:
     return {
         "device": str(outage.device),
-        "source": _shown(outage.source_path, PATH_LIMIT) or None,
+        "source": shown(outage.source_path, PATH_LIMIT) or None,
         "server_gone_at": clocks.date(outage.server_gone_at),
         "noticed_at": clocks.date(outage.noticed_at),
         "source_up_at": clocks.date(outage.source_up_at),
@@ -347,7 +258,7 @@ def _ms(begin: float | None, end: float | None) -> float | None:
 
 def _pause(pause: Pause) -> Document:
     return {
-        "source": _shown(pause.source_path, PATH_LIMIT),
+        "source": shown(pause.source_path, PATH_LIMIT),
         "in_vain": pause.in_vain,
         "wait_seconds": round(pause.stable_seconds, 3),
     }
@@ -359,7 +270,7 @@ def _namespace(namespace: MountNamespace, snapshot: Snapshot) -> Document:
     return {
         "inode": namespace.inode,
         "pid": namespace.pid or None,
-        "pod_uid": _shown(namespace.pod_uid) or None,
+        "pod_uid": shown(namespace.pod_uid) or None,
         "fuse_mounts": len(fuse),
         "stale_mounts": sum(mount.device in dead for mount in fuse),
     }

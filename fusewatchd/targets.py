@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
-from typing import Any
 
+from fusewatchd.documents import PATH_LIMIT, Document
 from fusewatchd.printable import printable
 
-Document = dict[str, Any]
-PATH_LIMIT = 4 * 4096
 MAX_NEAR = 5
 MAX_COMPARED = 1000
 """Names that are compared letter by letter."""
@@ -27,9 +25,10 @@ def find(document: Document, wanted: str) -> list[Document]:
     it is, or is in; else every container mount that it is, or is in, whatever the container.
     ``POD:/path`` and ``CONTAINER:/path`` mean a mount as that container sees it.  A pod is
     ``namespace/name``, a name or a uid, and means all its binds; so does a container's id.
+    What is in a container and none of the volumes that are repaired is found in the same way.
     """
     wanted = printable(wanted, PATH_LIMIT)
-    binds: list[Document] = document["binds"]
+    binds: list[Document] = document["binds"] + document["unclaimed"]
     if wanted.startswith("/"):
         path = _plain(wanted)
         on_host = _longest([b for b in binds if b["namespace"] is None], path, _point)
@@ -67,11 +66,11 @@ def _longest(
 
 
 def _of_source(binds: Iterable[Document], path: str) -> list[Document]:
-    return [
-        bind
-        for bind in binds
-        if any(_contains(place, path) for place in bind["source"]["candidates"])
-    ]
+    return [bind for bind in binds if any(_contains(place, path) for place in _candidates(bind))]
+
+
+def _candidates(bind: Document) -> list[str]:
+    return bind["source"]["candidates"] if "source" in bind else []
 
 
 def _is_pod(bind: Document, who: str) -> bool:
@@ -94,7 +93,7 @@ def _is_container(bind: Document, who: str) -> bool:
 def near(document: Document, wanted: str) -> list[str]:
     """Return names of what is known that look like what was not found."""
     wanted = printable(wanted, PATH_LIMIT)
-    names = list(dict.fromkeys(_names(document["binds"])))
+    names = list(dict.fromkeys(_names(document["binds"] + document["unclaimed"])))
     if wanted.startswith("/"):
         names = sorted((n for n in names if n[0] == "/"), key=lambda n: -_common(n, wanted))
         return [name for name in names if _common(name, wanted) > 1][:MAX_NEAR]
@@ -112,7 +111,7 @@ def _names(binds: Iterable[Document]) -> Iterable[str]:
             yield pod["uid"]
         if bind["namespace"] is None:
             yield bind["mount_point"]
-        yield from bind["source"]["candidates"]
+        yield from _candidates(bind)
 
 
 def _common(one: str, other: str) -> int:

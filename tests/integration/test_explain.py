@@ -11,7 +11,7 @@ import pytest
 from fusewatchd.demo.daemonprocess import DaemonProcess
 from fusewatchd.demo.kubelet import DemoKubelet
 from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.pods import PodMount, PodVolume
+from fusewatchd.demo.pods import PodMount, PodVolume, VolumeKind
 from tests.lab import in_lab, pod_with_container, run_fusewatchd
 
 pytestmark = pytest.mark.kernel
@@ -26,7 +26,9 @@ def explain(daemon: DaemonProcess, *words: str) -> subprocess.CompletedProcess[s
 @in_lab(timeout=90)
 def test_why_did_it_not_recover(node: DemoNode) -> None:
     source = node.add_source("one")
-    pod = node.add_pod("app", [PodVolume("v", source)], [PodMount("v", "/data")])
+    other = PodVolume("h", kind=VolumeKind.HOST_PATH, host_path=node.add_source("two").path)
+    mounts = [PodMount("v", "/data"), PodMount("h", "/host")]
+    pod = node.add_pod("app", [PodVolume("v", source), other], mounts)
     container = node.start_container(pod)
     bind = pod.volume_path("v")
     with (
@@ -60,8 +62,11 @@ def test_why_did_it_not_recover(node: DemoNode) -> None:
         whole = explain(daemon, "demo/app", "--json")
         assert whole.returncode == 1
         mounts = json.loads(whole.stdout)["mounts"]
-        assert {mount["bind"]["mount_point"] for mount in mounts} == {bind, "/data"}
-        assert all(any("recovery_ms" in o for o in mount["outages"]) for mount in mounts)
+        assert {mount["bind"]["mount_point"] for mount in mounts} == {bind, "/data", "/host"}
+        told = {mount["bind"]["mount_point"]: mount["outages"] for mount in mounts}
+        assert all(any("recovery_ms" in o for o in told[path]) for path in (bind, "/data"))
+        alien = explain(daemon, "demo/app:/host")
+        assert "not: It shows nothing that a volume of its pod on the host shows" in alien.stdout
         source.restart()
         container.wait_until_readable("/data/hello", 10.0)
         daemon.wait_until_watching(2)

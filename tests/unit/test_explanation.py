@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from fusewatchd.advice import NOT_RUNNING, REASONS, VERDICTS, Advice
+from fusewatchd.advice import NOT_RUNNING, REASONS, UNCLAIMED, VERDICTS, Advice
 from fusewatchd.decision import CycleReport, Incident, Outage, OutcomeStatus, Pause, Phase, Refusal
+from fusewatchd.documents import Clocks, Document
 from fusewatchd.explanation import (
     MAX_MOUNTS,
     Asked,
@@ -25,13 +26,15 @@ from fusewatchd.model import (
     BindKind,
     Connection,
     FuseServer,
+    MountNamespace,
+    NamespaceKind,
     Reason,
     SourceAnswer,
     SourcePath,
     TargetKey,
     Verdict,
 )
-from fusewatchd.status import Clocks, Document, status_document
+from fusewatchd.status import status_document
 from fusewatchd.targets import MAX_NEAR, find, near
 from tests.unit.cycles import (
     NEW,
@@ -83,7 +86,7 @@ def is_good(advice: Advice) -> bool:
 def test_every_reason_and_every_verdict_is_explained() -> None:
     assert REASONS.keys() == set(Reason)
     assert VERDICTS.keys() == set(Verdict)
-    every = [*REASONS.values(), *VERDICTS.values(), NOT_RUNNING]
+    every = [*REASONS.values(), *VERDICTS.values(), NOT_RUNNING, UNCLAIMED]
     assert [advice for advice in every if not is_good(advice)] == []
     assert len({advice.meaning for advice in every}) == len(every)
 
@@ -125,7 +128,7 @@ def test_settings_that_the_tables_name_are_there() -> None:
 
 def test_who_and_what_it_is() -> None:
     told = says(document(cycle(finding(bind(depth=2)))))
-    assert told["pod"] == "shop/web-0, uid api-uid-a; volume pv-1"
+    assert (told["pod"], told["volume"]) == ("shop/web-0, uid api-uid-a", "pv-1")
     assert told["kind"] == (
         "the volume on the host: fuse.juicefs, device 0:133, mount id 100, 2 layers,"
         " driver csi.juicefs.com"
@@ -133,9 +136,9 @@ def test_who_and_what_it_is() -> None:
     assert told["identified"] == "by lineage: mounted there while healthy"
     assert told["history"] == "no outage is known"
     inside = says(document(cycle(finding(INSIDE)), None), "/data/x")
-    assert inside["pod"].endswith("volume pv-1, container app")
+    assert inside["pod"].endswith("uid api-uid-a, container app")
     bare = says(document(cycle(finding(bind(device=None), Verdict.BARE), pods=None)))
-    assert bare["pod"] == "uid uid-a; volume pv-1"
+    assert bare["pod"] == "uid uid-a"
     assert "nothing is mounted there" in bare["kind"]
 
 
@@ -228,6 +231,34 @@ def test_a_source_that_comes_and_goes() -> None:
     of = cycle(stale, refused=[Refusal(stale, Reason.SOURCE_FLAPPING, 101.0)])
     told = says(document(replace(of, pauses=(Pause(SOURCE, 7, 1.5),))))
     assert "has to stay for 1.5 s, 7 mounts of it were of no use" in told["held back"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "verdict", "status"),
+    [
+        (Answer.ANSWERED, "healthy", 0),
+        (Answer.DISCONNECTED, "stale", 1),
+        (Answer.PENDING, "unknown", 2),
+    ],
+)
+def test_a_mount_in_a_container_that_is_none_of_its_volumes(
+    answer: Answer, verdict: str, status: int
+) -> None:
+    alien = mount("/host", NEW)
+    inside = MountNamespace(7, 1, 1, NamespaceKind.CONTAINER, "uid-a", "0123456789", (alien,))
+    of = replace(cycle(finding(HOST)), unclaimed=((inside, alien),))
+    seen = replace(of.snapshot, connections={NEW: Connection(NEW, answer)})
+    made = document(replace(of, snapshot=seen))
+    assert points(made, "shop/web-0") == [POINT, "/host"]
+    told = says(made, "shop/web-0:/host/x")
+    assert told["identified"] == f"not: {UNCLAIMED.meaning}"
+    assert (told["pod"], told["next"]) == (
+        "shop/web-0, uid api-uid-a, container 0123456789",
+        UNCLAIMED.then,
+    )
+    explanation = explain(made, find(made, "012345:/host"), "", Asked.DAEMON)
+    assert explanation["mounts"][0]["bind"]["verdict"] == verdict
+    assert exit_code(explanation) == status
 
 
 # ------------------------------------------------------------------------ what is next

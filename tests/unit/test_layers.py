@@ -28,6 +28,8 @@ EDGE = {
     "web",
     "status",
     "statustable",
+    "surroundings",
+    "documents",
     "advice",
     "explanation",
     "targets",

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusewatchd.decision import CycleReport, Finding, OutcomeStatus, Pause, Phase, Refusal
+from fusewatchd.documents import Clocks, Document
 from fusewatchd.ledger import TargetState
 from fusewatchd.model import (
     BindKind,
@@ -25,7 +26,7 @@ from fusewatchd.model import (
     TargetKey,
     Verdict,
 )
-from fusewatchd.status import MAX_NAMESPACES, Clocks, Document, exit_code, status_document
+from fusewatchd.status import MAX_NAMESPACES, exit_code, status_document
 from fusewatchd.statustable import MIN_WIDTH, status_table
 from tests.unit.cycles import NEW, OLD, bind, cycle, finding, incident, mount, outage, outcome, pod
 
