@@ -110,6 +110,10 @@ def learn(
     return learned
 
 
+_Word = tuple[tuple[Place, ...], int, bool]
+"""All that a fact has to say to others: of a thousand binds of one volume it is the same."""
+
+
 class _Look:
     """What one look at the table adds to what is known."""
 
@@ -117,7 +121,7 @@ class _Look:
         self._inside = pods_directory.rstrip("/") + "/"
         self._has_ids = False
         self._known: dict[int, Fact] = {}
-        self._siblings: dict[Device, list[Fact]] = {}
+        self._siblings: dict[Device, dict[_Word, Fact]] = {}
         self._outside: dict[Device, list[Place]] = {}
         for mount in mounts:
             self._has_ids = self._has_ids or bool(mount.unique_id)
@@ -138,7 +142,8 @@ class _Look:
         if known.unique_id == mount.unique_id or not mount.unique_id:
             self._known[mount.mount_id] = known
         if mount.unique_id or not known.unique_id:
-            self._siblings.setdefault(mount.device, []).append(known)
+            word = known.candidates, known.tied, known.seen_working
+            self._siblings.setdefault(mount.device, {})[word] = known
 
     def shows(self, mount: Mount) -> bool:
         """Return True when a place outside shows this now."""
@@ -154,7 +159,9 @@ class _Look:
             return _with_places(known, new) if new else known
         fact = fact_of(mount, places)
         siblings = self._siblings.get(mount.device) if self._may_inherit(mount) else None
-        return _with_siblings(fact, siblings) if siblings else fact if places else None
+        if siblings:
+            return _with_siblings(fact, siblings.values())
+        return fact if places else None
 
     def _may_inherit(self, mount: Mount) -> bool:
         """A mount outside may be a server's own, which came from nowhere."""
@@ -184,14 +191,14 @@ def _with_places(fact: Fact, new: tuple[Place, ...]) -> Fact:
     return replace(fact, candidates=(fact.candidates + new)[:MAX_CANDIDATES])
 
 
-def _with_siblings(fact: Fact, siblings: Iterable[Fact]) -> Fact | None:
+def _with_siblings(fact: Fact, siblings: Collection[Fact]) -> Fact | None:
     """Take over what is known of other mounts of the same file system."""
     root = plain_root(fact.root)
     merged: dict[SourcePath, Place] = {}
     firsts: dict[SourcePath, None] = {}
     for sibling in siblings:
         known = [place for place in sibling.candidates if below(root, place.root) is not None]
-        firsts.update(dict.fromkeys(place.path for place in known[:1]))
+        firsts.update(dict.fromkeys(place.path for place in known[: sibling.tied]))
         _merge(merged, known)
     _merge(merged, fact.candidates)
     if not merged:

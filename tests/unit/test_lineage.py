@@ -190,6 +190,10 @@ def test_two_places_that_nothing_tells_apart_are_both_possible() -> None:
     facts |= lineage.learn({}, MountTable.of([LEFTOVER, two]), (), PODS, [OLD])
     assert answered(learned(one, two, facts=facts)) == ["/source"]
     assert answered(learned(one, two, facts=ageless(facts))) == ["/source", "/bind-of-it"]
+    tied = {BIND.mount_id: learned(one, two, facts=ageless(facts))[BIND.mount_id]}
+    next_one = mount(40, TARGET.replace("50a9", "60aa"))
+    after = learned(next_one, facts=tied)
+    assert answered(after, next_one) == ["/source", "/bind-of-it"]
     seen = snapshot(BIND, mount(20, "/source", NEW))
     found = lineage.answer(learned(one, two, facts=ageless(facts)), BIND)
     assert found is not None
