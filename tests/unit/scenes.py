@@ -24,6 +24,7 @@ from fusewatchd.model import (
 )
 from fusewatchd.mountinfo import MountTable
 from fusewatchd.planner import Policy, plan
+from fusewatchd.settings import DriverSettings
 from fusewatchd.snapshot import Snapshot
 from fusewatchd.switches import Switches
 
@@ -144,7 +145,9 @@ class Scene:
 
     def look(self) -> Diagnosis:
         snapshot = self.snapshot()
-        knowledge = Knowledge(drivers_for("/runtime-mnt"), frozenset({"fuse.lxcfs"}), self.switches)
+        knowledge = Knowledge(
+            drivers_for(DriverSettings()), frozenset({"fuse.lxcfs"}), self.switches
+        )
         diagnosis = diagnose(snapshot, self.ledger, knowledge)
         self.ledger = take_diagnosis(self.ledger, diagnosis, snapshot)
         self.now += 1

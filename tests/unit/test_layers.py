@@ -14,11 +14,13 @@ ROOT = Path(fusewatchd.__file__).parent
 BASE = {
     "model", "decision", "snapshot", "errors", "printable", "wire", "bucket", "delays", "__init__",
 }  # fmt: skip
-PARSERS = {"mountinfo", "kubeletdir", "podlist", "settings", "schema", "expectations"}
+PARSERS = {
+    "mountinfo", "kubeletdir", "podlist", "settings", "schema", "expectations", "sourcetemplate",
+}  # fmt: skip
 CORE = {
     "lifecycle", "lineage", "sources", "containers", "children", "connections", "incidents",
     "ledger", "memory", "history", "aborting", "persistence", "switches", "cleanup", "pods", "diagnosis", "planner",
-    "drivers", "detectors", "budget", "breaker",
+    "drivers", "detectors", "budget", "breaker", "hostpaths",
 }  # fmt: skip
 EDGE = {
     "linux",
