@@ -97,7 +97,7 @@ def _source(host_path: str, mount: Mount, snapshot: Snapshot) -> SourceAnswer | 
     why = f"the pod's hostPath {host_path}"
     top = _led_to(host_path, snapshot.table)
     if top is None or not top.is_fuse:
-        if plain_root(mount.root) == "/":
+        if plain_root(mount.root) == "/" and not snapshot.table.at(host_path):
             return SourceAnswer(RULE, why, (SourcePath(host_path),))
         return SourceAnswer(RULE, f"{why} leads to no FUSE file system")
     if below(top.mount_point, pods_directory(snapshot.kubelet_root)) is not None:

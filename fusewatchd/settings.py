@@ -291,5 +291,9 @@ def require_sense(settings: Settings) -> None:
     for name in ("exclude", "exclude_containers"):
         if getattr(recovery, name).namespaces and not settings.kubelet.url:
             raise ConfigError(f"recovery.{name}.namespaces: needs kubelet.url, found nothing")
+    for number, template in enumerate(settings.drivers.templates):
+        if "namespace" in fields_of(template.source) and not settings.kubelet.url:
+            key = f"drivers.templates[{number}].source"
+            raise ConfigError(f"{key}: {{namespace}} needs kubelet.url, found nothing")
     if settings.cleanup.detach_orphans and not settings.kubelet.url:
         raise ConfigError("cleanup.detach_orphans: needs kubelet.url, found nothing")
