@@ -10,9 +10,9 @@ GooseFS (removed since) had ``goosefs/…/goosefs-fuse``.  Without ``MOUNT_ROOT`
 
 A PersistentVolume is named ``<namespace>-<dataset>`` (``pkg/ddc/base/pv.go``), which alone
 cannot be taken apart: ``a-b`` + ``c`` and ``a`` + ``b-c`` give the same name.  But a pod can only
-use claims of its own namespace, so the pod says where the first part ends.  While its namespace is not known,
-every place where the volume could be counts, whether something is mounted there or not: the
-one dataset that is there may be another team's.
+use claims of its own namespace, so the pod says where the first part ends.  While its namespace
+is not known, every place where the volume could be counts, whether something is mounted there or
+not: the one dataset that is there may be another team's.
 """
 
 from __future__ import annotations

@@ -150,9 +150,7 @@ def path_of(root: str, found: BindPath) -> str:
         case BindKind.FLEXVOLUME | BindKind.LOCAL:
             return f"{pod}/volumes/{found.plugin}/{found.volume}"
         case BindKind.EMPTY_DIR:
-            return "/".join(
-                filter(None, (pod, "volumes", found.plugin, found.volume, found.index))
-            )
+            return "/".join(filter(None, (pod, "volumes", found.plugin, found.volume, found.index)))
         case _:
             raise AssertionError(found)
 
