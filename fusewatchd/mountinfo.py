@@ -10,6 +10,7 @@ Do not read the table to learn whether an umount that returned 0 has worked: it 
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TypeVar
@@ -100,13 +101,17 @@ class MountTable:
     kernels and a table built from changes cannot know it.
     """
 
-    __slots__ = ("_by_device", "_by_id", "_by_parent", "_by_point", "_fuse", "_lines", "_parsed")
+    __slots__ = (
+        "_by_device", "_by_id", "_by_parent", "_by_point", "_fuse", "_fuse_points", "_lines",
+        "_parsed",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         """Make an empty table; see ``of`` and ``parse_mount_table`` for others."""
         self._lines: list[bytes] = []
         self._parsed: dict[bytes, Mount] = {}
         self._fuse: tuple[Mount, ...] = ()
+        self._fuse_points: list[str] | None = None
         self._by_id: dict[int, Mount] | None = {}
         self._by_parent: dict[int, tuple[Mount, ...]] | None = None
         self._by_point: dict[str, tuple[Mount, ...]] | None = None
@@ -145,6 +150,16 @@ class MountTable:
     def fuse_mounts(self) -> tuple[Mount, ...]:
         """Return the mounts of FUSE file systems in table order."""
         return self._fuse
+
+    def fuse_points(self, prefix: str) -> list[str]:
+        """Return the mount points of FUSE file systems that begin so, sorted, each one once."""
+        if self._fuse_points is None:
+            self._fuse_points = sorted({mount.mount_point for mount in self._fuse})
+        points = self._fuse_points
+        first = end = bisect_left(points, prefix)
+        while end < len(points) and points[end].startswith(prefix):
+            end += 1
+        return points[first:end]
 
     def by_id(self, mount_id: int) -> Mount | None:
         """Return the mount with this (reused, 32-bit) id."""

@@ -53,10 +53,8 @@ class Fluid:
         """Return where this volume can be, by the runtimes that have a mount for its name."""
         names = _names_of(volume, namespace)
         found: dict[str, None] = {}
-        for mount in snapshot.table.fuse_mounts():
-            if not mount.mount_point.startswith(self._prefix):
-                continue
-            match mount.mount_point[len(self._prefix) :].split("/"):
+        for point in snapshot.table.fuse_points(self._prefix):
+            match point[len(self._prefix) :].split("/"):
                 case [runtime, *name, last] if tuple(name) in names and last.endswith("-fuse"):
                     for place in names:
                         found[self._prefix + "/".join((runtime, *place, last))] = None

@@ -19,13 +19,16 @@ which different options give, are two candidates.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from fusewatchd.drivers.base import is_one_name, sources_at, volume_data
-from fusewatchd.model import BindPath, Mount, SourceAnswer
+from fusewatchd.model import BindPath, Mount, SourceAnswer, VolumeData
 from fusewatchd.snapshot import Snapshot
 
 CSI_DRIVER = "csi.juicefs.com"
 PROCESS_ROOT = "/var/lib/jfs/"
+
+Volumes = Mapping[tuple[str, str], VolumeData]
 
 _SUFFIX = re.compile(r"-[a-z]{6}")
 
@@ -38,6 +41,8 @@ class JuiceFS:
     def __init__(self, mount_root: str) -> None:
         """Take the real path of what mount pods have at ``/jfs``."""
         self._prefix = mount_root.rstrip("/") + "/"
+        self._made_of: Volumes = {}
+        self._made: frozenset[str] = frozenset()
 
     def locate(self, bind: BindPath, mount: Mount, snapshot: Snapshot) -> SourceAnswer | None:
         """Match the volume's handle against the names of all mount pods' mounts."""
@@ -46,11 +51,7 @@ class JuiceFS:
             return None
         handle = data.volume_handle
         names = self._mounts_of(handle, snapshot)
-        others = {
-            other.volume_handle
-            for other in snapshot.volume_data.values()
-            if other.driver == CSI_DRIVER and other.volume_handle in names
-        }
+        others = self._handles(snapshot.volume_data).intersection(names)
         if others:
             return SourceAnswer(self.name, f"{min(others)} is another volume's handle, too")
         paths = [*(self._prefix + name for name in names), PROCESS_ROOT + handle]
@@ -59,11 +60,14 @@ class JuiceFS:
         return SourceAnswer(self.name, f"nothing is mounted for volume {handle}")
 
     def _mounts_of(self, handle: str, snapshot: Snapshot) -> list[str]:
-        found: dict[str, None] = {}
-        for mount in snapshot.table.fuse_mounts():
-            if not mount.mount_point.startswith(self._prefix + handle):
-                continue
-            name = mount.mount_point[len(self._prefix) :]
-            if _SUFFIX.fullmatch(name, len(handle)):
-                found[name] = None
-        return list(found)
+        points = snapshot.table.fuse_points(f"{self._prefix}{handle}-")
+        names = (point[len(self._prefix) :] for point in points)
+        return [name for name in names if _SUFFIX.fullmatch(name, len(handle))]
+
+    def _handles(self, volumes: Volumes) -> frozenset[str]:
+        """Return the handles of all JuiceFS volumes; made once for all binds of a look."""
+        if self._made_of is not volumes:
+            known = (data for data in volumes.values() if data.driver == CSI_DRIVER)
+            self._made = frozenset(data.volume_handle for data in known)
+            self._made_of = volumes
+        return self._made

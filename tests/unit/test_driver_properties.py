@@ -168,7 +168,7 @@ def node(volumes: list[Volume]) -> Snapshot:
     )  # fmt: skip
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(VOLUMES)
 def test_a_bind_gets_its_own_source_or_none(volumes: list[Volume]) -> None:
     snapshot = node(volumes)
@@ -183,7 +183,7 @@ def test_a_bind_gets_its_own_source_or_none(volumes: list[Volume]) -> None:
             assert len(answer.candidates) == 1
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(VOLUMES)
 def test_what_a_driver_names_is_in_the_table_or_refused(volumes: list[Volume]) -> None:
     snapshot = node(volumes)
