@@ -22,6 +22,8 @@ from fusewatchd.model import BindPath, Mount, SourceAnswer, SourcePath
 from fusewatchd.snapshot import Snapshot
 
 CSI_DRIVER = "fuse.csi.fluid.io"
+RUNTIMES = ("alluxio", "jindo", "juicefs", "thin", "efc", "vineyard", "cache", "goosefs")
+"""Directories of ``MOUNT_ROOT``."""
 
 
 class Fluid:
@@ -53,9 +55,13 @@ class Fluid:
         """Return where this volume can be, by the runtimes that have a mount for its name."""
         names = _names_of(volume, namespace)
         found: dict[str, None] = {}
-        for point in snapshot.table.fuse_points(self._prefix):
-            match point[len(self._prefix) :].split("/"):
-                case [runtime, *name, last] if tuple(name) in names and last.endswith("-fuse"):
+        for runtime in RUNTIMES:
+            for name in names:
+                dataset = f"{self._prefix}{runtime}/{'/'.join(name)}/"
+                for point in snapshot.table.fuse_points(dataset):
+                    last = point[len(dataset) :]
+                    if "/" in last or not last.endswith("-fuse"):
+                        continue
                     for place in names:
                         found[self._prefix + "/".join((runtime, *place, last))] = None
         return tuple(map(SourcePath, found))
