@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from fusewatchd.model import BindPath, Mount, SourceAnswer, SourcePath, VolumeData
+from fusewatchd.kubeletdir import publish_directory
+from fusewatchd.model import BindKind, BindPath, Mount, SourceAnswer, SourcePath, VolumeData
 from fusewatchd.snapshot import Snapshot
 
 
@@ -21,9 +22,30 @@ class Driver(Protocol):
         """Say where the source of this bind is mounted; None: not a volume of this driver."""
 
 
-def volume_data(bind: BindPath, snapshot: Snapshot) -> VolumeData | None:
-    """Return the CSI driver and handle of a bind's volume; None when it has none, or unknown."""
-    return snapshot.volume_data.get((bind.pod_uid, bind.volume))
+_OF_PERSISTENT_VOLUMES = ("persistentVolumeClaim", "ephemeral")
+
+
+def volume_data(bind: BindPath, mount: Mount, snapshot: Snapshot) -> VolumeData | None:
+    """Return the CSI driver and handle of a bind's volume; None when it has none, or unknown.
+
+    A pod may have a hostPath ``data`` beside a PersistentVolume ``data``, and the subPaths of
+    both are at ``volume-subpaths/data``: one that shows another file system than the CSI volume
+    does is only taken for that when the pod's spec has no volume of this name.
+    """
+    data = snapshot.volume_data.get((bind.pod_uid, bind.volume))
+    if data is None or bind.kind is BindKind.PUBLISH:
+        return data
+    if bind.kind is not BindKind.SUBPATH:
+        return None
+    volume = publish_directory(snapshot.kubelet_root, bind.pod_uid, bind.volume)
+    if any(other.device == mount.device for other in snapshot.table.at(f"{volume}/mount")):
+        return data
+    pod = (snapshot.pods or {}).get(bind.pod_uid)
+    if pod is None:
+        return None
+    kinds = {found.kind for found in pod.volumes if found.name == bind.volume}
+    own = {*_OF_PERSISTENT_VOLUMES, "csi"} if data.is_ephemeral else {*_OF_PERSISTENT_VOLUMES}
+    return data if kinds <= own else None
 
 
 def namespace_of(bind: BindPath, snapshot: Snapshot) -> str | None:

@@ -32,7 +32,7 @@ class DirectMounts:
 
     def locate(self, bind: BindPath, mount: Mount, snapshot: Snapshot) -> SourceAnswer | None:
         """Name the driver; None where a source is there and lineage will have it."""
-        data = volume_data(bind, snapshot)
+        data = volume_data(bind, mount, snapshot)
         if data is None or _is_shown_elsewhere(mount, snapshot):
             return None
         return _of(data, snapshot)

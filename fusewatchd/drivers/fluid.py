@@ -37,7 +37,7 @@ class Fluid:
 
     def locate(self, bind: BindPath, mount: Mount, snapshot: Snapshot) -> SourceAnswer | None:
         """Match the volume's name against namespace and dataset of every Fluid source."""
-        data = volume_data(bind, snapshot)
+        data = volume_data(bind, mount, snapshot)
         if data is None or data.driver != CSI_DRIVER:
             return None
         found = self._places(bind.volume, namespace_of(bind, snapshot), snapshot)

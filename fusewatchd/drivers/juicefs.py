@@ -46,7 +46,7 @@ class JuiceFS:
 
     def locate(self, bind: BindPath, mount: Mount, snapshot: Snapshot) -> SourceAnswer | None:
         """Match the volume's handle against the names of all mount pods' mounts."""
-        data = volume_data(bind, snapshot)
+        data = volume_data(bind, mount, snapshot)
         if data is None or data.driver != CSI_DRIVER or not is_one_name(data.volume_handle):
             return None
         handle = data.volume_handle

@@ -24,7 +24,7 @@ class Ossfs:
 
     def locate(self, bind: BindPath, mount: Mount, snapshot: Snapshot) -> SourceAnswer | None:
         """Look at the one place that belongs to this volume handle."""
-        data = volume_data(bind, snapshot)
+        data = volume_data(bind, mount, snapshot)
         if data is None or data.driver != CSI_DRIVER or not data.volume_handle:
             return None
         digest = hashlib.sha256(data.volume_handle.encode("utf-8", "surrogateescape")).hexdigest()

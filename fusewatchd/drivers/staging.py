@@ -44,7 +44,7 @@ class Staging:
 
     def locate(self, bind: BindPath, mount: Mount, snapshot: Snapshot) -> SourceAnswer | None:
         """Look at the two places where a kubelet has this volume staged."""
-        data = volume_data(bind, snapshot)
+        data = volume_data(bind, mount, snapshot)
         if data is None or data.is_ephemeral or not data.volume_handle:
             return None
         if not is_one_name(data.driver) or data.driver == _NO_DRIVER:

@@ -28,12 +28,12 @@ class Template:
 
     def locate(self, bind: BindPath, mount: Mount, snapshot: Snapshot) -> SourceAnswer | None:
         """Fill in the template for a volume that it is for."""
-        if not self._is_for(bind, snapshot):
+        if not self._is_for(bind, mount, snapshot):
             return None
         if self._settings.in_pod:
             why = "drivers.templates says that it is mounted in the pod"
             return SourceAnswer(self.name, why, refusal=Reason.DIRECT_MOUNT)
-        values = _values(bind, snapshot)
+        values = _values(bind, mount, snapshot)
         for field in sorted(self._fields):
             if field not in values:
                 return SourceAnswer(self.name, f"{{{field}}} is not known")
@@ -44,20 +44,20 @@ class Template:
         source = SourcePath(path, top.root if top else "/")
         return SourceAnswer(self.name, "by drivers.templates", (source,))
 
-    def _is_for(self, bind: BindPath, snapshot: Snapshot) -> bool:
+    def _is_for(self, bind: BindPath, mount: Mount, snapshot: Snapshot) -> bool:
         if self._settings.csi_driver:
-            data = volume_data(bind, snapshot)
+            data = volume_data(bind, mount, snapshot)
             return data is not None and data.driver == self._settings.csi_driver
         if bind.kind is not BindKind.SUBPATH:
             return bind.kind is BindKind.FLEXVOLUME and bind.plugin == self._plugin
         pods = pods_directory(snapshot.kubelet_root)
         volume = f"{pods}/{bind.pod_uid}/volumes/{self._plugin}/{bind.volume}"
-        return bool(snapshot.table.at(volume))
+        return any(other.device == mount.device for other in snapshot.table.at(volume))
 
 
-def _values(bind: BindPath, snapshot: Snapshot) -> dict[str, str]:
+def _values(bind: BindPath, mount: Mount, snapshot: Snapshot) -> dict[str, str]:
     values = {"volume": bind.volume, "pod_uid": bind.pod_uid}
-    data, namespace = volume_data(bind, snapshot), namespace_of(bind, snapshot)
+    data, namespace = volume_data(bind, mount, snapshot), namespace_of(bind, snapshot)
     if data is not None:
         handle = data.volume_handle
         values["volume_handle"] = handle

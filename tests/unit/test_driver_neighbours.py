@@ -9,7 +9,7 @@ import pytest
 from fusewatchd.drivers import Driver, drivers_for
 from fusewatchd.drivers.hostservice import service_of
 from fusewatchd.kubeletdir import parse_bind_path
-from fusewatchd.model import Device, Mount, Reason, SourceAnswer, VolumeData
+from fusewatchd.model import Device, Mount, Pod, Reason, SourceAnswer, Volume, VolumeData
 from fusewatchd.mountinfo import MountTable
 from fusewatchd.settings import DriverSettings, TemplateSettings
 from fusewatchd.snapshot import Snapshot
@@ -245,3 +245,43 @@ def test_a_template_names_what_is_not_there_and_nothing_else_is_taken() -> None:
     bind = mount(10, publish("pv"), device=OLD)
     table = MountTable.of([bind, mount(20, "/mnt/hh"), mount(21, "/mnt")])
     assert resolve(found, bind, Snapshot(0.0, table, ROOT)).refusal is Reason.SOURCE_MISSING
+
+
+# --------------------------------------------------- a hostPath with the PersistentVolume's name
+
+SUBPATH = f"{ROOT}/pods/{UID}/volume-subpaths/pv/app/0"
+
+
+@pytest.mark.parametrize(
+    ("published", "kinds", "is_its"),
+    [
+        (OLD, None, True),
+        (OLD, ("hostPath",), True),  # it shows what the CSI volume does
+        (Device(0, 77), ("persistentVolumeClaim",), True),
+        (Device(0, 77), (), True),
+        (Device(0, 77), ("hostPath",), False),
+        (Device(0, 77), ("persistentVolumeClaim", "hostPath"), False),
+        (Device(0, 77), ("csi",), False),
+        (Device(0, 77), None, False),
+        (None, None, False),
+    ],
+)
+@pytest.mark.parametrize("driver", [JUICEFS, SEAWEEDFS, "acme"])
+def test_a_subpath_of_another_volume_of_this_name_is_not_the_csi_volumes(
+    driver: str, published: Device | None, kinds: tuple[str, ...] | None, is_its: bool
+) -> None:
+    template = TemplateSettings("acme", "acme", source="/acme/{volume_handle}")
+    mounts = [mount(10, SUBPATH, device=OLD), mount(20, VOLUMES + "h-abcdef")]
+    mounts += [mount(21, staged_at(SEAWEEDFS, "h")), mount(22, "/acme/h")]
+    if published:
+        mounts.append(mount(11, publish("pv"), device=published))
+    volumes = tuple(Volume("pv", kind) for kind in kinds or ())
+    pod = Pod(UID, UID, "shop", "p", "Running", is_deleting=False, volumes=volumes)
+    seen = Snapshot(
+        0.0, MountTable.of(mounts), ROOT, pods=None if kinds is None else {UID: pod},
+        volume_data={(UID, "pv"): VolumeData(driver, "h")},
+    )  # fmt: skip
+    path = parse_bind_path(ROOT, SUBPATH)
+    assert path is not None
+    drivers = drivers_for(DriverSettings(templates=(template,)))
+    assert bool(locate(path, mounts[0], seen, {}, drivers).candidates) is is_its

@@ -121,6 +121,32 @@ def test_a_container_is_known_by_its_pods_spec_after_a_restart(volume: Volume, p
     assert (action.key.mount_point, action.origin.mount_point) == ("/data", point)
 
 
+@pytest.mark.parametrize("is_published", [True, False])
+def test_fuse_in_an_emptydir_is_not_taken_for_the_pods_claim(is_published: bool) -> None:
+    """After a restart of the daemon, when only the spec says whose a container's mount is."""
+    scene = Scene(pods=spec(CLAIM))
+    assert scene.pods
+    volumes = (CLAIM, Volume("cache", "emptyDir"))
+    scene.pods = {UID: replace(scene.pods[UID], volumes=volumes)}
+    scene.mount(SOURCE, NEW)
+    scene.mount(EMPTY_DIR, THIRD)
+    if is_published:
+        scene.mount(publish_path(), NEW)
+    scene.container(scene.inside())
+    scene.answers[OLD] = Answer.DISCONNECTED
+    actions = replacements(scene.plan()[1])
+    assert [a.origin.mount_point for a in actions] == [publish_path()] * is_published
+
+
+@pytest.mark.parametrize(
+    ("point", "driver"), [(FLEX, "lab/fuse"), (LOCAL, "demofs"), (EMPTY_DIR, "demofs")]
+)
+def test_the_driver_of_what_has_no_csi_driver(point: str, driver: str) -> None:
+    scene = Scene(volume_data={(UID, "pv"): VolumeData("of.another.volume", "h")})
+    scene.mount(point)
+    assert [f.bind.driver for f in scene.look().findings] == [driver]
+
+
 # ------------------------------------------------------------------- what is only told
 
 
