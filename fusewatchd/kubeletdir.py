@@ -7,7 +7,6 @@ volume is bound by the kubelet itself, a hostPath is not).  Nothing is opened he
 
 from __future__ import annotations
 
-import hashlib
 import re
 from functools import lru_cache
 
@@ -33,8 +32,8 @@ def staging_paths(kubelet_root: str, data: VolumeData, volume: str) -> tuple[str
     which a later volume may have too.
     """
     base = _staging_directory(kubelet_root)
-    digest = hashlib.sha256(data.volume_handle.encode("utf-8", "surrogateescape")).hexdigest()
-    return f"{base}/{data.driver}/{digest}/{_STAGED}", f"{base}/{_BY_VOLUME}/{volume}/{_STAGED}"
+    by_handle = f"{base}/{data.driver}/{data.handle_digest}/{_STAGED}"
+    return by_handle, f"{base}/{_BY_VOLUME}/{volume}/{_STAGED}"
 
 
 def directory_named_by_volume(kubelet_root: str, mount_point: str) -> str | None:

@@ -7,6 +7,7 @@ Times are seconds of the monotonic clock, passed in by whoever has one.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -230,6 +231,12 @@ class VolumeData:
     volume_handle: str
     is_ephemeral: bool = False
     """An inline volume: it has no PersistentVolume and is never staged."""
+
+    @property
+    def handle_digest(self) -> str:
+        """SHA-256 of the handle in hexadecimal, which the kubelet and drivers name directories."""
+        handle = self.volume_handle.encode("utf-8", "surrogateescape")
+        return hashlib.sha256(handle).hexdigest()
 
 
 # --------------------------------------------------------------- mount namespaces

@@ -7,8 +7,6 @@ kind of server), bound to the pod by ``pkg/oss/nodeserver.go``.
 
 from __future__ import annotations
 
-import hashlib
-
 from fusewatchd.drivers.base import sources_at, volume_data
 from fusewatchd.model import BindPath, Mount, SourceAnswer
 from fusewatchd.snapshot import Snapshot
@@ -27,8 +25,7 @@ class Ossfs:
         data = volume_data(bind, mount, snapshot)
         if data is None or data.driver != CSI_DRIVER or not data.volume_handle:
             return None
-        digest = hashlib.sha256(data.volume_handle.encode("utf-8", "surrogateescape")).hexdigest()
-        path = f"{ATTACH_ROOT}/{digest}/globalmount"
+        path = f"{ATTACH_ROOT}/{data.handle_digest}/globalmount"
         if found := sources_at([path], snapshot):
             return SourceAnswer(self.name, "attached by its volume handle", found)
         return SourceAnswer(self.name, f"nothing is mounted at {path}")

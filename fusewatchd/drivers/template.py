@@ -6,8 +6,6 @@ which a field is not known, or is no single directory name, has no source by it.
 
 from __future__ import annotations
 
-import hashlib
-
 from fusewatchd.drivers.base import is_one_name, namespace_of, volume_data
 from fusewatchd.kubeletdir import pods_directory
 from fusewatchd.model import BindKind, BindPath, Mount, Reason, SourceAnswer, SourcePath
@@ -59,10 +57,8 @@ def _values(bind: BindPath, mount: Mount, snapshot: Snapshot) -> dict[str, str]:
     values = {"volume": bind.volume, "pod_uid": bind.pod_uid}
     data, namespace = volume_data(bind, mount, snapshot), namespace_of(bind, snapshot)
     if data is not None:
-        handle = data.volume_handle
-        values["volume_handle"] = handle
-        digest = hashlib.sha256(handle.encode("utf-8", "surrogateescape"))
-        values["volume_handle_sha256"] = digest.hexdigest()
+        values["volume_handle"] = data.volume_handle
+        values["volume_handle_sha256"] = data.handle_digest
     if namespace is not None:
         values["namespace"] = namespace
     return values

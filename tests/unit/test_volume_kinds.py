@@ -211,6 +211,19 @@ def test_fuse_in_an_emptydir_is_taken_away_with_its_pod() -> None:
     assert action.expect.unique_id == layer.unique_id
 
 
+def test_a_container_follows_what_its_pod_mounted_in_the_emptydir_again() -> None:
+    """A private copy, which propagation does not reach, of what the pod's own sidecar serves."""
+    scene = Scene()
+    dead = scene.mount(EMPTY_DIR)
+    scene.container(scene.inside("/cache/mnt"))
+    scene.look()
+    scene.answers[OLD] = Answer.DISCONNECTED
+    scene.mount(EMPTY_DIR, NEW, parent=dead.mount_id)
+    (action,) = replacements(scene.plan()[1])
+    assert (action.key.mount_point, action.origin.mount_point) == ("/cache/mnt", EMPTY_DIR)
+    assert action.origin.device == NEW
+
+
 def test_a_disks_file_system_is_not_replaced_by_another_disks() -> None:
     disk, other = Device(8, 17), Device(8, 33)
     scene = Scene()
