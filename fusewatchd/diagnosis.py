@@ -61,7 +61,9 @@ def diagnose(snapshot: Snapshot, ledger: Ledger, knowledge: Knowledge) -> Diagno
     facts = _learn(snapshot, ledger, knowledge)
     binds = [_host_bind(path, stack, snapshot, facts, knowledge) for path, stack in stacks]
     look = find_container_binds(snapshot, binds, ledger)
-    of_host_paths, foreign = hostpaths.find(snapshot, look.foreign, knowledge.ignored_fs_types)
+    of_host_paths, foreign = hostpaths.find(
+        snapshot, look.foreign, ledger, knowledge.ignored_fs_types
+    )
     findings = [_judge_by_source(bind, snapshot, ledger) for bind in binds]
     by_key = {finding.bind.key: finding for finding in findings}
     findings += [_judge_container(bind, by_key, snapshot, ledger) for bind in look.binds]

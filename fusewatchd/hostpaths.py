@@ -7,7 +7,8 @@ would get it.
 
 Ours is only what the spec leaves no choice about: one volumeMount at just this path, of a
 hostPath, without a subPath (that has a bind of the kubelet's).  One with Bidirectional is left
-alone: its container may be the one that mounts there, for the host to see.
+alone: its container may be the one that mounts there, for the host to see.  So is a mount on top
+of another one that we did not make: the container has put it there itself.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Mapping
 
 from fusewatchd.decision import Bind
 from fusewatchd.kubeletdir import pods_directory
+from fusewatchd.ledger import Ledger
 from fusewatchd.lineage import below, plain_root
 from fusewatchd.model import (
     BindKind,
@@ -41,7 +43,7 @@ Places = tuple[tuple[MountNamespace, Mount], ...]
 
 
 def find(
-    snapshot: Snapshot, foreign: Places, ignored_fs_types: frozenset[str]
+    snapshot: Snapshot, foreign: Places, ledger: Ledger, ignored_fs_types: frozenset[str]
 ) -> tuple[list[Bind], Places]:
     """Take the mounts of hostPath volumes out of those that are nobody's."""
     found: list[Bind] = []
@@ -49,7 +51,7 @@ def find(
     for namespace, mount in foreign:
         bind = None
         if mount.fs_type not in ignored_fs_types:
-            bind = _bind(namespace, mount, snapshot)
+            bind = _bind(namespace, mount, snapshot, ledger)
         if bind is None:
             left.append((namespace, mount))
         else:
@@ -57,7 +59,9 @@ def find(
     return found, tuple(left)
 
 
-def _bind(namespace: MountNamespace, mount: Mount, snapshot: Snapshot) -> Bind | None:
+def _bind(
+    namespace: MountNamespace, mount: Mount, snapshot: Snapshot, ledger: Ledger
+) -> Bind | None:
     pod = (snapshot.pods or {}).get(namespace.pod_uid)
     if pod is None or namespace.kind is not NamespaceKind.CONTAINER or not namespace.pid:
         return None
@@ -67,14 +71,21 @@ def _bind(namespace: MountNamespace, mount: Mount, snapshot: Snapshot) -> Bind |
     if volume is None:
         return None
     source = _source(volume.path, mount, snapshot)
-    if source is None:
+    key = TargetKey(namespace.inode, mount.mount_point)
+    depth = len(MountTable.of(namespace.mounts).stack_at(mount.mount_point))
+    if source is None or not _is_ours(depth, mount, key, ledger):
         return None
     path = BindPath(
         BindKind.CONTAINER, pod.directory_uid, volume.name, _PLUGIN, namespace.container_id
     )
-    key = TargetKey(namespace.inode, mount.mount_point)
-    depth = len(MountTable.of(namespace.mounts).stack_at(mount.mount_point))
     return Bind(key, path, mount, depth, mount.subtype, source, namespace)
+
+
+def _is_ours(layers: int, mount: Mount, key: TargetKey, ledger: Ledger) -> bool:
+    """False when the container may have mounted something of its own on the volume."""
+    outcome = ledger.state(key).last_outcome
+    made = outcome.mount if outcome is not None else None
+    return layers <= 1 or (made is not None and mount.has_id(made.mount_id, made.unique_id))
 
 
 def _volume_at(pod: Pod, mount_point: str) -> Volume | None:

@@ -14,7 +14,7 @@ from fusewatchd.demo.kubelet import DemoKubelet
 from fusewatchd.demo.node import DemoNode
 from fusewatchd.demo.pods import ContainerRole, DemoPod, PodMount, PodVolume, VolumeKind
 from fusewatchd.demo.sources import Source
-from tests.lab import in_lab
+from tests.lab import WAYS, in_lab
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
@@ -85,22 +85,24 @@ def pod_of_every_kind(
     return node.add_pod("kinds", kinds.values(), mounts), mounts
 
 
+@WAYS
 @in_lab(timeout=150)
-def test_every_kind_of_volume_recovers(node: DemoNode) -> None:
+def test_every_kind_of_volume_recovers(node: DemoNode, way: str) -> None:
     source, other = (node.add_source(name, files=FILES) for name in ("one", "other"))
     pod, mounts = pod_of_every_kind(node, source, other)
     container = node.start_container(pod)
     on_host = sum(m.volume not in ("host", "inside") or bool(m.sub_path) for m in mounts)
     with (
         DemoKubelet(node.pod_list) as kubelet,
-        DaemonProcess(node, settings={"kubelet.url": kubelet.url}) as daemon,
+        DaemonProcess(node, way=way, settings={"kubelet.url": kubelet.url}) as daemon,
     ):
         daemon.wait_for(lambda d: d["pods_known"])
         daemon.wait_until_watching(on_host + len(mounts), DEADLINE)
-        crash(source, other)
-        for mount in mounts:
-            is_part = mount.sub_path or mount.volume == "inside"
-            readable(container, f"{mount.mount_path}/hello", "sub" if is_part else "one")
+        for _ in range(2):
+            crash(source, other)
+            for mount in mounts:
+                is_part = mount.sub_path or mount.volume == "inside"
+                readable(container, f"{mount.mount_path}/hello", "sub" if is_part else "one")
         with pytest.raises(OSError, match="Read-only"):
             container.write("/host-ro/new", "x")
         document = daemon.wait_until_watching(on_host + len(mounts), DEADLINE)

@@ -7,8 +7,14 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from fusewatchd.decision import DetachOrphan, Propagation, ReplaceMount
-from fusewatchd.ledger import Ledger
+from fusewatchd.decision import (
+    DetachOrphan,
+    Outcome,
+    OutcomeStatus,
+    Propagation,
+    ReplaceMount,
+)
+from fusewatchd.ledger import Ledger, TargetState
 from fusewatchd.model import (
     Answer,
     BindKind,
@@ -331,6 +337,14 @@ def is_another_kind_of_volume(scene: Scene) -> None:
     scene.pods = spec(Volume("v", "nfs", path=SOURCE))
 
 
+def has_a_mount_of_its_own_on_top(scene: Scene) -> None:
+    (namespace,) = scene.namespaces
+    volume = namespace.mounts[0]
+    own = scene.inside(device=THIRD, parent=volume.mount_id)
+    scene.answers[THIRD] = Answer.DISCONNECTED
+    scene.namespaces = [replace(namespace, mounts=(volume, own))]
+
+
 def leads_into_the_kubelets_directory(scene: Scene) -> None:
     scene.pods = spec(Volume("v", "hostPath", path=publish_path()))
     scene.mount(publish_path(uid="cccccccc-0000-4000-8000-000000000003"), THIRD)
@@ -342,7 +356,7 @@ def leads_into_the_kubelets_directory(scene: Scene) -> None:
     [
         is_only_served, is_a_foreign_namespace, has_no_pod_list, is_mounted_elsewhere,
         has_another_volume_there_too, is_bidirectional, has_a_subpath, is_another_kind_of_volume,
-        leads_into_the_kubelets_directory,
+        has_a_mount_of_its_own_on_top, leads_into_the_kubelets_directory,
     ],
 )  # fmt: skip
 def test_what_the_spec_does_not_say_clearly_is_nobodys(spoil: Callable[[Scene], None]) -> None:
@@ -352,6 +366,23 @@ def test_what_the_spec_does_not_say_clearly_is_nobodys(spoil: Callable[[Scene], 
     assert findings == []
     actions, _ = planned(scene, source)
     assert [action for action in actions if action.namespace] == []
+
+
+def test_a_layer_of_our_own_on_a_hostpath_is_replaced_again() -> None:
+    """As older kernels need it: the dead mount stays below the one that was put on it."""
+    scene, source = host_path()
+    ((action,), _) = planned(scene, source)
+    (namespace,) = scene.namespaces
+    dead = namespace.mounts[0]
+    ours = scene.inside(device=NEW, parent=dead.mount_id)
+    done = Outcome(action, OutcomeStatus.RECOVERED, 1.0, 2.0, mount=ours)
+    states = {action.key: TargetState(last_outcome=done)}
+    scene.ledger = replace(scene.ledger, states=states)
+    scene.namespaces = [replace(namespace, mounts=(dead, ours))]
+    (new,) = (mount for mount in scene.mounts if mount.device == NEW)
+    scene.crash_and_restart(new, new=Device(0, 80))
+    (again,) = replacements(scene.plan()[1])
+    assert (again.expect.device, again.origin.device) == (NEW, Device(0, 80))
 
 
 def another_kind(scene: Scene, source: Mount) -> None:
