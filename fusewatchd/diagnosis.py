@@ -204,6 +204,8 @@ def _bare_binds(
         pod = (snapshot.pods or {}).get(bind_path.pod_uid) if bind_path else None
         if bind_path is None or pod is None or pod.is_deleting or pod.phase != "Running":
             continue
+        if bind_path.kind is BindKind.EMPTY_DIR:
+            continue  # the pod's own, to mount and to unmount
         bind = Bind(key, bind_path, None, 0, "", answer)
         yield _judge(bind, Resolution(None), snapshot, ledger)
 

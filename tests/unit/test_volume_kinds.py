@@ -217,6 +217,15 @@ def test_fuse_in_an_emptydir_is_taken_away_with_its_pod() -> None:
     assert action.expect.unique_id == layer.unique_id
 
 
+@pytest.mark.parametrize(("point", "is_bare"), [(EMPTY_DIR, False), (LOCAL, True), (FLEX, True)])
+def test_what_a_pod_unmounts_itself_is_not_missed(point: str, is_bare: bool) -> None:
+    scene = Scene(pods={UID: pod()}, pods_are_current=True)
+    mounted = scene.mount(point)
+    scene.look()
+    scene.unmount(mounted)
+    assert [f.verdict for f in scene.look().findings] == [Verdict.BARE] * is_bare
+
+
 def test_a_container_follows_what_its_pod_mounted_in_the_emptydir_again() -> None:
     """A private copy, which propagation does not reach, of what the pod's own sidecar serves."""
     scene = Scene()
