@@ -104,7 +104,7 @@ def _volume_at(pod: Pod, mount_point: str) -> Volume | None:
 
 def _source(host_path: str, mount: Mount, snapshot: Snapshot) -> SourceAnswer | None:
     """Return what the path leads to now; None where that is a bind of the kubelet's."""
-    host_path = posixpath.normpath(host_path)
+    host_path = posixpath.normpath("/" + host_path.lstrip("/"))
     why = f"the pod's hostPath {host_path}"
     top = _led_to(host_path, snapshot.table)
     if top is None or not top.is_fuse:

@@ -20,7 +20,9 @@ from fusewatchd.model import (
     NamespaceKind,
     Pod,
     Reason,
+    Volume,
     VolumeData,
+    VolumeMount,
 )
 from fusewatchd.mountinfo import MountTable
 from fusewatchd.planner import Policy, plan
@@ -49,6 +51,18 @@ def pod(
 ) -> Pod:
     ours = {f"fusewatchd.io/{name}": value for name, value in annotations.items()}
     return Pod(uid, uid, namespace, "web", "Running", is_deleting, annotations=ours)
+
+
+def spec(volume: Volume, *mounts: VolumeMount) -> dict[str, Pod]:
+    """The pod list, with this volume at /data of the container ``app`` if nothing is said."""
+    entries = mounts or (entry(),)
+    return {UID: replace(pod(), volumes=(volume,), volume_mounts=entries)}
+
+
+def entry(**keys: object) -> VolumeMount:
+    """A volumeMount, as ``spec`` has it but for these keys."""
+    made = VolumeMount("app", "v", "/data", read_only=False, propagation="None")
+    return replace(made, **keys)  # type: ignore[arg-type]
 
 
 @dataclass
