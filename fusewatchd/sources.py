@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from fusewatchd import lineage
 from fusewatchd.drivers import Driver
-from fusewatchd.model import Answer, BindPath, Mount, Reason, SourceAnswer, SourcePath
+from fusewatchd.model import Answer, BindKind, BindPath, Mount, Reason, SourceAnswer, SourcePath
 from fusewatchd.snapshot import Snapshot
 
 UNKNOWN_SOURCE = SourceAnswer("", "never seen mounted outside the pods directory")
@@ -39,7 +39,9 @@ def locate(
     drivers: Sequence[Driver],
 ) -> SourceAnswer:
     """Say where the source of a bind is mounted, and by which rule."""
-    remembered = lineage.answer(facts, mount)
+    # What a pod mounts for itself in its emptyDir is never bound from anywhere.
+    is_its_own = bind.kind is BindKind.EMPTY_DIR
+    remembered = None if is_its_own else lineage.answer(facts, mount)
     for driver in drivers:
         found = driver.locate(bind, mount, snapshot)
         if found is not None:
@@ -59,9 +61,7 @@ def _agreed(
         return found
     if not found.candidates:
         why = remembered.why
-        return replace(
-            found, candidates=remembered.candidates, why=why, refusal=remembered.refusal
-        )
+        return replace(found, candidates=remembered.candidates, why=why, refusal=remembered.refusal)
     both = [path for path in places if path in found.candidates]
     if both:
         return replace(found, candidates=tuple(both[:1]))

@@ -114,8 +114,8 @@ class Case:
 
     def facts(self) -> lineage.Facts:
         """What is remembered of the healthy node."""
-        binds = [bind for bind in binds_of(self.healthy) if bind[0].kind.value != "emptydir"]
-        return lineage.learn({}, self.healthy, binds, pods_directory(ROOT))
+        working = {mount.device for mount in self.healthy.fuse_mounts()}
+        return lineage.learn({}, self.healthy, (), pods_directory(ROOT), working)
 
     def answer(
         self, point: str, snapshot: Snapshot, facts: lineage.Facts | None = None
