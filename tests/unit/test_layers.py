@@ -12,7 +12,7 @@ import fusewatchd
 ROOT = Path(fusewatchd.__file__).parent
 
 BASE = {
-    "model", "decision", "snapshot", "errors", "printable", "wire", "bucket", "delays", "__init__",
+    "model", "decision", "snapshot", "errors", "printable", "wire", "bucket", "delays", "overlay", "__init__",
 }  # fmt: skip
 PARSERS = {
     "mountinfo", "kubeletdir", "podlist", "settings", "schema", "expectations", "sourcetemplate",
