@@ -8,8 +8,8 @@ from typing import Any
 
 from fusewatchd.decision import CycleReport
 from fusewatchd.errors import ConfigError
+from fusewatchd.reporters.exposition import Page
 from fusewatchd.reporters.log import Log
-from fusewatchd.reporters.metrics import Page
 from fusewatchd.settings import Settings
 from fusewatchd.statussocket import StatusSocket
 from fusewatchd.web import Health, Pages, WebServer

@@ -50,7 +50,7 @@ ONLY_IMPORTER = {
     "yaml": "configfile",
     "pyinotify": "linux/inotify",
     "sdnotify": "reporters/systemd",
-    "prometheus_client": "reporters/metrics",
+    "prometheus_client": "reporters/exposition",
     "requests": "kube/http",
     "urllib3": "kube/http",
 }

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusewatchd.errors import ConfigError
-from fusewatchd.reporters.metrics import Metrics, Page
+from fusewatchd.reporters.exposition import Page
+from fusewatchd.reporters.metrics import Metrics
 from fusewatchd.web import MAX_REQUEST_BYTES, Health, Pages, WebServer, parse_address, respond
 
 BIG = b"x" * 3_000_000
