@@ -90,13 +90,17 @@ def _settings(options: argparse.Namespace) -> tuple[Settings, str, dict[str, obj
 def _run(options: argparse.Namespace) -> int:
     from fusewatchd.daemon import Daemon, Start
     from fusewatchd.linux.mountkernel import Way
+    from fusewatchd.listening import inherited
     from fusewatchd.node import require_host_namespace
 
     if not options.any_namespace:
         require_host_namespace()
     settings, file, values = _settings(options)
     way = Way(options.way) if options.way else None
-    start = Start(settings, file, tuple(values.items()), way, options.as_old_kernel)
+    sockets = inherited(os.environ, os.getpid())
+    start = Start(
+        settings, file, tuple(values.items()), way, options.as_old_kernel, tuple(sockets)
+    )
     return Daemon(start).run()
 
 
@@ -187,7 +191,10 @@ def _print_document(document: Any, *, as_json: bool, in_a_line: bool = False) ->
 
 
 def _config_check(options: argparse.Namespace) -> int:
-    _, file, _ = _settings(options)
+    from fusewatchd.websecurity import WebSecurity
+
+    settings, file, _ = _settings(options)
+    WebSecurity(settings.web.config_file)
     print(f"{file or 'built-in defaults'}: fine")
     return 0
 

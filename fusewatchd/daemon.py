@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import selectors
 import signal
+import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -69,6 +70,8 @@ class Start:
     overrides: tuple[tuple[str, object], ...] = ()
     way: Way | None = None
     as_old_kernel: bool = False
+    sockets: tuple[socket.socket, ...] = ()
+    """Listening ones that were handed over by systemd."""
 
 
 def _cluster_part(settings: Settings) -> tuple[object, ...]:
@@ -122,7 +125,8 @@ class Daemon:
         )
         self._state = StateKeeper(start.settings.state_dir, self.log)
         self._node.reconciler.ledger = self._state.remembered(self._node.table.table())
-        self._doors = Doors(start.settings, self._metrics.page, self._last_cycle, self.document)
+        pages = (self._metrics.page, self._last_cycle, self.document)
+        self._doors = Doors(start.settings, *pages, self.log, start.sockets)
         self._doors.let_group_in(self.log)
 
     def _make_cluster(self) -> Cluster:

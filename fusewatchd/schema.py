@@ -104,12 +104,31 @@ def _value(hint: Any, value: object, key: str, problems: list[str]) -> Any:
             return hint(value)
         problems.append(f"{key}: expected {' or '.join(words)}, {_found(value)}")
         return None
+    if isinstance(hint, types.UnionType):
+        # One thing, or a list of them.
+        one, several = typing.get_args(hint)
+        return _value(one if isinstance(value, str) else several, value, key, problems)
+    if typing.get_origin(hint) is Mapping:
+        return _texts(value, key, problems)
     if typing.get_origin(hint) is tuple:
         if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
             return tuple(value)
         problems.append(f"{key}: expected a list of text, {_found(value)}")
         return ()
     return _scalar(hint, value, key, problems)
+
+
+def _texts(value: object, key: str, problems: list[str]) -> dict[str, str]:
+    """Return text by name; values may be secrets and are not shown."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        problems.append(f"{key}: expected names and text")
+        return {}
+    for name, text in value.items():
+        if not isinstance(name, str) or not isinstance(text, str):
+            problems.append(f"{key}.{printable(str(name), 60)}: expected text")
+    return dict(value)
 
 
 def _scalar(hint: Any, value: object, key: str, problems: list[str]) -> Any:

@@ -14,7 +14,7 @@ ROOT = Path(fusewatchd.__file__).parent
 BASE = {
     "model", "decision", "snapshot", "errors", "printable", "wire", "bucket", "delays", "__init__",
 }  # fmt: skip
-PARSERS = {"mountinfo", "kubeletdir", "podlist", "settings", "schema", "expectations"}
+PARSERS = {"mountinfo", "kubeletdir", "podlist", "settings", "schema", "expectations", "webconfig"}
 CORE = {
     "lifecycle", "lineage", "sources", "containers", "children", "connections", "incidents",
     "ledger", "memory", "history", "aborting", "persistence", "switches", "cleanup", "pods", "diagnosis", "planner",
@@ -26,6 +26,9 @@ EDGE = {
     "reporters",
     "configfile",
     "web",
+    "websecurity",
+    "listening",
+    "passwords",
     "status",
     "statustable",
     "surroundings",
