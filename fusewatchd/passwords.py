@@ -97,6 +97,11 @@ class PasswordChecker:
                 threading.Thread(target=self._work, name="passwords", daemon=True).start()
         return lambda: job.is_right
 
+    @property
+    def waiting(self) -> int:
+        """How many checks have not begun."""
+        return len(self._jobs)
+
     def close(self) -> None:
         """Begin no further check."""
         self._closing.set()

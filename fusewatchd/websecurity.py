@@ -31,7 +31,7 @@ from fusewatchd.webconfig import (
     web_config_from,
 )
 
-RETRY_SECONDS = 2.0
+RETRY_SECONDS = 0.5
 """How soon a file that could not be used is looked at again, while clients come."""
 _MAX_BYTES = 1 << 20
 _VERSIONS = {
