@@ -64,7 +64,10 @@ def _parser() -> argparse.ArgumentParser:
     explain.set_defaults(command=_explain)
     config = commands.add_parser("config-check", help="check a configuration file")
     config.set_defaults(command=_config_check)
-    for command in (run, check, status, explain, config):
+    doctor = commands.add_parser("doctor", help="examine what a recovery needs; exit 0 or 1")
+    doctor.add_argument("--json", action="store_true")
+    doctor.set_defaults(command=_doctor)
+    for command in (run, check, status, explain, config, doctor):
         command.add_argument("--config", default="", help=f"default: {DEFAULT_CONFIG} if there")
         command.add_argument(
             "--set", action="append", default=[], metavar="KEY=VALUE", help="override one key"
@@ -188,6 +191,21 @@ def _print_document(document: Any, *, as_json: bool, in_a_line: bool = False) ->
         width = shutil.get_terminal_size((100, 24)).columns
         print(status_table(document, width, sys.stdout.isatty()))
     return exit_code(document)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from fusewatchd.checkup.findings import document, exit_code
+    from fusewatchd.doctor.examination import examine
+    from fusewatchd.doctor.table import table
+
+    settings, _, _ = _settings(options)
+    findings = examine(settings)
+    if options.json:
+        print(json.dumps(document(findings), indent=2))
+    else:
+        width = shutil.get_terminal_size((100, 24)).columns
+        print(table(findings, width, sys.stdout.isatty()))
+    return exit_code(findings)
 
 
 def _config_check(options: argparse.Namespace) -> int:

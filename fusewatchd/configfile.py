@@ -65,7 +65,7 @@ def load_document(path: str) -> object:
         raise ConfigError(f"{path}: {exc.strerror}") from exc
     if len(text) > MAX_BYTES:
         raise ConfigError(f"{path}: expected at most {MAX_BYTES} bytes")
-    return settings_from(parse_document(text, path), path)
+    return parse_document(text, path)
 
 
 def parse_document(text: bytes, path: str) -> object:

@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import ssl
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -100,6 +101,10 @@ class Client:
         self._token = ""
         self._token_signature: Signature = ()
         self._cut_off = CutOff()
+        self.asked_at = 0.0
+        """When the last request was sent, seconds since the epoch."""
+        self.server_time: float | None = None
+        """The same moment by the server's clock, as its last answer's ``Date`` field has it."""
 
     def close(self) -> None:
         """Close idle connections."""
@@ -127,6 +132,7 @@ class Client:
             headers["Authorization"] = f"Bearer {token}"
         data = None if body is None else json.dumps(body).encode()
         session, seconds = self._current_session(), self.endpoint.timeout_seconds
+        self.asked_at = time.time()
         try:
             with (
                 self._cut_off.after(seconds),
@@ -140,6 +146,8 @@ class Client:
                     stream=True,
                 ) as answer,
             ):
+                date = _date(answer.headers.get("Date", ""))
+                self.server_time = date.timestamp() if date is not None else None
                 body = _body(answer)
             if not self._cut_off.has_struck:
                 return _content(answer, body, token)
@@ -356,13 +364,20 @@ def _retry_after(answer: requests.Response) -> float:
     text = answer.headers.get("Retry-After", "")
     if text.isascii() and text.isdigit():
         return min(float(text), MAX_RETRY_AFTER_SECONDS)
+    date = _date(text)
+    if date is None:
+        return 0.0
+    wait = (date - datetime.now(timezone.utc)).total_seconds()
+    return max(0.0, min(wait, MAX_RETRY_AFTER_SECONDS))
+
+
+def _date(text: str) -> datetime | None:
+    """Parse a date of HTTP (RFC 9110, 5.6.7); None: it is none."""
     try:
         date = parsedate_to_datetime(text)
     except (TypeError, ValueError, IndexError, OverflowError):
-        return 0.0
-    date = date if date.tzinfo else date.replace(tzinfo=timezone.utc)
-    wait = (date - datetime.now(timezone.utc)).total_seconds()
-    return max(0.0, min(wait, MAX_RETRY_AFTER_SECONDS))
+        return None
+    return date if date.tzinfo else date.replace(tzinfo=timezone.utc)
 
 
 def _reason(exc: BaseException) -> str:

@@ -178,6 +178,7 @@ def test_a_certificate_of_nobody_known_is_refused(authority: Authority, tmp_path
         assert answered(server, trusting(authority)) == 200
 
 
+@pytest.mark.slow
 def test_what_never_ends_its_handshake_is_cut_off(authority: Authority) -> None:
     with (
         serving(tls_config(authority), timeout_seconds=2.0) as server,

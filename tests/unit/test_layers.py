@@ -18,7 +18,7 @@ PARSERS = {"mountinfo", "kubeletdir", "podlist", "settings", "schema", "expectat
 CORE = {
     "lifecycle", "lineage", "sources", "containers", "children", "connections", "incidents",
     "ledger", "memory", "history", "aborting", "persistence", "switches", "cleanup", "pods", "diagnosis", "planner",
-    "drivers", "detectors", "budget", "breaker",
+    "drivers", "detectors", "budget", "breaker", "checkup",
 }  # fmt: skip
 EDGE = {
     "linux",
@@ -42,7 +42,7 @@ EDGE = {
     "rundir",
 }
 SHELL = {
-    "observer", "executor", "reconciler", "node", "cluster", "statekeeper", "doors", "daemon", "cli", "__main__",
+    "observer", "executor", "reconciler", "node", "cluster", "statekeeper", "doors", "doctor", "daemon", "cli", "__main__",
 }  # fmt: skip
 DEMO = {"demo"}
 
