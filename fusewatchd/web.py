@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
+from fusewatchd import statuspage
 from fusewatchd.bucket import Bucket, Rate
+from fusewatchd.listening import is_local
 from fusewatchd.passwords import PasswordChecker, credentials_of
 from fusewatchd.printable import printable
 from fusewatchd.serving import Pending, Server
@@ -56,6 +58,8 @@ class Pages:
     """For ``/healthz``: cycles are completed."""
     is_ready: Callable[[], Health]
     """For ``/readyz``: the first look at the node is complete."""
+    status: Callable[[], bytes | None] | None = None
+    """For ``/status``: None while there is nothing to show; without it there is no such page."""
 
 
 # ------------------------------------------------------------------------- protocol
@@ -69,6 +73,7 @@ class Request:
     path: str
     accept: str
     authorization: str
+    host: str
 
 
 class BadRequestError(Exception):
@@ -90,17 +95,18 @@ def parse_request(received: bytes) -> Request | None:
     words = line.split(" ")
     if len(words) != 3 or not words[2].startswith("HTTP/1."):
         raise BadRequestError("400 Bad Request")
-    found: dict[str, list[str]] = {"accept": [], "authorization": []}
+    found: dict[str, list[str]] = {"accept": [], "authorization": [], "host": []}
     for text in fields:
         name, colon, value = text.partition(":")
         if not colon or name != name.strip() or not name:
             raise BadRequestError("400 Bad Request")
         if name.lower() in found:
             found[name.lower()].append(value.strip())
-    if len(found["authorization"]) > 1:
+    if len(found["authorization"]) > 1 or len(found["host"]) > 1:
         raise BadRequestError("400 Bad Request")
     path = words[1].partition("?")[0]
-    return Request(words[0], path, ",".join(found["accept"]), "".join(found["authorization"]))
+    accept, authorization, host = (",".join(values) for values in found.values())
+    return Request(words[0], path, accept, authorization, host)
 
 
 def _response(
@@ -135,13 +141,34 @@ def page_answer(request: Request, pages: Pages, fields: Mapping[str, str]) -> by
         health = pages.is_alive() if request.path == "/healthz" else pages.is_ready()
         status = "200 OK" if health.is_good else "503 Service Unavailable"
         answer = text_answer(status, printable(health.text), fields)
+    elif request.path == "/status" and pages.status is not None:
+        shown = pages.status()
+        if shown is None:
+            answer = text_answer("503 Service Unavailable", "nothing was looked at yet", fields)
+        else:
+            fields = {**fields, **statuspage.FIELDS}
+            answer = _response("200 OK", statuspage.CONTENT_TYPE, shown, fields)
     elif request.path == "/":
-        answer = text_answer("200 OK", "fusewatchd: /metrics /healthz /readyz", fields)
+        more = " /status" if pages.status is not None else ""
+        answer = text_answer("200 OK", f"fusewatchd: /metrics /healthz /readyz{more}", fields)
     else:
         answer = text_answer("404 Not Found", "try /metrics, /healthz or /readyz", fields)
     if request.method == "HEAD":
         return answer[: answer.index(b"\r\n\r\n") + 4]
     return answer
+
+
+def _may_see_status(request: Request, rules: Rules, client: socket.socket) -> bool:
+    """Whoever has to log in, or is on this node and means this node.
+
+    A page of elsewhere can have a name that leads to loopback, and its visitor's browser would
+    ask here for it; the name in ``Host`` gives it away.
+    """
+    if rules.config.authenticates:
+        return True
+    host = request.host.rpartition(":")[0] if ":" in request.host else request.host
+    means_this_node = host in ("localhost", "[::1]", "") or host.startswith("127.")
+    return is_local(client) and means_this_node
 
 
 # --------------------------------------------------------------------------- server
@@ -215,6 +242,8 @@ class WebServer:
             return text_answer("429 Too Many Requests", "too many requests", fields)
         if not rules.admits(client):
             return text_answer("403 Forbidden", "not a name that is let in", fields)
+        if request.path == "/status" and not _may_see_status(request, rules, client):
+            return text_answer("403 Forbidden", "for this node alone, or after a login", fields)
         if not rules.config.basic_auth_users:
             return page_answer(request, self._pages, fields)
         return self._ask_for_password(request, rules)

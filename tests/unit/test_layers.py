@@ -27,6 +27,7 @@ EDGE = {
     "configfile",
     "web",
     "websecurity",
+    "statuspage",
     "listening",
     "passwords",
     "status",
