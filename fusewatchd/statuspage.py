@@ -140,7 +140,7 @@ def _last(binds: Sequence[Document]) -> str:
     if not done:
         return "no recovery since the daemon was started"
     latest = max(done, key=lambda recovery: str(recovery["at"]))
-    return f"last recovery {_clock(latest['at'])} UTC, {latest['took_ms']:.1f} ms"
+    return f"last recovery {_clock(latest['at'])} UTC in {latest['took_ms']:.1f} ms"
 
 
 def _time_line(spells: Sequence[Spell], now: float) -> str:
