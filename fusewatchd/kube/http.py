@@ -15,8 +15,6 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -34,6 +32,7 @@ from fusewatchd.kube.credentials import (
     signature,
 )
 from fusewatchd.kube.cutoff import CutOff
+from fusewatchd.kube.dates import http_date, retry_after
 from fusewatchd.kube.errors import (
     AnswerError,
     ConflictError,
@@ -54,7 +53,6 @@ MAX_VALUES = 1_000_000
 """In one answer: small ones take many times the room in memory that they take in JSON."""
 MAX_TOKEN_BYTES = 64 << 10
 CONNECT_SECONDS = 3.0
-MAX_RETRY_AFTER_SECONDS = 300.0
 _CHUNK = 1 << 16
 _LATE = "no answer in time"
 
@@ -146,8 +144,7 @@ class Client:
                     stream=True,
                 ) as answer,
             ):
-                date = _date(answer.headers.get("Date", ""))
-                self.server_time = date.timestamp() if date is not None else None
+                self.server_time = http_date(answer.headers.get("Date", ""))
                 body = _body(answer)
             if not self._cut_off.has_struck:
                 return _content(answer, body, token)
@@ -342,6 +339,7 @@ def _refusal(answer: requests.Response, document: object, secret: str) -> KubeEr
     # A server may repeat what it was sent, and this is logged.
     words = printable(words.replace(secret, "(token)") if secret else words)
     message = f"{answer.request.method} {answer.request.path_url}: {code} {words}"
+    rest = retry_after(answer.headers.get("Retry-After", ""), time.time())
     match code:
         case 401:
             return UnauthorizedError(message, code)
@@ -352,32 +350,11 @@ def _refusal(answer: requests.Response, document: object, secret: str) -> KubeEr
         case 409:
             return ConflictError(message, code)
         case 429:
-            return TooManyRequestsError(message, _retry_after(answer))
+            return TooManyRequestsError(message, rest)
         case _ if code >= 500:
-            return ServerError(message, code, _retry_after(answer))
+            return ServerError(message, code, rest)
         case _:
             return RejectedError(message, code)
-
-
-def _retry_after(answer: requests.Response) -> float:
-    """Return the seconds that a server asks for, as a number or as a date (RFC 9110, 10.2.3)."""
-    text = answer.headers.get("Retry-After", "")
-    if text.isascii() and text.isdigit():
-        return min(float(text), MAX_RETRY_AFTER_SECONDS)
-    date = _date(text)
-    if date is None:
-        return 0.0
-    wait = (date - datetime.now(timezone.utc)).total_seconds()
-    return max(0.0, min(wait, MAX_RETRY_AFTER_SECONDS))
-
-
-def _date(text: str) -> datetime | None:
-    """Parse a date of HTTP (RFC 9110, 5.6.7); None: it is none."""
-    try:
-        date = parsedate_to_datetime(text)
-    except (TypeError, ValueError, IndexError, OverflowError):
-        return None
-    return date if date.tzinfo else date.replace(tzinfo=timezone.utc)
 
 
 def _reason(exc: BaseException) -> str:
