@@ -11,8 +11,8 @@ from fusewatchd.decision import CycleReport
 from fusewatchd.errors import ConfigError
 from fusewatchd.listening import is_local, listen_on, name_of
 from fusewatchd.reporters.exposition import Page
-from fusewatchd.reporters.history import History
 from fusewatchd.reporters.log import Log
+from fusewatchd.reporters.timelines import Timelines
 from fusewatchd.settings import Settings
 from fusewatchd.status import POORER
 from fusewatchd.statuspage import status_page
@@ -51,7 +51,7 @@ class Doors:
         """
         self._document = document
         self._cycle: CycleReport | None = None
-        self._history = History()
+        self._history = Timelines()
         self._group = settings.status_group
         self._web: WebServer | None = None
         if inherited or settings.web.addresses:

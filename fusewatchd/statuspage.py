@@ -10,9 +10,10 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
+from fusewatchd.documents import Document
 from fusewatchd.model import Verdict
-from fusewatchd.reporters.history import SPAN_SECONDS, Spell, VolumeKey
-from fusewatchd.status import ALARMING, Document
+from fusewatchd.reporters.timelines import SPAN_SECONDS, Spell, VolumeKey
+from fusewatchd.status import ALARMING
 
 REFRESH_SECONDS = 5
 MAX_VOLUMES = 300

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from fusewatchd.model import Verdict
-from fusewatchd.reporters.history import (
+from fusewatchd.reporters.timelines import (
     MAX_CHANGES,
     MAX_VOLUMES,
     SPAN_SECONDS,
-    History,
     Spell,
+    Timelines,
 )
 from fusewatchd.statuspage import FIELDS, STYLE, status_page
 from fusewatchd.statuspage import MAX_VOLUMES as MAX_SHOWN
@@ -27,13 +27,13 @@ def at(report: Any, moment: float) -> Any:
     return replace(report, finished_at=moment)
 
 
-def told(history: History, *verdicts: tuple[Verdict, float]) -> None:
+def told(history: Timelines, *verdicts: tuple[Verdict, float]) -> None:
     for verdict, moment in verdicts:
         history.report(at(cycle(finding(bind(), verdict)), moment))
 
 
 def test_only_changes_are_kept() -> None:
-    history = History()
+    history = Timelines()
     steps = [(Verdict.HEALTHY, 1.0), (Verdict.HEALTHY, 2.0), (Verdict.STALE, 3.0), (Verdict.HEALTHY, 3.1)]
     told(history, *steps)
     assert history.volumes() == {
@@ -42,13 +42,13 @@ def test_only_changes_are_kept() -> None:
 
 
 def test_the_worst_bind_of_a_volume_counts() -> None:
-    history = History()
+    history = Timelines()
     history.report(at(outage()[1], 1.0))
     assert {spells[-1].verdict for spells in history.volumes().values()} == {"stale"}
 
 
 def test_the_history_is_bounded_in_time_and_number() -> None:
-    history = History()
+    history = Timelines()
     for step in range(4 * MAX_CHANGES):
         told(history, (Verdict.STALE if step % 2 else Verdict.HEALTHY, float(step)))
     assert len(history.volumes()[KEY]) == MAX_CHANGES

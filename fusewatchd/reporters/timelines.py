@@ -41,7 +41,7 @@ class Spell:
     verdict: str
 
 
-class History:
+class Timelines:
     """A reporter; may be read from any thread."""
 
     def __init__(self) -> None:
