@@ -16,8 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from fusewatchd.cgroups import memory_cgroup_of, owner_of_cgroup
 from fusewatchd.errors import ParseError, WorkerShortageError
-from fusewatchd.kubeletdir import pod_uid_of_cgroup
 from fusewatchd.linux import procfs
 from fusewatchd.linux.channel import Channel
 from fusewatchd.linux.forkserver import Worker
@@ -106,14 +106,15 @@ class Walker:
         tables[inode] = (data, mounts)
         if not mounts:
             return None
-        pod = pod_uid_of_cgroup(process.cgroup())
+        owner = owner_of_cgroup(process.cgroup())
+        kind = NamespaceKind.CONTAINER if owner.pod_uid else NamespaceKind.FOREIGN
         return {
             "inode": inode,
             "pid": process.pid,
             "start_time": process.stat()[2],
-            "kind": (NamespaceKind.CONTAINER if pod else NamespaceKind.FOREIGN).value,
-            "pod_uid": pod[0] if pod else "",
-            "container_id": pod[1] if pod else "",
+            "kind": kind.value,
+            "pod_uid": owner.pod_uid,
+            "container_id": owner.container_id,
             "mounts": mounts,
             "own_user_namespace": process.namespace("user") != user,
         }
@@ -166,13 +167,19 @@ def _server(process: Process, *, reads_connections: bool) -> Any:
             is_server = is_server or device is not None or link == _DEVICE_FILE
     if not is_server:
         return None
-    pod = pod_uid_of_cgroup(process.cgroup())
+    cgroup = process.cgroup()
+    owner, memory = owner_of_cgroup(cgroup), memory_cgroup_of(cgroup)
+    name, _, start_time = process.stat()
     return {
         "pid": process.pid,
-        "start_time": process.stat()[2],
+        "start_time": start_time,
         "devices": [encode(device) for device in sorted(devices)],
         "command": process.command(),
-        "pod_uid": pod[0] if pod else "",
+        "pod_uid": owner.pod_uid,
+        "container_id": owner.container_id,
+        "unit": owner.unit,
+        "name": name,
+        "memory": encode(memory),
     }
 
 

@@ -12,9 +12,10 @@ import fusewatchd
 ROOT = Path(fusewatchd.__file__).parent
 
 BASE = {
-    "model", "decision", "snapshot", "errors", "printable", "wire", "bucket", "delays", "__init__",
+    "model", "liveness", "decision", "snapshot", "errors", "printable", "wire", "bucket", "delays",
+    "__init__",
 }  # fmt: skip
-PARSERS = {"mountinfo", "kubeletdir", "podlist", "settings", "schema", "expectations"}
+PARSERS = {"mountinfo", "cgroups", "kubeletdir", "podlist", "settings", "schema", "expectations"}
 CORE = {
     "lifecycle", "lineage", "sources", "containers", "children", "connections", "incidents",
     "ledger", "memory", "aborting", "persistence", "switches", "cleanup", "pods", "diagnosis", "planner",
