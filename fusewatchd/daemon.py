@@ -24,10 +24,7 @@ from fusewatchd.doors import Doors
 from fusewatchd.errors import ConfigError
 from fusewatchd.linux.inotify import PodsDirectoryWatch
 from fusewatchd.linux.mountkernel import Way
-from fusewatchd.linux.pidfd import ServerWatch
-from fusewatchd.linux.sockets import SocketWatch
 from fusewatchd.memory import next_retry
-from fusewatchd.model import Device
 from fusewatchd.node import (
     Node,
     back_off_of,
@@ -46,12 +43,11 @@ from fusewatchd.reporters.story import LogReporter
 from fusewatchd.reporters.systemd import SystemdNotifier
 from fusewatchd.rundir import RuntimeLock
 from fusewatchd.schema import read_at_start_only
+from fusewatchd.servers import Servers
 from fusewatchd.settings import Settings, override, require_sense
 from fusewatchd.statekeeper import StateKeeper
 
 MAX_SLEEP_SECONDS = 5.0
-NO_DEVICE = Device(0, 0)
-"""Stands for the connections of servers of which the kernel does not tell them."""
 CYCLE_REST_FACTOR = 4
 """Mount changes alone start a new cycle no sooner than four times the last one's cost after it."""
 
@@ -101,9 +97,12 @@ class Daemon:
         self._is_stopping = False
         self._wants_reload = False
         self._mounts_due: float | None = None
-        self._servers = ServerWatch(lambda fd: self._watch(fd, self._on_server_exit), self._unwatch)
-        self._sockets = SocketWatch(
-            start.settings.sockets, lambda fd: self._watch(fd, self._on_socket), self._unwatch
+        self._servers = Servers(
+            start.settings.sockets,
+            self._node.observer,
+            lambda: self._cycle.findings if self._cycle else (),
+            self._watch,
+            self._unwatch,
         )
         self._pods = (
             PodsDirectoryWatch(self._node.kubelet_root) if self._node.kubelet_root else None
@@ -144,7 +143,7 @@ class Daemon:
         if self._pods is not None:
             self._watch(self._pods.fileno(), self._on_directory)
         self._cluster.start(self._watch)
-        self._on_socket()
+        self._servers.look_at_sockets()
         self.log.info(
             "started",
             version=__version__,
@@ -193,13 +192,14 @@ class Daemon:
         overdue = (
             (node.probes.next_deadline(), self._on_probe),
             (node.scanner.next_deadline(), self._on_scan),
-            (self._sockets.due_at, self._on_socket),
+            (self._servers.due_at, self._servers.look_at_sockets),
         )
         found = [callback() for due_at, callback in overdue if due_at is not None and now >= due_at]
         return [trigger for trigger in found if trigger is not None]
 
     def _cycle_now(self, triggers: list[Trigger]) -> None:
         self._mounts_due = None
+        self._servers.complete(time.monotonic())
         cycle = self._node.reconciler.reconcile(triggers)
         self._cycle = cycle
         self._cycle_cost = cycle.finished_at - cycle.started_at
@@ -225,7 +225,7 @@ class Daemon:
             self._node.scanner.next_deadline(),
             self._node.executor.next_deadline(),
             next_retry(self._node.reconciler.ledger, self._cycle.plan if self._cycle else Plan()),
-            self._sockets.due_at,
+            self._servers.due_at,
             self._mounts_due,
             self._state.due_at,
             self._cycle.finished_at + self._heartbeat_seconds if self._cycle else None,
@@ -246,31 +246,12 @@ class Daemon:
         return None
 
     def _on_scan(self) -> Trigger | None:
-        result = self._node.observer.take_scan(time.monotonic())
+        now = time.monotonic()
+        result = self._node.observer.take_scan(now)
         if result is None:
             return None
-        self._servers.update({**result.servers, NO_DEVICE: result.anonymous})
-        self._note_exits()
+        self._servers.update(result.servers, result.anonymous, now)
         return Trigger.NAMESPACES
-
-    def _on_server_exit(self) -> Trigger:
-        self._note_exits()
-        return Trigger.SERVER_EXIT
-
-    def _note_exits(self) -> None:
-        now = time.monotonic()
-        for server in self._servers.exited():
-            if not server.devices:
-                self._node.connections.some_server_gone(now)
-            for device in server.devices:
-                self._node.connections.server_gone(device, now)
-
-    def _on_socket(self) -> Trigger | None:
-        changes = self._sockets.drain(time.monotonic())
-        if not changes.hung_up:
-            return None
-        self._node.connections.ask_all_again()
-        return Trigger.SOCKET
 
     def _on_directory(self) -> Trigger | None:
         assert self._pods is not None

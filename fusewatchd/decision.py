@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from fusewatchd.liveness import ServerEnd
 from fusewatchd.model import (
     BindPath,
     Device,
@@ -313,6 +314,18 @@ class Incident:
     recovered_targets: frozenset[TargetKey] = frozenset()
     last_recovery_at: float | None = None
     """When the latest of them was read back; ``recovered_at`` once nothing is open."""
+    end: ServerEnd | None = None
+    """What is known of the end of its server."""
+
+    @property
+    def began_at(self) -> float:
+        """When the outage began, as far as that was seen."""
+        return self.noticed_at if self.server_gone_at is None else self.server_gone_at
+
+    @property
+    def outage_seconds(self) -> float | None:
+        """From the end of the server to the last bind; None while, or where, that is not so."""
+        return None if self.recovered_at is None else max(0.0, self.recovered_at - self.began_at)
 
 
 class Trigger(Enum):

@@ -5,6 +5,7 @@ Each function returns what was expected in a person's words, empty when the valu
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import urlsplit
 
 
@@ -43,9 +44,14 @@ def globs(value: tuple[str, ...]) -> str:
     return "" if all(value) else "a list of names or globs, none of them empty"
 
 
-def paths(value: tuple[str, ...]) -> str:
-    """Paths."""
-    return "" if all(v.startswith("/") for v in value) else "a list of absolute paths"
+def sockets(value: tuple[Any, ...]) -> str:
+    """Entries that say where sockets are."""
+    return "" if all(entry.glob for entry in value) else "a glob in each entry"
+
+
+def path_glob(value: str) -> str:
+    """A path, or a pattern of paths; empty where there is none."""
+    return "" if not value or value.startswith("/") else "an absolute path or a glob of such"
 
 
 def group(value: str) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from fusewatchd.bucket import Bucket
 from fusewatchd.decision import Incident, Outcome, Phase, Propagation
 from fusewatchd.lineage import Fact
+from fusewatchd.liveness import ServerEnd
 from fusewatchd.model import Device, MountNamespace, Reason, SourceAnswer, TargetKey
 
 
@@ -96,6 +97,20 @@ class SourceLife:
 
 
 @dataclass(frozen=True, slots=True)
+class Service:
+    """What became of the servers of one source, since this daemon was started."""
+
+    outages: int = 0
+    """How often its server was found gone."""
+    restarts: int = 0
+    """How often it came back after that."""
+    oom_kills: int = 0
+    last_end: ServerEnd | None = None
+    last_outage_seconds: float | None = None
+    """Until the last bind of it was well again."""
+
+
+@dataclass(frozen=True, slots=True)
 class Budget:
     """What is left of the replacements that the node may have."""
 
@@ -127,6 +142,8 @@ class Ledger:
     """Open ones, by the device of the dead superblock."""
     sources: Mapping[str, SourceLife] = field(default_factory=dict)
     """By path."""
+    services: Mapping[str, Service] = field(default_factory=dict)
+    """By path of the source."""
     budget: Budget = field(default_factory=Budget)
 
     def facts_of(self, namespace: MountNamespace, mount_point: str) -> ContainerFacts | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from signal import Signals
 
 from fusewatchd.model import Device, FuseServer
 
@@ -37,6 +38,23 @@ class ServerEnd:
     that once the parent has asked for it."""
     socket: str = ""
     """The socket that hung up."""
+
+    def describe(self) -> str:
+        """Say how it ended, as far as that is known."""
+        if self.server is None:
+            return "its socket hung up"
+        if self.oom is OomKill.YES:
+            return "killed by the kernel for lack of memory"
+        if self.status is None:
+            return "it ended, and its exit status was told to its parent only"
+        signal = self.status & 0x7F
+        if not signal:
+            return f"exit status {self.status >> 8}"
+        name = Signals(signal).name if signal in _SIGNALS else f"signal {signal}"
+        return f"killed by {name}"
+
+
+_SIGNALS = frozenset(map(int, Signals))
 
 
 # ------------------------------------------------- who holds files of a dead mount

@@ -20,6 +20,7 @@ from fusewatchd.incidents import follow
 from fusewatchd.ledger import Ledger
 from fusewatchd.memory import BackOff, take_diagnosis, take_outcomes, take_plan
 from fusewatchd.planner import Policy, plan
+from fusewatchd.services import follow_services
 from fusewatchd.snapshot import Snapshot
 
 
@@ -93,7 +94,8 @@ class Reconciler:
 
         ledger, changes = take_plan(ledger, findings, todo, outcomes, started)
         step = follow(ledger.incidents, findings, outcomes, ledger.states, snapshot, started)
-        self.ledger = replace(ledger, incidents=step.open)
+        services = follow_services(ledger.services, step, findings)
+        self.ledger = replace(ledger, incidents=step.open, services=services)
         self._number += 1
         return CycleReport(
             number=self._number,

@@ -105,11 +105,26 @@ def _value(hint: Any, value: object, key: str, problems: list[str]) -> Any:
         problems.append(f"{key}: expected {' or '.join(words)}, {_found(value)}")
         return None
     if typing.get_origin(hint) is tuple:
+        inner = typing.get_args(hint)[0]
+        if is_dataclass(inner):
+            return _entries(inner, value, key, problems)
         if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
             return tuple(value)
         problems.append(f"{key}: expected a list of text, {_found(value)}")
         return ()
     return _scalar(hint, value, key, problems)
+
+
+def _entries(cls: Any, value: object, key: str, problems: list[str]) -> tuple[Any, ...]:
+    """Build a list of entries; a text alone stands for the first key of one."""
+    if not isinstance(value, (list, tuple)):
+        problems.append(f"{key}: expected a list, {_found(value)}")
+        return ()
+    entries = []
+    for number, entry in enumerate(value):
+        document = {fields(cls)[0].name: entry} if isinstance(entry, str) else entry
+        entries.append(build(cls, document, f"{key}[{number}]", problems))
+    return tuple(entries)
 
 
 def _scalar(hint: Any, value: object, key: str, problems: list[str]) -> Any:

@@ -18,9 +18,10 @@ from fusewatchd.expectations import (
     listen,
     optional_path,
     path,
-    paths,
+    path_glob,
     per_second,
     positive,
+    sockets,
     url,
 )
 from fusewatchd.schema import at_start, build, checked, with_value
@@ -147,6 +148,17 @@ class DriverSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class SocketSettings:
+    """Sockets of FUSE servers, and which connections to ask when one hangs up."""
+
+    glob: str = checked("", path)
+    source: str = checked("", path_glob)
+    """Where their servers mount; empty: not told."""
+    driver: str = ""
+    """A name or glob of CSI drivers or types of file systems; empty: not told."""
+
+
+@dataclass(frozen=True, slots=True)
 class ProbeSettings:
     """How connections are asked."""
 
@@ -198,7 +210,7 @@ class Settings:
         "fuse.snapfuse",
         "fuse.xdg-document-portal",
     )
-    sockets: tuple[str, ...] = at_start((), paths)
+    sockets: tuple[SocketSettings, ...] = at_start((), sockets)
     probe: ProbeSettings = field(default_factory=ProbeSettings)
     hung: HungSettings = field(default_factory=HungSettings)
     look_seconds: float = checked(15.0, positive)

@@ -18,8 +18,8 @@ BASE = {
 PARSERS = {"mountinfo", "cgroups", "kubeletdir", "podlist", "settings", "schema", "expectations"}
 CORE = {
     "lifecycle", "lineage", "sources", "containers", "children", "connections", "incidents",
-    "ledger", "memory", "aborting", "persistence", "switches", "cleanup", "pods", "diagnosis", "planner",
-    "drivers", "detectors", "budget", "breaker",
+    "ledger", "memory", "services", "aborting", "persistence", "switches", "cleanup", "pods", "diagnosis", "planner",
+    "drivers", "detectors", "ends", "belongings", "budget", "breaker",
 }  # fmt: skip
 EDGE = {
     "linux",
@@ -35,7 +35,7 @@ EDGE = {
     "rundir",
 }
 SHELL = {
-    "observer", "executor", "reconciler", "node", "cluster", "statekeeper", "doors", "daemon", "cli", "__main__",
+    "observer", "servers", "executor", "reconciler", "node", "cluster", "statekeeper", "doors", "daemon", "cli", "__main__",
 }  # fmt: skip
 DEMO = {"demo"}
 

@@ -66,8 +66,8 @@ def test_the_shipped_file_names_every_key() -> None:
             {"hung": {"after_seconds": -1}},
             "f: hung.after_seconds: expected a number of seconds above 0, found -1.0",
         ),
-        ({"sockets": ["x"]}, "f: sockets: expected a list of absolute paths, found ('x',)"),
-        ({"sockets": "x"}, "f: sockets: expected a list of text, found x"),
+        ({"sockets": ["x"]}, "f: sockets[0].glob: expected an absolute path, found x"),
+        ({"sockets": "x"}, "f: sockets: expected a list, found x"),
         (
             {"web": {"listen_address": "a:70000"}},
             "f: web.listen_address: expected host:port with a port from 1 to 65535, or nothing, found a:70000",
