@@ -22,6 +22,7 @@ from fusewatchd.configfile import load_settings
 from fusewatchd.decision import CycleReport, Plan, Trigger
 from fusewatchd.doors import Doors
 from fusewatchd.errors import ConfigError
+from fusewatchd.holderwatch import HolderWatch
 from fusewatchd.linux.inotify import PodsDirectoryWatch
 from fusewatchd.linux.mountkernel import Way
 from fusewatchd.memory import next_retry
@@ -104,6 +105,7 @@ class Daemon:
             self._watch,
             self._unwatch,
         )
+        self._holders = HolderWatch(self._node.holders, self._node.observer)
         self._pods = (
             PodsDirectoryWatch(self._node.kubelet_root) if self._node.kubelet_root else None
         )
@@ -140,6 +142,7 @@ class Daemon:
         self._catch_signals()
         self._watch(self._node.table.fileno(), self._on_mounts)
         self._watch(self._node.scanner.fileno(), self._on_scan)
+        self._watch(self._holders.fileno(), self._holders.collect)
         if self._pods is not None:
             self._watch(self._pods.fileno(), self._on_directory)
         self._cluster.start(self._watch)
@@ -192,6 +195,7 @@ class Daemon:
         overdue = (
             (node.probes.next_deadline(), self._on_probe),
             (node.scanner.next_deadline(), self._on_scan),
+            (self._holders.overdue_at, self._holders.collect),
             (self._servers.due_at, self._servers.look_at_sockets),
         )
         found = [callback() for due_at, callback in overdue if due_at is not None and now >= due_at]
@@ -209,6 +213,7 @@ class Daemon:
         )
         for reporter in self._reporters:
             reporter.report(cycle)
+        self._holders.take_cycle(cycle, self._node.reconciler.ledger.incidents.keys())
         self._state.take(self._node.reconciler.ledger, cycle.started_at)
         now = time.monotonic()
         self._effort = self._effort.take(now - cycle.started_at, EFFORT, now)
@@ -226,6 +231,7 @@ class Daemon:
             self._node.executor.next_deadline(),
             next_retry(self._node.reconciler.ledger, self._cycle.plan if self._cycle else Plan()),
             self._servers.due_at,
+            self._holders.next_due(),
             self._mounts_due,
             self._state.due_at,
             self._cycle.finished_at + self._heartbeat_seconds if self._cycle else None,

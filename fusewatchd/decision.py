@@ -339,6 +339,7 @@ class Trigger(Enum):
     PROBE = "probe"
     OUTCOME = "outcome"
     NAMESPACES = "namespaces"
+    HOLDERS = "holders"
     PODS = "pods"
     TIMER = "timer"
     RELOAD = "reload"

@@ -19,7 +19,7 @@ PARSERS = {"mountinfo", "cgroups", "kubeletdir", "podlist", "settings", "schema"
 CORE = {
     "lifecycle", "lineage", "sources", "containers", "children", "connections", "incidents",
     "ledger", "memory", "services", "aborting", "persistence", "switches", "cleanup", "pods", "diagnosis", "planner",
-    "drivers", "detectors", "ends", "belongings", "budget", "breaker",
+    "drivers", "detectors", "ends", "holding", "belongings", "budget", "breaker",
 }  # fmt: skip
 EDGE = {
     "linux",
@@ -35,7 +35,7 @@ EDGE = {
     "rundir",
 }
 SHELL = {
-    "observer", "servers", "executor", "reconciler", "node", "cluster", "statekeeper", "doors", "daemon", "cli", "__main__",
+    "observer", "servers", "holderwatch", "executor", "reconciler", "node", "cluster", "statekeeper", "doors", "daemon", "cli", "__main__",
 }  # fmt: skip
 DEMO = {"demo"}
 
