@@ -6,12 +6,12 @@ carries them out, so a dry run prints them and a test compares them with ``==``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from fusewatchd.liveness import ServerEnd
+from fusewatchd.liveness import ServerEnd, Service
 from fusewatchd.model import (
     BindPath,
     Device,
@@ -364,3 +364,5 @@ class CycleReport:
     foreign_stale: int = 0
     """Stale FUSE mounts in namespaces that are never entered."""
     pauses: tuple[Pause, ...] = ()
+    services: Mapping[str, Service] = field(default_factory=dict)
+    """What became of the servers of each source so far, by its path."""

@@ -124,13 +124,15 @@ class Holdings:
                 continue
             if watched.incident.recovered_at > began:
                 continue  # another mount with this number, since
-            if not count:
+            is_whole = not unseen or watched.rest >= LAST_REST_SECONDS
+            if not count and is_whole:
                 del self._watched[mount.device]
                 continue
             incident, found = watched.incident, tuple(by_device.get(mount.device, ()))
-            watched.holding = Holding(
+            shown = Holding(
                 mount.device, incident.source_path, incident.driver, began, found, count, unseen
             )
+            watched.holding = shown if count else None
             self._rest(watched, now)
 
     def take_failure(self, began: float, now: float) -> None:

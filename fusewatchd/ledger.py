@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from fusewatchd.bucket import Bucket
 from fusewatchd.decision import Incident, Outcome, Phase, Propagation
 from fusewatchd.lineage import Fact
-from fusewatchd.liveness import ServerEnd
+from fusewatchd.liveness import Service
 from fusewatchd.model import Device, MountNamespace, Reason, SourceAnswer, TargetKey
 
 
@@ -94,20 +94,6 @@ class SourceLife:
     """When the last bind was put on it."""
     in_vain: tuple[float, ...] = ()
     """When mounts ended that were of no use, of late, the newest last."""
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
-    """What became of the servers of one source, since this daemon was started."""
-
-    outages: int = 0
-    """How often its server was found gone."""
-    restarts: int = 0
-    """How often it came back after that."""
-    oom_kills: int = 0
-    last_end: ServerEnd | None = None
-    last_outage_seconds: float | None = None
-    """Until the last bind of it was well again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,20 @@ class ServerEnd:
 _SIGNALS = frozenset(map(int, Signals))
 
 
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What became of the servers of one source, since this daemon was started."""
+
+    outages: int = 0
+    """How often its server was found gone."""
+    restarts: int = 0
+    """How often it came back after that."""
+    oom_kills: int = 0
+    last_end: ServerEnd | None = None
+    last_outage_seconds: float | None = None
+    """Until the last bind of it was well again."""
+
+
 # ------------------------------------------------- who holds files of a dead mount
 
 

@@ -7,8 +7,7 @@ from dataclasses import replace
 
 from fusewatchd.decision import Finding
 from fusewatchd.incidents import IncidentStep
-from fusewatchd.ledger import Service
-from fusewatchd.liveness import OomKill
+from fusewatchd.liveness import OomKill, Service
 
 _NEW = Service()
 
