@@ -22,14 +22,13 @@ from fusewatchd.model import (
     TargetKey,
     Verdict,
 )
-from fusewatchd.printable import LIMIT, printable
+from fusewatchd.printable import LIMIT, PATH_LIMIT, printable
 from fusewatchd.snapshot import Snapshot
+from fusewatchd.statusservers import end_document, holders_document, servers_document
 
 Document = dict[str, Any]
 """JSON-able: dicts with text keys, lists, text, numbers, booleans and None."""
 
-PATH_LIMIT = 4 * 4096
-"""``PATH_MAX`` of four-character escapes: paths are never cut in the document."""
 MAX_NAMESPACES = 100
 """Namespaces listed one by one; the totals count all."""
 
@@ -109,7 +108,9 @@ def status_document(
             "last_at": clocks.date(detached.last_at),
         },
         "binds": binds,
-        "incidents": [_incident(incident, clocks) for incident in incidents],
+        "servers": servers_document(cycle, clocks),
+        "incidents": [_incident(incident, snapshot, clocks) for incident in incidents],
+        "dead_mount_holders": holders_document(snapshot, clocks),
         "flapping_sources": [_pause(pause) for pause in cycle.pauses],
         "namespaces": {
             "containers": len(snapshot.namespaces) - len(foreign),
@@ -230,12 +231,13 @@ def _latest(binds: Iterable[Document]) -> Document | None:
     return max(done, key=lambda recovery: str(recovery["at"]), default=None)
 
 
-def _incident(incident: Incident, clocks: Clocks) -> Document:
+def _incident(incident: Incident, snapshot: Snapshot, clocks: Clocks) -> Document:
     return {
         "device": str(incident.device),
         "driver": _shown(incident.driver) or None,
         "source": _shown(incident.source_path, PATH_LIMIT) or None,
         "server_gone_at": clocks.date(incident.server_gone_at),
+        "server_end": end_document(incident.end, snapshot, clocks),
         "noticed_at": clocks.date(incident.noticed_at),
         "source_up_at": clocks.date(incident.source_up_at),
         "binds": len(incident.targets),

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fusewatchd.model import Verdict
+from fusewatchd.printable import SHORT_ID
+from fusewatchd.servertable import end_text, holder_lines, server_lines
 from fusewatchd.status import Document
 
 _COLOURS: Mapping[str, str] = {
@@ -21,8 +23,6 @@ _OTHER_COLOUR = "33"
 _VERDICT_WIDTH = max(len(verdict.value) for verdict in Verdict)
 _ORDER = {"publish": 0, "flexvolume": 0, "subpath": 1, "container": 2}
 MIN_WIDTH = 60
-SHORT_ID = 12
-"""Characters of a container's id, as the tools of container runtimes print it."""
 
 
 def status_table(document: Document, width: int, color: bool) -> str:
@@ -37,7 +37,10 @@ def status_table(document: Document, width: int, color: bool) -> str:
         lines += ["", _source_line(group, width)]
         lines += [_bind_line(bind, widths, color) for bind in group]
     outages, flapping = _outages(document, width), _flapping(document, width)
-    for paragraph in (outages, flapping, _not_entered(document), _gaps(document)):
+    servers, holders = server_lines(document), holder_lines(document)
+    for paragraph in (
+        outages, servers, holders, flapping, _not_entered(document), _gaps(document),
+    ):  # fmt: skip
         if paragraph:
             lines += ["", *(_fit(line, width) for line in paragraph)]
     return "\n".join(lines) + "\n"
@@ -162,6 +165,8 @@ def _outages(document: Document, width: int) -> list[str]:
         head = f"Outage since {since}, {opened} open, source {state}: "
         path = incident["source"] or f"device {incident['device']}"
         lines.append(head + _shorten(path, width - len(head)))
+        if incident["server_end"] is not None:
+            lines.append(f"  its server: {end_text(incident['server_end'])}")
     return lines
 
 

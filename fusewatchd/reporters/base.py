@@ -83,6 +83,8 @@ class EventDraft:
     note: str
     type: str
     """``Normal`` or ``Warning``."""
+    related: ObjectReference | None = None
+    """What else it is about: the pod of the server."""
 
 
 WAITING = frozenset(

@@ -5,14 +5,13 @@ from __future__ import annotations
 from fusewatchd.decision import CycleReport
 from fusewatchd.liveness import Holder, Holding
 from fusewatchd.model import Device
+from fusewatchd.printable import SHORT_ID
 from fusewatchd.reporters.base import counted
 from fusewatchd.reporters.bindfields import MAX_VALUES, one_or_more
 from fusewatchd.reporters.log import Log, Value
 from fusewatchd.snapshot import Snapshot
 
 MAX_NAMED = 3
-SHORT_ID = 12
-"""Characters of a container's id, as the tools of container runtimes print it."""
 
 
 class HolderStory:

@@ -29,6 +29,8 @@ EDGE = {
     "web",
     "status",
     "statustable",
+    "statusservers",
+    "servertable",
     "statussocket",
     "statefile",
     "serving",
