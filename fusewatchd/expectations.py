@@ -5,7 +5,6 @@ Each function returns what was expected in a person's words, empty when the valu
 
 from __future__ import annotations
 
-from typing import Any
 from urllib.parse import urlsplit
 
 
@@ -42,11 +41,6 @@ def auto_path(value: str) -> str:
 def globs(value: tuple[str, ...]) -> str:
     """Names to match."""
     return "" if all(value) else "a list of names or globs, none of them empty"
-
-
-def sockets(value: tuple[Any, ...]) -> str:
-    """Entries that say where sockets are."""
-    return "" if all(entry.glob for entry in value) else "a glob in each entry"
 
 
 def path_glob(value: str) -> str:

@@ -116,14 +116,17 @@ def _value(hint: Any, value: object, key: str, problems: list[str]) -> Any:
 
 
 def _entries(cls: Any, value: object, key: str, problems: list[str]) -> tuple[Any, ...]:
-    """Build a list of entries; a text alone stands for the first key of one."""
+    """Build a list of entries, of which the first key must be there: a text alone stands for it."""
     if not isinstance(value, (list, tuple)):
         problems.append(f"{key}: expected a list, {_found(value)}")
         return ()
-    entries = []
+    first, entries = fields(cls)[0].name, []
     for number, entry in enumerate(value):
-        document = {fields(cls)[0].name: entry} if isinstance(entry, str) else entry
-        entries.append(build(cls, document, f"{key}[{number}]", problems))
+        document = {first: entry} if isinstance(entry, str) else entry
+        if isinstance(document, Mapping) and first not in document:
+            problems.append(f"{key}[{number}].{first}: is missing")
+        else:
+            entries.append(build(cls, document, f"{key}[{number}]", problems))
     return tuple(entries)
 
 

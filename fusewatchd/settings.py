@@ -21,7 +21,6 @@ from fusewatchd.expectations import (
     path_glob,
     per_second,
     positive,
-    sockets,
     url,
 )
 from fusewatchd.schema import at_start, build, checked, with_value
@@ -210,7 +209,7 @@ class Settings:
         "fuse.snapfuse",
         "fuse.xdg-document-portal",
     )
-    sockets: tuple[SocketSettings, ...] = at_start((), sockets)
+    sockets: tuple[SocketSettings, ...] = field(default=(), metadata={"at_start": True})
     probe: ProbeSettings = field(default_factory=ProbeSettings)
     hung: HungSettings = field(default_factory=HungSettings)
     look_seconds: float = checked(15.0, positive)

@@ -23,22 +23,33 @@ _HOG = "import sys; data = bytearray({size}); sys.stdin.read()"
 
 
 @contextmanager
-def memory_cgroup(limit: int = LIMIT) -> Iterator[Path]:
-    """Give the directory of a new memory cgroup; what still runs in it at the end is killed."""
-    directory = _parent() / f"fusewatchd-test.{os.getpid()}.{secrets.token_hex(4)}"
-    directory.mkdir()
+def memory_cgroup(limit: int = LIMIT, below: str = "") -> Iterator[Path]:
+    """Give the directory of a new memory cgroup; what still runs in it at the end is killed.
+
+    ``below`` is its path in a cgroup of our own, as ``kubepods/pod…/…``.
+    """
+    top = _parent() / f"fusewatchd-test.{os.getpid()}.{secrets.token_hex(4)}"
+    chain = [top]
+    for part in Path(below).parts:
+        chain.append(chain[-1] / part)
+    for directory in chain:
+        directory.mkdir()
+        if directory != chain[-1] and (directory / "cgroup.subtree_control").exists():
+            (directory / "cgroup.subtree_control").write_text("+memory")
+    leaf = chain[-1]
     try:
         for name in ("memory.max", "memory.limit_in_bytes"):
-            if (directory / name).exists():
-                (directory / name).write_text(str(limit))
-        if (directory / "memory.swap.max").exists():
-            (directory / "memory.swap.max").write_text("0")
-        yield directory
+            if (leaf / name).exists():
+                (leaf / name).write_text(str(limit))
+        if (leaf / "memory.swap.max").exists():
+            (leaf / "memory.swap.max").write_text("0")
+        yield leaf
     finally:
-        if directory.exists():
-            for pid in (directory / "cgroup.procs").read_text().split():
+        if leaf.exists():
+            for pid in (leaf / "cgroup.procs").read_text().split():
                 os.kill(int(pid), signal.SIGKILL)
-        remove(directory)
+        for directory in reversed(chain):
+            remove(directory)
 
 
 def remove(directory: Path) -> None:

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from fusewatchd.demo.apiserver import DemoApiServer
 from fusewatchd.demo.daemonprocess import DaemonProcess
+from fusewatchd.demo.kubelet import DemoKubelet
 from fusewatchd.demo.node import DemoNode
 from fusewatchd.demo.patience import patient
 from fusewatchd.demo.pods import PodMount, PodVolume
@@ -51,37 +53,54 @@ def is_over(document: Any) -> bool:
 
 @in_lab(timeout=90)
 def test_a_server_killed_for_lack_of_memory_is_told_as_that(node: DemoNode) -> None:
-    with memory_cgroup() as cgroup:
+    """In the status, the log and the Event; the server is a pod's, as those of many drivers."""
+    fuse = node.add_pod("juicefs-0", namespace="kube-system")
+    with memory_cgroup(below=f"kubepods/pod{fuse.uid}/{CID}") as cgroup:
         source = node.add_source("one", command=begin_in(cgroup, *BINDFS))
-        pod_with_container(node, source, "p")
+        pod_with_container(node, source, "web")
         Path(f"/proc/{source.server.pid}/oom_score_adj").write_text("1000")
-        with DaemonProcess(node) as daemon:
-            daemon.wait_until_watching(2)
-            daemon.wait_for(lambda d: server_of(d)["processes"])
-            pid = source.server.pid
-            run_out_of_memory(cgroup)
-            assert source.server.exit_status() == -signal.SIGKILL
-            document = daemon.wait_for(lambda d: d["incidents"])
-            end = document["incidents"][0]["server_end"]
-            assert (end["process"]["pid"], end["process"]["name"]) == (pid, "bindfs")
-            assert end["oom_kill"] == "yes"
-            source.restart()
-            server = server_of(daemon.wait_for(is_over))
-            assert (server["outages"], server["restarts"], server["oom_kills"]) == (1, 1, 1)
-            assert server["last_outage_ms"] > 0
-            (line,) = [x for x in daemon.log().splitlines() if "event=server_gone" in x]
-        assert f"bindfs (pid {pid}), killed by the kernel for lack of memory" in line
+        with DemoKubelet(node.pod_list) as kubelet, DemoApiServer() as apiserver:
+            settings = {"kubelet.url": kubelet.url, "apiserver.url": apiserver.url}
+            with DaemonProcess(node, settings=settings) as daemon:
+                daemon.wait_until_watching(2)
+                daemon.wait_for(lambda d: d["pods_known"] and server_of(d)["processes"])
+                pid = source.server.pid
+                run_out_of_memory(cgroup)
+                assert source.server.exit_status() == -signal.SIGKILL
+                document = daemon.wait_for(lambda d: d["incidents"])
+                end = document["incidents"][0]["server_end"]
+                process = end["process"]
+                assert (process["pid"], process["name"]) == (pid, "bindfs")
+                assert (process["pod"]["name"], process["container"]) == ("juicefs-0", CID)
+                assert end["oom_kill"] == "yes"
+                source.restart()
+                server = server_of(daemon.wait_for(is_over))
+                log = daemon.log()
+            posted = apiserver.events()
         source.kill()
+    assert (server["outages"], server["restarts"], server["oom_kills"]) == (1, 1, 1)
+    assert server["last_outage_ms"] > 0
+    (line,) = [x for x in log.splitlines() if "event=server_gone" in x]
+    assert f"bindfs (pid {pid}), killed by the kernel for lack of memory" in line
+    assert "server_pod=kube-system/juicefs-0" in line
+    (stale,) = [e for e in posted if e["reason"] == "FuseMountStale" and "pod" in e["note"]]
+    assert stale["note"].endswith("for lack of memory.")
+    assert stale["related"]["name"] == "juicefs-0"
 
 
+@pytest.mark.parametrize("is_old", [False, True], ids=["kernel", "old-kernel"])
 @in_lab(timeout=90)
-def test_a_server_that_somebody_killed_is_no_lack_of_memory(node: DemoNode) -> None:
+def test_a_server_that_somebody_killed_is_no_lack_of_memory(node: DemoNode, is_old: bool) -> None:
+    """Also where the kernel does not tell which connection a server serves."""
     with memory_cgroup() as cgroup:
         source = node.add_source("one", command=begin_in(cgroup, *BINDFS))
         node.add_pod("p", [PodVolume("v", source)], [PodMount("v", "/data")])
-        with DaemonProcess(node) as daemon:
+        with DaemonProcess(node, as_old_kernel=is_old) as daemon:
             daemon.wait_until_watching(1)
-            daemon.wait_for(lambda d: server_of(d)["processes"])
+            if is_old:
+                time.sleep(1.0)  # the server is known by then
+            else:
+                daemon.wait_for(lambda d: server_of(d)["processes"])
             source.kill()
             source.restart()
             end = server_of(daemon.wait_for(is_over))["last_end"]

@@ -259,7 +259,9 @@ def test_recoveries_are_told_in_the_same_words_whatever_is_known() -> None:
 
 def test_a_longest_unit_does_not_make_the_note_too_long() -> None:
     unit = replace(UNIT, unit="\n" * 240 + ".service")
-    draft = with_end(EventKind.STALE.draft(PODS["uid-a"]), replace(END, server=unit), nothing_seen())
+    draft = with_end(
+        EventKind.STALE.draft(PODS["uid-a"]), replace(END, server=unit), nothing_seen()
+    )
     assert len(draft.note.encode()) < 1024
     assert "\n" not in draft.note
 
