@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -136,41 +138,83 @@ def test_a_cgroup_that_is_gone_at_once_is_not_kept(node: DemoNode) -> None:
         assert end["oom_evidence"] == known[end["oom_kill"]]
 
 
+LISTENER = """
+import socket, sys
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen()
+print(flush=True)
+held = listener.accept()
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def listening(path: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that says a line when its socket is there, and one when somebody is connected."""
+    command = [sys.executable, "-c", LISTENER, path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            read_line(process)
+            yield process
+        finally:
+            process.kill()
+
+
+def read_line(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdout is not None
+    process.stdout.readline()
+
+
 @in_lab(timeout=90)
-def test_restarts_are_counted_and_a_socket_tells_of_what_belongs_to_it(node: DemoNode) -> None:
+def test_a_socket_makes_what_belongs_to_it_be_asked_and_nothing_else(node: DemoNode) -> None:
     one, other = node.add_source("one"), node.add_source("other")
     for source in (one, other):
         node.add_pod(source.name, [PodVolume("v", source)], [])
     path = os.path.join(node.lab, "one.sock")
-    entry = f"[{{glob: {node.lab}/*.sock, source: {one.path}}}]"
-    settings = {"sockets": entry, "probe.interval_seconds": "3600"}
-    listener = (
-        "import socket,sys; s=socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen();"
-    )
-    listener += " print(flush=True); c=s.accept(); print(flush=True); sys.stdin.read()"
-    with subprocess.Popen(
-        [sys.executable, "-c", listener, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        with DaemonProcess(node, settings=settings) as daemon:
-            daemon.wait_until_watching(2)
-            process.stdout.readline()  # it has been connected to
-            os.kill(daemon.pid, signal.SIGSTOP)
-            try:
-                one.kill()
-                process.kill()
-                process.wait(patient(10))
-            finally:
-                os.kill(daemon.pid, signal.SIGCONT)
-            document = daemon.wait_for(lambda d: d["incidents"] and d["incidents"][0]["server_end"])
-            assert document["incidents"][0]["server_end"]["socket"] == path
-            one.restart()
-            daemon.wait_for(lambda d: by_source(d)[one.path]["restarts"] == 1)
-            one.restart()
-            document = daemon.wait_for(lambda d: by_source(d)[one.path]["restarts"] == 2)
-            assert by_source(document)[other.path]["outages"] == 0
-            daemon.wait_until_watching(2)
+    settings = {
+        "sockets": f"[{{glob: {node.lab}/*.sock, source: {one.path}}}]",
+        "probe.interval_seconds": "3600",
+        "probe.deadline_seconds": "0.2",
+    }
+    with listening(path) as listener, DaemonProcess(node, settings=settings) as daemon:
+        daemon.wait_until_watching(2)
+        read_line(listener)
+        for source in (one, other):
+            source.pause()
+        listener.kill()
+        document = daemon.wait_for(lambda d: d["totals"]["verdicts"]["slow"])
+        verdicts = {bind["source"]["path"]: bind["verdict"] for bind in document["binds"]}
+        assert verdicts == {one.path: "slow", other.path: "healthy"}
+        for source in (one, other):
+            source.resume()
+
+
+@in_lab(timeout=90)
+def test_a_socket_is_evidence_and_restarts_are_counted(node: DemoNode) -> None:
+    one, other = node.add_source("one"), node.add_source("other")
+    for source in (one, other):
+        node.add_pod(source.name, [PodVolume("v", source)], [])
+    path = os.path.join(node.lab, "one.sock")
+    settings = {"sockets": f"[{{glob: {path}, source: {one.path}}}]"}
+    with listening(path) as listener, DaemonProcess(node, settings=settings) as daemon:
+        daemon.wait_until_watching(2)
+        read_line(listener)
+        os.kill(daemon.pid, signal.SIGSTOP)
+        try:
+            one.kill()
+            listener.kill()
+            listener.wait(patient(10))
+        finally:
+            os.kill(daemon.pid, signal.SIGCONT)
+        document = daemon.wait_for(lambda d: d["incidents"] and d["incidents"][0]["server_end"])
+        assert document["incidents"][0]["server_end"]["socket"] == path
+        one.restart()
+        daemon.wait_for(lambda d: by_source(d)[one.path]["restarts"] == 1)
+        one.restart()
+        document = daemon.wait_for(lambda d: by_source(d)[one.path]["restarts"] == 2)
+        assert by_source(document)[other.path]["outages"] == 0
 
 
 # -------------------------------------------------------------------------- in pieces
