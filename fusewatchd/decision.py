@@ -328,6 +328,29 @@ class Incident:
         return None if self.recovered_at is None else max(0.0, self.recovered_at - self.began_at)
 
 
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """What became of an incident.  Times are of the monotonic clock, which lasts as long as
+    the boot, so they mean the same to a later run."""
+
+    device: Device
+    """Of the superblock that died."""
+    source_path: str
+    noticed_at: float
+    ended_at: float
+    server_gone_at: float | None = None
+    source_up_at: float | None = None
+    recovered_at: float | None = None
+    """None: nothing was replaced; unmounted, mounted anew by others, or switched off."""
+    binds: int = 0
+    recovered: int = 0
+
+    @property
+    def began_at(self) -> float:
+        """When the server was gone, as far as that was seen."""
+        return self.noticed_at if self.server_gone_at is None else self.server_gone_at
+
+
 class Trigger(Enum):
     """What woke the cycle (label ``trigger``); never used in a decision."""
 
@@ -366,3 +389,5 @@ class CycleReport:
     pauses: tuple[Pause, ...] = ()
     services: Mapping[str, Service] = field(default_factory=dict)
     """What became of the servers of each source so far, by its path."""
+    unclaimed: tuple[tuple[MountNamespace, Mount], ...] = ()
+    """FUSE mounts in pods' containers that are none of the volumes that are repaired."""

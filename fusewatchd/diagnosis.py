@@ -19,6 +19,7 @@ from fusewatchd.model import (
     Answer,
     BindPath,
     Mount,
+    MountNamespace,
     NamespaceKind,
     Reason,
     TargetKey,
@@ -49,14 +50,14 @@ class Diagnosis:
     foreign_stale: int
     """Stale FUSE mounts in namespaces that are never entered."""
     owners: Mapping[str, Owner]
+    unclaimed: tuple[tuple[MountNamespace, Mount], ...] = ()
+    """FUSE mounts in pods' containers that are none of the volumes that are repaired."""
 
 
 def diagnose(snapshot: Snapshot, ledger: Ledger, knowledge: Knowledge) -> Diagnosis:
     """Judge every host bind, every container mount that is ours, every vanished bind."""
     stacks = host_stacks(snapshot, knowledge.ignored_fs_types)
-    tops = [(path, stack[-1]) for path, stack in stacks]
-    pods = pods_directory(snapshot.kubelet_root)
-    facts = lineage.learn(ledger.facts, snapshot.table, tops, pods) if snapshot.kubelet_root else {}
+    facts = _learn(snapshot, ledger, knowledge)
     binds = [_host_bind(path, stack, snapshot, facts, knowledge) for path, stack in stacks]
     look = find_container_binds(snapshot, binds, ledger)
     findings = [_judge_host(bind, snapshot, ledger) for bind in binds]
@@ -65,7 +66,16 @@ def diagnose(snapshot: Snapshot, ledger: Ledger, knowledge: Knowledge) -> Diagno
     findings += _bare_binds(snapshot, ledger, by_key)
     owners = switches.learn_owners(ledger.owners, findings, snapshot.pods)
     switched = switches.apply(findings, knowledge.switches, owners)
-    return Diagnosis(switched, facts, _count_foreign_stale(look, snapshot), owners)
+    unclaimed = tuple(pair for pair in look.foreign if pair[0].kind is NamespaceKind.CONTAINER)
+    return Diagnosis(switched, facts, _count_foreign_stale(look, snapshot), owners, unclaimed)
+
+
+def _learn(snapshot: Snapshot, ledger: Ledger, knowledge: Knowledge) -> lineage.Facts:
+    if not snapshot.kubelet_root:
+        return {}
+    working = {d for d, c in snapshot.connections.items() if c.answer is Answer.ANSWERED}
+    pods = pods_directory(snapshot.kubelet_root)
+    return lineage.learn(ledger.facts, snapshot.table, knowledge.ignored_fs_types, pods, working)
 
 
 def host_stacks(

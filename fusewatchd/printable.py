@@ -5,9 +5,6 @@ from __future__ import annotations
 LIMIT = 256
 """Characters after which foreign text is cut, counted after escaping."""
 
-PATH_LIMIT = 4 * 4096
-"""``PATH_MAX`` of four-character escapes: with this no path is cut."""
-
 SHORT_ID = 12
 """Characters of a container's id, as the tools of container runtimes print it."""
 

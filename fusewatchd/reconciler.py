@@ -16,6 +16,7 @@ from fusewatchd.bucket import Rate
 from fusewatchd.budget import ration
 from fusewatchd.decision import Action, CycleReport, Outcome, Trigger
 from fusewatchd.diagnosis import Knowledge, diagnose
+from fusewatchd.history import remember
 from fusewatchd.incidents import follow
 from fusewatchd.ledger import Ledger
 from fusewatchd.memory import BackOff, take_diagnosis, take_outcomes, take_plan
@@ -94,8 +95,9 @@ class Reconciler:
 
         ledger, changes = take_plan(ledger, findings, todo, outcomes, started)
         step = follow(ledger.incidents, findings, outcomes, ledger.states, snapshot, started)
+        outages = remember(ledger.outages, step.closed, started)
         services = follow_services(ledger.services, step, findings)
-        self.ledger = replace(ledger, incidents=step.open, services=services)
+        self.ledger = replace(ledger, incidents=step.open, outages=outages, services=services)
         self._number += 1
         return CycleReport(
             number=self._number,
@@ -113,4 +115,5 @@ class Reconciler:
             foreign_stale=diagnosis.foreign_stale,
             pauses=pauses(sources, self.flap_rule),
             services=services,
+            unclaimed=diagnosis.unclaimed,
         )

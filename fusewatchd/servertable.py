@@ -5,13 +5,10 @@ Made from the document of ``status`` alone, whose texts are escaped already.
 
 from __future__ import annotations
 
-from typing import Any
-
+from fusewatchd.documents import Document
 from fusewatchd.liveness import OomKill
 from fusewatchd.printable import SHORT_ID
 from fusewatchd.reporters.base import counted, duration_text
-
-Document = dict[str, Any]
 
 MAX_SHOWN = 20
 """Processes listed below one dead mount; ``--json`` has more."""
@@ -73,7 +70,7 @@ def _holder_text(holder: Document) -> str:
 
 
 def _process_text(process: Document) -> str:
-    name = process["name"] or process["command"] or "a process"
+    name = process["name"] or "a process"
     place = ", ".join(_place(process))
     return f"{name} (pid {process['pid']}){f' of {place}' if place else ''}"
 

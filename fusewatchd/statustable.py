@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from fusewatchd.documents import Document
 from fusewatchd.model import Verdict
 from fusewatchd.printable import SHORT_ID
 from fusewatchd.servertable import end_text, holder_lines, server_lines
-from fusewatchd.status import Document
 
 _COLOURS: Mapping[str, str] = {
     Verdict.HEALTHY.value: "32",

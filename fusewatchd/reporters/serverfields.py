@@ -12,8 +12,8 @@ from fusewatchd.snapshot import Snapshot
 
 
 def server_name(server: FuseServer) -> str:
-    """Return what a person knows the process by."""
-    return server.name or server.command or "a process"
+    """Return what a person knows the process by: never its arguments, which may hold secrets."""
+    return server.name or "a process"
 
 
 def server_text(end: ServerEnd) -> str:

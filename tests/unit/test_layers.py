@@ -18,8 +18,9 @@ BASE = {
 PARSERS = {"mountinfo", "cgroups", "kubeletdir", "podlist", "settings", "schema", "expectations"}
 CORE = {
     "lifecycle", "lineage", "sources", "containers", "children", "connections", "incidents",
-    "ledger", "memory", "services", "aborting", "persistence", "switches", "cleanup", "pods", "diagnosis", "planner",
-    "drivers", "detectors", "ends", "holding", "belongings", "budget", "breaker",
+    "ledger", "memory", "services", "history", "aborting", "persistence", "switches", "cleanup",
+    "pods", "diagnosis", "planner", "drivers", "detectors", "ends", "holding", "belongings",
+    "budget", "breaker",
 }  # fmt: skip
 EDGE = {
     "linux",
@@ -31,13 +32,19 @@ EDGE = {
     "statustable",
     "statusservers",
     "servertable",
+    "surroundings",
+    "documents",
+    "advice",
+    "explanation",
+    "targets",
     "statussocket",
     "statefile",
     "serving",
     "rundir",
 }
 SHELL = {
-    "observer", "servers", "holderwatch", "executor", "reconciler", "node", "cluster", "statekeeper", "doors", "daemon", "cli", "__main__",
+    "observer", "servers", "holderwatch", "executor", "reconciler", "node", "cluster",
+    "statekeeper", "doors", "daemon", "cli", "__main__",
 }  # fmt: skip
 DEMO = {"demo"}
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusewatchd.decision import CycleReport, Finding, OutcomeStatus, Pause, Phase, Refusal
+from fusewatchd.documents import Clocks, Document
 from fusewatchd.ledger import TargetState
 from fusewatchd.model import (
     BindKind,
@@ -25,7 +26,7 @@ from fusewatchd.model import (
     TargetKey,
     Verdict,
 )
-from fusewatchd.status import MAX_NAMESPACES, Clocks, Document, exit_code, status_document
+from fusewatchd.status import MAX_NAMESPACES, exit_code, status_document
 from fusewatchd.statustable import MIN_WIDTH, status_table
 from tests.unit.cycles import NEW, OLD, bind, cycle, finding, incident, mount, outage, outcome, pod
 
@@ -79,6 +80,11 @@ def test_everything_about_one_bind() -> None:
         "evidence": "not connected",
         "refusal": "system_call",
         "retry_at": "2023-11-14T22:13:23.000Z",
+        "backs_off": True,
+        "detail": None,
+        "planned": None,
+        "is_in_flight": False,
+        "undone": 0,
         "phase": "cooldown",
         "failures": 3,
         "last_attempt": {
