@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fusewatchd import lineage, switches
-from fusewatchd.containers import ContainerLook, find_container_binds
+from fusewatchd import hostpaths, lineage, switches
+from fusewatchd.containers import find_container_binds
 from fusewatchd.decision import Bind, Finding
 from fusewatchd.detectors import DETECTORS, Case, Opinion
 from fusewatchd.drivers import Driver
@@ -17,6 +17,7 @@ from fusewatchd.kubeletdir import parse_bind_path, pods_directory
 from fusewatchd.ledger import Ledger, Owner
 from fusewatchd.model import (
     Answer,
+    BindKind,
     BindPath,
     Mount,
     MountNamespace,
@@ -60,14 +61,19 @@ def diagnose(snapshot: Snapshot, ledger: Ledger, knowledge: Knowledge) -> Diagno
     facts = _learn(snapshot, ledger, knowledge)
     binds = [_host_bind(path, stack, snapshot, facts, knowledge) for path, stack in stacks]
     look = find_container_binds(snapshot, binds, ledger)
-    findings = [_judge_host(bind, snapshot, ledger) for bind in binds]
+    of_host_paths, foreign = hostpaths.find(
+        snapshot, look.foreign, ledger, knowledge.ignored_fs_types
+    )
+    findings = [_judge_by_source(bind, snapshot, ledger) for bind in binds]
     by_key = {finding.bind.key: finding for finding in findings}
     findings += [_judge_container(bind, by_key, snapshot, ledger) for bind in look.binds]
+    findings += [_judge_by_source(bind, snapshot, ledger) for bind in of_host_paths]
     findings += _bare_binds(snapshot, ledger, by_key)
     owners = switches.learn_owners(ledger.owners, findings, snapshot.pods)
     switched = switches.apply(findings, knowledge.switches, owners)
-    unclaimed = tuple(pair for pair in look.foreign if pair[0].kind is NamespaceKind.CONTAINER)
-    return Diagnosis(switched, facts, _count_foreign_stale(look, snapshot), owners, unclaimed)
+    unclaimed = tuple(pair for pair in foreign if pair[0].kind is NamespaceKind.CONTAINER)
+    foreign_stale = _count_foreign_stale(foreign, snapshot)
+    return Diagnosis(switched, facts, foreign_stale, owners, unclaimed)
 
 
 def _learn(snapshot: Snapshot, ledger: Ledger, knowledge: Knowledge) -> lineage.Facts:
@@ -120,12 +126,21 @@ def _host_bind(
 ) -> Bind:
     top = stack[-1]
     source = locate(path, top, snapshot, facts, knowledge.drivers)
-    data = snapshot.volume_data.get((path.pod_uid, path.volume))
-    driver = data.driver if data else top.fs_type.partition(".")[2] or top.fs_type
+    driver = _driver_of(path, top, snapshot)
     return Bind(TargetKey(0, top.mount_point), path, top, len(stack), driver, source)
 
 
-def _judge_host(bind: Bind, snapshot: Snapshot, ledger: Ledger) -> Finding:
+def _driver_of(path: BindPath, mount: Mount, snapshot: Snapshot) -> str:
+    """Return the name under which a person knows the driver, as well as the node tells."""
+    data = snapshot.volume_data.get((path.pod_uid, path.volume))
+    if data is not None and path.kind in (BindKind.PUBLISH, BindKind.SUBPATH):
+        return data.driver
+    if path.kind is BindKind.FLEXVOLUME:
+        return path.plugin.replace("~", "/")
+    return mount.subtype
+
+
+def _judge_by_source(bind: Bind, snapshot: Snapshot, ledger: Ledger) -> Finding:
     assert bind.mount is not None
     resolution = resolve(bind.source, bind.mount, snapshot)
     if resolution.mount is not None and subpath_of(bind.mount, resolution.mount) is None:
@@ -189,13 +204,17 @@ def _bare_binds(
         pod = (snapshot.pods or {}).get(bind_path.pod_uid) if bind_path else None
         if bind_path is None or pod is None or pod.is_deleting or pod.phase != "Running":
             continue
+        if bind_path.kind is BindKind.EMPTY_DIR:
+            continue  # the pod's own, to mount and to unmount
         bind = Bind(key, bind_path, None, 0, "", answer)
         yield _judge(bind, Resolution(None), snapshot, ledger)
 
 
-def _count_foreign_stale(look: ContainerLook, snapshot: Snapshot) -> int:
+def _count_foreign_stale(
+    foreign: Iterable[tuple[MountNamespace, Mount]], snapshot: Snapshot
+) -> int:
     count = 0
-    for namespace, mount in look.foreign:
+    for namespace, mount in foreign:
         connection = snapshot.connections.get(mount.device)
         is_dead = connection is not None and connection.answer is Answer.DISCONNECTED
         if is_dead and namespace.kind in (NamespaceKind.FOREIGN, NamespaceKind.CONTAINER):

@@ -18,6 +18,9 @@ from typing import Any
 
 from fusewatchd.printable import printable
 
+MAX_SECTIONS = 1000
+"""In a list of them."""
+
 Check = Callable[[Any], str]
 """Returns what was expected, empty when the value is fine."""
 
@@ -104,10 +107,9 @@ def _value(hint: Any, value: object, key: str, problems: list[str]) -> Any:
             return hint(value)
         problems.append(f"{key}: expected {' or '.join(words)}, {_found(value)}")
         return None
+    if typing.get_origin(hint) is tuple and is_dataclass(typing.get_args(hint)[0]):
+        return _sections(typing.get_args(hint)[0], value, key, problems)
     if typing.get_origin(hint) is tuple:
-        inner = typing.get_args(hint)[0]
-        if is_dataclass(inner):
-            return _entries(inner, value, key, problems)
         if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
             return tuple(value)
         problems.append(f"{key}: expected a list of text, {_found(value)}")
@@ -115,19 +117,27 @@ def _value(hint: Any, value: object, key: str, problems: list[str]) -> Any:
     return _scalar(hint, value, key, problems)
 
 
-def _entries(cls: Any, value: object, key: str, problems: list[str]) -> tuple[Any, ...]:
-    """Build a list of entries, of which the first key must be there: a text alone stands for it."""
-    if not isinstance(value, (list, tuple)):
-        problems.append(f"{key}: expected a list, {_found(value)}")
+def _sections(cls: Any, value: object, key: str, problems: list[str]) -> tuple[Any, ...]:
+    """Build a list of sections; ``problem`` of one says what its keys together are not.
+
+    Where a section has a key for which a text may stand alone, ``SHORT_FOR`` names it.
+    """
+    if not isinstance(value, (list, tuple)) or len(value) > MAX_SECTIONS:
+        expected = f"a list of at most {MAX_SECTIONS} entries"
+        problems.append(f"{key}: expected {expected}, {_found(value)}")
         return ()
-    first, entries = fields(cls)[0].name, []
+    built: list[Any] = []
     for number, entry in enumerate(value):
-        document = {first: entry} if isinstance(entry, str) else entry
-        if isinstance(document, Mapping) and first not in document:
-            problems.append(f"{key}[{number}].{first}: is missing")
-        else:
-            entries.append(build(cls, document, f"{key}[{number}]", problems))
-    return tuple(entries)
+        prefix = f"{key}[{number}]"
+        if isinstance(entry, str) and hasattr(cls, "SHORT_FOR"):
+            entry = {cls.SHORT_FOR: entry}
+        section = entry if isinstance(entry, cls) else build(cls, entry, prefix, problems)
+        # A section that is not whole because of any problem has nothing to say of itself.
+        wrong = "" if problems else section.problem()
+        if wrong:
+            problems.append(f"{prefix}: {printable(wrong)}")
+        built.append(section)
+    return tuple(built)
 
 
 def _scalar(hint: Any, value: object, key: str, problems: list[str]) -> Any:

@@ -41,6 +41,8 @@ class Snapshot:
     holdings: tuple[Holding, ...] = ()
     """Who still holds files of dead mounts that have been replaced."""
     gaps: tuple[Gap, ...] = ()
+    staging_data: Mapping[str, VolumeData] = field(default_factory=dict)
+    """``vol_data.json`` beside a staging path that is only a name, by that path."""
 
     def has_gap(self, source: str) -> bool:
         """Return True when this source of facts could not be read."""

@@ -14,6 +14,7 @@ from fusewatchd.memory import BackOff
 from fusewatchd.model import Answer, Connection, MountNamespace, NamespaceKind, Pod, Reason
 from fusewatchd.planner import Policy
 from fusewatchd.reconciler import Reconciler
+from fusewatchd.settings import DriverSettings, FluidSettings
 from fusewatchd.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -32,7 +33,9 @@ class Daemon:
         self._now = 0.0
         self._outcomes: list[Outcome] = []
         self.planned: tuple[Action, ...] = ()
-        knowledge = Knowledge(drivers_for(fluid_mount_root), frozenset())
+        knowledge = Knowledge(
+            drivers_for(DriverSettings(FluidSettings(fluid_mount_root))), frozenset()
+        )
         self._reconciler = Reconciler(self, self, knowledge, Policy(), BackOff(), lambda: self._now)
 
     # What the reconciler asks for.

@@ -13,14 +13,17 @@ ROOT = Path(fusewatchd.__file__).parent
 
 BASE = {
     "model", "liveness", "decision", "snapshot", "errors", "printable", "wire", "bucket", "delays",
-    "__init__",
+    "overlay", "__init__",
 }  # fmt: skip
-PARSERS = {"mountinfo", "cgroups", "kubeletdir", "podlist", "settings", "schema", "expectations"}
+PARSERS = {
+    "mountinfo", "cgroups", "kubeletdir", "podlist", "settings", "schema", "expectations",
+    "sourcetemplate",
+}  # fmt: skip
 CORE = {
     "lifecycle", "lineage", "sources", "containers", "children", "connections", "incidents",
     "ledger", "memory", "services", "history", "aborting", "persistence", "switches", "cleanup",
     "pods", "diagnosis", "planner", "drivers", "detectors", "ends", "holding", "belongings",
-    "budget", "breaker",
+    "budget", "breaker", "hostpaths",
 }  # fmt: skip
 EDGE = {
     "linux",
