@@ -17,13 +17,13 @@ BASE = {
 }  # fmt: skip
 PARSERS = {
     "mountinfo", "cgroups", "kubeletdir", "podlist", "settings", "schema", "expectations",
-    "sourcetemplate",
+    "sourcetemplate", "webconfig",
 }  # fmt: skip
 CORE = {
     "lifecycle", "lineage", "sources", "containers", "children", "connections", "incidents",
     "ledger", "memory", "services", "history", "aborting", "persistence", "switches", "cleanup",
     "pods", "diagnosis", "planner", "drivers", "detectors", "ends", "holding", "belongings",
-    "budget", "breaker", "hostpaths",
+    "budget", "breaker", "hostpaths", "checkup",
 }  # fmt: skip
 EDGE = {
     "linux",
@@ -31,6 +31,10 @@ EDGE = {
     "reporters",
     "configfile",
     "web",
+    "websecurity",
+    "statuspage",
+    "listening",
+    "passwords",
     "status",
     "statustable",
     "statusservers",
@@ -47,7 +51,7 @@ EDGE = {
 }
 SHELL = {
     "observer", "servers", "holderwatch", "executor", "reconciler", "node", "cluster",
-    "statekeeper", "doors", "daemon", "cli", "__main__",
+    "statekeeper", "doors", "doctor", "daemon", "cli", "__main__",
 }  # fmt: skip
 DEMO = {"demo"}
 
@@ -58,7 +62,7 @@ ONLY_IMPORTER = {
     "yaml": "configfile",
     "pyinotify": "linux/inotify",
     "sdnotify": "reporters/systemd",
-    "prometheus_client": "reporters/metrics",
+    "prometheus_client": "reporters/exposition",
     "requests": "kube/http",
     "urllib3": "kube/http",
 }

@@ -95,7 +95,7 @@ def test_the_shipped_file_names_every_key() -> None:
         ),
         (
             {"web": {"listen_address": "a:70000"}},
-            "f: web.listen_address: expected host:port with a port from 1 to 65535, or nothing, found a:70000",
+            "f: web.listen_address: expected host:port with a port from 1 to 65535, or a list of such, or nothing, found a:70000",
         ),
         (
             {"recovery": {"exclude": {"drivers": ["a", ""]}}},
