@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 SUDO_APT = $(if $(filter 0,$(shell id -u)),yes)
-TEST_PACKAGES = fuse3 bindfs python3-pyfuse3 openssl curl procps
+TEST_PACKAGES = fuse3 bindfs python3-pyfuse3 openssl curl procps systemd
 SLOW_TEST_PACKAGES = prometheus chromium
 JOBS ?= $(shell expr 2 \* $$(nproc 2>/dev/null || echo 1))
 # Debian packages, as far as they are missing and this machine is one that has them.

@@ -250,13 +250,13 @@ class Connections:
             gone_at = state.server_gone_at if state.server_gone_at is not None else now
             self._states[device] = replace(_asked_again(state), server_gone_at=gone_at)
 
-    def some_server_gone(self, now: float) -> None:
-        """Note that a process ended that served one of them, and ask them all at once.
+    def some_server_gone(self, now: float, among: Collection[Device] | None = None) -> None:
+        """Note that a process ended that served one of them, and ask them at once.
 
-        Before Linux 6.16 nobody tells which one it served.
+        Before Linux 6.16 nobody tells which one it served: then it is among all of them.
         """
         for device, state in self._states.items():
-            if _may_change(state):
+            if _may_change(state) and (among is None or device in among):
                 self._states[device] = replace(_asked_again(state), perhaps_gone_at=now)
 
     def count_requests(self, waiting: Mapping[Device, int | None], now: float) -> None:

@@ -23,12 +23,10 @@ from fusewatchd.configfile import load_settings
 from fusewatchd.decision import CycleReport, Plan, Trigger
 from fusewatchd.doors import Doors
 from fusewatchd.errors import ConfigError
+from fusewatchd.holderwatch import HolderWatch
 from fusewatchd.linux.inotify import PodsDirectoryWatch
 from fusewatchd.linux.mountkernel import Way
-from fusewatchd.linux.pidfd import ServerWatch
-from fusewatchd.linux.sockets import SocketWatch
 from fusewatchd.memory import next_retry
-from fusewatchd.model import Device
 from fusewatchd.node import (
     Node,
     back_off_of,
@@ -47,12 +45,11 @@ from fusewatchd.reporters.story import LogReporter
 from fusewatchd.reporters.systemd import SystemdNotifier
 from fusewatchd.rundir import RuntimeLock
 from fusewatchd.schema import read_at_start_only
+from fusewatchd.servers import Servers
 from fusewatchd.settings import Settings, override, require_sense
 from fusewatchd.statekeeper import StateKeeper
 
 MAX_SLEEP_SECONDS = 5.0
-NO_DEVICE = Device(0, 0)
-"""Stands for the connections of servers of which the kernel does not tell them."""
 CYCLE_REST_FACTOR = 4
 """Mount changes alone start a new cycle no sooner than four times the last one's cost after it."""
 
@@ -104,10 +101,14 @@ class Daemon:
         self._is_stopping = False
         self._wants_reload = False
         self._mounts_due: float | None = None
-        self._servers = ServerWatch(lambda fd: self._watch(fd, self._on_server_exit), self._unwatch)
-        self._sockets = SocketWatch(
-            start.settings.sockets, lambda fd: self._watch(fd, self._on_socket), self._unwatch
+        self._servers = Servers(
+            start.settings.sockets,
+            self._node.observer,
+            lambda: self._cycle.findings if self._cycle else (),
+            self._watch,
+            self._unwatch,
         )
+        self._holders = HolderWatch(self._node.holders, self._node.observer)
         self._pods = (
             PodsDirectoryWatch(self._node.kubelet_root) if self._node.kubelet_root else None
         )
@@ -146,10 +147,11 @@ class Daemon:
         self._catch_signals()
         self._watch(self._node.table.fileno(), self._on_mounts)
         self._watch(self._node.scanner.fileno(), self._on_scan)
+        self._watch(self._holders.fileno(), self._holders.collect)
         if self._pods is not None:
             self._watch(self._pods.fileno(), self._on_directory)
         self._cluster.start(self._watch)
-        self._on_socket()
+        self._servers.look_at_sockets()
         self.log.info(
             "started",
             version=__version__,
@@ -198,13 +200,15 @@ class Daemon:
         overdue = (
             (node.probes.next_deadline(), self._on_probe),
             (node.scanner.next_deadline(), self._on_scan),
-            (self._sockets.due_at, self._on_socket),
+            (self._holders.overdue_at, self._holders.collect),
+            (self._servers.due_at, self._servers.look_at_sockets),
         )
         found = [callback() for due_at, callback in overdue if due_at is not None and now >= due_at]
         return [trigger for trigger in found if trigger is not None]
 
     def _cycle_now(self, triggers: list[Trigger]) -> None:
         self._mounts_due = None
+        self._servers.complete(time.monotonic())
         cycle = self._node.reconciler.reconcile(triggers)
         self._cycle = cycle
         self._cycle_cost = cycle.finished_at - cycle.started_at
@@ -215,6 +219,7 @@ class Daemon:
         for reporter in self._reporters:
             reporter.report(cycle)
         self._doors.report(cycle)
+        self._holders.take_cycle(cycle, self._node.reconciler.ledger.incidents.keys())
         self._state.take(self._node.reconciler.ledger, cycle.started_at)
         now = time.monotonic()
         self._effort = self._effort.take(now - cycle.started_at, EFFORT, now)
@@ -231,7 +236,8 @@ class Daemon:
             self._node.scanner.next_deadline(),
             self._node.executor.next_deadline(),
             next_retry(self._node.reconciler.ledger, self._cycle.plan if self._cycle else Plan()),
-            self._sockets.due_at,
+            self._servers.due_at,
+            self._holders.next_due(),
             self._mounts_due,
             self._state.due_at,
             self._cycle.finished_at + self._heartbeat_seconds if self._cycle else None,
@@ -252,31 +258,12 @@ class Daemon:
         return None
 
     def _on_scan(self) -> Trigger | None:
-        result = self._node.observer.take_scan(time.monotonic())
+        now = time.monotonic()
+        result = self._node.observer.take_scan(now)
         if result is None:
             return None
-        self._servers.update({**result.servers, NO_DEVICE: result.anonymous})
-        self._note_exits()
+        self._servers.update(result.servers, result.anonymous, now)
         return Trigger.NAMESPACES
-
-    def _on_server_exit(self) -> Trigger:
-        self._note_exits()
-        return Trigger.SERVER_EXIT
-
-    def _note_exits(self) -> None:
-        now = time.monotonic()
-        for server in self._servers.exited():
-            if not server.devices:
-                self._node.connections.some_server_gone(now)
-            for device in server.devices:
-                self._node.connections.server_gone(device, now)
-
-    def _on_socket(self) -> Trigger | None:
-        changes = self._sockets.drain(time.monotonic())
-        if not changes.hung_up:
-            return None
-        self._node.connections.ask_all_again()
-        return Trigger.SOCKET
 
     def _on_directory(self) -> Trigger | None:
         assert self._pods is not None

@@ -6,11 +6,12 @@ carries them out, so a dry run prints them and a test compares them with ``==``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from fusewatchd.liveness import ServerEnd, Service
 from fusewatchd.model import (
     BindPath,
     Device,
@@ -313,6 +314,18 @@ class Incident:
     recovered_targets: frozenset[TargetKey] = frozenset()
     last_recovery_at: float | None = None
     """When the latest of them was read back; ``recovered_at`` once nothing is open."""
+    end: ServerEnd | None = None
+    """What is known of the end of its server."""
+
+    @property
+    def began_at(self) -> float:
+        """When the outage began, as far as that was seen."""
+        return self.noticed_at if self.server_gone_at is None else self.server_gone_at
+
+    @property
+    def outage_seconds(self) -> float | None:
+        """From the end of the server to the last bind; None while, or where, that is not so."""
+        return None if self.recovered_at is None else max(0.0, self.recovered_at - self.began_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,6 +362,7 @@ class Trigger(Enum):
     PROBE = "probe"
     OUTCOME = "outcome"
     NAMESPACES = "namespaces"
+    HOLDERS = "holders"
     PODS = "pods"
     TIMER = "timer"
     RELOAD = "reload"
@@ -373,5 +387,7 @@ class CycleReport:
     foreign_stale: int = 0
     """Stale FUSE mounts in namespaces that are never entered."""
     pauses: tuple[Pause, ...] = ()
+    services: Mapping[str, Service] = field(default_factory=dict)
+    """What became of the servers of each source so far, by its path."""
     unclaimed: tuple[tuple[MountNamespace, Mount], ...] = ()
     """FUSE mounts in pods' containers that are none of the volumes that are repaired."""

@@ -65,9 +65,9 @@ def globs(value: tuple[str, ...]) -> str:
     return "" if all(value) else "a list of names or globs, none of them empty"
 
 
-def paths(value: tuple[str, ...]) -> str:
-    """Paths."""
-    return "" if all(v.startswith("/") for v in value) else "a list of absolute paths"
+def path_glob(value: str) -> str:
+    """A path, or a pattern of paths; empty where there is none."""
+    return "" if not value or value.startswith("/") else "an absolute path or a glob of such"
 
 
 def group(value: str) -> str:

@@ -13,8 +13,12 @@ from dataclasses import dataclass, replace
 
 from fusewatchd.decision import Finding, Incident, Outcome, OutcomeStatus, ReplaceMount
 from fusewatchd.ledger import TargetState
+from fusewatchd.liveness import ServerEnd
 from fusewatchd.model import Answer, Device, Reason, TargetKey, Verdict
 from fusewatchd.snapshot import Snapshot
+
+SURVIVED_SECONDS = 60.0
+"""A connection that is alive for so long after the end of a process was not served by it alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +90,14 @@ def _opened(device: Device, hit: tuple[Finding, ...], snapshot: Snapshot, now: f
         source_path=candidates[0].mount_point if candidates else "",
         noticed_at=connection.answered_at or now,
         server_gone_at=connection.server_gone_at,
+        end=_end_of(device, connection.answered_at or now, snapshot),
     )
+
+
+def _end_of(device: Device, noticed_at: float, snapshot: Snapshot) -> ServerEnd | None:
+    """Return the end that explains a dead connection: not one that it has survived for long."""
+    end = snapshot.ends.get(device)
+    return end if end is not None and noticed_at - end.seen_at < SURVIVED_SECONDS else None
 
 
 def _with_outcomes(
@@ -123,6 +134,8 @@ def _continued(
             source_up = snapshot.seen_at.get(finding.source_mount.device)
     return replace(
         incident,
+        # More is known of it a moment later.
+        end=_end_of(incident.device, incident.noticed_at, snapshot) or incident.end,
         targets=incident.targets | waiting,
         open_targets=waiting | in_flight,
         recovered_targets=incident.recovered_targets - stale,

@@ -1,4 +1,4 @@
-"""The grammar of the kubelet's directory, and of pod cgroups.
+"""The grammar of the kubelet's directory.
 
 Paths: kubernetes, pkg/kubelet/kubelet_getters.go (``pods/<uid>/volumes``, ``volume-subpaths``),
 pkg/volume/csi (``…/kubernetes.io~csi/<volume>/mount``) and pkg/volume/local/local.go (a ``local``
@@ -13,10 +13,8 @@ from functools import lru_cache
 from fusewatchd.model import BindKind, BindPath, VolumeData
 
 _UID = re.compile(r"[0-9a-fA-F][0-9a-fA-F-]{7,62}")
-_CGROUP_POD = re.compile(r"pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32})")
 _STAGED = "globalmount"
 _BY_VOLUME = "pv"
-_CONTAINER_ID = re.compile(r"([0-9a-f]{8,64})(?:\.scope)?$")
 
 
 def pods_directory(kubelet_root: str) -> str:
@@ -85,23 +83,3 @@ def parse_bind_path(kubelet_root: str, mount_point: str) -> BindPath | None:
             return BindPath(BindKind.FLEXVOLUME, uid, volume, plugin)
         case _:
             return None
-
-
-def pod_uid_of_cgroup(text: str) -> tuple[str, str] | None:
-    """Return pod uid and container id from ``/proc/<pid>/cgroup``, None outside pods.
-
-    Knows both drivers: ``/kubepods/burstable/pod<uid>/<id>`` of cgroupfs, and
-    ``kubepods-burstable-pod<uid with underscores>.slice/cri-containerd-<id>.scope`` of
-    systemd; v1 and v2; whatever prefix a nested node puts before them.
-    """
-    for line in text.splitlines():
-        path = line.split(":", 2)[-1]
-        if "kubepods" not in path:
-            continue
-        found = list(_CGROUP_POD.finditer(path))
-        if not found:
-            continue
-        rest = path[found[-1].end() :].removeprefix(".slice").strip("/")
-        container = _CONTAINER_ID.search(rest.split("/")[0]) if rest else None
-        return found[-1].group(1).replace("_", "-"), container.group(1) if container else ""
-    return None

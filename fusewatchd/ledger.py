@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from fusewatchd.bucket import Bucket
 from fusewatchd.decision import Incident, Outage, Outcome, Phase, Propagation
 from fusewatchd.lineage import Facts
+from fusewatchd.liveness import Service
 from fusewatchd.model import Device, MountNamespace, Reason, SourceAnswer, TargetKey
 
 
@@ -129,6 +130,8 @@ class Ledger:
     """Those that are over, the newest last."""
     sources: Mapping[str, SourceLife] = field(default_factory=dict)
     """By path."""
+    services: Mapping[str, Service] = field(default_factory=dict)
+    """By path of the source."""
     budget: Budget = field(default_factory=Budget)
 
     def facts_of(self, namespace: MountNamespace, mount_point: str) -> ContainerFacts | None:

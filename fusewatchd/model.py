@@ -135,6 +135,16 @@ class Connection:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryCgroup:
+    """Where the memory of a process is counted, cgroups(7)."""
+
+    version: int
+    """Of cgroups: 1 or 2."""
+    path: str
+    """As ``/proc/<pid>/cgroup`` has it, below the root of the hierarchy."""
+
+
+@dataclass(frozen=True, slots=True)
 class FuseServer:
     """A process that holds a ``/dev/fuse`` descriptor of a connection."""
 
@@ -145,6 +155,13 @@ class FuseServer:
     """Connections it serves; empty when the kernel does not tell (before about 6.16)."""
     command: str = ""
     pod_uid: str = ""
+    """Directory uid; empty outside pods."""
+    container_id: str = ""
+    unit: str = ""
+    """The systemd unit of a server outside pods."""
+    name: str = ""
+    """Its name in the kernel, at most 15 bytes."""
+    memory: MemoryCgroup | None = None
 
 
 # -------------------------------------------------------------------------- kubelet

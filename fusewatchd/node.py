@@ -25,6 +25,7 @@ from fusewatchd.errors import NamespaceError, ParseError
 from fusewatchd.executor import Executor
 from fusewatchd.linux.features import probe_features
 from fusewatchd.linux.forkserver import ForkServer
+from fusewatchd.linux.holders import HolderScanner, serve_holder_looks
 from fusewatchd.linux.kubeletroot import find_kubelet_root
 from fusewatchd.linux.mounter import MountWorker, mount_worker
 from fusewatchd.linux.mountkernel import Way
@@ -66,6 +67,7 @@ class Node:
             {
                 "mount": mount_worker(self.way, mounts_on_detached=detached),
                 "probe": serve_probes,
+                "holders": serve_holder_looks,
                 "scan": partial(serve_scans, reads_connections=not as_old_kernel),
             }
         )
@@ -75,6 +77,7 @@ class Node:
             lambda who: self.forks.spawn("probe", who), settings.probe.max_children
         )
         self.scanner = NamespaceScanner(lambda: self.forks.spawn("scan"))
+        self.holders = HolderScanner(lambda: self.forks.spawn("holders"))
         self.kubelet_root = find_kubelet_root(settings.kubelet.root)
         self.observer = Observer(
             self.kubelet_root,
@@ -121,6 +124,7 @@ class Node:
         self.executor.close()
         self.probes.close()
         self.scanner.close()
+        self.holders.close()
         self.table.close()
         self.forks.close()
 

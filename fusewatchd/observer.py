@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from fusewatchd.connections import Connections, Question, Shown, credentials_of
 from fusewatchd.decision import AbortConnection, Outcome, OutcomeStatus, ReplaceMount
+from fusewatchd.ends import Ends
 from fusewatchd.kubeletdir import directory_named_by_volume, parse_bind_path, publish_directory
 from fusewatchd.linux import fusectl
 from fusewatchd.linux.mounttable import MountTableSource
@@ -19,6 +20,7 @@ from fusewatchd.linux.namespaces import NamespaceScanner, ScanResult
 from fusewatchd.linux.probepool import ProbePool
 from fusewatchd.linux.procfs import read_mount_max
 from fusewatchd.linux.volumedata import read_volume_data
+from fusewatchd.liveness import Holding
 from fusewatchd.model import (
     BindKind,
     Connection,
@@ -70,6 +72,8 @@ class Observer:
         self.pods_wanted: Callable[[], None] = lambda: None
         """Called when a bind came or went: a new pod list is worth asking for."""
         self.servers: dict[Device, tuple[FuseServer, ...]] = {}
+        self.ends = Ends()
+        self.holdings: tuple[Holding, ...] = ()
         self._root = kubelet_root
         self._ignored = ignored_fs_types
         self._table_source = table
@@ -171,6 +175,11 @@ class Observer:
         return before is None or table.fuse_mounts() != before.fuse_mounts()
 
     @property
+    def fuse_mounts(self) -> Sequence[Mount]:
+        """The FUSE mounts of the host, as they were at the last look."""
+        return self._host_table.fuse_mounts() if self._host_table is not None else ()
+
+    @property
     def mounts_due(self) -> float | None:
         """When to ``look_at_mounts`` although nothing wakes; None: never."""
         return self._table_source.due_at
@@ -215,6 +224,8 @@ class Observer:
             seen_at=self._seen_at,
             namespaces_looked_at=self._looked_at,
             mount_max=read_mount_max(),
+            ends=self.ends.view(connections),
+            holdings=self.holdings,
             gaps=self._gaps(connections.values()),
         )
 
@@ -259,6 +270,7 @@ class Observer:
         visible = {d: shown(d, question) for d, question in questions.items()}
         for device in self.connections.set_shown(visible, covered):
             self._probes.forget(device)
+            self.ends.forget(device)
             self._seen_at.pop(device, None)  # the number may be another's from here on
         self._seen_at = {device: self._seen_at.get(device, now) for device in on_host}
         self._take_binds(table, now)

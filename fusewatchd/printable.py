@@ -5,6 +5,9 @@ from __future__ import annotations
 LIMIT = 256
 """Characters after which foreign text is cut, counted after escaping."""
 
+SHORT_ID = 12
+"""Characters of a container's id, as the tools of container runtimes print it."""
+
 
 def printable(text: str, limit: int = LIMIT) -> str:
     """Escape everything that is not printable and bound the length.

@@ -21,6 +21,7 @@ from fusewatchd.incidents import follow
 from fusewatchd.ledger import Ledger
 from fusewatchd.memory import BackOff, take_diagnosis, take_outcomes, take_plan
 from fusewatchd.planner import Policy, plan
+from fusewatchd.services import follow_services
 from fusewatchd.snapshot import Snapshot
 
 
@@ -95,7 +96,8 @@ class Reconciler:
         ledger, changes = take_plan(ledger, findings, todo, outcomes, started)
         step = follow(ledger.incidents, findings, outcomes, ledger.states, snapshot, started)
         outages = remember(ledger.outages, step.closed, started)
-        self.ledger = replace(ledger, incidents=step.open, outages=outages)
+        services = follow_services(ledger.services, step, findings)
+        self.ledger = replace(ledger, incidents=step.open, outages=outages, services=services)
         self._number += 1
         return CycleReport(
             number=self._number,
@@ -112,5 +114,6 @@ class Reconciler:
             gaps=snapshot.gaps,
             foreign_stale=diagnosis.foreign_stale,
             pauses=pauses(sources, self.flap_rule),
+            services=services,
             unclaimed=diagnosis.unclaimed,
         )

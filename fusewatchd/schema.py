@@ -124,7 +124,10 @@ def _value(hint: Any, value: object, key: str, problems: list[str]) -> Any:
 
 
 def _sections(cls: Any, value: object, key: str, problems: list[str]) -> tuple[Any, ...]:
-    """Build a list of sections; ``problem`` of one says what its keys together are not."""
+    """Build a list of sections; ``problem`` of one says what its keys together are not.
+
+    Where a section has a key for which a text may stand alone, ``SHORT_FOR`` names it.
+    """
     if not isinstance(value, (list, tuple)) or len(value) > MAX_SECTIONS:
         expected = f"a list of at most {MAX_SECTIONS} entries"
         problems.append(f"{key}: expected {expected}, {_found(value)}")
@@ -132,6 +135,8 @@ def _sections(cls: Any, value: object, key: str, problems: list[str]) -> tuple[A
     built: list[Any] = []
     for number, entry in enumerate(value):
         prefix = f"{key}[{number}]"
+        if isinstance(entry, str) and hasattr(cls, "SHORT_FOR"):
+            entry = {cls.SHORT_FOR: entry}
         section = entry if isinstance(entry, cls) else build(cls, entry, prefix, problems)
         # A section that is not whole because of any problem has nothing to say of itself.
         wrong = "" if problems else section.problem()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import ClassVar
 
 from fusewatchd.errors import ConfigError
 from fusewatchd.expectations import (
@@ -21,7 +22,7 @@ from fusewatchd.expectations import (
     listen,
     optional_path,
     path,
-    paths,
+    path_glob,
     per_second,
     positive,
     templates,
@@ -186,6 +187,23 @@ class DriverSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class SocketSettings:
+    """Sockets of FUSE servers, and which connections to ask when one hangs up."""
+
+    SHORT_FOR: ClassVar[str] = "glob"
+
+    glob: str = checked("", path)
+    source: str = checked("", path_glob)
+    """Where their servers mount; empty: not told."""
+    driver: str = ""
+    """A name or glob of CSI drivers or types of file systems; empty: not told."""
+
+    def problem(self) -> str:
+        """Return what is wrong with the keys together; empty: nothing."""
+        return "" if self.glob else "glob is missing"
+
+
+@dataclass(frozen=True, slots=True)
 class ProbeSettings:
     """How connections are asked."""
 
@@ -246,7 +264,7 @@ class Settings:
         "fuse.snapfuse",
         "fuse.xdg-document-portal",
     )
-    sockets: tuple[str, ...] = at_start((), paths)
+    sockets: tuple[SocketSettings, ...] = field(default=(), metadata={"at_start": True})
     probe: ProbeSettings = field(default_factory=ProbeSettings)
     hung: HungSettings = field(default_factory=HungSettings)
     look_seconds: float = checked(15.0, positive)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from fusewatchd.liveness import Holding, ServerEnd
 from fusewatchd.model import Connection, Device, FuseServer, Gap, MountNamespace, Pod, VolumeData
 from fusewatchd.mountinfo import MountTable
 
@@ -35,6 +36,10 @@ class Snapshot:
     """When the kubelet was asked for the list of ``pods``."""
     mount_max: int | None = None
     """``/proc/sys/fs/mount-max``, proc_sys_fs(5); None where it cannot be read."""
+    ends: Mapping[Device, ServerEnd] = field(default_factory=dict)
+    """The latest end of a server of each connection that is still shown."""
+    holdings: tuple[Holding, ...] = ()
+    """Who still holds files of dead mounts that have been replaced."""
     gaps: tuple[Gap, ...] = ()
     staging_data: Mapping[str, VolumeData] = field(default_factory=dict)
     """``vol_data.json`` beside a staging path that is only a name, by that path."""

@@ -30,6 +30,7 @@ from fusewatchd.model import (
     Verdict,
 )
 from fusewatchd.snapshot import Snapshot
+from fusewatchd.statusservers import end_document, holders_document, servers_document
 from fusewatchd.surroundings import (
     MAX_UNCLAIMED,
     connections_document,
@@ -109,7 +110,9 @@ def status_document(
         ],
         "connections": connections_document(cycle, clocks),
         "sources": sources_document(cycle),
-        "incidents": [_incident(incident, clocks) for incident in incidents],
+        "servers": servers_document(cycle, clocks),
+        "incidents": [_incident(incident, snapshot, clocks) for incident in incidents],
+        "dead_mount_holders": holders_document(snapshot, clocks),
         "outages": [_outage(outage, clocks) for outage in outages],
         "flapping_sources": [_pause(pause) for pause in cycle.pauses],
         "namespaces": {
@@ -221,12 +224,13 @@ def _latest(binds: Iterable[Document]) -> Document | None:
     return max(done, key=lambda recovery: str(recovery["at"]), default=None)
 
 
-def _incident(incident: Incident, clocks: Clocks) -> Document:
+def _incident(incident: Incident, snapshot: Snapshot, clocks: Clocks) -> Document:
     return {
         "device": str(incident.device),
         "driver": shown(incident.driver) or None,
         "source": shown(incident.source_path, PATH_LIMIT) or None,
         "server_gone_at": clocks.date(incident.server_gone_at),
+        "server_end": end_document(incident.end, snapshot, clocks),
         "noticed_at": clocks.date(incident.noticed_at),
         "source_up_at": clocks.date(incident.source_up_at),
         "binds": len(incident.targets),

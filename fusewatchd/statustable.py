@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from fusewatchd.documents import Document
 from fusewatchd.model import Verdict
+from fusewatchd.printable import SHORT_ID
+from fusewatchd.servertable import end_text, holder_lines, server_lines
 
 _COLOURS: Mapping[str, str] = {
     Verdict.HEALTHY.value: "32",
@@ -22,8 +24,6 @@ _VERDICT_WIDTH = max(len(verdict.value) for verdict in Verdict)
 _ORDER = {"subpath": 1, "container": 2}
 """By kind; all others come first."""
 MIN_WIDTH = 60
-SHORT_ID = 12
-"""Characters of a container's id, as the tools of container runtimes print it."""
 
 
 def status_table(document: Document, width: int, color: bool) -> str:
@@ -38,7 +38,10 @@ def status_table(document: Document, width: int, color: bool) -> str:
         lines += ["", _source_line(group, width)]
         lines += [_bind_line(bind, widths, color) for bind in group]
     outages, flapping = _outages(document, width), _flapping(document, width)
-    for paragraph in (outages, flapping, _not_entered(document), _gaps(document)):
+    servers, holders = server_lines(document), holder_lines(document)
+    for paragraph in (
+        outages, servers, holders, flapping, _not_entered(document), _gaps(document),
+    ):  # fmt: skip
         if paragraph:
             lines += ["", *(_fit(line, width) for line in paragraph)]
     return "\n".join(lines) + "\n"
@@ -163,6 +166,8 @@ def _outages(document: Document, width: int) -> list[str]:
         head = f"Outage since {since}, {opened} open, source {state}: "
         path = incident["source"] or f"device {incident['device']}"
         lines.append(head + _shorten(path, width - len(head)))
+        if incident["server_end"] is not None:
+            lines.append(f"  its server: {end_text(incident['server_end'])}")
     return lines
 
 

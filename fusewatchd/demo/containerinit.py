@@ -9,8 +9,10 @@ Everything is imported before the root is changed: Python's own files need not b
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
+import mmap
 import os
 import socket
 import stat
@@ -38,6 +40,9 @@ _KEPT_FLAGS: Final = {
     os.ST_NODIRATIME: syscalls.MS_NODIRATIME,
     os.ST_RELATIME: syscalls.MS_RELATIME,
 }
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
 
 Json = Any
 """What json.loads returns."""
@@ -223,6 +228,7 @@ class Commands:
         self._open_loops: dict[str, OpenLoop] = {}
         self._swap: Loop | None = None
         self._swaps = 0
+        self._maps: list[int] = []
 
     def read(self, path: str) -> str:
         return _read(path)
@@ -270,6 +276,10 @@ class Commands:
     def umount(self, path: str) -> None:
         syscalls.umount2(path)
 
+    def detach(self, path: str) -> None:
+        """Unmount what may be in use."""
+        syscalls.umount2(path, syscalls.MNT_DETACH)
+
     def open(self, path: str) -> int:
         """Open and keep; the number is for read_fd and close."""
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -280,6 +290,19 @@ class Commands:
 
     def close(self, fd: int) -> None:
         os.close(fd)
+
+    def map(self, path: str) -> None:
+        """Map a file for reading and close it; Python's own maps keep a descriptor."""
+        with syscalls.closing_fd(os.open(path, os.O_RDONLY | os.O_CLOEXEC)) as fd:
+            size = ctypes.c_size_t(mmap.PAGESIZE)
+            area = _libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, fd, ctypes.c_long(0))
+        if area == ctypes.c_void_p(-1).value:
+            raise OSError(ctypes.get_errno(), "mmap", path)
+        self._maps.append(area)
+
+    def unmap(self) -> None:
+        """Unmap what was mapped last."""
+        _libc.munmap(ctypes.c_void_p(self._maps.pop()), ctypes.c_size_t(mmap.PAGESIZE))
 
     def wait_until_readable(self, path: str, seconds: float, interval: float) -> float:
         """Open and read until it works; returns when that was (CLOCK_MONOTONIC).

@@ -119,13 +119,20 @@ class DaemonProcess:
 
     def status(self) -> Any:
         """Return the status document."""
-        command = [self._python, "-m", "fusewatchd", "status", "--json", *self._sets]
+        return json.loads(self._ask("--json"))
+
+    def table(self) -> str:
+        """Return the status as a person sees it."""
+        return self._ask().decode()
+
+    def _ask(self, *options: str) -> bytes:
+        command = [self._python, "-m", "fusewatchd", "status", *options, *self._sets]
         done = subprocess.run(
             command, capture_output=True, env=python_environment(), timeout=patient(30)
         )
         if not done.stdout:
             raise RuntimeError(done.stderr.decode() + self.log())
-        return json.loads(done.stdout)
+        return done.stdout
 
     def wait_for(self, condition: Callable[[Any], bool], timeout: float = 15.0) -> Any:
         """Ask for the status until ``condition`` holds; return the document."""

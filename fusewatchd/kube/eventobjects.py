@@ -69,15 +69,9 @@ def event_name(draft: EventDraft, first_at: float, number: int) -> str:
 def event_object(api: EventsApi, event: Occurrences, instance: str) -> dict[str, Any]:
     """Return the body of the POST that creates an Event."""
     draft, regarding = event.draft, event.regarding
-    reference = {
-        "apiVersion": regarding.api_version,
-        "kind": regarding.kind,
-        "name": regarding.name,
-        "namespace": regarding.namespace,
-        "uid": regarding.uid,
-    }
-    reference = {key: value for key, value in reference.items() if value}
+    reference = _reference(regarding)
     common = {
+        **({"related": _reference(draft.related)} if draft.related is not None else {}),
         "metadata": {"name": event.name, "namespace": namespace_of(regarding)},
         "reason": draft.reason[:MAX_FIELD],
         "type": draft.type,
@@ -106,6 +100,17 @@ def event_object(api: EventsApi, event: Occurrences, instance: str) -> dict[str,
         "firstTimestamp": whole_time(event.first_at),
         "lastTimestamp": whole_time(event.last_at),
     }
+
+
+def _reference(to: ObjectReference) -> dict[str, str]:
+    reference = {
+        "apiVersion": to.api_version,
+        "kind": to.kind,
+        "name": to.name,
+        "namespace": to.namespace,
+        "uid": to.uid,
+    }
+    return {key: value for key, value in reference.items() if value}
 
 
 def series_patch(api: EventsApi, event: Occurrences) -> dict[str, Any]:

@@ -64,6 +64,7 @@ def _entry(series: Series) -> dict[str, Any]:
         about["object"] = regarding.object.value
     return {
         "about": about,
+        "related": None if draft.related is None else asdict(draft.related),
         "reason": draft.reason,
         "action": draft.action,
         "note": draft.note,
@@ -102,8 +103,10 @@ def _series(entry: Any, now: float, wall: float) -> Series:
     if "object" in about:
         regarding = VolumeReference(_text(about["volume"]), VolumeObject(about["object"]))
     else:
-        regarding = ObjectReference(**{key: _text(value) for key, value in about.items()})
-    draft = EventDraft(regarding, *(_text(entry[k]) for k in ("reason", "action", "note", "type")))
+        regarding = _object(about)
+    related = _object(entry["related"]) if entry.get("related") is not None else None
+    reason, action, note, type_ = (_text(entry[k]) for k in ("reason", "action", "note", "type"))
+    draft = EventDraft(regarding, reason, action, note, type_, related)
     first_at, last_at, rest = (float(entry[key]) for key in ("first_at", "last_at", "rest"))
     if not all(map(isfinite, (first_at, last_at, rest))):
         raise ValueError("a time that is none")
@@ -115,6 +118,10 @@ def _series(entry: Any, now: float, wall: float) -> Series:
     return Series(
         draft, first_at, last_at, _text(entry["name"]), now - age, count, posted, rest=rest
     )
+
+
+def _object(fields: Any) -> ObjectReference:
+    return ObjectReference(**{key: _text(value) for key, value in dict(fields).items()})
 
 
 def _text(value: object) -> str:

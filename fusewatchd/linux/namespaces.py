@@ -10,18 +10,17 @@ from __future__ import annotations
 import errno
 import os
 import re
-import select
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from fusewatchd.errors import ParseError, WorkerShortageError
-from fusewatchd.kubeletdir import pod_uid_of_cgroup
+from fusewatchd.cgroups import memory_cgroup_of, owner_of_cgroup
+from fusewatchd.errors import ParseError
 from fusewatchd.linux import procfs
 from fusewatchd.linux.channel import Channel
 from fusewatchd.linux.forkserver import Worker
 from fusewatchd.linux.procfs import Process, open_process
+from fusewatchd.linux.soleworker import SoleWorker
 from fusewatchd.model import Device, FuseServer, Gap, MountNamespace, NamespaceKind
 from fusewatchd.mountinfo import mount_from_line
 from fusewatchd.wire import decode, encode
@@ -106,14 +105,15 @@ class Walker:
         tables[inode] = (data, mounts)
         if not mounts:
             return None
-        pod = pod_uid_of_cgroup(process.cgroup())
+        owner = owner_of_cgroup(process.cgroup())
+        kind = NamespaceKind.CONTAINER if owner.pod_uid else NamespaceKind.FOREIGN
         return {
             "inode": inode,
             "pid": process.pid,
             "start_time": process.stat()[2],
-            "kind": (NamespaceKind.CONTAINER if pod else NamespaceKind.FOREIGN).value,
-            "pod_uid": pod[0] if pod else "",
-            "container_id": pod[1] if pod else "",
+            "kind": kind.value,
+            "pod_uid": owner.pod_uid,
+            "container_id": owner.container_id,
             "mounts": mounts,
             "own_user_namespace": process.namespace("user") != user,
         }
@@ -166,13 +166,19 @@ def _server(process: Process, *, reads_connections: bool) -> Any:
             is_server = is_server or device is not None or link == _DEVICE_FILE
     if not is_server:
         return None
-    pod = pod_uid_of_cgroup(process.cgroup())
+    cgroup = process.cgroup()
+    owner, memory = owner_of_cgroup(cgroup), memory_cgroup_of(cgroup)
+    name, _, start_time = process.stat()
     return {
         "pid": process.pid,
-        "start_time": process.stat()[2],
+        "start_time": start_time,
         "devices": [encode(device) for device in sorted(devices)],
         "command": process.command(),
-        "pod_uid": pod[0] if pod else "",
+        "pod_uid": owner.pod_uid,
+        "container_id": owner.container_id,
+        "unit": owner.unit,
+        "name": name,
+        "memory": encode(memory),
     }
 
 
@@ -194,40 +200,31 @@ class NamespaceScanner:
 
     def __init__(self, spawn: Callable[[], Worker]) -> None:
         """Take the means to start a worker; the first one is started at once."""
-        self._spawn = spawn
-        self._epoll = select.epoll()
         self._known: dict[int, MountNamespace] = {}
-        self._started_at: float | None = None
         self._is_wanted = False
-        self._worker: Worker | None = self._new_worker()
-        """None while there is nothing to make one of."""
+        # A new worker has told nothing yet: nothing it says refers to what is known.
+        self._worker = SoleWorker(spawn, DEADLINE_SECONDS, lambda: self._known.clear())
 
     def fileno(self) -> int:
         """Return what becomes readable when a walk has ended; it outlives the worker."""
-        return self._epoll.fileno()
+        return self._worker.fileno()
 
     @property
     def is_running(self) -> bool:
         """True while a walk is under way."""
-        return self._started_at is not None
+        return self._worker.started_at is not None
 
     def request(self, now: float) -> None:
         """Ask for a walk that begins now or right after the present one."""
-        if self._started_at is not None:
+        if self.is_running:
             self._is_wanted = True
             return
         self._is_wanted = False
-        if self._worker is None:
-            try:
-                self._worker = self._new_worker()
-            except WorkerShortageError:
-                return
-        self._started_at = now
-        self._worker.channel.send("walk")
+        self._worker.start("walk", now)
 
     def next_deadline(self) -> float | None:
         """Return when ``collect`` must be called although nothing arrived."""
-        return None if self._started_at is None else self._started_at + DEADLINE_SECONDS
+        return self._worker.next_deadline()
 
     def collect(self, now: float) -> ScanResult | None:
         """Return a finished walk.
@@ -236,48 +233,23 @@ class NamespaceScanner:
             TimeoutError: the walk did not end; its worker is replaced, now or with the next one.
             WorkerError: it cannot be replaced.
         """
-        if self._worker is None:
-            return None
-        started, has_ended = self._started_at, False
+        started = self._worker.started_at
         try:
-            messages = self._worker.channel.receive()
-        except EOFError:
-            messages, has_ended = [], True
-        if messages and started is not None:
-            result = self._result(messages[-1], started, now)
-            self._started_at = None
+            message = self._worker.collect(now)
+        except TimeoutError:
             if self._is_wanted:
                 self.request(now)
-            return result
-        if has_ended or (started is not None and now >= started + DEADLINE_SECONDS):
-            self._replace_worker(self._worker, now)
-            if started is not None:
-                raise TimeoutError("the walk through /proc did not end")
-        return None
+            raise TimeoutError("the walk through /proc did not end") from None
+        if message is None or started is None:
+            return None
+        result = self._result(message, started, now)
+        if self._is_wanted:
+            self.request(now)
+        return result
 
     def close(self) -> None:
         """End the worker."""
-        if self._worker is not None:
-            self._worker.kill()
-        self._epoll.close()
-
-    def _new_worker(self) -> Worker:
-        worker = self._spawn()
-        self._epoll.register(worker.channel.fileno(), select.EPOLLIN)
-        return worker
-
-    def _replace_worker(self, worker: Worker, now: float) -> None:
-        with suppress(OSError):
-            self._epoll.unregister(worker.channel.fileno())
-        worker.kill()
-        # The new worker has told nothing yet, so nothing it says refers to what is known.
-        self._known = {}
-        self._started_at = None
-        self._worker = None
-        with suppress(WorkerShortageError):
-            self._worker = self._new_worker()
-        if self._is_wanted:
-            self.request(now)
+        self._worker.close()
 
     def _result(self, message: dict[str, Any], started: float, now: float) -> ScanResult:
         namespaces = tuple(

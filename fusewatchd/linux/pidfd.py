@@ -9,7 +9,11 @@ import os
 import select
 from collections.abc import Callable, Mapping
 
+from fusewatchd.linux.exitstatus import exit_status
 from fusewatchd.model import Device, FuseServer
+
+MAX_UNTOLD = 64
+"""Ended servers whose exit status is still asked for; the oldest gives way."""
 
 # (pid, start time): a pid alone may be another process by now.
 _Process = tuple[int, int]
@@ -35,6 +39,8 @@ class ServerWatch:
         self._fds: dict[_Process, int] = {}
         self._ended: set[_Process] = set()
         self._unreported: list[FuseServer] = []
+        self._untold: dict[_Process, int] = {}
+        """Descriptors of those that have ended and whose exit status may still be told."""
 
     def update(self, servers: Mapping[Device, tuple[FuseServer, ...]]) -> None:
         """Watch exactly these servers from now on.
@@ -42,6 +48,8 @@ class ServerWatch:
         One that has ended already, or whose pid is another process now, is given by the
         next ``exited``; each process is given once.
         """
+        # One that has just ended is named no more, and must not be let go unseen.
+        self._see_ended()
         wanted = {(s.pid, s.start_time): s for group in servers.values() for s in group}
         for process in self._fds.keys() - wanted.keys():
             self._close(process)
@@ -62,6 +70,31 @@ class ServerWatch:
 
     def exited(self) -> list[FuseServer]:
         """Return the servers that ended since the last call, and stop watching them."""
+        self._see_ended()
+        ended, self._unreported = self._unreported, []
+        return ended
+
+    def exit_status(self, server: FuseServer) -> int | None:
+        """Return how a server ended that was given by ``exited``, as wait(2) gives it.
+
+        None while its parent has not waited for it, and where only the parent is told.
+        """
+        process = (server.pid, server.start_time)
+        fd = self._untold.get(process)
+        status = exit_status(fd) if fd is not None else None
+        if status is not None:
+            os.close(self._untold.pop(process))
+        return status
+
+    def close(self) -> None:
+        """Close every descriptor."""
+        for process in list(self._fds):
+            self._close(process)
+        for fd in self._untold.values():
+            os.close(fd)
+        self._untold.clear()
+
+    def _see_ended(self) -> None:
         poll = select.poll()
         processes = {}
         for process, fd in self._fds.items():
@@ -69,13 +102,6 @@ class ServerWatch:
             processes[fd] = process
         for fd, _ in poll.poll(0):
             self._end(processes[fd])
-        ended, self._unreported = self._unreported, []
-        return ended
-
-    def close(self) -> None:
-        """Close every descriptor."""
-        for process in list(self._fds):
-            self._close(process)
 
     def _open(self, process: _Process) -> None:
         pid, start_time = process
@@ -90,12 +116,21 @@ class ServerWatch:
         self._register(fd)
         # Only now: before, the pid could still have passed on to somebody else.
         if _start_time(pid) != start_time:
+            self._close(process)
             self._end(process)
 
     def _end(self, process: _Process) -> None:
-        self._close(process)
+        fd = self._fds.pop(process, None)
+        if fd is not None:
+            self._unregister(fd)
+            self._keep_untold(process, fd)
         self._ended.add(process)
         self._unreported.append(self._servers[process])
+
+    def _keep_untold(self, process: _Process, fd: int) -> None:
+        self._untold[process] = fd
+        if len(self._untold) > MAX_UNTOLD:
+            os.close(self._untold.pop(next(iter(self._untold))))
 
     def _close(self, process: _Process) -> None:
         fd = self._fds.pop(process, None)

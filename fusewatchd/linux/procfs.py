@@ -46,12 +46,27 @@ class Process:
         """
         return os.readlink("root", dir_fd=self._fd)
 
-    def stat(self) -> tuple[str, str, int]:
-        """Return name, state and start time (clock ticks since boot), proc_pid_stat(5)."""
+    def stat(self, name: str = "stat") -> tuple[str, str, int]:
+        """Return name, state and start time (clock ticks since boot), proc_pid_stat(5).
+
+        Of one of its threads for ``task/<tid>/stat``.
+        """
         # The name may hold brackets and spaces itself.
-        before, _, after = self.read("stat").rpartition(b")")
+        before, _, after = self.read(name).rpartition(b")")
         fields = after.split()
         return os.fsdecode(before.partition(b"(")[2]), fields[0].decode(), int(fields[19])
+
+    def threads(self) -> list[str]:
+        """Return the ids of its threads."""
+        fd = os.open("task", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._fd)
+        try:
+            return os.listdir(fd)
+        finally:
+            os.close(fd)
+
+    def open_link(self, name: str) -> int:
+        """Return an O_PATH descriptor of what a link in its directory leads to."""
+        return os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=self._fd)
 
     def cgroup(self) -> str:
         """Return ``/proc/<pid>/cgroup``."""

@@ -83,6 +83,8 @@ class EventDraft:
     note: str
     type: str
     """``Normal`` or ``Warning``."""
+    related: ObjectReference | None = None
+    """What else it is about: the pod of the server."""
 
 
 WAITING = frozenset(
@@ -195,9 +197,9 @@ def pod_of(finding: Finding, snapshot: Snapshot) -> Pod | None:
     return (snapshot.pods or {}).get(finding.bind.path.pod_uid)
 
 
-def counted(count: int, noun: str) -> str:
+def counted(count: int, noun: str, plural: str = "") -> str:
     """Return ``1 bind``, ``2 binds``."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    return f"{count} {noun}" if count == 1 else f"{count} {plural or noun + 's'}"
 
 
 def duration_text(seconds: float) -> str:

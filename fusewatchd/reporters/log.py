@@ -7,12 +7,15 @@ journald, and every value is escaped on its way out.  What is said about cycles 
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import select
 import socket
 import threading
 import time
+from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -21,12 +24,15 @@ from typing import Protocol
 
 from fusewatchd.printable import printable
 
-Value = str | int | float | bool | None
+Plain = str | int | float | bool | tuple[str, ...]
+"""What a field can be; several texts are several values of one field, each to be found."""
+Value = Plain | None
 """None: the field is left out."""
 
 JOURNAL_SOCKET = "/run/systemd/journal/socket"
 LINE_LIMIT = 4096
 """``PIPE_BUF`` of pipe(7): a write up to this size to a pipe with room does not block."""
+_ALL_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 SHORT = 64
 """Characters to which each text is cut when a line would pass the limit."""
 
@@ -59,7 +65,7 @@ class Entry:
     """Seconds since the epoch."""
     level: Level
     text: str
-    fields: Mapping[str, str | int | float | bool]
+    fields: Mapping[str, Plain]
 
     def shortened(self) -> Entry:
         """Return the entry with every text cut to ``SHORT``."""
@@ -76,7 +82,9 @@ class EntrySink(Protocol):
         """Release the socket, if there is one."""
 
 
-def _short(value: str | int | float | bool) -> str | int | float | bool:
+def _short(value: Plain) -> Plain:
+    if isinstance(value, tuple):
+        return _short(",".join(value))
     is_long = isinstance(value, str) and len(value) > SHORT
     return f"{str(value)[: SHORT - 1]}…" if is_long else value
 
@@ -113,8 +121,11 @@ def journal_datagram(entry: Entry) -> bytes:
         f"MESSAGE={entry.text}{_pairs(entry, '  ')}",
         f"PRIORITY={entry.level.value}",
         "SYSLOG_IDENTIFIER=fusewatchd",
-        *(f"FUSEWATCHD_{key.upper()}={_plain(value)}" for key, value in entry.fields.items()),
     ]
+    for key, value in entry.fields.items():
+        # A field may be there several times: journalctl finds the entry by each of its values.
+        for one in value if isinstance(value, tuple) else (value,):
+            lines.append(f"FUSEWATCHD_{key.upper()}={_plain(one)}")
     return ("\n".join(lines) + "\n").encode("utf-8", "backslashreplace")
 
 
@@ -124,7 +135,9 @@ def _pairs(entry: Entry, lead: str) -> str:
     return lead + " ".join(f"{key}={_quoted(_plain(v))}" for key, v in entry.fields.items())
 
 
-def _plain(value: str | int | float | bool) -> str:
+def _plain(value: Plain) -> str:
+    if isinstance(value, tuple):
+        return ",".join(value)
     if isinstance(value, bool):
         return "true" if value else "false"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
@@ -200,8 +213,24 @@ class JournalSink:
 
     def write(self, entry: Entry) -> bool:
         """Send one entry, or drop it when journald is behind or away."""
+        data = journal_datagram(entry)
         try:
-            self._socket.sendto(journal_datagram(entry), self._path)
+            self._socket.sendto(data, self._path)
+        except OSError as exc:
+            return exc.errno == errno.EMSGSIZE and self._write_large(data)
+        return True
+
+    def _write_large(self, data: bytes) -> bool:
+        """Send what is too large for a datagram as a sealed file (JOURNAL_NATIVE_PROTOCOL)."""
+        try:
+            with open(
+                os.memfd_create("journal", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "wb", 0
+            ) as file:
+                file.write(data)
+                fcntl.fcntl(file, fcntl.F_ADD_SEALS, _ALL_SEALS)
+                rights = array("i", [file.fileno()])
+                ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]
+                self._socket.sendmsg([], ancillary, 0, self._path)
         except OSError:
             return False
         return True
@@ -309,9 +338,11 @@ class Log:
         return True
 
 
-def _printable_fields(fields: Mapping[str, Value]) -> dict[str, str | int | float | bool]:
-    return {
-        key: printable(value) if isinstance(value, str) else value
-        for key, value in fields.items()
-        if value is not None
-    }
+def _printable_fields(fields: Mapping[str, Value]) -> dict[str, Plain]:
+    return {key: _printable(value) for key, value in fields.items() if value is not None}
+
+
+def _printable(value: Plain) -> Plain:
+    if isinstance(value, tuple):
+        return tuple(map(printable, value))
+    return printable(value) if isinstance(value, str) else value

@@ -21,6 +21,7 @@ from fusewatchd.decision import (
     OutcomeStatus,
     Trigger,
 )
+from fusewatchd.liveness import OomKill
 from fusewatchd.model import BindKind, Device, Reason, TargetKey, Verdict
 from fusewatchd.printable import printable
 from fusewatchd.reporters.base import WAITING, NewsMemory, is_about_abort, new_refusals
@@ -76,6 +77,7 @@ class Metrics:
         )
         self._make_cycle_metrics(version, way)
         self._make_outage_metrics()
+        self._make_liveness_metrics()
         self._make_cleanup_metrics()
         self._make_edge_metrics()
 
@@ -149,6 +151,19 @@ class Metrics:
             "From the end of the FUSE server to the proof that its connection is gone.",
         )
 
+    def _make_liveness_metrics(self) -> None:
+        self._ends = self._series.counter(
+            "fusewatchd_server_ends_total",
+            "Outages that began, by whether the kernel killed the server for lack of memory.",
+            "oom",
+        )
+        for oom in OomKill:
+            self._ends.labels(oom.value)
+        self._holders = self._series.gauge(
+            "fusewatchd_dead_mount_holders",
+            "Processes that still hold files of dead mounts which have been replaced.",
+        )
+
     def _make_cleanup_metrics(self) -> None:
         self._orphans = self._series.counter(
             "fusewatchd_orphan_detaches_total",
@@ -191,6 +206,8 @@ class Metrics:
         self._count_mounts(cycle)
         self._count_results(cycle)
         for incident in cycle.incidents_opened:
+            end = incident.end
+            self._ends.labels((end.oom if end is not None else OomKill.UNKNOWN).value).inc()
             if incident.server_gone_at is not None:
                 self._detection.observe(max(0.0, incident.noticed_at - incident.server_gone_at))
         for incident in cycle.incidents_closed:
@@ -201,6 +218,7 @@ class Metrics:
         self._table.set(len(cycle.snapshot.table))
         self._foreign.set(cycle.foreign_stale)
         self._flapping.set(len(cycle.pauses))
+        self._holders.set(sum(holding.count for holding in cycle.snapshot.holdings))
         self._last.set(self._clock())
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ from fusewatchd.decision import CycleReport, Finding
 from fusewatchd.model import Device, Pod
 from fusewatchd.reporters.base import EventDraft
 from fusewatchd.reporters.crowd import MAX_PODS, Crowd
+from fusewatchd.reporters.endnote import with_end
 from fusewatchd.reporters.events import EventKind
 from fusewatchd.reporters.troubles import Troubles
 
@@ -63,11 +64,16 @@ class PodEvents:
         if pod is None:
             self._wait_for_name((uid, device, kind))
         elif not pod.is_deleting:
-            self._tell(cycle, pod, kind)
+            self._tell(cycle, pod, device, kind)
 
-    def _tell(self, cycle: CycleReport, pod: Pod, kind: EventKind) -> None:
-        is_admitted = self._crowd.admits(pod.uid, cycle.started_at)
-        self._post(kind.draft(pod) if is_admitted else kind.draft_for_node(self._node_name))
+    def _tell(self, cycle: CycleReport, pod: Pod, device: Device | None, kind: EventKind) -> None:
+        if not self._crowd.admits(pod.uid, cycle.started_at):
+            self._post(kind.draft_for_node(self._node_name))
+            return
+        draft = kind.draft(pod)
+        if kind is EventKind.STALE and device is not None:
+            draft = with_end(draft, cycle.snapshot.ends.get(device), cycle.snapshot)
+        self._post(draft)
 
     def _drop(self, count: int) -> None:
         if count:
@@ -90,7 +96,7 @@ class PodEvents:
         for word in waiting:
             pod = pods.get(word[0])
             if pod is not None and not pod.is_deleting:
-                self._tell(cycle, pod, word[2])
+                self._tell(cycle, pod, *word[1:])
             elif pod is None and not cycle.snapshot.pods_are_current:
                 self._backlog[word] = None
             elif pod is None:

@@ -18,11 +18,12 @@ from typing import Any
 import yaml
 from hypothesis import strategies as st
 
+from fusewatchd.cgroups import pod_uid_of_cgroup
 from fusewatchd.configfile import load_settings, parse_value
 from fusewatchd.decision import DetachOwnLayer, Propagation, ReplaceMount, Verdict
 from fusewatchd.documents import Clocks
 from fusewatchd.errors import ConfigError, ParseError
-from fusewatchd.kubeletdir import parse_bind_path, pod_uid_of_cgroup, pods_directory
+from fusewatchd.kubeletdir import parse_bind_path, pods_directory
 from fusewatchd.ledger import ContainerFacts, Ledger
 from fusewatchd.lineage import Fact
 from fusewatchd.linux.volumedata import read_volume_data

@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from fusewatchd.kubeletdir import parse_bind_path, pod_uid_of_cgroup
+from fusewatchd.kubeletdir import parse_bind_path
 from fusewatchd.model import BindKind, BindPath
 
 UID = "50a97417-eded-45b5-9699-867eb25c5bb8"
 STATIC = "0123456789abcdef0123456789abcdef"
-CID = "bc8bc5fca0728cd258d7a3152e1f744581616a80bff779ecf14b6e7ceede884a"
 ROOT = "/var/lib/kubelet"
 
 
@@ -56,23 +55,3 @@ def test_paths_below_the_pods_directory(below: str, expected: BindPath | None) -
 @pytest.mark.parametrize("path", ["/", ROOT, "/var/lib/kubelet2/pods/x", f"{ROOT}/plugins/x"])
 def test_paths_elsewhere(path: str) -> None:
     assert parse_bind_path(ROOT, path) is None
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (f"9:name=systemd:/kubepods/besteffort/pod{UID}/{CID}\n0::/\n", (UID, CID)),
-        (
-            f"0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{UID.replace('-', '_')}.slice/cri-containerd-{CID}.scope",
-            (UID, CID),
-        ),
-        (f"0::/kubelet.slice/docker/{CID}/kubelet/kubepods/pod{STATIC}/{CID}", (STATIC, CID)),
-        (f"0::/kubepods/pod{UID}", (UID, "")),
-        ("0::/system.slice/sshd.service", None),
-        (f"0::/user.slice/pod{UID}/{CID}", None),
-        ("0::/kubepods/besteffort", None),
-        ("", None),
-    ],
-)
-def test_cgroups(text: str, expected: tuple[str, str] | None) -> None:
-    assert pod_uid_of_cgroup(text) == expected

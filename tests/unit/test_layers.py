@@ -12,16 +12,18 @@ import fusewatchd
 ROOT = Path(fusewatchd.__file__).parent
 
 BASE = {
-    "model", "decision", "snapshot", "errors", "printable", "wire", "bucket", "delays", "overlay", "__init__",
+    "model", "liveness", "decision", "snapshot", "errors", "printable", "wire", "bucket", "delays",
+    "overlay", "__init__",
 }  # fmt: skip
 PARSERS = {
-    "mountinfo", "kubeletdir", "podlist", "settings", "schema", "expectations", "sourcetemplate",
-    "webconfig",
+    "mountinfo", "cgroups", "kubeletdir", "podlist", "settings", "schema", "expectations",
+    "sourcetemplate", "webconfig",
 }  # fmt: skip
 CORE = {
     "lifecycle", "lineage", "sources", "containers", "children", "connections", "incidents",
-    "ledger", "memory", "history", "aborting", "persistence", "switches", "cleanup", "pods", "diagnosis", "planner",
-    "drivers", "detectors", "budget", "breaker", "hostpaths", "checkup",
+    "ledger", "memory", "services", "history", "aborting", "persistence", "switches", "cleanup",
+    "pods", "diagnosis", "planner", "drivers", "detectors", "ends", "holding", "belongings",
+    "budget", "breaker", "hostpaths", "checkup",
 }  # fmt: skip
 EDGE = {
     "linux",
@@ -35,6 +37,8 @@ EDGE = {
     "passwords",
     "status",
     "statustable",
+    "statusservers",
+    "servertable",
     "surroundings",
     "documents",
     "advice",
@@ -46,7 +50,8 @@ EDGE = {
     "rundir",
 }
 SHELL = {
-    "observer", "executor", "reconciler", "node", "cluster", "statekeeper", "doors", "doctor", "daemon", "cli", "__main__",
+    "observer", "servers", "holderwatch", "executor", "reconciler", "node", "cluster",
+    "statekeeper", "doors", "doctor", "daemon", "cli", "__main__",
 }  # fmt: skip
 DEMO = {"demo"}
 

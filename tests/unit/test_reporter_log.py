@@ -264,7 +264,9 @@ def test_an_outage_is_five_lines() -> None:
     ]
     by_event = {e.fields["event"]: e for e in recorder.entries}
     assert by_event["server_gone"].fields["noticed_after_ms"] == 1.0
-    assert by_event["stale"].fields["pod"] == "shop/web-0"
+    assert by_event["stale"].fields["pod"] == ("web-0", "web-1")
+    assert by_event["stale"].fields["namespace"] == "shop"
+    assert {e.fields["volume"] for e in recorder.entries} == {"pv-1"}
     assert by_event["source_back"].fields["new_device"] == "0:140"
     assert by_event["recovered"].fields["recovery_ms"] == 3.1
     assert by_event["recovered"].level is Level.INFO

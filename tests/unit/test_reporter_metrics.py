@@ -33,6 +33,8 @@ NAMES = {
     "fusewatchd_mount_table_entries": "gauge",
     "fusewatchd_foreign_stale_mounts": "gauge",
     "fusewatchd_flapping_sources": "gauge",
+    "fusewatchd_server_ends_total": "counter",
+    "fusewatchd_dead_mount_holders": "gauge",
     "fusewatchd_probe_children_stuck": "gauge",
     "fusewatchd_kubelet_requests_total": "counter",
     "fusewatchd_events_total": "counter",

@@ -15,6 +15,7 @@ from fusewatchd.settings import (
     LogLevel,
     RecoveryMode,
     Settings,
+    SocketSettings,
     override,
     require_sense,
     settings_from,
@@ -25,6 +26,17 @@ SHIPPED = Path(__file__).parents[2] / "conf" / "fusewatchd.yaml"
 
 def test_the_shipped_file_says_the_defaults() -> None:
     assert load_settings(str(SHIPPED)) == Settings()
+
+
+def test_an_entry_is_a_text_or_says_more() -> None:
+    document = {
+        "sockets": ["/a/*", {"glob": "/b", "source": "/mnt/*"}, {"glob": "/c", "driver": "d"}]
+    }
+    assert settings_from(document, "f").sockets == (
+        SocketSettings("/a/*"),
+        SocketSettings("/b", source="/mnt/*"),
+        SocketSettings("/c", driver="d"),
+    )
 
 
 def test_the_shipped_file_names_every_key() -> None:
@@ -66,8 +78,21 @@ def test_the_shipped_file_names_every_key() -> None:
             {"hung": {"after_seconds": -1}},
             "f: hung.after_seconds: expected a number of seconds above 0, found -1.0",
         ),
-        ({"sockets": ["x"]}, "f: sockets: expected a list of absolute paths, found ('x',)"),
-        ({"sockets": "x"}, "f: sockets: expected a list of text, found x"),
+        ({"sockets": ["x"]}, "f: sockets[0].glob: expected an absolute path, found x"),
+        ({"sockets": "x"}, "f: sockets: expected a list of at most 1000 entries, found x"),
+        ({"sockets": [7]}, "f: sockets[0]: expected keys and values, found 7"),
+        (
+            {"sockets": ["/a", {"source": "/b"}]},
+            "f: sockets[1]: glob is missing",
+        ),
+        (
+            {"sockets": [{"glob": "/a", "source": "b"}]},
+            "f: sockets[0].source: expected an absolute path or a glob of such, found b",
+        ),
+        (
+            {"sockets": [{"glob": "/a", "sources": "/b"}]},
+            "f: sockets[0].sources: no such key; did you mean source?",
+        ),
         (
             {"web": {"listen_address": "a:70000"}},
             "f: web.listen_address: expected host:port with a port from 1 to 65535, or a list of such, or nothing, found a:70000",

@@ -1,0 +1,33 @@
+"""What an Event says of the end of a server.
+
+The note of an Event must stay the same from one outage to the next, or no count ever rises: so
+there are a few sentences and the name of a unit, which a restarted service keeps, and neither
+processes nor times.  The server's pod is what the Event is *related* to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fusewatchd.liveness import OomKill, ServerEnd
+from fusewatchd.printable import printable
+from fusewatchd.reporters.base import EventDraft, ObjectReference
+from fusewatchd.reporters.serverfields import pod_of_server
+from fusewatchd.snapshot import Snapshot
+
+_OUT_OF_MEMORY = " The kernel killed it, or another process of its cgroup, for lack of memory."
+MAX_UNIT = 80
+
+
+def with_end(draft: EventDraft, end: ServerEnd | None, snapshot: Snapshot) -> EventDraft:
+    """Add what is known of the end of a server."""
+    if end is None or end.server is None:
+        return draft
+    note = draft.note
+    if end.server.unit.endswith(".service"):  # scopes are named anew each time
+        note += f" The server was unit {printable(end.server.unit, MAX_UNIT)}."
+    if end.oom is OomKill.YES:
+        note += _OUT_OF_MEMORY
+    pod = pod_of_server(end.server, snapshot)
+    related = ObjectReference("Pod", pod.namespace, pod.name, pod.uid) if pod is not None else None
+    return replace(draft, note=note, related=related)
