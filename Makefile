@@ -2,10 +2,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 SUDO_APT = $(if $(filter 0,$(shell id -u)),yes)
-TEST_PACKAGES = fuse3 bindfs python3-pyfuse3 openssl curl procps
+TEST_PACKAGES = fuse3 openssl curl procps \
+  bindfs mergerfs python3-pyfuse3 rclone s3fs squashfs-tools squashfuse sshfs unionfs-fuse
+# openssh-server is for .ci/run alone: on a person's machine its service would be started.
 JOBS ?= $(shell expr 2 \* $$(nproc 2>/dev/null || echo 1))
 
-.PHONY: demo test test-slow test-kernels check bench clean
+.PHONY: demo test test-slow test-kernels check bench packages clean
 
 demo: $(VENV)/.run
 	$(VENV)/bin/fusewatchd demo
@@ -38,12 +40,15 @@ $(VENV)/.run: $(VENV)/bin/python pyproject.toml
 	touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml
-	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]'
+	$(VENV)/bin/python -m pip install --quiet --editable '.[dev,s3]'
 	@# FUSE servers and tools for the tests of real mounts, where they can be had.
 	@if [ "$(SUDO_APT)" = yes ] && command -v apt-get >/dev/null \
 	  && ! dpkg -s $(TEST_PACKAGES) >/dev/null 2>&1; \
 	then apt-get update -qq && apt-get install -y -qq $(TEST_PACKAGES); fi
 	touch $@ $(VENV)/.run
+
+packages:
+	@echo $(TEST_PACKAGES)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

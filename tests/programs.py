@@ -4,25 +4,39 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from tests.backends import SSHD, Backends
 
 _BACKING, _MOUNT = "{backing}", "{mount}"
 _SYSTEM_PYTHON = "/usr/bin/python3"
 _PYFUSE3_SERVER = Path(__file__).parent / "servers" / "pyfuse3_directory.py"
-_SQUASHFS = (("squashfuse", "squashfuse"), ("mksquashfs", "squashfs-tools"))
-_SSHFS = (("sshfs", "sshfs"), (SSHD, "openssh-server"))
+
+
+class Need(NamedTuple):
+    """An executable, or a module of some Python, and the package that has it."""
+
+    name: str
+    package: str
+    python: str = ""
+
+    def is_there(self) -> bool:
+        if not self.python:
+            return shutil.which(self.name) is not None
+        find = f"import importlib.util as u, sys; sys.exit(u.find_spec({self.name!r}) is None)"
+        done = subprocess.run([self.python, "-c", find], capture_output=True, check=False)
+        return done.returncode == 0
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
     """How a server is started."""
 
-    requires: tuple[tuple[str, str], ...]
-    """Executables and the Debian packages they are in."""
+    needs: tuple[Need, ...]
     command: Callable[[Backends], Sequence[str]]
     """Made for ``Source``, with ``{backing}`` and ``{mount}``."""
     detaches: bool = False
@@ -32,13 +46,8 @@ class Program:
 
     def why_not(self) -> str:
         """Return why it cannot be started here, or nothing."""
-        for executable, package in self.requires:
-            if shutil.which(executable) is None:
-                return f"{executable} is not installed (Debian: {package})"
-        if self.command is _pyfuse3:
-            done = subprocess.run([_SYSTEM_PYTHON, "-c", "import pyfuse3"], capture_output=True)
-            return "" if done.returncode == 0 else "python3-pyfuse3 is not installed"
-        return ""
+        missing = [need for need in self.needs if not need.is_there()]
+        return "; ".join(f"no {need.name} here (package {need.package})" for need in missing)
 
 
 def _bindfs(*options: str) -> Callable[[Backends], Sequence[str]]:
@@ -87,24 +96,34 @@ def _unionfs(*options: str) -> Callable[[Backends], Sequence[str]]:
     return lambda _: ("unionfs", *options, "-o", "allow_other", "{backing}=RW", _MOUNT)
 
 
+_BINDFS = (Need("bindfs", "bindfs"),)
+_MERGERFS = (Need("mergerfs", "mergerfs"),)
+_PYFUSE3 = (Need("pyfuse3", "python3-pyfuse3", _SYSTEM_PYTHON),)
+_S3_SERVER = Need("moto", "moto[s3,server], from PyPI", sys.executable)
+_RCLONE = (Need("rclone", "rclone"), _S3_SERVER)
+_S3FS = (Need("s3fs", "s3fs"), _S3_SERVER)
+_SQUASHFUSE = (Need("squashfuse", "squashfuse"), Need("mksquashfs", "squashfs-tools"))
+_SSHFS = (Need("sshfs", "sshfs"), Need(SSHD, "openssh-server"))
+_UNIONFS = (Need("unionfs", "unionfs-fuse"),)
+
 PROGRAMS = {
-    "bindfs": Program((("bindfs", "bindfs"),), _bindfs("-f")),
-    "bindfs-single": Program((("bindfs", "bindfs"),), _bindfs("-f", "-s")),
-    "bindfs-daemon": Program((("bindfs", "bindfs"),), _bindfs(), detaches=True),
-    "mergerfs": Program((("mergerfs", "mergerfs"),), _mergerfs("-f")),
-    "mergerfs-daemon": Program((("mergerfs", "mergerfs"),), _mergerfs(), detaches=True),
-    "pyfuse3": Program((), _pyfuse3, looks_alive_when_dead=True),
-    "rclone": Program((("rclone", "rclone"),), _rclone()),
-    "rclone-daemon": Program((("rclone", "rclone"),), _rclone("--daemon"), detaches=True),
-    "s3fs": Program((("s3fs", "s3fs"),), _s3fs("-f")),
-    "s3fs-daemon": Program((("s3fs", "s3fs"),), _s3fs(), detaches=True),
-    "squashfuse-single": Program(_SQUASHFS, _squashfuse("squashfuse", "-f", "-s")),
-    "squashfuse-daemon": Program(_SQUASHFS, _squashfuse("squashfuse"), detaches=True),
+    "bindfs": Program(_BINDFS, _bindfs("-f")),
+    "bindfs-single": Program(_BINDFS, _bindfs("-f", "-s")),
+    "bindfs-daemon": Program(_BINDFS, _bindfs(), detaches=True),
+    "mergerfs": Program(_MERGERFS, _mergerfs("-f")),
+    "mergerfs-daemon": Program(_MERGERFS, _mergerfs(), detaches=True),
+    "pyfuse3": Program(_PYFUSE3, _pyfuse3, looks_alive_when_dead=True),
+    "rclone": Program(_RCLONE, _rclone()),
+    "rclone-daemon": Program(_RCLONE, _rclone("--daemon"), detaches=True),
+    "s3fs": Program(_S3FS, _s3fs("-f")),
+    "s3fs-daemon": Program(_S3FS, _s3fs(), detaches=True),
+    "squashfuse-single": Program(_SQUASHFUSE, _squashfuse("squashfuse", "-f", "-s")),
+    "squashfuse-daemon": Program(_SQUASHFUSE, _squashfuse("squashfuse"), detaches=True),
     "squashfuse_ll-daemon": Program(
-        _SQUASHFS, _squashfuse("squashfuse_ll"), detaches=True, looks_alive_when_dead=True
+        _SQUASHFUSE, _squashfuse("squashfuse_ll"), detaches=True, looks_alive_when_dead=True
     ),
     "sshfs": Program(_SSHFS, _sshfs("-f")),
     "sshfs-single-daemon": Program(_SSHFS, _sshfs("-s"), detaches=True),
-    "unionfs": Program((("unionfs", "unionfs-fuse"),), _unionfs("-f")),
-    "unionfs-daemon": Program((("unionfs", "unionfs-fuse"),), _unionfs(), detaches=True),
+    "unionfs": Program(_UNIONFS, _unionfs("-f")),
+    "unionfs-daemon": Program(_UNIONFS, _unionfs(), detaches=True),
 }
