@@ -15,6 +15,7 @@ from typing import Any
 from fusewatchd.demo.container import python_environment
 from fusewatchd.demo.node import DemoNode
 from fusewatchd.demo.patience import patient
+from fusewatchd.statussocket import ask
 
 
 class DaemonProcess:
@@ -118,14 +119,15 @@ class DaemonProcess:
         os.unlink(os.path.join(self.runtime_dir, "fusewatchd.sock"))
 
     def status(self) -> Any:
-        """Return the status document."""
-        command = [self._python, "-m", "fusewatchd", "status", "--json", *self._sets]
-        done = subprocess.run(
-            command, capture_output=True, env=python_environment(), timeout=patient(30)
-        )
-        if not done.stdout:
-            raise RuntimeError(done.stderr.decode() + self.log())
-        return json.loads(done.stdout)
+        """Return the status document.
+
+        Raises:
+            RuntimeError: the daemon does not answer.
+        """
+        try:
+            return ask(self.values["runtime_dir"])
+        except OSError as error:
+            raise RuntimeError(f"no status: {error}\n{self.log()}") from error
 
     def wait_for(self, condition: Callable[[Any], bool], timeout: float = 15.0) -> Any:
         """Ask for the status until ``condition`` holds; return the document."""
@@ -136,7 +138,7 @@ class DaemonProcess:
                 return document
             if time.monotonic() > end:
                 raise RuntimeError(f"not reached: {json.dumps(document)[:4000]}\n{self.log()}")
-            time.sleep(0.05)
+            time.sleep(0.02)
 
     def wait_until_watching(self, binds: int, timeout: float = 15.0) -> Any:
         """Wait until this many binds, on the host and in containers, are known and healthy."""
