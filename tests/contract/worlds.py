@@ -25,6 +25,7 @@ from fusewatchd.mountinfo import MountTable, parse_mount_table
 from tests.fakes.kernel import FakeKernel
 from tests.fakes.machine import Machine
 from tests.fakes.propagation import Kind
+from tests.features import best_way
 from tests.lab import real_kernel, run_in_world
 
 _PR_SET_PDEATHSIG = 1
@@ -254,4 +255,10 @@ def in_world(kind: str, body: Body, timeout: float = 100.0) -> None:
 
 
 WAYS = pytest.mark.parametrize("way", Way, ids=lambda way: way.value)
+REAL_WAYS = pytest.mark.parametrize(
+    "way",
+    [pytest.param(way, marks=[] if way is best_way() else [pytest.mark.slow]) for way in Way],
+    ids=lambda way: way.value,
+)
+"""On the real kernel the older ways are slow: the quick tests have them on the fake one."""
 WORLDS = pytest.mark.parametrize("kind", ["fake", pytest.param("real", marks=pytest.mark.kernel)])
