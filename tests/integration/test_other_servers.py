@@ -137,7 +137,7 @@ def test_refuses_to_start_where_its_dead_mount_is(node: DemoNode, name: str) -> 
 def test_starts_on_top_of_its_dead_mount(node: DemoNode, name: str) -> None:
     """The kernel passes such a mount on to the publish bind, which then has the new one's flags.
 
-    All that it leaves to us is as it was.
+    All that it leaves to us is as it was, and so is the bind after the next crash.
     """
     with stage(node, PROGRAMS[name]) as it, DaemonProcess(node) as daemon:
         daemon.wait_until_watching(BINDS)
@@ -149,6 +149,11 @@ def test_starts_on_top_of_its_dead_mount(node: DemoNode, name: str) -> None:
         daemon.wait_until_watching(BINDS)
         passed_on = [shape for shape in it.shapes() if shape not in before]
         assert [shape.mount_point for shape in passed_on] == [it.pod.volume_path("v")]
+        it.die()
+        it.source.restart()
+        it.wait_until_read()
+        daemon.wait_until_watching(BINDS)
+        assert _on_top(it.shapes(), best_way().value) == before
 
 
 @pytest.mark.slow
