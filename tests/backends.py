@@ -7,10 +7,10 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 
 from fusewatchd.demo.container import python_environment
 from fusewatchd.demo.patience import patient
@@ -51,28 +51,25 @@ endpoint = {url}
 """
 
 
+@contextmanager
+def backends(lab: str, files: dict[str, str]) -> Iterator[Backends]:
+    """Show some files by whatever is asked for, until the end of a ``with`` block."""
+    with ExitStack() as stack:
+        yield Backends(lab, files, stack)
+
+
 class Backends:
     """One directory, and servers that have the same files, started when first asked for."""
 
-    def __init__(self, lab: str, files: dict[str, str]) -> None:
+    def __init__(self, lab: str, files: dict[str, str], stack: ExitStack) -> None:
+        """Made by ``backends``; ``stack`` ends what is started."""
         self.directory = os.path.join(lab, "content")
         self._lab = lab
-        self._stack = ExitStack()
+        self._stack = stack
         for name, content in files.items():
             path = Path(self.directory, name)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(content, encoding="utf-8")
-
-    def __enter__(self) -> Backends:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.close()
 
     @cached_property
     def image(self) -> str:

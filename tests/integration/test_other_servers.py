@@ -20,7 +20,7 @@ from fusewatchd.demo.patience import patient
 from fusewatchd.demo.pods import DemoPod, PodMount, PodVolume
 from fusewatchd.demo.sources import Source
 from fusewatchd.errors import FusewatchError
-from tests.backends import Backends
+from tests.backends import backends
 from tests.features import best_way
 from tests.lab import WAYS, in_lab
 from tests.mountshape import MountShape, fuse_shapes
@@ -71,12 +71,12 @@ class Stage:
 def stage(node: DemoNode, program: Program) -> Iterator[Stage]:
     if problem := program.why_not():
         pytest.skip(problem)
-    with Backends(node.lab, FILES) as backends:
+    with backends(node.lab, FILES) as shown:
         source = node.add_source(
             "one",
-            command=program.command(backends),
+            command=program.command(shown),
             detaches=program.detaches,
-            backing=backends.directory,
+            backing=shown.directory,
             files={},
         )
         mounts = [

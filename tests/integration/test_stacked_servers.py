@@ -14,7 +14,7 @@ from fusewatchd.demo.daemonprocess import DaemonProcess
 from fusewatchd.demo.node import DemoNode
 from fusewatchd.demo.pods import DemoPod, PodMount, PodVolume
 from fusewatchd.demo.sources import Source
-from tests.backends import Backends
+from tests.backends import backends
 from tests.features import best_way
 from tests.lab import in_lab
 from tests.mountshape import MountShape, fuse_shapes
@@ -73,8 +73,8 @@ def stack(
         if problem := PROGRAMS[name].why_not():
             pytest.skip(problem)
     with (
-        Backends(f"{node.lab}/left-content", {"left": "of bindfs"}) as left,
-        Backends(f"{node.lab}/right-content", {"right": "of s3fs"}) as right,
+        backends(f"{node.lab}/left-content", {"left": "of bindfs"}) as left,
+        backends(f"{node.lab}/right-content", {"right": "of s3fs"}) as right,
     ):
         inputs = (
             _add(node, "left", PROGRAMS["bindfs"].command(left), left.directory),
