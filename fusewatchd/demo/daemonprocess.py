@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from typing import Any
 from fusewatchd.demo.container import python_environment
 from fusewatchd.demo.node import DemoNode
 from fusewatchd.demo.patience import patient
+from fusewatchd.errors import ParseError
 from fusewatchd.statussocket import ask
 
 
@@ -92,12 +94,15 @@ class DaemonProcess:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=python_environment()
             )
-        socket_path = os.path.join(self.runtime_dir, "fusewatchd.sock")
         end = time.monotonic() + patient(timeout)
-        while not os.path.exists(socket_path):
+        while not self._is_listening():
             if self._process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(f"the daemon did not start:\n{self.log()}")
             time.sleep(0.01)
+
+    def _is_listening(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as client:
+            return client.connect_ex(os.path.join(self.runtime_dir, "fusewatchd.sock")) == 0
 
     def stop(self, timeout: float = 10.0) -> int:
         """SIGTERM; return the exit status."""
@@ -126,7 +131,7 @@ class DaemonProcess:
         """
         try:
             return ask(self.values["runtime_dir"])
-        except OSError as error:
+        except (OSError, ParseError) as error:
             raise RuntimeError(f"no status: {error}\n{self.log()}") from error
 
     def wait_for(self, condition: Callable[[Any], bool], timeout: float = 15.0) -> Any:
