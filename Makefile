@@ -2,14 +2,16 @@
 PYTHON ?= python3
 VENV ?= .venv
 SUDO_APT = $(if $(filter 0,$(shell id -u)),yes)
-TEST_PACKAGES = fuse3 bindfs python3-pyfuse3 openssl curl procps systemd
+TEST_PACKAGES = fuse3 openssl curl procps systemd \
+  bindfs mergerfs python3-pyfuse3 rclone s3fs squashfs-tools squashfuse sshfs unionfs-fuse
 SLOW_TEST_PACKAGES = prometheus chromium
+# openssh-server is for .ci/run alone: on a person's machine its service would be started.
 JOBS ?= $(shell expr 2 \* $$(nproc 2>/dev/null || echo 1))
 # Debian packages, as far as they are missing and this machine is one that has them.
 install = if [ "$(SUDO_APT)" = yes ] && command -v apt-get >/dev/null && ! dpkg -s $(1) >/dev/null 2>&1; \
   then apt-get update -qq && apt-get install -y -qq --no-install-recommends $(1); fi
 
-.PHONY: demo test test-slow test-kernels check bench clean
+.PHONY: demo test test-slow test-kernels check bench packages clean
 
 demo: $(VENV)/.run
 	$(VENV)/bin/fusewatchd demo
@@ -43,10 +45,13 @@ $(VENV)/.run: $(VENV)/bin/python pyproject.toml
 	touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml
-	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]'
+	$(VENV)/bin/python -m pip install --quiet --editable '.[dev,s3]'
 	@# FUSE servers and tools for the tests of real mounts, where they can be had.
 	@$(call install,$(TEST_PACKAGES))
 	touch $@ $(VENV)/.run
+
+packages:
+	@echo $(TEST_PACKAGES) $(SLOW_TEST_PACKAGES)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

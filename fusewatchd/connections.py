@@ -85,6 +85,8 @@ class Shown:
 class _State:
     shown: Shown
     """As it was at the last look."""
+    is_covered: bool = False
+    """Other mounts are on top of all of its mounts: it cannot be asked."""
     asked: Question | None = None
     """The question that is pending; the path may have changed since it was sent."""
     answer: Answer | None = None
@@ -103,6 +105,8 @@ class _State:
     must_repeat: bool = False
     """Something happened while a question was pending: its answer may be from before that."""
     server_gone_at: float | None = None
+    has_lost_server: bool = False
+    """A process ended that served this very one."""
     perhaps_gone_at: float | None = None
     """A server ended and nobody told whose: it was this one's if the answer says so."""
     standstill: Standstill | None = None
@@ -135,19 +139,19 @@ class Connections:
                 dropped.append(device)
                 del self._states[device]
             elif device not in shown:
-                self._states[device] = replace(state, shown=now)
+                self._states[device] = replace(state, shown=now, is_covered=True)
         for device, now in shown.items():
             known = self._states.get(device)
             if known is None:
                 # What is there from the start is as likely hung as well.
                 later = self._has_looked
                 self._states[device] = _State(now, is_urgent=later, came_later=later)
-            elif known.shown != now:
+            elif known.shown != now or known.is_covered:
                 # One that lost a mount may have lost its server as well: a crash and the
                 # restart after it can be over before anything else tells of them.
                 before = known.shown
                 has_lost = bool(before.on_host - now.on_host or before.elsewhere - now.elsewhere)
-                known = replace(known, shown=now)
+                known = replace(known, shown=now, is_covered=False)
                 may_differ = has_lost and _may_change(known)
                 self._states[device] = _asked_again(known) if may_differ else known
         self._has_looked = True
@@ -160,6 +164,17 @@ class Connections:
             if state is not None and _may_change(state):
                 self._states[device] = _asked_again(state)
 
+    def ask_doubtful(self) -> None:
+        """Make those due that gave no good answer: something else works again.
+
+        A living server fails with ENOTCONN, or whatever it makes of it, as long as what it
+        shows itself is a dead file system.
+        """
+        for device, state in self._states.items():
+            is_bad = state.answer not in (None, Answer.ANSWERED)
+            if is_bad and not state.has_lost_server and state.pending_since is None:
+                self._states[device] = replace(state, due_at=0.0)
+
     def ask_all_again(self) -> None:
         """Make every connection due at once."""
         self.ask_again(tuple(self._states))
@@ -171,7 +186,7 @@ class Connections:
         wait for its turn.
         """
         questions: list[Question] = []
-        for device, state in self._states.items():
+        for device, state in self._uncovered():
             if state.pending_since is None and state.due_at <= now:
                 asked = replace(state.shown.question, is_urgent=state.is_urgent)
                 self._states[device] = replace(
@@ -184,6 +199,9 @@ class Connections:
                 continue
             questions.append(asked)
         return questions
+
+    def _uncovered(self) -> list[tuple[Device, _State]]:
+        return [(device, state) for device, state in self._states.items() if not state.is_covered]
 
     def note_unasked(
         self, unasked: Collection[Device], withdrawn: Collection[Device], now: float
@@ -207,8 +225,10 @@ class Connections:
         interval = 0.0 if state.must_repeat else self.timing.interval
         gone_at, perhaps = state.server_gone_at, state.perhaps_gone_at
         if answer is Answer.DISCONNECTED:
-            interval = float("inf")
+            interval = float("inf") if state.has_lost_server else self.timing.interval
             gone_at = perhaps if gone_at is None else gone_at
+        elif answer is Answer.ANSWERED and state.answer is not answer:
+            self.ask_doubtful()
         self._states[device] = replace(
             state,
             answer=answer,
@@ -248,7 +268,8 @@ class Connections:
         state = self._states.get(device)
         if state is not None:
             gone_at = state.server_gone_at if state.server_gone_at is not None else now
-            self._states[device] = replace(_asked_again(state), server_gone_at=gone_at)
+            state = replace(_asked_again(state), server_gone_at=gone_at, has_lost_server=True)
+            self._states[device] = state
 
     def some_server_gone(self, now: float, among: Collection[Device] | None = None) -> None:
         """Note that a process ended that served one of them, and ask them at once.
@@ -287,7 +308,7 @@ class Connections:
     def next_due(self, now: float) -> float | None:
         """Return when something here changes by the mere passing of time."""
         times: list[float] = []
-        for state in self._states.values():
+        for _, state in self._uncovered():
             if state.pending_since is None:
                 times.append(state.due_at)
             elif state.heard_since is not None:
@@ -365,7 +386,7 @@ def _still(before: Standstill | None, waiting: int, now: float, timing: Timing) 
 
 
 def _may_change(state: _State) -> bool:
-    """A dead superblock never comes back to life: asking again teaches nothing."""
+    """A dead superblock never comes back to life: no event is a reason to ask again."""
     return state.answer is not Answer.DISCONNECTED
 
 

@@ -140,6 +140,7 @@ class Observer:
         recovered = [o for o in outcomes if o.status is OutcomeStatus.RECOVERED]
         if not recovered:
             return
+        self.connections.ask_doubtful()
         self._table_source.refresh()
         self._recovery_looks = [now + delay for delay in AFTER_RECOVERY_SECONDS]
         changed: dict[int, dict[int, Mount]] = {}

@@ -39,13 +39,41 @@ def test_an_answer_is_good_for_one_interval() -> None:
     assert connections.due(11.5) == [Q]
 
 
-def test_a_dead_connection_is_never_asked_again() -> None:
+def test_one_that_is_dead_since_its_server_ended_is_never_asked_again() -> None:
+    connections = book()
+    connections.server_gone(D, 0.5)
+    connections.due(1.0)
+    connections.take_answer(D, Answer.DISCONNECTED, 107, 1.0, 1.5)
+    connections.ask_all_again()
+    connections.ask_doubtful()
+    connections.set_shown({D: Shown(Question(D, "/other"), frozenset({2, 1}))})
+    assert connections.due(1e6) == []
+
+
+def test_what_a_living_server_may_have_passed_on_is_asked_again_after_a_while() -> None:
+    """One that shows other file systems has their errors, until they are back."""
     connections = book()
     connections.due(1.0)
     connections.take_answer(D, Answer.DISCONNECTED, 107, 1.0, 1.5)
     connections.ask_all_again()
-    connections.set_shown({D: Shown(Question(D, "/other"), frozenset({2, 1}))})
-    assert connections.due(1e6) == []
+    assert connections.due(1.5) == []
+    assert connections.due(1.5 + TIMING.interval) == [Q]
+
+
+def test_it_is_asked_at_once_when_something_else_works_again() -> None:
+    connections, other = book(), Device(0, 41)
+    connections.set_shown(
+        {D: Shown(Q, frozenset({1})), other: Shown(Question(other, "/o"), frozenset({2}))}
+    )
+    connections.due(1.0)
+    connections.take_answer(D, Answer.DISCONNECTED, 107, 1.0, 1.5)
+    connections.take_answer(other, Answer.ANSWERED, 0, 1.0, 1.6)
+    assert connections.due(1.6) == [Q]
+    connections.take_answer(D, Answer.DISCONNECTED, 107, 1.6, 1.7)
+    connections.ask_doubtful()
+    assert connections.due(1.7) == [Q]
+    connections.take_answer(D, Answer.ANSWERED, 0, 1.7, 1.8)
+    assert connections.view(2.0, {})[D].answer is Answer.ANSWERED
 
 
 def test_a_dead_one_that_is_covered_is_still_dead() -> None:
@@ -173,7 +201,7 @@ def test_a_server_that_ended_was_the_one_of_whoever_is_dead_now() -> None:
     connections.take_answer(D, Answer.DISCONNECTED, 107, 2.0, 2.1)
     # This answer may be from before, and is asked for again.
     connections.take_answer(other, Answer.ANSWERED, 0, 1.0, 2.2)
-    assert [question.device for question in connections.due(2.2)] == [other]
+    assert [question.device for question in connections.due(2.2) if question.is_urgent] == [other]
     view = connections.view(2.2, {})
     assert (view[D].server_gone_at, view[other].server_gone_at) == (2.0, None)
     connections.take_answer(other, Answer.ANSWERED, 0, 2.2, 2.3)
