@@ -110,6 +110,8 @@ class Connection:
 
     device: Device
     answer: Answer | None
+    """None: never answered so far."""
+    first_asked_at: float | None = None
     """None: never asked so far."""
     asked_at: float = 0.0
     answered_at: float = 0.0
@@ -286,6 +288,8 @@ class Reason(Enum):
     """The source is known and nothing new is mounted there yet."""
     SOURCE_UNPROVEN = "source_unproven"
     """A new source mount is there and has not answered yet."""
+    LAYERS_UNPROVEN = "layers_unproven"
+    """What the stale mount covers has not answered yet: it may be as dead, and in the way."""
     SOURCE_CHANGED = "source_changed"
     """The source was replaced again between look and act."""
     SOURCE_TYPE = "source_type"

@@ -15,6 +15,7 @@ from fusewatchd.children import ChildrenUnknownError, plan_children
 from fusewatchd.decision import (
     AbortConnection,
     Action,
+    Bind,
     DetachOrphan,
     DetachOwnLayer,
     Expect,
@@ -35,10 +36,13 @@ from fusewatchd.model import (
     TargetKey,
     Verdict,
 )
+from fusewatchd.mountinfo import MountTable
 from fusewatchd.settings import CleanupSettings, RecoveryMode, SupersededPolicy
 from fusewatchd.snapshot import Snapshot
 from fusewatchd.sources import narrower, subpath_of
 
+LAYERS_SECONDS = 1.0
+"""So long is an answer of what a stale mount covers waited for: not knowing costs a layer."""
 MOST_OF_MOUNT_MAX = 0.9
 """The rest of what the kernel allows is for pods that start, and for others who repair."""
 
@@ -143,7 +147,9 @@ class _Planner:
             return Reason.REPORT_ONLY
         if len(self._snapshot.table) + len(self.actions) >= self._table_limit:
             return Reason.TABLE_FULL
-        return Reason.HOST_BIND_STALE if self._waits_for_host(finding) else Reason.NONE
+        if self._waits_for_host(finding):
+            return Reason.HOST_BIND_STALE
+        return Reason.LAYERS_UNPROVEN if self._waits_for_layers(finding) else Reason.NONE
 
     def _waits_for_host(self, finding: Finding) -> bool:
         """True for a container whose bind on the host stays as it is this time.
@@ -155,6 +161,18 @@ class _Planner:
             return False
         is_there = origin.bind.mount.device == finding.source_mount.device
         return not is_there and origin.bind.key not in self._replaced
+
+    def _waits_for_layers(self, finding: Finding) -> bool:
+        """True while it is about to turn out whether what the stale mount covers is dead too."""
+        connections = self._snapshot.connections
+        for layer in layers_of(finding.bind, self._snapshot)[:-1]:
+            connection = connections.get(layer.device)
+            if connection is None or connection.answer is not None:
+                continue
+            first = connection.first_asked_at
+            if first is None or self._now < first + LAYERS_SECONDS:
+                return True
+        return False
 
     @property
     def _table_limit(self) -> int:
@@ -264,6 +282,15 @@ class _Planner:
             case Refusal():
                 self.refused.append(step)
         return step is not None
+
+
+def layers_of(bind: Bind, snapshot: Snapshot) -> tuple[Mount, ...]:
+    """Return the mounts stacked at the place of a bind, the lowest first."""
+    if bind.mount is None or bind.depth < 2:
+        return (bind.mount,) if bind.mount is not None else ()
+    namespace = bind.namespace
+    table = snapshot.table if namespace is None else MountTable.of(namespace.mounts)
+    return table.stack_at(bind.key.mount_point)
 
 
 def _namespace_ref(finding: Finding) -> NamespaceRef | None:
