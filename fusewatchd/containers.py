@@ -33,6 +33,7 @@ from fusewatchd.model import (
     VolumeMount,
 )
 from fusewatchd.mountinfo import MountTable
+from fusewatchd.ownlayers import layers_of
 from fusewatchd.snapshot import Snapshot
 
 MAX_LAYERS = 64
@@ -140,6 +141,11 @@ class _HostIndex:
         for bind in binds:
             if bind.mount and bind.mount.device == mount.device:
                 return bind
+        for bind in binds:
+            # A repair that was cut short may have left there what both of them showed.
+            layers = layers_of(bind, self._snapshot)
+            if any(m.device == mount.device and plain_root(m.root) == root for m in layers):
+                return bind
         earlier = self._ledger.former.get((pod_uid, mount.device, root))
         if earlier and not _is_used_again(mount.device, earlier, self._snapshot):
             # Its bind may be gone: that makes it no copy of the pod's other volume.
@@ -213,15 +219,11 @@ def facts_of(
     assert bind.mount is not None and bind.namespace is not None
     if known is None:
         known = _first_look(bind, bind.mount, bind.namespace, origin, snapshot)
-    if origin is None or not _shows_the_same(bind.mount, origin):
+    if origin is None:
         return known
+    # It has just been proven to be a copy of that bind, whatever the bind shows by now.
     device, mount_id = bind.mount.device, bind.mount.mount_id
     return replace(known, origin=origin.key.mount_point, mount_id=mount_id, device=device)
-
-
-def _shows_the_same(mount: Mount, origin: Bind) -> bool:
-    is_same_device = origin.mount is not None and origin.mount.device == mount.device
-    return is_same_device and _root(origin) == plain_root(mount.root)
 
 
 def _first_look(

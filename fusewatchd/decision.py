@@ -83,6 +83,26 @@ class Expect:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnLayer:
+    """A mount that this daemon put on top of one that it could not take away."""
+
+    mount_id: int
+    unique_id: int
+    device: Device
+    peer_group: int = 0
+    """The group of its own that it was seen in; 0: none, or not seen since it was attached."""
+
+    @classmethod
+    def of(cls, mount: Mount) -> OwnLayer:
+        """Describe a layer that was read back."""
+        return cls(mount.mount_id, mount.unique_id, mount.device, mount.peer_group)
+
+    def is_about(self, mount: Mount) -> bool:
+        """True when this is the mount, as far as its ids tell: see ``ownlayers``."""
+        return mount.device == self.device and mount.has_id(self.mount_id, self.unique_id)
+
+
+@dataclass(frozen=True, slots=True)
 class ChildMount:
     """A mount inside the volume that must be in the new one before anybody can see it."""
 
@@ -129,6 +149,8 @@ class ReplaceMount:
     """Directory or file below the origin, resolved without leaving its file system."""
     stale_devices: tuple[Device, ...] = ()
     """Proven dead: layers of these may be taken from a stack, but never the last one."""
+    own_layers: tuple[OwnLayer, ...] = ()
+    """Put there by this daemon: what they cover was to be replaced, and is no better."""
     read_only: bool = False
     """Add ``ro`` even if the mount to replace lacks it (a writable layer on a read-only one)."""
     children: tuple[ChildMount, ...] = ()
@@ -152,6 +174,8 @@ class DetachOwnLayer:
 
     key: TargetKey
     expect: Expect
+    peer_group: int
+    """Of the layer: what tells it from a bind of somebody else that got its number."""
 
     def describe(self) -> str:
         """Say in one line what this would do."""
@@ -262,6 +286,8 @@ class Outcome:
     mount: Mount | None = None
     """The mount that stands at the target now."""
     depth: int = 1
+    layer: OwnLayer | None = None
+    """What was put on top of the old mount, whatever became of the attempt after that."""
     narrower: str = ""
     """How the new superblock allows less than the old one; empty when it does not."""
     started_at: float = 0.0

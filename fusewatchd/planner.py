@@ -15,7 +15,6 @@ from fusewatchd.children import ChildrenUnknownError, plan_children
 from fusewatchd.decision import (
     AbortConnection,
     Action,
-    Bind,
     DetachOrphan,
     DetachOwnLayer,
     Expect,
@@ -36,7 +35,7 @@ from fusewatchd.model import (
     TargetKey,
     Verdict,
 )
-from fusewatchd.mountinfo import MountTable
+from fusewatchd.ownlayers import layers_of, own_top
 from fusewatchd.settings import CleanupSettings, RecoveryMode, SupersededPolicy
 from fusewatchd.snapshot import Snapshot
 from fusewatchd.sources import narrower, subpath_of
@@ -159,8 +158,21 @@ class _Planner:
         origin = self._findings.get(finding.bind.origin) if finding.bind.origin else None
         if origin is None or origin.bind.mount is None or finding.source_mount is None:
             return False
-        is_there = origin.bind.mount.device == finding.source_mount.device
+        is_there = origin.bind.mount.device == self._source_of(finding).device
         return not is_there and origin.bind.key not in self._replaced
+
+    def _source_of(self, finding: Finding) -> Mount:
+        """Return what a bind is to show after this plan.
+
+        A container whose bind on the host may keep its old server, since that is alive, keeps
+        it as well: what is wrong with the container's own mount does not wait for that to end.
+        """
+        assert finding.source_mount is not None
+        origin = self._findings.get(finding.bind.origin) if finding.bind.origin else None
+        if origin is None or origin.bind.mount is None or origin.bind.key in self._replaced:
+            return finding.source_mount
+        is_kept = origin.verdict is Verdict.SUPERSEDED and finding.verdict is Verdict.STALE
+        return origin.bind.mount if is_kept else finding.source_mount
 
     def _waits_for_layers(self, finding: Finding) -> bool:
         """True while it is about to turn out whether what the stale mount covers is dead too."""
@@ -182,8 +194,8 @@ class _Planner:
     # ------------------------------------------------------------------ replacement
 
     def _replace(self, finding: Finding) -> None:
-        mount, source = finding.bind.mount, finding.source_mount
-        assert mount is not None and source is not None
+        mount, source = finding.bind.mount, self._source_of(finding)
+        assert mount is not None
         if finding.bind.key.is_host:
             origin, subpath = Expect.of(source), subpath_of(mount, source) or ""
         else:
@@ -203,6 +215,7 @@ class _Planner:
                 propagation=self._propagation(finding, mount),
                 subpath=subpath,
                 stale_devices=self._stale_devices(finding, mount, source.device),
+                own_layers=self._ledger.own_layers.get(finding.bind.key, ()),
                 read_only=known is not None and known.is_read_only,
                 children=children,
                 namespace=_namespace_ref(finding),
@@ -255,10 +268,8 @@ class _Planner:
         mount below ours and leaves ours behind.
         """
         bind = finding.bind
-        layers = self._ledger.own_layers.get(bind.key, ())
-        if bind.mount is None or not bind.key.is_host or not layers:
-            return False
-        if (bind.mount.unique_id or bind.mount.mount_id) not in layers:
+        layer = own_top(self._ledger.own_layers, bind, self._snapshot)
+        if bind.mount is None or not bind.key.is_host or layer is None:
             return False
         if self._policy.mode is RecoveryMode.REPORT or self._ledger.state(bind.key).is_in_flight:
             return False
@@ -267,7 +278,7 @@ class _Planner:
         lost_its_base = bind.depth == 1
         if not (is_ending or lost_its_base):
             return False
-        self.actions.append(DetachOwnLayer(bind.key, Expect.of(bind.mount)))
+        self.actions.append(DetachOwnLayer(bind.key, Expect.of(bind.mount), bind.mount.peer_group))
         return True
 
     def _is_left_over(self, finding: Finding) -> bool:
@@ -282,15 +293,6 @@ class _Planner:
             case Refusal():
                 self.refused.append(step)
         return step is not None
-
-
-def layers_of(bind: Bind, snapshot: Snapshot) -> tuple[Mount, ...]:
-    """Return the mounts stacked at the place of a bind, the lowest first."""
-    if bind.mount is None or bind.depth < 2:
-        return (bind.mount,) if bind.mount is not None else ()
-    namespace = bind.namespace
-    table = snapshot.table if namespace is None else MountTable.of(namespace.mounts)
-    return table.stack_at(bind.key.mount_point)
 
 
 def _namespace_ref(finding: Finding) -> NamespaceRef | None:

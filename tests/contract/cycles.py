@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fusewatchd.decision import Action, Outcome, OutcomeStatus, ReplaceMount, Trigger
+from fusewatchd.decision import (
+    Action,
+    Outcome,
+    OutcomeStatus,
+    OwnLayer,
+    ReplaceMount,
+    Trigger,
+)
 from fusewatchd.diagnosis import Knowledge
 from fusewatchd.drivers import drivers_for
 from fusewatchd.linux.mountkernel import MountKernel
 from fusewatchd.linux.replacement import carry_out
 from fusewatchd.memory import BackOff
-from fusewatchd.model import Answer, Connection, MountNamespace, NamespaceKind, Pod, Reason
+from fusewatchd.model import (
+    Answer,
+    Connection,
+    MountNamespace,
+    NamespaceKind,
+    Pod,
+    Reason,
+    TargetKey,
+)
+from fusewatchd.persistence import document_of, ledger_from
 from fusewatchd.planner import Policy
 from fusewatchd.reconciler import Reconciler
 from fusewatchd.snapshot import Snapshot
@@ -33,7 +50,30 @@ class Daemon:
         self._outcomes: list[Outcome] = []
         self.planned: tuple[Action, ...] = ()
         knowledge = Knowledge(drivers_for(fluid_mount_root), frozenset())
-        self._reconciler = Reconciler(self, self, knowledge, Policy(), BackOff(), lambda: self._now)
+        self.policy = Policy()
+        self._knowledge = knowledge
+        self._journal: list[tuple[TargetKey, OwnLayer]] = []
+        self.restart()
+
+    def restart(self, *, remembers: bool = False) -> None:
+        """Begin anew, with what a state file keeps or with nothing but the journal."""
+        document = document_of(self._reconciler.ledger, "boot") if remembers else None
+        self._reconciler = Reconciler(
+            self,
+            self,
+            self._knowledge,
+            self.policy,
+            BackOff(),
+            lambda: self._now,
+            recall=lambda: self._journal,
+        )
+        if document is not None:
+            ledger = ledger_from(json.loads(json.dumps(document)), "boot", self._stage.mounts())
+            self._reconciler.ledger = ledger
+
+    def forget_journal(self) -> None:
+        """What a node is like whose runtime directory is new."""
+        self._journal.clear()
 
     # What the reconciler asks for.
 
@@ -86,12 +126,15 @@ class Daemon:
         done: list[Outcome] = []
         try:
             while self.planned:
-                done.append(carry_out(kernel, self.planned[0]))
+                done.append(carry_out(kernel, self.planned[0], self._note))
                 self.planned = self.planned[1:]
         finally:
             self._outcomes += done
             self.lose_worker()
         return done
+
+    def _note(self, key: TargetKey, layer: OwnLayer) -> None:
+        self._journal.append((key, layer))
 
     def lose_worker(self) -> None:
         """What a worker had in hand when it was killed has failed."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusewatchd.decision import DetachOwnLayer, Phase, Propagation
+from fusewatchd.decision import DetachOwnLayer, OwnLayer, Phase, Propagation
 from fusewatchd.ledger import Ledger, TargetState
 from fusewatchd.model import (
     Answer,
@@ -257,7 +257,7 @@ def test_what_is_under_way_is_not_planned_twice() -> None:
 def test_an_own_layer_goes_when_what_it_covered_is_gone() -> None:
     scene, _, bind = usual()
     key = TargetKey(0, publish_path())
-    scene.ledger = replace(scene.ledger, own_layers={key: (bind.unique_id,)})
+    scene.ledger = replace(scene.ledger, own_layers={key: (OwnLayer.of(bind),)})
     (action,) = scene.plan()[1].actions
     assert isinstance(action, DetachOwnLayer)
     assert action.expect.unique_id == bind.unique_id

@@ -18,7 +18,7 @@ PARSERS = {"mountinfo", "kubeletdir", "podlist", "settings", "schema", "expectat
 CORE = {
     "lifecycle", "lineage", "sources", "containers", "children", "connections", "incidents",
     "ledger", "memory", "aborting", "persistence", "switches", "cleanup", "pods", "diagnosis", "planner",
-    "drivers", "detectors", "budget", "breaker",
+    "drivers", "detectors", "budget", "breaker", "ownlayers",
 }  # fmt: skip
 EDGE = {
     "linux",
