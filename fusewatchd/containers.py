@@ -45,10 +45,12 @@ _KUBELET_TREE = re.compile(r"/pods/[0-9a-f-]{32,36}/volume(s|-subpaths)/")
 
 @dataclass(frozen=True, slots=True)
 class ContainerLook:
-    """The container mounts that are ours, and how many FUSE mounts elsewhere are not."""
+    """The container mounts that are ours, and all other FUSE mounts of other namespaces."""
 
     binds: tuple[Bind, ...]
     foreign: tuple[tuple[MountNamespace, Mount], ...]
+    unclaimed: tuple[tuple[MountNamespace, Mount], ...]
+    """Those of the foreign ones that may be copies of a bind, and of which nothing tells that."""
 
 
 def find_container_binds(
@@ -58,14 +60,18 @@ def find_container_binds(
     index = _HostIndex(snapshot, tuple(host_binds), ledger)
     ours: list[Bind] = []
     foreign: list[tuple[MountNamespace, Mount]] = []
+    unclaimed: list[tuple[MountNamespace, Mount]] = []
     for namespace in snapshot.namespaces:
         for mount, depth in _tops(namespace):
-            origin = index.origin_of(namespace, mount)
-            if origin is None:
-                foreign.append((namespace, mount))
-            else:
+            may_be_ours = index.may_be_ours(namespace, mount)
+            origin = index.origin_of(namespace, mount) if may_be_ours else None
+            if origin is not None:
                 ours.append(_container_bind(namespace, mount, depth, origin))
-    return ContainerLook(tuple(ours), tuple(foreign))
+                continue
+            foreign.append((namespace, mount))
+            if may_be_ours and index.has_binds(namespace.pod_uid):
+                unclaimed.append((namespace, mount))
+    return ContainerLook(tuple(ours), tuple(foreign), tuple(unclaimed))
 
 
 def _tops(namespace: MountNamespace) -> Iterable[tuple[Mount, int]]:
@@ -115,15 +121,18 @@ class _HostIndex:
             if parent and parent.peer_group:
                 yield parent.peer_group
 
-    def origin_of(self, namespace: MountNamespace, mount: Mount) -> Bind | None:
-        """Return the host bind that this mount is a copy of; None when it is not ours."""
+    def has_binds(self, pod_uid: str) -> bool:
+        """True for a pod with FUSE volumes; one without looks at others' through a hostPath."""
+        return pod_uid in self._by_pod
+
+    def may_be_ours(self, namespace: MountNamespace, mount: Mount) -> bool:
+        """False where nothing may be done, whatever the mount is a copy of."""
         if namespace.kind is not NamespaceKind.CONTAINER or not namespace.pid:
-            return None
+            return False
         if _KUBELET_TREE.search(mount.mount_point):
-            return None
-        if self._receives_from_host(namespace, mount) or self._serves(namespace, mount.device):
-            return None
-        return self._matching(namespace, mount)
+            return False
+        is_served_here = self._serves(namespace, mount.device)
+        return not (is_served_here or self._receives_from_host(namespace, mount))
 
     def _receives_from_host(self, namespace: MountNamespace, mount: Mount) -> bool:
         parent = _below_stack(mount, namespace.mount)
@@ -135,7 +144,8 @@ class _HostIndex:
         servers = self._snapshot.servers.get(device, ())
         return any(server.pod_uid == namespace.pod_uid for server in servers)
 
-    def _matching(self, namespace: MountNamespace, mount: Mount) -> Bind | None:
+    def origin_of(self, namespace: MountNamespace, mount: Mount) -> Bind | None:
+        """Return the host bind that this mount is proven to be a copy of."""
         pod_uid, root = namespace.pod_uid, plain_root(mount.root)
         binds = [bind for bind in self._by_pod.get(pod_uid, []) if _root(bind) == root]
         for bind in binds:

@@ -62,6 +62,15 @@ class Finding:
     """Why a bind that is not healthy cannot be replaced, as far as diagnosis can tell."""
 
 
+@dataclass(frozen=True, slots=True)
+class Unclaimed:
+    """A dead mount in a pod's container that nothing proves to be a copy of one of its binds."""
+
+    pod_uid: str
+    key: TargetKey
+    device: Device
+
+
 # ----------------------------------------------------------------------------- plan
 
 
@@ -376,3 +385,5 @@ class CycleReport:
     foreign_stale: int = 0
     """Stale FUSE mounts in namespaces that are never entered."""
     pauses: tuple[Pause, ...] = ()
+    unclaimed: tuple[Unclaimed, ...] = ()
+    """Dead mounts in containers that are left alone because nothing tells whose they are."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from fusewatchd import lineage, switches
 from fusewatchd.containers import ContainerLook, find_container_binds
-from fusewatchd.decision import Bind, Finding
+from fusewatchd.decision import Bind, Finding, Unclaimed
 from fusewatchd.detectors import DETECTORS, Case, Opinion
 from fusewatchd.drivers import Driver
 from fusewatchd.kubeletdir import parse_bind_path, pods_directory
@@ -19,7 +19,6 @@ from fusewatchd.model import (
     Answer,
     BindPath,
     Mount,
-    NamespaceKind,
     Reason,
     TargetKey,
     Verdict,
@@ -49,6 +48,7 @@ class Diagnosis:
     foreign_stale: int
     """Stale FUSE mounts in namespaces that are never entered."""
     owners: Mapping[str, Owner]
+    unclaimed: tuple[Unclaimed, ...] = ()
 
 
 def diagnose(snapshot: Snapshot, ledger: Ledger, knowledge: Knowledge) -> Diagnosis:
@@ -65,7 +65,12 @@ def diagnose(snapshot: Snapshot, ledger: Ledger, knowledge: Knowledge) -> Diagno
     findings += _bare_binds(snapshot, ledger, by_key)
     owners = switches.learn_owners(ledger.owners, findings, snapshot.pods)
     switched = switches.apply(findings, knowledge.switches, owners)
-    return Diagnosis(switched, facts, _count_foreign_stale(look, snapshot), owners)
+    unclaimed = tuple(
+        Unclaimed(namespace.pod_uid, TargetKey(namespace.inode, mount.mount_point), mount.device)
+        for namespace, mount in look.unclaimed
+        if _is_dead(mount, snapshot)
+    )
+    return Diagnosis(switched, facts, _count_foreign_stale(look, snapshot), owners, unclaimed)
 
 
 def host_stacks(
@@ -136,9 +141,7 @@ def _origin_resolution(bind: Bind, origin: Finding | None, snapshot: Snapshot) -
         return Resolution(None, Reason.HOST_BIND_STALE, "its bind on the host is gone")
     if origin.verdict in (Verdict.HEALTHY, Verdict.SLOW):
         return Resolution(origin.bind.mount)
-    connection = snapshot.connections.get(bind.mount.device)
-    is_dead = connection is not None and connection.answer is Answer.DISCONNECTED
-    if origin.verdict is Verdict.SUPERSEDED and is_dead:
+    if origin.verdict is Verdict.SUPERSEDED and _is_dead(bind.mount, snapshot):
         # The host may keep its old server as long as that lives; nothing dead waits for it.
         return Resolution(origin.bind.mount)
     if origin.source_mount is not None and origin.refusal is Reason.NONE:
@@ -184,10 +187,9 @@ def _bare_binds(
 
 
 def _count_foreign_stale(look: ContainerLook, snapshot: Snapshot) -> int:
-    count = 0
-    for namespace, mount in look.foreign:
-        connection = snapshot.connections.get(mount.device)
-        is_dead = connection is not None and connection.answer is Answer.DISCONNECTED
-        if is_dead and namespace.kind in (NamespaceKind.FOREIGN, NamespaceKind.CONTAINER):
-            count += 1
-    return count
+    return sum(_is_dead(mount, snapshot) for _, mount in look.foreign)
+
+
+def _is_dead(mount: Mount, snapshot: Snapshot) -> bool:
+    connection = snapshot.connections.get(mount.device)
+    return connection is not None and connection.answer is Answer.DISCONNECTED

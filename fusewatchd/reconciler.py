@@ -128,4 +128,5 @@ class Reconciler:
             gaps=snapshot.gaps,
             foreign_stale=diagnosis.foreign_stale,
             pauses=pauses(sources, self.flap_rule),
+            unclaimed=diagnosis.unclaimed,
         )

@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-from fusewatchd.decision import CycleReport, Finding, Incident, OutcomeStatus, Pause, Refusal
+from fusewatchd.decision import (
+    CycleReport,
+    Finding,
+    Incident,
+    OutcomeStatus,
+    Pause,
+    Refusal,
+    Unclaimed,
+)
 from fusewatchd.ledger import NOTHING_DETACHED, Detached, TargetState
 from fusewatchd.model import (
     Answer,
@@ -116,6 +124,8 @@ def status_document(
             "not_entered": [_namespace(ns, snapshot) for ns in foreign[:MAX_NAMESPACES]],
             "not_entered_count": len(foreign),
             "not_entered_stale_mounts": cycle.foreign_stale,
+            "unclaimed": [_unclaimed(u, snapshot) for u in cycle.unclaimed[:MAX_NAMESPACES]],
+            "unclaimed_count": len(cycle.unclaimed),
         },
         "gaps": [
             {"source": _shown(gap.source), "reason": _shown(gap.reason)} for gap in cycle.gaps
@@ -249,6 +259,15 @@ def _pause(pause: Pause) -> Document:
         "source": _shown(pause.source_path, PATH_LIMIT),
         "in_vain": pause.in_vain,
         "wait_seconds": round(pause.stable_seconds, 3),
+    }
+
+
+def _unclaimed(unclaimed: Unclaimed, snapshot: Snapshot) -> Document:
+    return {
+        "pod": _pod(unclaimed.pod_uid, snapshot),
+        "namespace": unclaimed.key.namespace,
+        "mount_point": _shown(unclaimed.key.mount_point, PATH_LIMIT),
+        "device": str(unclaimed.device),
     }
 
 

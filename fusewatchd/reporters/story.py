@@ -39,6 +39,7 @@ from fusewatchd.reporters.base import (
 )
 from fusewatchd.reporters.log import Level, Log, Value
 from fusewatchd.reporters.restraint import TOLD_ONCE, RestraintStory
+from fusewatchd.reporters.unclaimedstory import UnclaimedStory
 from fusewatchd.snapshot import Snapshot
 
 _Item = TypeVar("_Item")
@@ -85,6 +86,7 @@ class LogReporter:
         self._foreign_stale = 0
         self._aborts = AbortStory(log)
         self._restraint = RestraintStory(log)
+        self._unclaimed = UnclaimedStory(log)
 
     def report(self, cycle: CycleReport) -> None:
         """Say what this cycle brought, in the order in which it happened."""
@@ -100,6 +102,7 @@ class LogReporter:
         for incident in cycle.incidents_closed:
             self._tell_closed(incident)
         self._tell_foreign(cycle.foreign_stale)
+        self._unclaimed.report(cycle)
 
     def close(self) -> None:
         """Keep the log open: the daemon says good-bye in it."""

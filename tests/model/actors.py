@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 from fusewatchd.demo.sources import OldServer
 from fusewatchd.demo.unmounting import Unmounting
@@ -221,11 +222,12 @@ def stack(stage: Stage, where: str, times: str) -> None:
     state = stage.sources[target.source]
     _need(state.answers and not target.is_bare)
     for _ in range(int(times)):
-        tables = stage.tables()
-        source = tables.host.top_at(state.source.path)
-        assert source is not None
-        _note_layers(stage, tables, target, options_of(source))
-        syscalls.mount(state.source.path, target.path, None, syscalls.MS_BIND)
+        with stage.frozen():
+            tables = stage.tables()
+            source = tables.host.top_at(state.source.path)
+            assert source is not None
+            _note_layers(stage, tables, target, options_of(source))
+            syscalls.mount(state.source.path, target.path, None, syscalls.MS_BIND)
         target.is_learned = False
 
 
@@ -332,18 +334,22 @@ def stop_daemon(stage: Stage) -> None:
 def _note_daemon_gone(stage: Stage) -> None:
     """What is not in the state file has to be learned again, where that can be."""
     stage.is_daemon_up = False
-    kept: set[tuple[str, int, Device]] = set()
+    document: dict[str, Any] = {"lineage": [], "containers": []}
     with suppress(FileNotFoundError):
         path = os.path.join(stage.daemon.values["state_dir"], "state.json")
         with open(path, encoding="utf-8") as file:
-            facts = json.load(file)["lineage"]
-        kept = {(f["mount_point"], f["mount_id"], Device(**f["device"])) for f in facts}
-    table = Tables([]).host
-    for pod in stage.pods.values():
-        for target in pod.on_host.values():
-            top = table.top_at(target.path)
-            if top is None or (target.path, top.mount_id, top.device) not in kept:
-                target.is_learned = False
+            document = json.load(file)
+    facts = document["lineage"]
+    kept = {(f["mount_point"], f["mount_id"], Device(**f["device"])) for f in facts}
+    found = [(item["key"], item["facts"]) for item in document["containers"]]
+    copies = {(key["mount_point"], f["mount_id"]) for key, f in found if f["origin"]}
+    tables = stage.tables()
+    for _, target in stage.targets():
+        top = tables.of(target.container).top_at(target.path)
+        if target.container is not None:
+            target.is_lost = top is None or (target.path, top.mount_id) not in copies
+        elif top is None or (target.path, top.mount_id, top.device) not in kept:
+            target.is_learned = False
 
 
 def start_daemon(stage: Stage) -> None:
@@ -351,6 +357,7 @@ def start_daemon(stage: Stage) -> None:
     stage.write_config()
     stage.daemon.start()
     stage.is_daemon_up = True
+    stage.wait_for_daemon()
 
 
 def reload(stage: Stage, superseded: str) -> None:

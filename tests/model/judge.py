@@ -38,6 +38,7 @@ class Judge:
         self._stage = stage
         self._tables: Tables
         self._binds: Binds = {}
+        self._unclaimed: set[tuple[int | None, str]] = set()
         self._has_status = False
 
     def violations(self) -> list[str]:
@@ -75,6 +76,8 @@ class Judge:
             return
         self._has_status = True
         self._binds = {(b["namespace"], b["mount_point"]): b for b in document["binds"]}
+        unclaimed = document["namespaces"]["unclaimed"]
+        self._unclaimed = {(u["namespace"], u["mount_point"]) for u in unclaimed}
         processes = self._stage.daemon_processes()
         for name, number, most in (
             ("processes", len(processes), MOST_PROCESSES),
@@ -85,8 +88,12 @@ class Judge:
                 yield f"the daemon has {number} {name}"
 
     def _bind(self, target: Target) -> Any:
+        return self._binds.get(self._place(target))
+
+    @staticmethod
+    def _place(target: Target) -> tuple[int | None, str]:
         namespace = None if target.container is None else target.container.mount_namespace
-        return self._binds.get((namespace, target.path))
+        return namespace, target.path
 
     # ----------------------------------------------------------------------- target
 
@@ -152,7 +159,8 @@ class Judge:
         if not self._has_status or target.container is not None:
             return
         bind = self._bind(target)
-        if bind is None or bind["device"] != str(top.device):
+        if bind is None or bind["mount_id"] != top.mount_id:
+            # A status from before somebody stacked the same file system tells nothing of this.
             yield "works and is not in the status"
         elif bind["verdict"] != "healthy":
             yield f"works and is called {bind['verdict']}: {bind['evidence']}"
@@ -172,6 +180,10 @@ class Judge:
             yield f"shows {top.device} instead of {source.device}: {self._bind(target)}"
             return
         bind = self._bind(target)
+        if bind is None and target.is_lost:
+            if self._place(target) not in self._unclaimed:
+                yield f"shows {top.device} without a server, and nobody says so"
+            return
         if bind is None:
             if not target.host.is_bare:
                 yield f"shows {top.device} without a server and is not in the status"
@@ -184,6 +196,9 @@ class Judge:
             yield f"is stale, and the reason is said to be {bind['refusal']}: {bind['evidence']}"
 
     def _must_follow(self, target: Target) -> bool:
+        if target.is_lost and self._bind(target) is None:
+            # Nothing on the node tells whose copy it is; that it is there must be told.
+            return False
         return target.host.is_learned and not target.host.is_bare
 
     def _right_refusals(self, target: Target) -> set[str]:
@@ -265,7 +280,8 @@ class Judge:
             depth = len(self._tables.of(target.container).at(target.path))
             may_stay = target.stacked + self._stuck_below(target)
             target.stacked = min(may_stay, max(0, depth - stage.base_depth))
-            if self._has_status and target.container is None and not target.is_bare:
-                bind = self._bind(target)
-                if bind is not None and bind["source"]["path"]:
-                    target.is_learned = True
+            bind = self._bind(target) if self._has_status else None
+            if target.container is not None:
+                target.is_lost = target.is_lost and bind is None
+            elif bind is not None and bind["source"]["path"] and not target.is_bare:
+                target.is_learned = True

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
+import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from fusewatchd.demo.containerspec import Access
 from fusewatchd.demo.daemonprocess import DaemonProcess
 from fusewatchd.demo.kubelet import DemoKubelet
 from fusewatchd.demo.node import DemoNode, ForeignKind
+from fusewatchd.demo.patience import patient
 from fusewatchd.demo.pods import DemoPod
 from fusewatchd.demo.sources import ServerProcess, Source
 from fusewatchd.linux import syscalls
@@ -34,6 +35,7 @@ QUICK = {
 }
 LAYERS_PER_OLD_SERVER = 2
 """That may stay covered without BENEATH: one that answers, and a dead one upon it."""
+READY_SECONDS = 20.0
 Options = frozenset[str]
 
 
@@ -86,6 +88,9 @@ class Target:
     """Somebody unmounted it."""
     is_learned: bool = False
     """The daemon has said which source this very mount has."""
+    is_lost: bool = False
+    """Of a container's mount: the daemon that knew whose copy it is ended before it could write
+    that down, and its successor has not said so yet."""
 
     @property
     def host(self) -> Target:
@@ -173,6 +178,7 @@ class Stage:
         tables = self.tables()
         self.plain_mounts = len(tables.host) - len(tables.host.fuse_mounts())
         self.daemon.start()
+        self.wait_for_daemon()
 
     def close(self) -> None:
         """End the daemon; the node takes care of the rest."""
@@ -351,6 +357,32 @@ class Stage:
                 lines.append(f"process {pid}: {'; '.join(words)}")
         return "\n".join(lines)
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Stop the daemon and its workers wherever they are, for as long as things are counted.
+
+        What they do between two looks of the model would be taken for somebody else's work.
+        """
+        stopped: set[int] = set()
+        try:
+            while self.is_daemon_up and (left := self.daemon_processes().keys() - stopped):
+                for pid in left:
+                    self._freeze(pid)
+                stopped |= left
+            yield
+        finally:
+            for pid in stopped:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+    @staticmethod
+    def _freeze(pid: int) -> None:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+            # One that waits for a hung server is stopped already, in a way, and mounts nothing.
+            while _state_of(pid) not in "TDZX":
+                time.sleep(0.0005)
+
     def new_log(self) -> str:
         """Return what the daemon has logged since the last call."""
         with open(self.daemon.log_path, "rb") as file:
@@ -362,14 +394,27 @@ class Stage:
     def is_daemon_running(self) -> bool:
         """True when its process is there and has not ended."""
         try:
-            with open(f"/proc/{self.daemon.pid}/stat", encoding="utf-8") as file:
-                return re.search(r"\) [ZX]", file.read()) is None
+            return _state_of(self.daemon.pid) not in "ZX"
         except FileNotFoundError:
             return False
+
+    def wait_for_daemon(self) -> None:
+        """Wait until it is ready: before that no init system would send it a signal."""
+        end = time.monotonic() + patient(READY_SECONDS)
+        while self.status() is None:
+            if not self.is_daemon_running() or time.monotonic() > end:
+                raise Violation(f"the daemon did not start:\n{self.daemon.log()[-3000:]}")
+            time.sleep(0.005)
 
     def hang_up(self) -> None:
         """SIGHUP."""
         os.kill(self.daemon.pid, signal.SIGHUP)
+
+
+def _state_of(pid: int) -> str:
+    """Return the letter that proc_pid_stat(5) has for the state of a process."""
+    with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+        return file.read().rpartition(")")[2].split()[0]
 
 
 def content(target: Target) -> tuple[str, str]:

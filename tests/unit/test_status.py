@@ -131,6 +131,8 @@ def test_the_whole_node() -> None:
         ],
         "not_entered_count": 1,
         "not_entered_stale_mounts": 1,
+        "unclaimed": [],
+        "unclaimed_count": 0,
     }
     assert made["gaps"] == [{"source": "kubelet", "reason": "connection refused"}]
     assert made["incidents"][0]["server_gone_at"] == "2023-11-14T22:11:50.000Z"
