@@ -22,6 +22,7 @@ from fusewatchd.memory import BackOff
 from fusewatchd.model import (
     Answer,
     Connection,
+    Device,
     MountNamespace,
     NamespaceKind,
     Pod,
@@ -49,6 +50,8 @@ class Daemon:
         self._now = 0.0
         self._outcomes: list[Outcome] = []
         self.planned: tuple[Action, ...] = ()
+        self.sees_covered = True
+        """What other mounts cover has answered, as far as it ever did."""
         knowledge = Knowledge(drivers_for(fluid_mount_root), frozenset())
         self.policy = Policy()
         self._knowledge = knowledge
@@ -58,6 +61,7 @@ class Daemon:
     def restart(self, *, remembers: bool = False) -> None:
         """Begin anew, with what a state file keeps or with nothing but the journal."""
         document = document_of(self._reconciler.ledger, "boot") if remembers else None
+        self._outcomes, self.planned = [], ()
         self._reconciler = Reconciler(
             self,
             self,
@@ -79,9 +83,11 @@ class Daemon:
 
     def observe(self, now: float) -> Snapshot:
         stage = self._stage
-        dead = {d for v in stage.volumes for d in v.dead}
-        answers = {v.live: Answer.ANSWERED for v in stage.volumes}
-        answers.update(dict.fromkeys(dead, Answer.DISCONNECTED))
+        answers = {d: Answer.ANSWERED for v in stage.volumes for d in (v.live, *v.draining)}
+        answers |= {d: Answer.DISCONNECTED for v in stage.volumes for d in v.dead}
+        if not self.sees_covered:
+            tops = self._on_top()
+            answers = {device: answer for device, answer in answers.items() if device in tops}
         pod = Pod(UID, UID, "shop", "web", "Running", stage.pod_is_ending)
         return Snapshot(
             now,
@@ -93,6 +99,14 @@ class Daemon:
             pods_are_current=True,
             namespaces_looked_at=now,
         )
+
+    def _on_top(self) -> set[Device]:
+        stage, tops = self._stage, set()
+        for container in (None, *stage.living()):
+            table = stage.mounts(container)
+            points = {m.mount_point for m in table}
+            tops |= {table.stack_at(point)[-1].device for point in points}
+        return tops
 
     def _namespace(self, container: Container) -> MountNamespace:
         is_pod = container.kind is NamespaceKind.CONTAINER

@@ -280,8 +280,11 @@ class Judge:
             depth = len(self._tables.of(target.container).at(target.path))
             may_stay = target.stacked + self._stuck_below(target)
             target.stacked = min(may_stay, max(0, depth - stage.base_depth))
+            top = self._tables.of(target.container).top_at(target.path)
             bind = self._bind(target) if self._has_status else None
+            if bind is None or top is None or bind["mount_id"] != top.mount_id:
+                continue
             if target.container is not None:
-                target.is_lost = target.is_lost and bind is None
-            elif bind is not None and bind["source"]["path"] and not target.is_bare:
+                target.is_lost = False
+            elif bind["source"]["path"] and not target.is_bare:
                 target.is_learned = True
