@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -75,12 +76,13 @@ def _entries(path: str) -> Iterator[_Entry]:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return
-    with open(fd, "rb") as file:
+    with closing_fd(fd):
         # The directory is root's; one that others could write to proves nothing.
         status = os.fstat(fd)
-        if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        is_others = status.st_uid != os.geteuid() or status.st_mode & 0o022
+        if is_others or not stat.S_ISREG(status.st_mode):
             return
-        data = file.read(2 * MAX_BYTES)
+        data = os.pread(fd, 2 * MAX_BYTES, 0)
     for line in data.splitlines():
         with suppress(ValueError, ParseError):
             yield decode(_Entry, json.loads(line))
