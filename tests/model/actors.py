@@ -240,6 +240,7 @@ def _note_layers(stage: Stage, tables: Tables, target: Target, options: Options)
         layers = sum(_receives(mount, top) for mount in mounts) or int(other is target)
         if layers:
             other.stacked += layers
+            other.is_overlaid = True
             other.add_options(options)
     for state in stage.sources.values():
         mounts = tables.host.at(state.source.path)

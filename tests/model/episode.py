@@ -108,6 +108,7 @@ def _run(node: DemoNode, scenario: Scenario, draw: Next, settle_seconds: float) 
         settle(stage, settle_seconds)
     except Violation as exc:
         failure = str(exc)
+        failure += f"\n\n{stage.what_is_mounted()}"
         if stage.is_daemon_up:
             failure += f"\n\n{stage.what_they_do()}"
     log = stage.new_log() if failure else ""

@@ -148,7 +148,7 @@ class Judge:
         # nothing that answers to put in its place.
         source = self._stage.sources[target.source]
         is_busy = self._stage.is_daemon_up and self._stage.is_alive(source, top.device)
-        if is_busy or not target.stacked:
+        if is_busy or not target.is_overlaid:
             wanted = " or ".join(",".join(sorted(o)) for o in target.options)
             yield f"options {','.join(sorted(options))} instead of {wanted}"
 
@@ -281,6 +281,8 @@ class Judge:
             may_stay = target.stacked + self._stuck_below(target)
             target.stacked = min(may_stay, max(0, depth - stage.base_depth))
             top = self._tables.of(target.container).top_at(target.path)
+            if top is not None and options_of(top) in target.options:
+                target.is_overlaid = False
             bind = self._bind(target) if self._has_status else None
             if bind is None or top is None or bind["mount_id"] != top.mount_id:
                 continue

@@ -86,6 +86,8 @@ class Target:
     """Layers of somebody else that were put there and have not been replaced."""
     is_bare: bool = False
     """Somebody unmounted it."""
+    is_overlaid: bool = False
+    """Somebody put a layer of his there, and the flags have not been right since."""
     is_learned: bool = False
     """The daemon has said which source this very mount has."""
     is_lost: bool = False
@@ -344,6 +346,18 @@ class Stage:
                 with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
                     queue += map(int, file.read().split())
         return found
+
+    def what_is_mounted(self) -> str:
+        """Return the mounts of every pod, on the host and in its containers."""
+        tables, lines = self.tables(), []
+        for pod, target in self.targets():
+            lines.append(f"{pod.shape} {target}")
+            table = tables.of(target.container)
+            for m in (*table.stack_at(target.path), *table.below(target.path)):
+                group = f"group {m.peer_group} master {m.master}"
+                place = f"{m.mount_id} on {m.parent_id} {m.mount_point} {m.root}"
+                lines.append(f"  {place} of {m.device} {m.fs_type} {m.options} {group}")
+        return "\n".join(lines)
 
     def what_they_do(self) -> str:
         """Say of every process of the daemon what it waits for."""
