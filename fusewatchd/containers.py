@@ -17,10 +17,12 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from fusewatchd.children import mounts_inside
 from fusewatchd.decision import Bind, Propagation
 from fusewatchd.ledger import ContainerFacts, Former, Ledger
 from fusewatchd.lineage import plain_root
 from fusewatchd.model import (
+    Answer,
     BindKind,
     BindPath,
     Device,
@@ -229,11 +231,30 @@ def facts_of(
     assert bind.mount is not None and bind.namespace is not None
     if known is None:
         known = _first_look(bind, bind.mount, bind.namespace, origin, snapshot)
+    inside = _known_inside(bind, known.inside, snapshot)
+    if inside != known.inside:
+        known = replace(known, inside=inside)
     if origin is None:
         return known
     # It has just been proven to be a copy of that bind, whatever the bind shows by now.
     device, mount_id = bind.mount.device, bind.mount.mount_id
     return replace(known, origin=origin.key.mount_point, mount_id=mount_id, device=device)
+
+
+def _known_inside(bind: Bind, known: tuple[Mount, ...], snapshot: Snapshot) -> tuple[Mount, ...]:
+    """Return what is mounted inside, and what was while the server may have been alive.
+
+    Only an answer that came after the look tells that somebody unmounted what is missing, and
+    not the kernel, which does that in a dead file system.
+    """
+    assert bind.mount is not None
+    now = mounts_inside(bind, bind.mount, snapshot)
+    connection = snapshot.connections.get(bind.mount.device)
+    is_alive = connection is not None and connection.answer is Answer.ANSWERED
+    if connection and is_alive and connection.answered_at >= snapshot.namespaces_looked_at:
+        return now
+    points = {mount.mount_point for mount in now}
+    return now + tuple(mount for mount in known if mount.mount_point not in points)
 
 
 def _first_look(

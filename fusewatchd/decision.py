@@ -121,6 +121,10 @@ class ChildMount:
     """A mount of the host that shows the same file system."""
     origin_subpath: str = ""
     """Where below the origin the child's root is."""
+    wanted: Mount | None = None
+    """What it is like, if it must be there even when it is gone by then: the kernel unmounts what
+    is on a directory of a dead file system as soon as somebody looks for that directory
+    (fs/dcache.c, d_invalidate)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from fusewatchd.bucket import Bucket
 from fusewatchd.decision import Incident, Outcome, OwnLayer, Phase, Propagation
 from fusewatchd.lineage import Fact
-from fusewatchd.model import Device, MountNamespace, Reason, SourceAnswer, TargetKey
+from fusewatchd.model import Device, Mount, MountNamespace, Reason, SourceAnswer, TargetKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,8 @@ class ContainerFacts:
     mount_id: int = 0
     device: Device | None = None
     """Which mount that was: it is true of no other."""
+    inside: tuple[Mount, ...] = ()
+    """What was mounted inside the volume when its server was last known to be alive."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,7 @@ def ledger_from(document: object, boot_id: str, table: MountTable) -> Ledger:
         raise ParseError("it is from another boot")
     facts = [decode(Fact, item) for item in _list(document, "lineage")]
     layers = [_own_layers(item, table) for item in _list(document, "own_layers")]
-    containers = [decode(_Container, item) for item in _list(document, "containers")]
+    containers = [_container(item) for item in _list(document, "containers")]
     # A file written by an earlier version has no owners.
     owners = [decode(_Owner, item) for item in _list({"owners": [], **document}, "owners")]
     return Ledger(
@@ -94,6 +94,13 @@ def ledger_from(document: object, boot_id: str, table: MountTable) -> Ledger:
         containers={item.key: item.facts for item in containers},
         owners={item.pod_uid: item.owner for item in owners},
     )
+
+
+def _container(item: object) -> _Container:
+    """Read what is known of a container's mount; earlier versions lack what is inside."""
+    if isinstance(item, Mapping) and isinstance(item.get("facts"), Mapping):
+        item = {**item, "facts": {"inside": [], **item["facts"]}}
+    return decode(_Container, item)
 
 
 def _list(document: Mapping[Any, Any], name: str) -> list[Any]:

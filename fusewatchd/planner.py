@@ -25,7 +25,7 @@ from fusewatchd.decision import (
     Refusal,
     ReplaceMount,
 )
-from fusewatchd.ledger import Ledger
+from fusewatchd.ledger import ContainerFacts, Ledger
 from fusewatchd.model import (
     Answer,
     BindKind,
@@ -200,12 +200,13 @@ class _Planner:
             origin, subpath = Expect.of(source), subpath_of(mount, source) or ""
         else:
             origin, subpath = self._host_origin(finding, source), ""
+        known = self._ledger.containers.get(finding.bind.key)
         try:
-            children = plan_children(finding.bind, self._snapshot, self._findings)
+            inside = self._known_inside(mount, known)
+            children = plan_children(finding.bind, self._snapshot, self._findings, inside)
         except ChildrenUnknownError:
             self.refused.append(Refusal(finding, Reason.CHILD_MOUNT))
             return
-        known = self._ledger.containers.get(finding.bind.key)
         self._replaced.add(finding.bind.key)
         self.actions.append(
             ReplaceMount(
@@ -222,6 +223,16 @@ class _Planner:
                 narrower=narrower(mount, source),
             )
         )
+
+    def _known_inside(self, mount: Mount, known: ContainerFacts | None) -> tuple[Mount, ...] | None:
+        """Return what must be inside a container's volume although it may be gone by now.
+
+        What is gone from a living file system was unmounted by somebody; what a container
+        shares with the host is taken from there as it is.
+        """
+        if known is None or mount.device not in self._dead:
+            return None
+        return None if known.propagation is Propagation.PEER else known.inside
 
     def _host_origin(self, finding: Finding, source: Mount) -> Expect:
         """A container is served from its pod's bind as it will be when its turn comes."""

@@ -153,6 +153,7 @@ class _Replacement:
         self._path = action.expect.mount_point
         self._open = ExitStack()
         self._new = NewMount(kernel, action, self._open)
+        self._wanted = _points(c.wanted for c in action.children if c.wanted is not None)
 
     def run(self) -> Outcome:
         with self._open:
@@ -250,7 +251,7 @@ class _Replacement:
                 if below is None or not (_is_same(top, above) and _is_same(below, layer)):
                     return
                 inside = _points(tree_inside(self._kernel, top))
-                if not inside <= _points(tree_inside(self._kernel, below)):
+                if not inside <= _points(tree_inside(self._kernel, below)) | self._wanted:
                     # Should this attempt end here, nobody could bring back what is inside.
                     return
                 self._detach(fd, top, inside)

@@ -93,7 +93,7 @@ class Daemon:
             now,
             stage.mounts(),
             stage.root,
-            {device: Connection(device, answer) for device, answer in answers.items()},
+            {device: Connection(device, a, answered_at=now) for device, a in answers.items()},
             namespaces=tuple(self._namespace(c) for c in stage.living()),
             pods={} if stage.pod_is_gone else {UID: pod},
             pods_are_current=True,
