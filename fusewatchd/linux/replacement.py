@@ -311,7 +311,10 @@ class _Replacement:
         """Detach the topmost mount at ``fd`` if it is ``top`` and holds just what is known.
 
         One look, the last thing before the call, which takes whatever is on top, and all that
-        is mounted inside.
+        is mounted inside.  What comes between the two goes along, and the kernel has no way to
+        look at the old mount where nobody gets at it any more: it cannot be moved away first
+        (EINVAL: it stands on the new one, which is shared as its parent is), and what is
+        detached has lost its inside.  In a dead file system hardly anything can be mounted.
         """
         if _points(mounts_on(self._kernel, top)) != inside:
             raise fail(Reason.RACED, "somebody else mounted there or inside before the detach")

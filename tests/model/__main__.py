@@ -55,7 +55,8 @@ def run(minutes: float, seed: str, way: str, length: int, *, shortens: bool) -> 
         print(f"{time.monotonic() - began:6.0f} s  {result.scenario}: {len(result.steps)} steps")
         sys.stdout.flush()
         if result.failure:
-            print(f"FAILED in episode {episodes - 1} of seed {seed}")
+            which = f"--seed {seed} --episode {episodes - 1}" + (f" --way {way}" if way else "")
+            print(f"FAILED; once more: python -m tests.model {which} --length {length}")
             tell(result)
             if shortens:
                 tell(shrink(result))
