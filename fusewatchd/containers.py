@@ -241,6 +241,27 @@ def facts_of(
     return replace(known, origin=origin.key.mount_point, mount_id=mount_id, device=device)
 
 
+def still_true(
+    known: Mapping[TargetKey, ContainerFacts], snapshot: Snapshot
+) -> dict[TargetKey, ContainerFacts]:
+    """Keep what is known of mounts that are there as they were, whatever their binds show.
+
+    A bind may be gone for a moment, until its driver publishes it again.
+    """
+    namespaces = {namespace.inode: namespace for namespace in snapshot.namespaces}
+    kept: dict[TargetKey, ContainerFacts] = {}
+    for key, facts in known.items():
+        namespace = namespaces.get(key.namespace)
+        mount = namespace.mount(facts.mount_id) if namespace is not None else None
+        if namespace is None or mount is None:
+            continue
+        is_same = (mount.mount_point, mount.device) == (key.mount_point, facts.device)
+        whose = (namespace.pod_uid, namespace.container_id)
+        if is_same and whose == (facts.pod_uid, facts.container):
+            kept[key] = facts
+    return kept
+
+
 def _known_inside(bind: Bind, known: tuple[Mount, ...], snapshot: Snapshot) -> tuple[Mount, ...]:
     """Return what is mounted inside, and what was while the server may have been alive.
 

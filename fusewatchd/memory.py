@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from fusewatchd import cleanup, lineage
-from fusewatchd.containers import facts_of, remember_former
+from fusewatchd.containers import facts_of, remember_former, still_true
 from fusewatchd.decision import (
     Change,
     DetachOrphan,
@@ -22,7 +22,7 @@ from fusewatchd.decision import (
 )
 from fusewatchd.delays import doubled
 from fusewatchd.diagnosis import Diagnosis
-from fusewatchd.ledger import ContainerFacts, Detached, Ledger, TargetState
+from fusewatchd.ledger import Detached, Ledger, TargetState
 from fusewatchd.lifecycle import Signal, advance, signal_of
 from fusewatchd.model import SourceAnswer, SourcePath, TargetKey, Verdict
 from fusewatchd.ownlayers import still_there, with_layers
@@ -127,7 +127,8 @@ def take_diagnosis(ledger: Ledger, diagnosis: Diagnosis, snapshot: Snapshot) -> 
     hosts = [f.bind for f in findings if f.bind.key.is_host and f.bind.mount is not None]
     # What an earlier run remembered waits for the first look at the other namespaces.
     has_looked = bool(snapshot.namespaces_looked_at)
-    containers: dict[TargetKey, ContainerFacts] = {} if has_looked else dict(ledger.containers)
+    remembered = ledger.containers
+    containers = still_true(remembered, snapshot) if has_looked else dict(remembered)
     by_key = {bind.key: bind for bind in hosts}
     for finding in findings:
         bind = finding.bind

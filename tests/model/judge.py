@@ -180,7 +180,7 @@ class Judge:
             yield f"shows {top.device} instead of {source.device}: {self._bind(target)}"
             return
         bind = self._bind(target)
-        if bind is None and target.is_lost:
+        if bind is None and target.is_lost and not target.host.is_bare:
             if self._place(target) not in self._unclaimed:
                 yield f"shows {top.device} without a server, and nobody says so"
             return

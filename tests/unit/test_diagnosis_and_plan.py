@@ -366,6 +366,24 @@ def test_a_copy_is_remembered_as_one_although_its_bind_was_replaced_at_once() ->
     assert (facts.origin, facts.device) == (publish_path(), OLD)
 
 
+def test_a_bind_that_is_published_again_after_a_while_has_its_copies() -> None:
+    scene, source, bind = usual()
+    scene.crash_and_restart(source)
+    scene.unmount(bind)
+    scene.ledger = Ledger(containers=scene.ledger.containers)
+    assert scene.look().findings == ()
+    scene.mount(publish_path(), NEW)
+    (action,) = replacements(scene.plan()[1])
+    assert action.key == TargetKey(NAMESPACE, "/data")
+    # It is true of that very mount only.
+    scene.mounts.pop()
+    scene.look()
+    (inside,) = scene.namespaces[0].mounts
+    scene.namespaces[0] = replace(scene.namespaces[0], mounts=(replace(inside, mount_id=7),))
+    scene.look()
+    assert scene.ledger.containers == {}
+
+
 # ---------------------------------------------------------------------------- sources
 
 
