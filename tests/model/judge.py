@@ -14,7 +14,6 @@ from fusewatchd.lineage import plain_root
 from fusewatchd.model import Mount
 from tests.model.shapes import KEPT
 from tests.model.stage import (
-    LAYERS_PER_OLD_SERVER,
     PodState,
     Stage,
     Tables,
@@ -127,18 +126,7 @@ class Judge:
     def _most_layers(self, target: Target) -> int:
         # A daemon that is killed between attach and detach leaves the end to the next one.
         unfinished = not self._stage.is_daemon_up
-        return self._stage.base_depth + target.stacked + unfinished + self._stuck_below(target)
-
-    def _stuck_below(self, target: Target) -> int:
-        """Count covered layers that stay: the living ones, and for each a dead one upon it.
-
-        Without BENEATH a layer of an old server that answers is never taken away.
-        """
-        if self._stage.base_depth == 1:
-            return 0
-        draining = self._stage.sources[target.source].draining
-        stack = self._tables.of(target.container).stack_at(target.path)
-        return LAYERS_PER_OLD_SERVER * sum(layer.device in draining for layer in stack[:-1])
+        return self._stage.base_depth + target.stacked + unfinished
 
     def _flags(self, target: Target, top: Mount) -> Iterator[str]:
         options = options_of(top)
@@ -278,8 +266,7 @@ class Judge:
         stage = self._stage
         for _, target in stage.targets():
             depth = len(self._tables.of(target.container).at(target.path))
-            may_stay = target.stacked + self._stuck_below(target)
-            target.stacked = min(may_stay, max(0, depth - stage.base_depth))
+            target.stacked = min(target.stacked, max(0, depth - stage.base_depth))
             top = self._tables.of(target.container).top_at(target.path)
             if top is not None and options_of(top) in target.options:
                 target.is_overlaid = False

@@ -33,8 +33,6 @@ QUICK = {
     "look_seconds": "2",
     "kubelet.refresh_seconds": "5",
 }
-LAYERS_PER_OLD_SERVER = 2
-"""That may stay covered without BENEATH: one that answers, and a dead one upon it."""
 READY_SECONDS = 20.0
 Options = frozenset[str]
 
@@ -249,12 +247,6 @@ class Stage:
             return ask(self.daemon.runtime_dir)
         except (FileNotFoundError, ConnectionError):
             return None
-
-    def expect_layers(self, source: str) -> None:
-        """Allow for layers that an old server keeps from being taken away, until the next look."""
-        for _, target in self.targets():
-            if self.base_depth > 1 and target.source == source:
-                target.stacked += LAYERS_PER_OLD_SERVER
 
     def is_alive(self, source: SourceState, device: Device) -> bool:
         """True when a server answers for this device."""
