@@ -37,9 +37,9 @@ from fusewatchd.reporters.base import (
     pod_of,
     unwell_keys,
 )
+from fusewatchd.reporters.foreignstory import ForeignStory
 from fusewatchd.reporters.log import Level, Log, Value
 from fusewatchd.reporters.restraint import TOLD_ONCE, RestraintStory
-from fusewatchd.reporters.unclaimedstory import UnclaimedStory
 from fusewatchd.snapshot import Snapshot
 
 _Item = TypeVar("_Item")
@@ -83,10 +83,9 @@ class LogReporter:
         self._in_flight: set[TargetKey] = set()
         self._outages: dict[Device, _Outage] = {}
         self._gaps: dict[str, str] = {}
-        self._foreign_stale = 0
         self._aborts = AbortStory(log)
         self._restraint = RestraintStory(log)
-        self._unclaimed = UnclaimedStory(log)
+        self._foreign = ForeignStory(log)
 
     def report(self, cycle: CycleReport) -> None:
         """Say what this cycle brought, in the order in which it happened."""
@@ -101,8 +100,7 @@ class LogReporter:
         self._tell_outcomes(cycle)
         for incident in cycle.incidents_closed:
             self._tell_closed(incident)
-        self._tell_foreign(cycle.foreign_stale)
-        self._unclaimed.report(cycle)
+        self._foreign.report(cycle)
 
     def close(self) -> None:
         """Keep the log open: the daemon says good-bye in it."""
@@ -119,18 +117,6 @@ class LogReporter:
         for source in self._gaps.keys() - gaps.keys():
             self._log.info(f"can see again: {source}", event="gap_closed", gap=source)
         self._gaps = gaps
-
-    def _tell_foreign(self, count: int) -> None:
-        """Only the first and the last one: services come and go."""
-        if count and not self._foreign_stale:
-            self._log.info(
-                f"{counted(count, 'stale mount')} in namespaces that are never entered",
-                event="foreign_stale",
-                mounts=count,
-            )
-        elif self._foreign_stale and not count:
-            self._log.info("no stale mounts in other namespaces any more", event="foreign_clear")
-        self._foreign_stale = count
 
     # --------------------------------------------------------------------- incidents
 

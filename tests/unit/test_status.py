@@ -11,7 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusewatchd.decision import CycleReport, Finding, OutcomeStatus, Pause, Phase, Refusal
+from fusewatchd.decision import (
+    CycleReport,
+    Finding,
+    OutcomeStatus,
+    Pause,
+    Phase,
+    Refusal,
+    Unclaimed,
+)
 from fusewatchd.ledger import TargetState
 from fusewatchd.model import (
     BindKind,
@@ -139,6 +147,16 @@ def test_the_whole_node() -> None:
     assert made["incidents"][0]["open"] == 1
     assert (made["version"], made["way"], made["cycle"]) == ("1.2.3", "beneath", 12)
     assert made["started_at"] == "2023-11-14T21:56:40.000Z"
+
+
+def test_what_nothing_claims_is_listed_up_to_a_bound() -> None:
+    count = MAX_NAMESPACES + 50
+    many = tuple(Unclaimed("uid-a", TargetKey(n, "/a\n"), OLD) for n in range(count))
+    namespaces = document(cycle(unclaimed=many))["namespaces"]
+    assert (len(namespaces["unclaimed"]), namespaces["unclaimed_count"]) == (MAX_NAMESPACES, count)
+    first = namespaces["unclaimed"][1]
+    assert (first["namespace"], first["mount_point"]) == (1, "/a\\x0a")
+    assert (first["device"], first["pod"]["uid"]) == (str(OLD), "api-uid-a")
 
 
 def test_namespaces_are_listed_up_to_a_bound() -> None:
