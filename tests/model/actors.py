@@ -14,17 +14,9 @@ from fusewatchd.demo.sources import OldServer
 from fusewatchd.demo.unmounting import Unmounting
 from fusewatchd.linux import syscalls
 from fusewatchd.model import Device, Mount
+from tests.model.places import Options, PodState, SourceState, Tables, Target, Violation, options_of
 from tests.model.shapes import KEPT, SHAPES
-from tests.model.stage import (
-    Options,
-    PodState,
-    SourceState,
-    Stage,
-    Tables,
-    Target,
-    Violation,
-    options_of,
-)
+from tests.model.stage import Stage
 from tests.model.steps import Step
 
 BUSY_SECONDS = 5.0

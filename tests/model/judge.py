@@ -12,15 +12,9 @@ from typing import Any
 
 from fusewatchd.lineage import plain_root
 from fusewatchd.model import Mount
+from tests.model.places import PodState, Tables, Target, content, options_of
 from tests.model.shapes import KEPT
-from tests.model.stage import (
-    PodState,
-    Stage,
-    Tables,
-    Target,
-    content,
-    options_of,
-)
+from tests.model.stage import Stage
 
 MOST_PROCESSES = 24
 MOST_DESCRIPTORS = 400

@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 from fusewatchd.demo.container import Container
@@ -17,13 +16,21 @@ from fusewatchd.demo.daemonprocess import DaemonProcess
 from fusewatchd.demo.kubelet import DemoKubelet
 from fusewatchd.demo.node import DemoNode, ForeignKind
 from fusewatchd.demo.patience import patient
-from fusewatchd.demo.pods import DemoPod
-from fusewatchd.demo.sources import ServerProcess, Source
 from fusewatchd.linux import syscalls
 from fusewatchd.model import Device, Mount
-from fusewatchd.mountinfo import MountTable, parse_mount_table
+from fusewatchd.mountinfo import MountTable
 from fusewatchd.statussocket import ask
-from tests.model.shapes import FLUID, files_of, marker
+from tests.model.places import (
+    Options,
+    PodState,
+    SourceState,
+    Tables,
+    Target,
+    Violation,
+    options_of,
+    table_of,
+)
+from tests.model.shapes import FLUID, files_of
 from tests.model.steps import Scenario
 
 QUICK = {
@@ -34,116 +41,6 @@ QUICK = {
     "kubelet.refresh_seconds": "5",
 }
 READY_SECONDS = 20.0
-Options = frozenset[str]
-
-
-class Violation(Exception):
-    """A promise was broken; the text says which and how."""
-
-
-def options_of(mount: Mount) -> Options:
-    """Return the per-mount options without ``rw``, which is nothing but no ``ro``."""
-    return frozenset(mount.options.split(",")) - {"rw"}
-
-
-@dataclass(slots=True)
-class SourceState:
-    """A source as the model last made it."""
-
-    source: Source
-    device: Device = field(default_factory=lambda: Device(0, 0))
-    mount_id: int = 0
-    is_mounted: bool = True
-    """The newest mount is there, dead or alive."""
-    is_up: bool = True
-    is_hung: bool = False
-    draining: dict[Device, ServerProcess] = field(default_factory=dict)
-    """Old servers that still answer, by the device they serve."""
-    stacked: int = 0
-    """Layers that came to the source's path when the model stacked one on a peer of it."""
-
-    @property
-    def answers(self) -> bool:
-        return self.is_up and not self.is_hung
-
-
-@dataclass(slots=True)
-class Target:
-    """One place where a pod sees a source, on the host or in a container."""
-
-    path: str
-    source: str
-    root: str
-    options: set[Options]
-    """Any of these is right: the ones it began with, or those of a layer of somebody else."""
-    is_read_only: bool = False
-    container: Container | None = None
-    origin: Target | None = None
-    """Of a container's mount: the bind on the host."""
-    stacked: int = 0
-    """Layers of somebody else that were put there and have not been replaced."""
-    is_bare: bool = False
-    """Somebody unmounted it."""
-    is_overlaid: bool = False
-    """Somebody put a layer of his there, and the flags have not been right since."""
-    is_learned: bool = False
-    """The daemon has said which source this very mount has."""
-    is_lost: bool = False
-    """Of a container's mount: the daemon that knew whose copy it is ended before it could write
-    that down, and its successor has not said so yet."""
-
-    @property
-    def host(self) -> Target:
-        return self.origin or self
-
-    def add_options(self, options: Options) -> None:
-        """Note the options of a layer of somebody else that may have arrived here."""
-        was_read_only = self.is_read_only or any("ro" in known for known in self.options)
-        if not self.is_read_only:
-            self.options.add(options)
-        if self.container is not None and was_read_only:
-            # In a container what was read-only stays so, or becomes so again.
-            self.options.add(options | {"ro"})
-
-    def __str__(self) -> str:
-        if self.container is None:
-            return self.path
-        return f"{self.path} in the container of {self.host.path}"
-
-
-@dataclass(slots=True)
-class PodState:
-    """A pod and every place where it sees a source."""
-
-    pod: DemoPod
-    shape: str
-    on_host: dict[str, Target]
-    """By path."""
-    inside: dict[str, list[Target]] = field(default_factory=dict)
-    """By container, of those that run."""
-    is_ending: bool = False
-    """A first attempt to take it away met a hung server."""
-
-    def targets(self) -> Iterator[Target]:
-        yield from self.on_host.values()
-        for targets in self.inside.values():
-            yield from targets
-
-
-class Tables:
-    """The mount tables of the host and of containers at one moment."""
-
-    def __init__(self, containers: list[Container]) -> None:
-        self.host = _table("self")
-        self.inside = {c.pid: _table(str(c.pid)) for c in containers if c.is_running}
-
-    def of(self, container: Container | None) -> MountTable:
-        return self.host if container is None else self.inside[container.pid]
-
-
-def _table(process: str) -> MountTable:
-    with open(f"/proc/{process}/mountinfo", "rb") as file:
-        return parse_mount_table(file.read())
 
 
 class Stage:
@@ -231,7 +128,7 @@ class Stage:
 
     def note_source(self, state: SourceState) -> None:
         """Take down the mount that a server just made."""
-        top = _table("self").top_at(state.source.path)
+        top = table_of("self").top_at(state.source.path)
         assert top is not None
         state.device, state.mount_id = top.device, top.mount_id
         state.is_mounted = state.is_up = True
@@ -260,7 +157,7 @@ class Stage:
 
     def host_targets(self, pod: PodState) -> dict[str, Target]:
         """Describe the binds that a pod has just been given."""
-        table = _table("self")
+        table = table_of("self")
         found: dict[str, Target] = {}
         roots = {pod.pod.volume_path(v.name): (v.name, "/") for v in pod.pod.volumes if v.source}
         roots |= {
@@ -421,13 +318,3 @@ def _state_of(pid: int) -> str:
     """Return the letter that proc_pid_stat(5) has for the state of a process."""
     with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
         return file.read().rpartition(")")[2].split()[0]
-
-
-def content(target: Target) -> tuple[str, str]:
-    """Return what the marker file of a target says, and what it must say."""
-    below, expected = marker(target.root, target.source)
-    path = target.path + below
-    if target.container is not None:
-        return target.container.read(path), expected
-    with open(path, encoding="utf-8") as file:
-        return file.read(), expected
