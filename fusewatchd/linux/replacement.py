@@ -171,23 +171,33 @@ class _Replacement:
     # ------------------------------------------------------------------------ look
 
     def _look(self) -> Target | None:
-        """Describe what is to be replaced; None when uncovering was all there was to do."""
-        with opened(self._kernel, self._path) as fd:
-            mount = self._kernel.mount_of(fd)
-            if mount.mount_point != self._path:
-                raise skip(Reason.VANISHED, "nothing is mounted there any more")
-            below = layer_below(self._kernel, mount)
-            children = tree_inside(self._kernel, mount)
-            if below is not None and self._may_uncover(mount, below, _points(children)):
-                # What an attempt left that was cut after its attach, or somebody who put a
-                # writable layer on a read-only mount.
+        """Describe what is to be replaced; None when uncovering was all there was to do.
+
+        What is taken off a layer that is as it shall be is what an attempt left that was cut
+        after its attach, or what somebody put there who stacks writable layers on a read-only
+        mount.
+        """
+        for count in range(MAX_LAYERS):
+            with opened(self._kernel, self._path) as fd:
+                mount = self._kernel.mount_of(fd)
+                if mount.mount_point != self._path:
+                    raise skip(Reason.VANISHED, "nothing is mounted there any more")
+                below = layer_below(self._kernel, mount)
+                children = tree_inside(self._kernel, mount)
+                other = self._first_other_layer(mount, below)
+                if other is None or not self._may_uncover(mount, other, _points(children)):
+                    return None if count else self._target(fd, mount, below, children)
                 self._detach(fd, mount, _points(children))
-                return None
-            if not is_expected(mount, self._action.expect):
-                is_live = mount.device == self._action.origin.device
-                reason = Reason.ALREADY_LIVE if is_live else Reason.RACED
-                raise skip(reason, f"mount {mount.mount_id} of {mount.device} is there now")
-            kind = self._kernel.kind_of(fd)
+        return None
+
+    def _target(
+        self, fd: int, mount: Mount, below: Mount | None, children: tuple[Mount, ...]
+    ) -> Target:
+        if not is_expected(mount, self._action.expect):
+            is_live = mount.device == self._action.origin.device
+            reason = Reason.ALREADY_LIVE if is_live else Reason.RACED
+            raise skip(reason, f"mount {mount.mount_id} of {mount.device} is there now")
+        kind = self._kernel.kind_of(fd)
         if mount.is_of_removed and self._kernel.way is not Way.BENEATH:
             # The kernel mounts nothing on a directory that was removed.
             raise refuse(Reason.SUBPATH_MISSING, "what it shows was removed while it was mounted")
@@ -198,6 +208,12 @@ class _Replacement:
                 raise refuse(Reason.CHILD_MOUNT, detail)
         idmap = self._kernel.idmap_of(mount) if mount.is_idmapped else None
         return Target(mount, kind, children, idmap, self._layers_to_drop(mount, below))
+
+    def _first_other_layer(self, top: Mount, below: Mount | None) -> Mount | None:
+        """Return the layer below ``top`` and below others that are unwanted as it is."""
+        while below is not None and self._is_unwanted(top) and self._may_show(top, below):
+            below = layer_below(self._kernel, below)
+        return below
 
     def _may_uncover(self, top: Mount, below: Mount, inside: _Points) -> bool:
         if below.device != self._action.origin.device:

@@ -100,6 +100,26 @@ def test_writable_layers_on_a_read_only_mount_do_not_become_more(kind: str, way:
     in_world(kind, body)
 
 
+def test_writable_layers_on_a_living_read_only_mount_all_go(kind: str, way: Way) -> None:
+    def body(world: World) -> None:
+        stage = Stage(world, way)
+        volume = stage.add_volume()
+        container = stage.start_container(Volumes.HOST_TO_CONTAINER, read_only=True)
+        stage.daemon.settle()
+        stage.crash(volume)
+        stage.daemon.settle()
+        before = stage.stack(DATA, container)
+        for _ in range(3):
+            stage.bind(volume)
+        assert len(stage.stack(DATA, container)) >= len(before) + 3
+        outcomes = stage.daemon.settle()
+        assert [outcome.status for outcome in outcomes] == [OutcomeStatus.RECOVERED]
+        assert stage.stack(DATA, container) == before
+        stage.close()
+
+    in_world(kind, body)
+
+
 @pytest.mark.parametrize("dies", ["worker", "daemon"])
 def test_a_layer_of_which_nobody_could_tell_is_known(kind: str, way: Way, dies: str) -> None:
     """Killed after the attach and before anything else: it goes when the pod ends."""

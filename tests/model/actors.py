@@ -229,12 +229,22 @@ def _note_layers(stage: Stage, tables: Tables, target: Target, options: Options)
         mounts = tables.of(other.container).at(other.path)
         layers = sum(_receives(mount, top) for mount in mounts) or int(other is target)
         if layers:
-            other.stacked += layers
+            other.stacked += layers + _covers(stage, other, options)
             other.is_overlaid = True
             other.add_options(options)
     for state in stage.sources.values():
         mounts = tables.host.at(state.source.path)
         state.stacked += sum(_receives(mount, top) for mount in mounts)
+
+
+def _covers(stage: Stage, target: Target, options: Options) -> int:
+    """Count what has to be put on top of a living layer that makes a mount writable.
+
+    Without BENEATH nothing else makes it read-only again, unless the layer below it is right:
+    to take a living one away would show a dead one for a moment.
+    """
+    is_writable = target.is_read_only and "ro" not in options
+    return int(is_writable and stage.base_depth > 1)
 
 
 def _receives(mount: Mount, top: Mount) -> bool:

@@ -9,7 +9,7 @@ from fusewatchd.demo.container import Container
 from fusewatchd.demo.pods import DemoPod
 from fusewatchd.demo.sources import ServerProcess, Source
 from fusewatchd.model import Device, Mount
-from fusewatchd.mountinfo import MountTable
+from fusewatchd.mountinfo import MountTable, parse_mount_table
 from tests.model.shapes import marker
 
 Options = frozenset[str]
