@@ -228,7 +228,7 @@ class Judge:
 
     def _table_size(self) -> Iterator[str]:
         stage, host = self._stage, self._tables.host
-        plain = len(host) - len(host.fuse_mounts())
+        plain = stage.count_plain_mounts(self._tables)
         if plain != stage.plain_mounts:
             yield f"{plain} mounts that are not FUSE, {stage.plain_mounts} before"
         allowed: Counter[str] = Counter()

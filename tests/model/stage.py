@@ -72,8 +72,7 @@ class Stage:
         self.write_config()
         self.daemon = DaemonProcess(node, way=scenario.way, settings=settings, config=self._config)
         self.base_depth = 1 if scenario.way == "beneath" else 2
-        tables = self.tables()
-        self.plain_mounts = len(tables.host) - len(tables.host.fuse_mounts())
+        self.plain_mounts = self.count_plain_mounts(self.tables())
         self.daemon.start()
         self.wait_for_daemon()
 
@@ -195,6 +194,10 @@ class Stage:
         return found
 
     # --------------------------------------------------------- what nobody may touch
+
+    def count_plain_mounts(self, tables: Tables) -> int:
+        """Count what is not FUSE in the lab; outside of it the machine may do what it likes."""
+        return sum(not mount.is_fuse for mount in tables.host.below(self.node.lab))
 
     def untouched(self, tables: Tables) -> Iterator[str]:
         """Say which mount outside the pods is not the one that it was."""
