@@ -13,6 +13,7 @@ from typing import Any
 
 from fusewatchd import __version__
 from fusewatchd.errors import FusewatchError
+from fusewatchd.printable import printable
 from fusewatchd.settings import Settings, override, require_sense
 
 DEFAULT_CONFIG = "/etc/fusewatchd/fusewatchd.yaml"
@@ -52,9 +53,18 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true")
     status.add_argument("--watch", action="store_true", help="again every second, until Ctrl-C")
     status.set_defaults(command=_status)
+    explain = commands.add_parser(
+        "explain", help="tell everything about a mount or a pod's mounts, and what is next"
+    )
+    explain.add_argument(
+        "target",
+        help="a path on the host, NAMESPACE/POD, a uid, POD:/path or CONTAINER:/path",
+    )
+    explain.add_argument("--json", action="store_true")
+    explain.set_defaults(command=_explain)
     config = commands.add_parser("config-check", help="check a configuration file")
     config.set_defaults(command=_config_check)
-    for command in (run, check, status, config):
+    for command in (run, check, status, explain, config):
         command.add_argument("--config", default="", help=f"default: {DEFAULT_CONFIG} if there")
         command.add_argument(
             "--set", action="append", default=[], metavar="KEY=VALUE", help="override one key"
@@ -120,6 +130,48 @@ def _status(options: argparse.Namespace) -> int:
         return 2
     except KeyboardInterrupt:
         return status
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from fusewatchd.documents import PATH_LIMIT
+    from fusewatchd.explanation import Asked, exit_code, explain, explanation_text
+    from fusewatchd.node import look_once
+    from fusewatchd.statussocket import ask
+    from fusewatchd.targets import find, near
+
+    settings, _, _ = _settings(options)
+    asked = Asked.DAEMON
+    try:
+        document = ask(settings.runtime_dir)
+    except (FileNotFoundError, ConnectionRefusedError):
+        asked, document = Asked.LOOK, look_once(settings)
+    except PermissionError:
+        print("only root and the members of status_group may ask", file=sys.stderr)
+        return 2
+    wanted = options.target
+    binds = find(document, wanted) or find(document, _without_links(wanted))
+    if not binds:
+        print(_unknown(document, wanted, near(document, wanted)), file=sys.stderr)
+        return 2
+    explanation = explain(document, binds, printable(wanted, PATH_LIMIT), asked)
+    if options.json:
+        print(json.dumps(explanation, indent=2))
+    else:
+        print(explanation_text(explanation), end="")
+    return exit_code(explanation)
+
+
+def _without_links(path: str) -> str:
+    """Resolve the links above a pods directory, and no further: below may be what hangs."""
+    above, pods, below = path.partition("/pods/")
+    return os.path.realpath(above) + pods + below if path.startswith("/") and pods else path
+
+
+def _unknown(document: Any, wanted: str, near: Sequence[str]) -> str:
+    text = f"nothing is known of {printable(wanted)}"
+    if not document["pods_known"] and not wanted.startswith("/"):
+        text += "; names of pods are not known here, only uids"
+    return f"{text}; near: {', '.join(near)}" if near else text
 
 
 def _print_document(document: Any, *, as_json: bool, in_a_line: bool = False) -> int:

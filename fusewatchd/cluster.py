@@ -21,6 +21,7 @@ from fusewatchd.model import Pod
 from fusewatchd.pods import Pods
 from fusewatchd.printable import printable
 from fusewatchd.reporters.base import EventDraft, Reporter, VolumeReference
+from fusewatchd.reporters.crowd import MAX_PODS
 from fusewatchd.reporters.log import Log
 from fusewatchd.reporters.metrics import EventOutcome, Metrics
 from fusewatchd.reporters.nodecondition import NodeCondition, NodeConditionReporter
@@ -93,13 +94,19 @@ class Cluster:
     def _start_telling(self, endpoint: Endpoint | EndpointSource) -> int:
         from fusewatchd.kube.apiserver import EventPoster
 
-        state_dir = self._settings.state_dir
-        self._poster = EventPoster(endpoint, self._node_name, state_dir=state_dir)
+        self._poster = EventPoster(
+            endpoint,
+            self._node_name,
+            nodes=self._settings.apiserver.cluster_nodes,
+            state_dir=self._settings.state_dir,
+        )
         self._poster.start()
         if self._settings.apiserver.node_condition:
             from fusewatchd.kube.nodestatus import NodeConditionPoster
 
-            self._condition = NodeConditionPoster(endpoint, self._node_name)
+            self._condition = NodeConditionPoster(
+                endpoint, self._node_name, spread=self._poster.spread
+            )
             self._condition.start()
         return self._poster.fileno()
 
@@ -150,6 +157,10 @@ class Cluster:
             self._log.warning(text, event="condition_failing", detail=problem)
         elif before and not problem:
             self._log.info("the node condition is posted again", event="condition_working")
+
+    def most_told(self) -> int:
+        """Return of how many pods, and of how many volumes, a storm is told one by one."""
+        return MAX_PODS if self._poster is None else self._poster.most_told()
 
     def give_up(self, count: int) -> None:
         """Count Events that were not even handed over."""
@@ -214,9 +225,12 @@ def cluster_reporters(cluster: Callable[[], Cluster], node_name: str) -> tuple[R
     """Return the reporters that tell the cluster, which a reload may replace."""
     return (
         PodEvents(
-            lambda draft: cluster().post(draft), node_name, lambda count: cluster().give_up(count)
+            lambda draft: cluster().post(draft),
+            node_name,
+            lambda count: cluster().give_up(count),
+            lambda: cluster().most_told(),
         ),
-        VolumeEvents(lambda draft: cluster().post(draft), node_name),
+        VolumeEvents(lambda draft: cluster().post(draft), node_name, lambda: cluster().most_told()),
         NodeConditionReporter(lambda condition: cluster().set_condition(condition)),
     )
 

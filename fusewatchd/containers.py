@@ -51,7 +51,7 @@ class ContainerLook:
 
     binds: tuple[Bind, ...]
     foreign: tuple[tuple[MountNamespace, Mount], ...]
-    unclaimed: tuple[tuple[MountNamespace, Mount], ...]
+    unproven: tuple[tuple[MountNamespace, Mount], ...]
     """Those of the foreign ones that may be copies of a bind, and of which nothing tells that."""
 
 
@@ -62,7 +62,7 @@ def find_container_binds(
     index = _HostIndex(snapshot, tuple(host_binds), ledger)
     ours: list[Bind] = []
     foreign: list[tuple[MountNamespace, Mount]] = []
-    unclaimed: list[tuple[MountNamespace, Mount]] = []
+    unproven: list[tuple[MountNamespace, Mount]] = []
     for namespace in snapshot.namespaces:
         for mount, depth in _tops(namespace):
             may_be_ours = index.may_be_ours(namespace, mount)
@@ -72,8 +72,8 @@ def find_container_binds(
                 continue
             foreign.append((namespace, mount))
             if may_be_ours and index.has_binds(namespace.pod_uid):
-                unclaimed.append((namespace, mount))
-    return ContainerLook(tuple(ours), tuple(foreign), tuple(unclaimed))
+                unproven.append((namespace, mount))
+    return ContainerLook(tuple(ours), tuple(foreign), tuple(unproven))
 
 
 def _tops(namespace: MountNamespace) -> Iterable[tuple[Mount, int]]:

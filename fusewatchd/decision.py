@@ -63,7 +63,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Unclaimed:
+class Unproven:
     """A dead mount in a pod's container that nothing proves to be a copy of one of its binds."""
 
     pod_uid: str
@@ -354,6 +354,29 @@ class Incident:
     """When the latest of them was read back; ``recovered_at`` once nothing is open."""
 
 
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """What became of an incident.  Times are of the monotonic clock, which lasts as long as
+    the boot, so they mean the same to a later run."""
+
+    device: Device
+    """Of the superblock that died."""
+    source_path: str
+    noticed_at: float
+    ended_at: float
+    server_gone_at: float | None = None
+    source_up_at: float | None = None
+    recovered_at: float | None = None
+    """None: nothing was replaced; unmounted, mounted anew by others, or switched off."""
+    binds: int = 0
+    recovered: int = 0
+
+    @property
+    def began_at(self) -> float:
+        """When the server was gone, as far as that was seen."""
+        return self.noticed_at if self.server_gone_at is None else self.server_gone_at
+
+
 class Trigger(Enum):
     """What woke the cycle (label ``trigger``); never used in a decision."""
 
@@ -389,5 +412,7 @@ class CycleReport:
     foreign_stale: int = 0
     """Stale FUSE mounts in namespaces that are never entered."""
     pauses: tuple[Pause, ...] = ()
-    unclaimed: tuple[Unclaimed, ...] = ()
+    unproven: tuple[Unproven, ...] = ()
     """Dead mounts in containers that are left alone because nothing tells whose they are."""
+    unclaimed: tuple[tuple[MountNamespace, Mount], ...] = ()
+    """FUSE mounts in pods' containers that are none of the volumes that are repaired."""

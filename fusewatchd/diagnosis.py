@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from fusewatchd import lineage, switches
 from fusewatchd.containers import ContainerLook, find_container_binds
-from fusewatchd.decision import Bind, Finding, Unclaimed
+from fusewatchd.decision import Bind, Finding, Unproven
 from fusewatchd.detectors import DETECTORS, Case, Opinion
 from fusewatchd.drivers import Driver
 from fusewatchd.kubeletdir import parse_bind_path, pods_directory
@@ -19,6 +19,8 @@ from fusewatchd.model import (
     Answer,
     BindPath,
     Mount,
+    MountNamespace,
+    NamespaceKind,
     Reason,
     TargetKey,
     Verdict,
@@ -48,15 +50,15 @@ class Diagnosis:
     foreign_stale: int
     """Stale FUSE mounts in namespaces that are never entered."""
     owners: Mapping[str, Owner]
-    unclaimed: tuple[Unclaimed, ...] = ()
+    unproven: tuple[Unproven, ...] = ()
+    unclaimed: tuple[tuple[MountNamespace, Mount], ...] = ()
+    """FUSE mounts in pods' containers that are none of the volumes that are repaired."""
 
 
 def diagnose(snapshot: Snapshot, ledger: Ledger, knowledge: Knowledge) -> Diagnosis:
     """Judge every host bind, every container mount that is ours, every vanished bind."""
     stacks = host_stacks(snapshot, knowledge.ignored_fs_types)
-    tops = [(path, stack[-1]) for path, stack in stacks]
-    pods = pods_directory(snapshot.kubelet_root)
-    facts = lineage.learn(ledger.facts, snapshot.table, tops, pods) if snapshot.kubelet_root else {}
+    facts = _learn(snapshot, ledger, knowledge)
     binds = [_host_bind(path, stack, snapshot, facts, knowledge) for path, stack in stacks]
     look = find_container_binds(snapshot, binds, ledger)
     findings = [_judge_host(bind, snapshot, ledger) for bind in binds]
@@ -65,12 +67,23 @@ def diagnose(snapshot: Snapshot, ledger: Ledger, knowledge: Knowledge) -> Diagno
     findings += _bare_binds(snapshot, ledger, by_key)
     owners = switches.learn_owners(ledger.owners, findings, snapshot.pods)
     switched = switches.apply(findings, knowledge.switches, owners)
-    unclaimed = tuple(
-        Unclaimed(namespace.pod_uid, TargetKey(namespace.inode, mount.mount_point), mount.device)
-        for namespace, mount in look.unclaimed
+    unproven = tuple(
+        Unproven(namespace.pod_uid, TargetKey(namespace.inode, mount.mount_point), mount.device)
+        for namespace, mount in look.unproven
         if _is_dead(mount, snapshot)
     )
-    return Diagnosis(switched, facts, _count_foreign_stale(look, snapshot), owners, unclaimed)
+    unclaimed = tuple(pair for pair in look.foreign if pair[0].kind is NamespaceKind.CONTAINER)
+    return Diagnosis(
+        switched, facts, _count_foreign_stale(look, snapshot), owners, unproven, unclaimed
+    )
+
+
+def _learn(snapshot: Snapshot, ledger: Ledger, knowledge: Knowledge) -> lineage.Facts:
+    if not snapshot.kubelet_root:
+        return {}
+    working = {d for d, c in snapshot.connections.items() if c.answer is Answer.ANSWERED}
+    pods = pods_directory(snapshot.kubelet_root)
+    return lineage.learn(ledger.facts, snapshot.table, knowledge.ignored_fs_types, pods, working)
 
 
 def host_stacks(

@@ -18,6 +18,11 @@ def count(value: int) -> str:
     return "" if 1 <= value <= 1_000_000 else "a whole number from 1 to 1000000"
 
 
+def count_or_none(value: int) -> str:
+    """A number of things, 0 where it is not known."""
+    return "" if 0 <= value <= 1_000_000 else "a whole number from 0 to 1000000"
+
+
 def per_second(value: float) -> str:
     """A rate."""
     return "" if 0.01 <= value <= 1e6 else "a number from 0.01 to 1000000"

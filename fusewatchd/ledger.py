@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fusewatchd.bucket import Bucket
-from fusewatchd.decision import Incident, Outcome, OwnLayer, Phase, Propagation
-from fusewatchd.lineage import Fact
+from fusewatchd.decision import Incident, Outage, Outcome, OwnLayer, Phase, Propagation
+from fusewatchd.lineage import Facts
 from fusewatchd.model import Device, Mount, MountNamespace, Reason, SourceAnswer, TargetKey
 
 
@@ -110,8 +110,8 @@ class Budget:
 class Ledger:
     """All memory; replaced as a whole at the end of every cycle."""
 
-    facts: Mapping[str, Fact] = field(default_factory=dict)
-    """Lineage, by mount point of the bind on the host."""
+    facts: Facts = field(default_factory=dict)
+    """Lineage of the mounts of the host."""
     published: Mapping[str, SourceAnswer] = field(default_factory=dict)
     """Binds that were seen on the host and whose pod has not left since."""
     states: Mapping[TargetKey, TargetState] = field(default_factory=dict)
@@ -127,6 +127,8 @@ class Ledger:
     detached: Detached = NOTHING_DETACHED
     incidents: Mapping[Device, Incident] = field(default_factory=dict)
     """Open ones, by the device of the dead superblock."""
+    outages: tuple[Outage, ...] = ()
+    """Those that are over, the newest last."""
     sources: Mapping[str, SourceLife] = field(default_factory=dict)
     """By path."""
     budget: Budget = field(default_factory=Budget)

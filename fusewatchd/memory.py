@@ -24,7 +24,8 @@ from fusewatchd.delays import doubled
 from fusewatchd.diagnosis import Diagnosis
 from fusewatchd.ledger import Detached, Ledger, TargetState
 from fusewatchd.lifecycle import Signal, advance, signal_of
-from fusewatchd.model import SourceAnswer, SourcePath, TargetKey, Verdict
+from fusewatchd.lineage import Place
+from fusewatchd.model import SourceAnswer, TargetKey, Verdict
 from fusewatchd.ownlayers import still_there, with_layers
 from fusewatchd.snapshot import Snapshot
 
@@ -70,8 +71,9 @@ def take_outcomes(ledger: Ledger, outcomes: Iterable[Outcome], back_off: BackOff
                 detached = Detached(detached.layers + 1, outcome.finished_at)
         elif isinstance(action, ReplaceMount) and mount is not None and key.is_host:
             # The source may be gone again before both were ever seen side by side.
-            source = SourcePath(action.origin.mount_point, action.origin.root)
-            facts[key.mount_point] = lineage.fact_of(mount, (source,))
+            origin = action.origin
+            source = Place(origin.mount_point, origin.root, origin.unique_id)
+            facts[mount.mount_id] = lineage.fact_of(mount, (source,), seen_working=True)
     return replace(
         ledger,
         states=states,

@@ -111,8 +111,6 @@ class Connection:
     device: Device
     answer: Answer | None
     """None: never answered so far."""
-    first_asked_at: float | None = None
-    """None: never asked so far."""
     asked_at: float = 0.0
     answered_at: float = 0.0
     errno: int = 0
@@ -128,6 +126,8 @@ class Connection:
     """Its question waits for a free probe child, for ``hung.after_seconds`` by now."""
     server_gone_at: float | None = None
     """When the last serving process was seen to exit."""
+    first_asked_at: float | None = None
+    """None: never asked so far."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -17,8 +18,9 @@ from fusewatchd.bucket import Rate
 from fusewatchd.connections import Connections, Timing
 from fusewatchd.decision import CycleReport, Trigger
 from fusewatchd.diagnosis import Knowledge
+from fusewatchd.documents import Clocks
 from fusewatchd.drivers import drivers_for
-from fusewatchd.errors import NamespaceError
+from fusewatchd.errors import NamespaceError, ParseError
 from fusewatchd.executor import Executor
 from fusewatchd.linux.features import probe_features
 from fusewatchd.linux.forkserver import ForkServer
@@ -36,7 +38,8 @@ from fusewatchd.planner import Policy
 from fusewatchd.reconciler import Reconciler
 from fusewatchd.settings import RecoveryMode, Settings, override
 from fusewatchd.statefile import read_boot_id
-from fusewatchd.status import Clocks, status_document
+from fusewatchd.statekeeper import recall
+from fusewatchd.status import status_document
 from fusewatchd.switches import Switches
 
 MAX_PARALLEL = 2
@@ -113,6 +116,9 @@ class Node:
             version=__version__,
             way=self.way.value,
             detached=ledger.detached,
+            outages=ledger.outages,
+            mode=self.reconciler.policy.mode.value,
+            superseded=self.reconciler.policy.superseded.value,
         )
 
     def close(self) -> None:
@@ -208,14 +214,18 @@ def flap_rule_of(settings: Settings) -> FlapRule:
 def look_once(settings: Settings) -> Any:
     """Look at the node without changing anything; return the status document.
 
+    What an earlier run wrote down is believed as a daemon would believe it.
+
     Raises:
         FusewatchError: the kernel does not allow a look.
         OSError: /proc cannot be read.
     """
-    settings = override(settings, {"recovery.mode": RecoveryMode.REPORT.value})
-    node = Node(settings)
+    mode = settings.recovery.mode
+    node = Node(override(settings, {"recovery.mode": RecoveryMode.REPORT.value}))
     started_wall, end = time.time(), time.monotonic() + settings.probe.deadline_seconds + 1.0
     try:
+        with suppress(ParseError):
+            node.reconciler.ledger = recall(settings.state_dir, node.table.table())
         while True:
             cycle = node.reconciler.reconcile([Trigger.TIMER])
             node.observer.take_answers(time.monotonic())
@@ -224,6 +234,8 @@ def look_once(settings: Settings) -> Any:
             if (asked and cycle.snapshot.namespaces_looked_at) or time.monotonic() > end:
                 break
             time.sleep(0.01)
-        return node.document(node.reconciler.reconcile([Trigger.TIMER]), started_wall)
+        document = node.document(node.reconciler.reconcile([Trigger.TIMER]), started_wall)
+        # What a daemon would do is told by what it is configured to do.
+        return {**document, "mode": mode.value}
     finally:
         node.close()

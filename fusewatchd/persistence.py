@@ -2,8 +2,13 @@
 
 Only what the node itself cannot tell any more once a source is gone: lineage, the layers of
 our own, and what container mounts were like before the first repair; and what the kubelet told of
-the pods with binds, so that nothing is switched on by not hearing from it.  Everything in it is
+the pods with binds, so that nothing is switched on by not hearing from it; and the
+outages of late, for whoever asks about them.  Everything in it is
 about mounts of one boot, and is believed only as far as those very mounts are still there.
+
+Fields are only ever added, and what an older file lacks has a value here, so that neither an
+upgrade nor the way back loses what is known.  Another version is for what an older daemon would
+misread.
 """
 
 from __future__ import annotations
@@ -13,8 +18,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from fusewatchd import lineage
-from fusewatchd.decision import OwnLayer
+from fusewatchd.decision import Outage, OwnLayer
 from fusewatchd.errors import ParseError
+from fusewatchd.history import MAX_OUTAGES
 from fusewatchd.ledger import ContainerFacts, Ledger, Owner
 from fusewatchd.lineage import Fact
 from fusewatchd.model import TargetKey
@@ -23,6 +29,7 @@ from fusewatchd.printable import printable
 from fusewatchd.wire import decode, encode
 
 VERSION = 2
+MAX_UPTIME_SECONDS = 1e10
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +59,7 @@ def is_same_memory(one: Ledger, other: Ledger) -> bool:
         and one.own_layers == other.own_layers
         and one.containers == other.containers
         and one.owners == other.owners
+        and one.outages == other.outages
     )
 
 
@@ -67,6 +75,7 @@ def document_of(ledger: Ledger, boot_id: str) -> dict[str, Any]:
         ],
         "containers": [encode(_Container(key, facts)) for key, facts in ledger.containers.items()],
         "owners": [encode(_Owner(uid, owner)) for uid, owner in ledger.owners.items()],
+        "outages": [encode(outage) for outage in ledger.outages],
     }
 
 
@@ -83,17 +92,48 @@ def ledger_from(document: object, boot_id: str, table: MountTable) -> Ledger:
         raise ParseError(f"it has version {printable(repr(version), 40)}, not {VERSION}")
     if document.get("boot_id") != boot_id:
         raise ParseError("it is from another boot")
-    facts = [decode(Fact, item) for item in _list(document, "lineage")]
+    facts = [_fact(item) for item in _list(document, "lineage")]
     layers = [_own_layers(item, table) for item in _list(document, "own_layers")]
     containers = [_container(item) for item in _list(document, "containers")]
-    # A file written by an earlier version has no owners.
-    owners = [decode(_Owner, item) for item in _list({"owners": [], **document}, "owners")]
+    # A file written by an earlier version may lack these.
+    document = {"owners": [], "outages": [], **document}
+    owners = [decode(_Owner, item) for item in _list(document, "owners")]
+    outages = [_outage(item) for item in _list(document, "outages")]
     return Ledger(
         facts=lineage.restore(facts, table),
         own_layers={item.key: item.mounts for item in layers if item.mounts},
         containers={item.key: item.facts for item in containers},
         owners={item.pod_uid: item.owner for item in owners},
+        outages=tuple(outages[-MAX_OUTAGES:]),
     )
+
+
+def _fact(item: object) -> Fact:
+    """Read one fact; earlier versions wrote neither ages nor what was seen to work."""
+    if isinstance(item, Mapping):
+        item = {"tied": 1, "seen_working": True, **item}
+        places = item.get("candidates")
+        if isinstance(places, list):
+            aged = [{"unique_id": 0, **p} if isinstance(p, Mapping) else p for p in places]
+            item["candidates"] = aged
+    fact = decode(Fact, item)
+    if not 1 <= fact.tied <= max(1, len(fact.candidates)):
+        raise ParseError(f"{fact.tied} of {len(fact.candidates)} candidates are alike")
+    return fact
+
+
+def _outage(item: object) -> Outage:
+    outage = decode(Outage, item)
+    times = (
+        outage.noticed_at,
+        outage.ended_at,
+        outage.server_gone_at,
+        outage.source_up_at,
+        outage.recovered_at,
+    )
+    if not all(0.0 <= moment < MAX_UPTIME_SECONDS for moment in times if moment is not None):
+        raise ParseError("an outage at no time of this boot")
+    return outage
 
 
 def _container(item: object) -> _Container:

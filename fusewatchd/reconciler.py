@@ -23,6 +23,7 @@ from fusewatchd.decision import (
     Trigger,
 )
 from fusewatchd.diagnosis import Knowledge, diagnose
+from fusewatchd.history import remember
 from fusewatchd.incidents import follow
 from fusewatchd.ledger import Ledger
 from fusewatchd.memory import BackOff, take_diagnosis, take_outcomes, take_plan
@@ -111,7 +112,8 @@ class Reconciler:
 
         ledger, changes = take_plan(ledger, findings, todo, outcomes, started)
         step = follow(ledger.incidents, findings, outcomes, ledger.states, snapshot, started)
-        self.ledger = replace(ledger, incidents=step.open)
+        outages = remember(ledger.outages, step.closed, started)
+        self.ledger = replace(ledger, incidents=step.open, outages=outages)
         self._number += 1
         return CycleReport(
             number=self._number,
@@ -128,5 +130,6 @@ class Reconciler:
             gaps=snapshot.gaps,
             foreign_stale=diagnosis.foreign_stale,
             pauses=pauses(sources, self.flap_rule),
+            unproven=diagnosis.unproven,
             unclaimed=diagnosis.unclaimed,
         )

@@ -13,6 +13,7 @@ from fusewatchd.errors import ConfigError
 from fusewatchd.expectations import (
     auto_path,
     count,
+    count_or_none,
     globs,
     group,
     listen,
@@ -88,6 +89,7 @@ class ApiServerSettings:
     timeout_seconds: float = checked(10.0, positive)
     volume_events: bool = True
     node_condition: bool = False
+    cluster_nodes: int = checked(0, count_or_none)
 
     @property
     def is_configured(self) -> bool:

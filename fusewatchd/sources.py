@@ -38,19 +38,25 @@ def locate(
     for driver in drivers:
         found = driver.locate(bind, mount, snapshot)
         if found is not None:
-            return _agreed(found, remembered)
+            return _agreed(found, remembered, lineage.places(facts, mount))
     return remembered or UNKNOWN_SOURCE
 
 
-def _agreed(found: SourceAnswer, remembered: SourceAnswer | None) -> SourceAnswer:
-    """Let lineage decide between several candidates, and object to a wrong one."""
+def _agreed(
+    found: SourceAnswer, remembered: SourceAnswer | None, places: Sequence[SourcePath]
+) -> SourceAnswer:
+    """Let lineage decide between several candidates, and object to a wrong one.
+
+    A server may mount at one place, and its driver bind that to the one where the kubelet wants
+    it: where both were seen to show the same, the one that the driver names is the source.
+    """
     if remembered is None:
         return found
     if not found.candidates:
         return replace(found, candidates=remembered.candidates, why=remembered.why)
-    both = tuple(path for path in found.candidates if path in remembered.candidates)
+    both = [path for path in places if path in found.candidates]
     if both:
-        return replace(found, candidates=both)
+        return replace(found, candidates=tuple(both[:1]))
     why = f"{found.why}, but {remembered.why}"
     return replace(found, why=why, candidates=found.candidates + remembered.candidates)
 

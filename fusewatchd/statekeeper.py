@@ -13,6 +13,17 @@ SAVE_SECONDS = 0.1
 """What changed is written down this long after the first change."""
 
 
+def recall(directory: str, table: MountTable) -> Ledger:
+    """Return what an earlier run wrote down, as far as it holds for this mount table.
+
+    Raises:
+        ParseError: what is there must not be believed.
+        OSError: this boot has no id.
+    """
+    document = read_state(directory)
+    return Ledger() if document is None else ledger_from(document, read_boot_id(), table)
+
+
 class StateKeeper:
     """Writes down what a later run could not find out by itself, not too often."""
 
@@ -34,9 +45,7 @@ class StateKeeper:
     def remembered(self, table: MountTable) -> Ledger:
         """Return what an earlier run left; what cannot be believed is as good as nothing."""
         try:
-            document = read_state(self._directory)
-            if document is not None:
-                self._saved = ledger_from(document, self._boot_id, table)
+            self._saved = recall(self._directory, table)
         except ParseError as exc:
             self._log.warning("the state file is left out", event="state_ignored", detail=str(exc))
         return self._saved

@@ -8,19 +8,18 @@ that a pod, a driver or a path contributes is escaped when it enters the documen
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from datetime import datetime, timezone
-from typing import Any
 
 from fusewatchd.decision import (
+    Action,
     CycleReport,
     Finding,
     Incident,
+    Outage,
     OutcomeStatus,
     Pause,
     Refusal,
-    Unclaimed,
 )
+from fusewatchd.documents import PATH_LIMIT, Clocks, Document, rfc3339, shown
 from fusewatchd.ledger import NOTHING_DETACHED, Detached, TargetState
 from fusewatchd.model import (
     Answer,
@@ -30,14 +29,15 @@ from fusewatchd.model import (
     TargetKey,
     Verdict,
 )
-from fusewatchd.printable import LIMIT, printable
 from fusewatchd.snapshot import Snapshot
+from fusewatchd.surroundings import (
+    MAX_UNCLAIMED,
+    connections_document,
+    pod_document,
+    sources_document,
+    unclaimed_document,
+)
 
-Document = dict[str, Any]
-"""JSON-able: dicts with text keys, lists, text, numbers, booleans and None."""
-
-PATH_LIMIT = 4 * 4096
-"""``PATH_MAX`` of four-character escapes: paths are never cut in the document."""
 MAX_NAMESPACES = 100
 """Namespaces listed one by one; the totals count all."""
 
@@ -45,28 +45,6 @@ ALARMING = frozenset({Verdict.HUNG, Verdict.STALE, Verdict.BARE})
 """A pod cannot use its volume.  Slow, held and superseded ones work, orphans have no pod."""
 POORER = frozenset({"kubelet", "pods", "apiserver", "fusectl"})
 """Gaps that cost names or detail, but hide no bind: with one of them *healthy* stands."""
-
-
-@dataclass(frozen=True, slots=True)
-class Clocks:
-    """The present, and when the daemon started, for turning cycle times into dates."""
-
-    now_wall: float
-    """Seconds since the epoch."""
-    now_monotonic: float
-    started_wall: float
-
-    def date(self, monotonic: float | None) -> str | None:
-        """Return a time of the monotonic clock as RFC 3339 in UTC."""
-        if monotonic is None:
-            return None
-        return rfc3339(self.now_wall - (self.now_monotonic - monotonic))
-
-
-def rfc3339(wall: float) -> str:
-    """Return seconds since the epoch as a date in UTC with milliseconds."""
-    moment = datetime.fromtimestamp(wall, timezone.utc)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 # ------------------------------------------------------------------------- document
@@ -81,6 +59,9 @@ def status_document(
     version: str,
     way: str,
     detached: Detached = NOTHING_DETACHED,
+    outages: Iterable[Outage] = (),
+    mode: str = "recover",
+    superseded: str = "report",
 ) -> Document:
     """Return everything that is known after a cycle.
 
@@ -92,22 +73,28 @@ def status_document(
         version: of fusewatchd.
         way: how mounts are replaced on this kernel.
         detached: what was taken away of pods that are over.
+        outages: those that are over.
+        mode: ``recovery.mode``.
+        superseded: ``recovery.superseded``.
     """
     snapshot = cycle.snapshot
     refused = {refusal.finding.bind.key: refusal for refusal in cycle.plan.refused}
+    planned = {action.key: action for action in cycle.plan.actions}
     binds = [
-        _bind(finding, refused.get(finding.bind.key), states, snapshot, clocks)
+        _bind(finding, refused.get(finding.bind.key), planned, states, snapshot, clocks)
         for finding in cycle.findings
     ]
     foreign = [ns for ns in snapshot.namespaces if ns.kind is NamespaceKind.FOREIGN]
     return {
         "version": version,
         "way": way,
+        "mode": mode,
+        "superseded": superseded,
         "started_at": rfc3339(clocks.started_wall),
         "looked_at": clocks.date(snapshot.taken_at),
         "printed_at": rfc3339(clocks.now_wall),
         "cycle": cycle.number,
-        "kubelet_root": _shown(snapshot.kubelet_root, PATH_LIMIT) or None,
+        "kubelet_root": shown(snapshot.kubelet_root, PATH_LIMIT) or None,
         "pods_known": snapshot.pods is not None,
         "mount_table_entries": len(snapshot.table),
         "totals": _totals(cycle),
@@ -117,27 +104,22 @@ def status_document(
             "last_at": clocks.date(detached.last_at),
         },
         "binds": binds,
+        "unclaimed": [
+            unclaimed_document(*pair, snapshot) for pair in cycle.unclaimed[:MAX_UNCLAIMED]
+        ],
+        "connections": connections_document(cycle, clocks),
+        "sources": sources_document(cycle),
         "incidents": [_incident(incident, clocks) for incident in incidents],
+        "outages": [_outage(outage, clocks) for outage in outages],
         "flapping_sources": [_pause(pause) for pause in cycle.pauses],
         "namespaces": {
             "containers": len(snapshot.namespaces) - len(foreign),
             "not_entered": [_namespace(ns, snapshot) for ns in foreign[:MAX_NAMESPACES]],
             "not_entered_count": len(foreign),
             "not_entered_stale_mounts": cycle.foreign_stale,
-            "unclaimed": [_unclaimed(u, snapshot) for u in cycle.unclaimed[:MAX_NAMESPACES]],
-            "unclaimed_count": len(cycle.unclaimed),
         },
-        "gaps": [
-            {"source": _shown(gap.source), "reason": _shown(gap.reason)} for gap in cycle.gaps
-        ],
+        "gaps": [{"source": shown(gap.source), "reason": shown(gap.reason)} for gap in cycle.gaps],
     }
-
-
-def _shown(text: str, limit: int = LIMIT) -> str:
-    """Escape text; nearly all of it needs nothing, and there is much of it."""
-    if len(text) <= limit and text.isascii() and text.isprintable() and "\\" not in text:
-        return text
-    return printable(text, limit)
 
 
 def _totals(cycle: CycleReport) -> Document:
@@ -156,6 +138,7 @@ def _totals(cycle: CycleReport) -> Document:
 def _bind(
     finding: Finding,
     refusal: Refusal | None,
+    planned: Mapping[TargetKey, Action],
     states: Mapping[TargetKey, TargetState],
     snapshot: Snapshot,
     clocks: Clocks,
@@ -165,47 +148,44 @@ def _bind(
     reason = refusal.reason if refusal is not None else finding.refusal
     retry_at = refusal.retry_at if refusal is not None else None
     last = state.last_outcome
+    action = planned.get(bind.key)
+    backs_off = reason is Reason.BACK_OFF
     if reason is Reason.BACK_OFF and last is not None and last.reason is not Reason.NONE:
         # That it waits is told by ``retry_at``; what for is the last attempt's reason.
         reason = last.reason
-    candidates = [_shown(p.mount_point, PATH_LIMIT) for p in bind.source.candidates]
+    candidates = [shown(p.mount_point, PATH_LIMIT) for p in bind.source.candidates]
     return {
-        "pod": _pod(path.pod_uid, snapshot),
-        "volume": _shown(path.volume),
-        "container": _shown(path.container) or None,
+        "pod": pod_document(path.pod_uid, snapshot),
+        "volume": shown(path.volume),
+        "container": shown(path.container) or None,
         "kind": path.kind.value,
         "namespace": bind.key.namespace or None,
-        "mount_point": _shown(bind.key.mount_point, PATH_LIMIT),
+        "mount_point": shown(bind.key.mount_point, PATH_LIMIT),
         "mount_id": mount.mount_id if mount is not None else None,
         "device": str(mount.device) if mount is not None else None,
-        "fs_type": _shown(mount.fs_type) if mount is not None else None,
-        "driver": _shown(bind.driver) or None,
+        "fs_type": shown(mount.fs_type) if mount is not None else None,
+        "driver": shown(bind.driver) or None,
         "depth": bind.depth,
         "source": {
             "path": candidates[0] if candidates else None,
             "candidates": candidates,
-            "rule": _shown(bind.source.rule) or None,
-            "why": _shown(bind.source.why),
+            "rule": shown(bind.source.rule) or None,
+            "why": shown(bind.source.why),
         },
         "source_device": str(finding.source_mount.device) if finding.source_mount else None,
         "verdict": finding.verdict.value,
-        "evidence": _shown(finding.evidence),
+        "evidence": shown(finding.evidence),
         "refusal": reason.value if reason is not Reason.NONE else None,
         "retry_at": clocks.date(retry_at),
+        "backs_off": backs_off,
+        "detail": shown(refusal.detail, PATH_LIMIT) or None if refusal is not None else None,
+        "planned": shown(action.describe(), 2 * PATH_LIMIT) if action is not None else None,
+        "is_in_flight": state.is_in_flight,
+        "undone": state.undone,
         "phase": state.phase.value,
         "failures": state.failures,
         "last_attempt": _attempt(state, clocks),
         "last_recovery": _recovery(state, clocks),
-    }
-
-
-def _pod(directory_uid: str, snapshot: Snapshot) -> Document:
-    pod = (snapshot.pods or {}).get(directory_uid)
-    return {
-        "namespace": _shown(pod.namespace) if pod is not None else None,
-        "name": _shown(pod.name) if pod is not None else None,
-        "uid": _shown(pod.uid if pod is not None else directory_uid),
-        "deleting": pod.is_deleting if pod is not None else None,
     }
 
 
@@ -217,7 +197,7 @@ def _recovery(state: TargetState, clocks: Clocks) -> Document | None:
     return {
         "at": clocks.date(outcome.finished_at),
         "took_ms": round(took * 1000, 3),
-        "narrower": _shown(outcome.narrower) or None,
+        "narrower": shown(outcome.narrower) or None,
     }
 
 
@@ -231,7 +211,7 @@ def _attempt(state: TargetState, clocks: Clocks) -> Document | None:
         "outcome": outcome.status.value,
         "reason": outcome.reason.value,
         "errno": outcome.errno or None,
-        "detail": _shown(outcome.detail),
+        "detail": shown(outcome.detail),
     }
 
 
@@ -243,8 +223,8 @@ def _latest(binds: Iterable[Document]) -> Document | None:
 def _incident(incident: Incident, clocks: Clocks) -> Document:
     return {
         "device": str(incident.device),
-        "driver": _shown(incident.driver) or None,
-        "source": _shown(incident.source_path, PATH_LIMIT) or None,
+        "driver": shown(incident.driver) or None,
+        "source": shown(incident.source_path, PATH_LIMIT) or None,
         "server_gone_at": clocks.date(incident.server_gone_at),
         "noticed_at": clocks.date(incident.noticed_at),
         "source_up_at": clocks.date(incident.source_up_at),
@@ -254,20 +234,33 @@ def _incident(incident: Incident, clocks: Clocks) -> Document:
     }
 
 
-def _pause(pause: Pause) -> Document:
+def _outage(outage: Outage, clocks: Clocks) -> Document:
     return {
-        "source": _shown(pause.source_path, PATH_LIMIT),
-        "in_vain": pause.in_vain,
-        "wait_seconds": round(pause.stable_seconds, 3),
+        "device": str(outage.device),
+        "source": shown(outage.source_path, PATH_LIMIT) or None,
+        "server_gone_at": clocks.date(outage.server_gone_at),
+        "noticed_at": clocks.date(outage.noticed_at),
+        "source_up_at": clocks.date(outage.source_up_at),
+        "recovered_at": clocks.date(outage.recovered_at),
+        "ended_at": clocks.date(outage.ended_at),
+        "lasted_ms": _ms(outage.began_at, outage.ended_at),
+        "recovery_ms": _ms(outage.source_up_at, outage.recovered_at),
+        "binds": outage.binds,
+        "recovered": outage.recovered,
     }
 
 
-def _unclaimed(unclaimed: Unclaimed, snapshot: Snapshot) -> Document:
+def _ms(begin: float | None, end: float | None) -> float | None:
+    if begin is None or end is None:
+        return None
+    return round(max(0.0, end - begin) * 1000, 3)
+
+
+def _pause(pause: Pause) -> Document:
     return {
-        "pod": _pod(unclaimed.pod_uid, snapshot),
-        "namespace": unclaimed.key.namespace,
-        "mount_point": _shown(unclaimed.key.mount_point, PATH_LIMIT),
-        "device": str(unclaimed.device),
+        "source": shown(pause.source_path, PATH_LIMIT),
+        "in_vain": pause.in_vain,
+        "wait_seconds": round(pause.stable_seconds, 3),
     }
 
 
@@ -277,7 +270,7 @@ def _namespace(namespace: MountNamespace, snapshot: Snapshot) -> Document:
     return {
         "inode": namespace.inode,
         "pid": namespace.pid or None,
-        "pod_uid": _shown(namespace.pod_uid) or None,
+        "pod_uid": shown(namespace.pod_uid) or None,
         "fuse_mounts": len(fuse),
         "stale_mounts": sum(mount.device in dead for mount in fuse),
     }

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from fusewatchd.documents import Document
 from fusewatchd.model import Verdict
-from fusewatchd.status import Document
 
 _COLOURS: Mapping[str, str] = {
     Verdict.HEALTHY.value: "32",

@@ -1,8 +1,6 @@
 """Events on their way to the API server, posted by a thread of their own.
 
-What is to be said is kept as a bounded table of Events, each with its count, and not as a
-queue of requests: an outage of the API server makes counts rise and not memory, and what is
-posted after it is the newest state.
+What is to be said and when: ``outbox``; how fast: ``pace``.
 """
 
 from __future__ import annotations
@@ -11,15 +9,15 @@ import os
 import random
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from fusewatchd.bucket import Bucket, Rate
+from fusewatchd.bucket import Rate
 from fusewatchd.delays import doubled
 from fusewatchd.errors import ParseError
+from fusewatchd.kube.clustersize import ClusterSize
 from fusewatchd.kube.errors import (
     ConflictError,
     CredentialsError,
@@ -36,26 +34,19 @@ from fusewatchd.kube.eventobjects import (
     EventsApi,
     Occurrences,
     collection_path,
-    event_name,
     event_object,
     namespace_of,
     object_path,
     series_patch,
 )
 from fusewatchd.kube.http import Client, Endpoint, EndpointSource
-from fusewatchd.kube.series import PATCH_REST_SECONDS, Series, document_of, series_from
-from fusewatchd.kube.spamfilter import SpamFilter
+from fusewatchd.kube.outbox import Outbox
+from fusewatchd.kube.pace import Pace, most_told
+from fusewatchd.kube.series import Series, document_of, series_from
 from fusewatchd.kube.volumeowners import VolumeOwners
 from fusewatchd.reporters.base import EventDraft, ObjectReference
 from fusewatchd.statefile import StateWriter, read_state
 
-MAX_EVENTS = 1024
-"""Events that wait or may still be repeated; the oldest gives way."""
-SERIES_SECONDS = 360.0
-"""The same thing said later than this is a new Event (client-go ``finishTime``)."""
-MAX_PATCH_REST_SECONDS = 300.0
-WRITES = Rate(per_second=5.0, burst=200.0)
-"""Of the whole node; what is beyond waits, and its counts rise."""
 FIRST_BACK_OFF_SECONDS = 0.5
 MAX_BACK_OFF_SECONDS = 60.0
 FORBIDDEN_REST_SECONDS = 60.0
@@ -91,7 +82,8 @@ class EventPoster:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
-        writes: Rate = WRITES,
+        writes: Rate | None = None,
+        nodes: int = 0,
         state_dir: str = "",
     ) -> None:
         """Take the endpoint and the name of this node; nothing is sent before ``start``.
@@ -102,7 +94,8 @@ class EventPoster:
             clock: monotonic seconds.
             wall: seconds since 1970.
             chance: between 0 and 1.
-            writes: how much the API server is asked to bear from this node.
+            writes: what this node may write; None: its share, by the number of nodes.
+            nodes: of the cluster; 0: the API server is asked.
             state_dir: where Events are kept over a restart; empty: they are not.
         """
         self._client = Client(endpoint)
@@ -119,13 +112,10 @@ class EventPoster:
         self._wall = wall
         self._chance = chance
         self._api = EventsApi.EVENTS_V1
-        self._series: OrderedDict[EventDraft, Series] = OrderedDict()
-        self._spam_filter = SpamFilter()
-        self._rate = writes
-        self._writes = Bucket()
-        self._number = 0
+        self._outbox = Outbox(Pace(chance, writes))
+        self._outbox.pace.take_nodes(nodes)
+        self._size = None if nodes else ClusterSize(chance, clock())
         self._failures = 0
-        self._retry_at = 0.0
         self._problem = ""
         self._news = PosterNews()
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -142,19 +132,19 @@ class EventPoster:
         """Take an Event; returns at once."""
         now, wall = self._clock(), self._wall()
         with self._lock:
-            known = self._series.get(draft)
-            if known is not None and now - known.began < SERIES_SECONDS:
-                known.count += 1
-                known.last_at = wall
-                known.began = now
-            else:
-                self._number += 1
-                name = event_name(draft, wall, self._number)
-                self._series.pop(draft, None)
-                self._series[draft] = Series(draft, wall, wall, name, now)
-                self._bound()
+            dropped = self._outbox.add(draft, now, wall)
+            if dropped:
+                self._tell(dropped=dropped)
             self._lock.notify()
         self._keep()
+
+    def spread(self) -> float:
+        """Return a delay by chance that spreads one write of every node of the cluster."""
+        return self._outbox.pace.spread()
+
+    def most_told(self) -> int:
+        """Return of how many pods a storm can be told one by one."""
+        return most_told(self._outbox.pace.rate)
 
     def fileno(self) -> int:
         """Return what becomes readable when ``collect`` has something."""
@@ -177,7 +167,7 @@ class EventPoster:
         if self._thread.ident is not None:
             self._thread.join(seconds)
         with self._lock:
-            left = sum(s.count - s.posted for s in self._series.values())
+            left = self._outbox.unsaid
             if left and self._writer is None:
                 self._tell(dropped=left)
             os.close(self._event)
@@ -200,10 +190,7 @@ class EventPoster:
                 self._tell(problem=f"what an earlier run left to say is left out: {exc}")
             return
         with self._lock:
-            for series in known[-MAX_EVENTS:]:
-                self._series[series.draft] = series
-                # Many nodes may have waited for the same server.
-                series.due = now + self._chance() * PATCH_REST_SECONDS
+            self._outbox.restore(known, now)
 
     def _keep(self) -> None:
         if self._writer is not None:
@@ -211,7 +198,7 @@ class EventPoster:
 
     def _document(self) -> dict[str, Any]:
         with self._lock:
-            return document_of(tuple(self._series.values()))
+            return document_of(self._outbox.all())
 
     # ------------------------------------------------------------------------- thread
 
@@ -219,64 +206,69 @@ class EventPoster:
         while True:
             with self._lock:
                 series = self._next()
-                if series is None:
-                    break
-            is_new = not series.posted
-            try:
-                regarding = self._regarding(series)
-                with self._lock:
-                    event = series.occurrences(regarding)
-                self._write(event, is_new=is_new)
-            except KubeError as exc:
-                with self._lock:
-                    self._take_failure(series, exc, is_new=is_new)
-            else:
-                with self._lock:
-                    self._take_success(series, event.count)
+            if series is None:
+                break
+            if isinstance(series, ClusterSize):
+                self._ask_size(series)
+                continue
+            self._handle(series)
             self._keep()
         self._client.close()
 
-    def _regarding(self, series: Series) -> ObjectReference:
-        """Return whom the server knows it to be about; the lookups count as writes do."""
-        if series.regarding is None:
-            about, before = series.draft.regarding, self._owners.requests
-            try:
-                series.regarding = (
-                    about if isinstance(about, ObjectReference) else self._owners.find(about)
-                )
-            finally:
-                asked = self._owners.requests - before
-                self._writes = self._writes.take(asked, self._rate, self._clock())
-        return series.regarding
+    def _handle(self, series: Series) -> None:
+        """Send one request about an Event: whom it is about, or the Event itself."""
+        is_new = not series.posted
+        try:
+            if series.regarding is None and self._look_up(series):
+                return
+            assert series.regarding is not None
+            with self._lock:
+                event = series.occurrences(series.regarding)
+            self._write(event, is_new=is_new)
+        except KubeError as exc:
+            with self._lock:
+                self._take_failure(series, exc, is_new=is_new)
+        else:
+            with self._lock:
+                self._take_success(series, event.count)
 
-    def _next(self) -> Series | None:
-        """Wait for an Event to write; None: it is time to stop."""
+    def _look_up(self, series: Series) -> bool:
+        """Find out whom the server knows it to be about; True when the server was asked."""
+        about, before = series.draft.regarding, self._owners.requests
+        if isinstance(about, ObjectReference):
+            series.regarding = about
+            return False
+        try:
+            series.regarding = self._owners.find(about)
+        finally:
+            asked = self._owners.requests - before
+            with self._lock:
+                self._outbox.pace.take(max(0, asked - 1), self._clock())
+        return asked > 0
+
+    def _ask_size(self, size: ClusterSize) -> None:
+        nodes = size.ask(self._client, self._clock())
+        if nodes is not None:
+            with self._lock:
+                self._outbox.pace.take_nodes(nodes)
+
+    def _next(self) -> Series | ClusterSize | None:
+        """Wait for an Event to write, or something to ask; None: it is time to stop."""
         while True:
-            now = self._clock()
-            self._forget(now)
-            due = self._due(now)
-            if self._stop_at is not None and (due is None or now >= self._stop_at):
+            now, stop_at = self._clock(), self._stop_at
+            if stop_at is not None and now >= stop_at:
                 return None
-            earliest = 0.0 if due is None else max(due.due, self._retry_at, self._write_at(now))
-            if due is not None and earliest <= now:
-                self._writes = self._writes.take(1, self._rate, now)
-                return due
-            if self._stop_at is not None and self._failures:
+            found = self._outbox.next(now, is_last=stop_at is not None)
+            if isinstance(found, Series):
+                return found
+            if stop_at is not None and (found.until is None or self._failures):
                 return None
-            self._lock.wait(None if due is None else earliest - now)
-
-    def _write_at(self, now: float) -> float:
-        """Return when the node may write again; what waits at the end may go out at once."""
-        lacking = 0.0 if self._stop_at is not None else 1 - self._writes.left(self._rate, now)
-        return now + max(0.0, lacking / self._rate.per_second)
-
-    def _due(self, now: float) -> Series | None:
-        """Return the Event to be written next, which may be later."""
-        waiting = [s for s in self._series.values() if s.is_waiting]
-        if self._stop_at is not None:
-            for series in waiting:
-                series.due = min(series.due, now)
-        return min(waiting, key=lambda s: max(s.due, now), default=None)
+            times = [] if found.until is None else [found.until]
+            if self._size is not None and stop_at is None:
+                if now >= self._size.due_at:
+                    return self._size
+                times.append(self._size.due_at)
+            self._lock.wait(min(times) - now if times else None)
 
     def _write(self, event: Occurrences, *, is_new: bool) -> None:
         if is_new:
@@ -289,12 +281,11 @@ class EventPoster:
     # --------------------------------------------------------------------- what it led to
 
     def _take_success(self, series: Series, count: int) -> None:
-        was_new = not series.posted
-        # In events.k8s.io/v1 a new Event has no count: the rest is a series.
-        series.posted = count if not was_new or self._api is EventsApi.CORE_V1 else 1
-        if not was_new:
-            series.due = self._clock() + series.rest
-            series.rest = min(2 * series.rest, MAX_PATCH_REST_SECONDS)
+        if series.posted:
+            self._outbox.was_patched(series, count, self._clock())
+        else:
+            has_counts = self._api is EventsApi.CORE_V1
+            self._outbox.was_created(series, count, has_counts=has_counts)
         had_problem, self._problem, self._failures = bool(self._problem), "", 0
         self._tell(posted=1, recovered=had_problem)
 
@@ -305,11 +296,11 @@ class EventPoster:
                 self._back_off(now, getattr(exc, "retry_after", 0.0))
                 self._complain(str(exc))
             case UnauthorizedError() | CredentialsError():
-                self._retry_at = now + FORBIDDEN_REST_SECONDS
+                self._outbox.retry_at = now + FORBIDDEN_REST_SECONDS
                 self._failures += 1
                 self._complain(str(exc))
             case ForbiddenError() if "being terminated" in str(exc):
-                self._drop(series)
+                self._tell(dropped=self._outbox.drop(series))
             case NoOwnerError():
                 self._leave_out(series, exc)
             case ForbiddenError():
@@ -320,61 +311,37 @@ class EventPoster:
                 self._complain(f"not allowed to {verb} events ({group}) in namespace {where}")
             case NotFoundError() if not is_new:
                 series.posted = 0
-                self._rename(series)
+                self._outbox.rename(series)
             case NotFoundError() if 'namespaces "' in str(exc):
-                self._drop(series)
+                self._tell(dropped=self._outbox.drop(series))
             case NotFoundError() if self._api is EventsApi.EVENTS_V1:
                 self._api = EventsApi.CORE_V1
             case ConflictError() if is_new:
-                self._rename(series)
+                self._outbox.rename(series)
                 series.due = now + FIRST_BACK_OFF_SECONDS
             case _:
-                self._series.pop(series.draft, None)
-                self._tell(failed=series.count - series.posted, problem=str(exc))
+                self._tell(failed=self._outbox.drop(series), problem=str(exc))
 
     def _leave_out(self, series: Series, exc: NoOwnerError) -> None:
         """Nobody is there to be told; that we may not even look is said once."""
-        self._series.pop(series.draft, None)
+        count = self._outbox.drop(series)
         missing = exc.missing_permission
         if missing and missing not in self._told_missing:
             self._told_missing.add(missing)
             self._tell(problem=f"{exc}: there are no events on what stands for volumes")
-        self._tell(failed=series.count if missing else 0)
+        self._tell(failed=count if missing else 0)
 
     def _back_off(self, now: float, retry_after: float) -> None:
         delay = doubled(FIRST_BACK_OFF_SECONDS, MAX_BACK_OFF_SECONDS, self._failures)
         self._failures += 1
-        self._retry_at = now + max(retry_after, delay * (0.5 + 0.5 * self._chance()))
-
-    def _rename(self, series: Series) -> None:
-        self._number += 1
-        series.name = event_name(series.draft, series.first_at, self._number)
+        least = self._outbox.pace.seconds_between
+        jitter = 0.5 + 0.5 * self._chance()
+        self._outbox.retry_at = now + max(retry_after, max(delay, least) * jitter)
 
     def _complain(self, problem: str) -> None:
         if problem != self._problem:
             self._problem = problem
             self._tell(problem=problem)
-
-    # ------------------------------------------------------------------------- bounds
-
-    def _bound(self) -> None:
-        """Make place, and let no object have more than its share; call with the lock."""
-        _, series = next(reversed(self._series.items()))
-        if not self._spam_filter.admits(series.draft.regarding, self._clock()):
-            self._drop(series)
-        while len(self._series) > MAX_EVENTS:
-            self._drop(next(iter(self._series.values())))
-
-    def _drop(self, series: Series) -> None:
-        self._series.pop(series.draft, None)
-        if series.count > series.posted:
-            self._tell(dropped=series.count - series.posted)
-
-    def _forget(self, now: float) -> None:
-        """Let go of what was said and not repeated for long."""
-        for draft, series in tuple(self._series.items()):
-            if series.count == series.posted and now - series.began >= SERIES_SECONDS:
-                del self._series[draft]
 
     def _tell(
         self,

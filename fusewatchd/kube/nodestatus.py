@@ -23,8 +23,6 @@ HEARTBEAT_SECONDS = 300.0
 """Of a condition that does not change (node-problem-detector's default)."""
 REST_SECONDS = 10.0
 """Between two writes, however often it changes."""
-SPREAD_SECONDS = 2.0
-"""Nodes that see the same thing do not write in the same moment."""
 FIRST_BACK_OFF_SECONDS = 1.0
 MAX_BACK_OFF_SECONDS = 300.0
 STRATEGIC_MERGE_PATCH = "application/strategic-merge-patch+json"
@@ -43,9 +41,18 @@ class NodeConditionPoster:
     """Takes conditions at any speed, and posts the newest one at a pace of its own."""
 
     def __init__(
-        self, endpoint: Endpoint | EndpointSource, node_name: str, clocks: Clocks | None = None
+        self,
+        endpoint: Endpoint | EndpointSource,
+        node_name: str,
+        clocks: Clocks | None = None,
+        spread: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """Take the endpoint and the node's name; nothing is sent before ``start``."""
+        """Take the endpoint and the node's name; nothing is sent before ``start``.
+
+        ``spread`` gives a delay in seconds by chance, since all nodes of a cluster may see the
+        same thing in the same moment (see ``pace``).
+        """
+        self._spread = spread
         self._client = Client(endpoint)
         self._path = f"/api/v1/nodes/{segment(node_name)}/status"
         self._clocks = clocks or Clocks()
@@ -72,7 +79,7 @@ class NodeConditionPoster:
             if condition == self._wanted:
                 return
             now = self._clocks.monotonic()
-            self._not_before = max(self._not_before, now + self._clocks.chance() * SPREAD_SECONDS)
+            self._not_before = max(self._not_before, now + self._spread())
             self._wanted = condition
             self._lock.notify()
 
@@ -137,7 +144,7 @@ class NodeConditionPoster:
             self._client.request("PATCH", self._path, patch, STRATEGIC_MERGE_PATCH)
         except KubeError as exc:
             delay = doubled(FIRST_BACK_OFF_SECONDS, MAX_BACK_OFF_SECONDS, self._failures)
-            pause = max(getattr(exc, "retry_after", 0.0), delay)
+            pause = max(getattr(exc, "retry_after", 0.0), delay, self._spread())
             with self._lock:
                 self._failures += 1
                 self._not_before = self._clocks.monotonic() + pause * (

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from fusewatchd.decision import CycleReport, Finding
 from fusewatchd.model import Device, Pod
 from fusewatchd.reporters.base import EventDraft
-from fusewatchd.reporters.crowd import Crowd
+from fusewatchd.reporters.crowd import MAX_PODS, Crowd
 from fusewatchd.reporters.events import EventKind
 from fusewatchd.reporters.troubles import Troubles
 
@@ -27,6 +27,7 @@ class PodEvents:
         post: Callable[[EventDraft], None],
         node_name: str = "",
         give_up: Callable[[int], None] = lambda count: None,
+        most: Callable[[], int] = lambda: MAX_PODS,
     ) -> None:
         """Give every Event to ``post``, which must return at once.
 
@@ -34,11 +35,12 @@ class PodEvents:
             post: takes an Event.
             node_name: the node on which is told what is too much to be told on each pod.
             give_up: is told how many Events were dropped.
+            most: how many pods of a storm get Events of their own.
         """
         self._post = post
         self._node_name = node_name
         self._give_up = give_up
-        self._crowd = Crowd()
+        self._crowd = Crowd(most)
         self._troubles: Troubles[str] = Troubles(_pod_uid, self._announce)
         self._backlog: OrderedDict[_Word, None] = OrderedDict()
         self.given_up = 0

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fusewatchd.decision import CycleReport, Finding
 from fusewatchd.model import Device, Reason
 from fusewatchd.reporters.base import EventDraft, VolumeObject, VolumeReference
-from fusewatchd.reporters.crowd import Crowd
+from fusewatchd.reporters.crowd import MAX_PODS, Crowd
 from fusewatchd.reporters.events import EventKind
 from fusewatchd.reporters.troubles import Troubles
 
@@ -62,11 +62,22 @@ class _Volume:
 class VolumeEvents:
     """Drafts Events on volumes and hands them over."""
 
-    def __init__(self, post: Callable[[EventDraft], None], node_name: str) -> None:
-        """Give every Event to ``post``, which must return at once; it names this node."""
+    def __init__(
+        self,
+        post: Callable[[EventDraft], None],
+        node_name: str,
+        most: Callable[[], int] = lambda: MAX_PODS,
+    ) -> None:
+        """Give every Event to ``post``, which must return at once.
+
+        Args:
+            post: takes an Event.
+            node_name: what an Event on a volume says of where it happened.
+            most: how many volumes of a storm get Events.
+        """
         self._post = post
         self._node_name = node_name
-        self._crowd = Crowd()
+        self._crowd = Crowd(most)
         self._troubles: Troubles[_Volume] = Troubles(_volume_of, self._announce)
 
     def report(self, cycle: CycleReport) -> None:

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from fusewatchd.configfile import load_settings, parse_value
 from fusewatchd.decision import DetachOwnLayer, Propagation, ReplaceMount, Verdict
+from fusewatchd.documents import Clocks
 from fusewatchd.errors import ConfigError, ParseError
 from fusewatchd.kubeletdir import parse_bind_path, pod_uid_of_cgroup, pods_directory
 from fusewatchd.ledger import ContainerFacts, Ledger
@@ -40,7 +41,7 @@ from fusewatchd.persistence import document_of, ledger_from
 from fusewatchd.podlist import MAX_COMPLAINTS, MAX_TEXT, parse_pod_list
 from fusewatchd.printable import printable
 from fusewatchd.settings import Settings, override, settings_from
-from fusewatchd.status import Clocks, status_document
+from fusewatchd.status import status_document
 from fusewatchd.wire import decode, encode
 from tests.fuzz.mutation import ANY_TEXT, JSON, damaged, mutated, texts_in
 from tests.unit.cycles import bind, cycle, finding

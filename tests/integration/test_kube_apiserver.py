@@ -15,9 +15,10 @@ import pytest
 
 from fusewatchd.bucket import Rate
 from fusewatchd.demo.apiserver import DemoApiServer
-from fusewatchd.kube import apiserver
+from fusewatchd.kube import apiserver, outbox
 from fusewatchd.kube.apiserver import EventPoster, PosterNews
 from fusewatchd.kube.http import Endpoint
+from fusewatchd.kube.series import PATCH_REST_SECONDS
 from fusewatchd.kube.spamfilter import PER_OBJECT
 from fusewatchd.reporters.base import EventDraft, ObjectReference
 from fusewatchd.reporters.events import EventKind
@@ -46,7 +47,7 @@ def posting(
     clock: Callable[[], float] = time.monotonic,
     *,
     seconds: float = 0.2,
-    writes: Rate = apiserver.WRITES,
+    writes: Rate | None = None,
     **endpoint: Any,
 ) -> Iterator[EventPoster]:
     poster = EventPoster(
@@ -56,6 +57,7 @@ def posting(
         wall=lambda: 1_700_000_000.25,
         chance=lambda: 1.0,
         writes=writes,
+        nodes=1,
     )
     poster.start()
     try:
@@ -186,7 +188,7 @@ def test_the_same_thing_again_is_a_series() -> None:
         for _ in range(4):
             poster.post(STALE)
         news_until(poster, lambda n: n.posted >= 1)
-        hands.now += apiserver.PATCH_REST_SECONDS + 1
+        hands.now += PATCH_REST_SECONDS + 1
         wake(poster)
         end = time.monotonic() + PATIENCE
         while server.events()[0].get("series", {}).get("count") != 5:
@@ -202,7 +204,7 @@ def test_much_later_it_is_a_new_event() -> None:
     with DemoApiServer() as server, posting(server, hands) as poster:
         poster.post(STALE)
         news_until(poster, lambda n: n.posted == 1)
-        hands.now += apiserver.SERIES_SECONDS + 1
+        hands.now += outbox.SERIES_SECONDS + 1
         poster.post(STALE)
         news_until(poster, lambda n: n.posted == 1)
         assert len(server.events()) == 2
@@ -355,13 +357,11 @@ def test_the_table_is_bounded_and_keeps_the_newest() -> None:
     with DemoApiServer() as server:
         server.delay_seconds = 600
         with posting(server, timeout_seconds=600) as poster:
-            for number in range(apiserver.MAX_EVENTS + 50):
+            for number in range(outbox.MAX_EVENTS + 50):
                 poster.post(replace(STALE, regarding=replace(POD, name=f"web-{number}")))
-            assert len(poster._series) == apiserver.MAX_EVENTS
+            assert len(poster._outbox.all()) == outbox.MAX_EVENTS
             assert poster.collect().dropped == 50
-            assert (
-                next(reversed(poster._series)).regarding.name == f"web-{apiserver.MAX_EVENTS + 49}"
-            )
+            assert poster._outbox.all()[-1].draft.regarding.name == f"web-{outbox.MAX_EVENTS + 49}"
 
 
 def test_stop_posts_what_waits() -> None:

@@ -38,7 +38,7 @@ CLAIM_REF = {"kind": "PersistentVolumeClaim", "namespace": "shop", "name": "data
 
 @contextmanager
 def posting(url: str, state_dir: str = "") -> Iterator[EventPoster]:
-    poster = EventPoster(Endpoint(url), "node-1", chance=lambda: 0.0, state_dir=state_dir)
+    poster = EventPoster(Endpoint(url), "node-1", chance=lambda: 0.0, nodes=1, state_dir=state_dir)
     poster.start()
     try:
         yield poster

@@ -69,8 +69,11 @@ class Judge:
             return
         self._has_status = True
         self._binds = {(b["namespace"], b["mount_point"]): b for b in document["binds"]}
-        unclaimed = document["namespaces"]["unclaimed"]
-        self._unclaimed = {(u["namespace"], u["mount_point"]) for u in unclaimed}
+        self._unclaimed = {
+            (u["namespace"], u["mount_point"])
+            for u in document["unclaimed"]
+            if u["verdict"] == "stale"
+        }
         processes = self._stage.daemon_processes()
         for name, number, most in (
             ("processes", len(processes), MOST_PROCESSES),

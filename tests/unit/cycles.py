@@ -18,7 +18,7 @@ from fusewatchd.decision import (
     Refusal,
     ReplaceMount,
     Trigger,
-    Unclaimed,
+    Unproven,
 )
 from fusewatchd.model import (
     Answer,
@@ -161,7 +161,7 @@ def cycle(
     closed: Iterable[Incident] = (),
     gaps: Iterable[Gap] = (),
     foreign_stale: int = 0,
-    unclaimed: tuple[Unclaimed, ...] = (),
+    unproven: tuple[Unproven, ...] = (),
     kubelet_root: str = ROOT,
     number: int = 1,
 ) -> CycleReport:
@@ -199,7 +199,7 @@ def cycle(
         tuple(closed),
         tuple(gaps),
         foreign_stale,
-        unclaimed=unclaimed,
+        unproven=unproven,
     )
 
 

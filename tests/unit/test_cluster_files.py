@@ -64,6 +64,7 @@ def test_permissions_are_the_ones_that_are_used_and_no_more() -> None:
     events = {(g, "events", v) for g in ("", "events.k8s.io") for v in ("create", "patch")}
     assert granted("rbac.yaml") == events | {
         ("", "nodes/pods", "get"),
+        ("", "nodes", "list"),
         ("", "persistentvolumes", "get"),
         ("data.fluid.io", "datasets", "get"),
     }

@@ -339,8 +339,8 @@ def test_what_the_hosts_bind_covers_proves_whose_copy_a_container_has() -> None:
     scene.unmount(below)
     scene.ledger = Ledger()
     assert replacements(scene.plan()[1]) == []
-    (unclaimed,) = scene.look().unclaimed
-    assert (unclaimed.pod_uid, unclaimed.key) == (UID, TargetKey(NAMESPACE, "/data"))
+    (unproven,) = scene.look().unproven
+    assert (unproven.pod_uid, unproven.key) == (UID, TargetKey(NAMESPACE, "/data"))
 
 
 def test_what_is_in_a_pod_without_volumes_claims_nothing() -> None:
@@ -350,7 +350,7 @@ def test_what_is_in_a_pod_without_volumes_claims_nothing() -> None:
     scene.unmount(source)
     scene.answers[OLD] = Answer.DISCONNECTED
     diagnosis = scene.look()
-    assert (diagnosis.foreign_stale, diagnosis.unclaimed) == (1, ())
+    assert (diagnosis.foreign_stale, diagnosis.unproven) == (1, ())
 
 
 def test_a_copy_is_remembered_as_one_although_its_bind_was_replaced_at_once() -> None:

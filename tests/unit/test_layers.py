@@ -17,7 +17,7 @@ BASE = {
 PARSERS = {"mountinfo", "kubeletdir", "podlist", "settings", "schema", "expectations"}
 CORE = {
     "lifecycle", "lineage", "sources", "containers", "children", "connections", "incidents",
-    "ledger", "memory", "aborting", "persistence", "switches", "cleanup", "pods", "diagnosis", "planner",
+    "ledger", "memory", "history", "aborting", "persistence", "switches", "cleanup", "pods", "diagnosis", "planner",
     "drivers", "detectors", "budget", "breaker", "ownlayers",
 }  # fmt: skip
 EDGE = {
@@ -28,6 +28,11 @@ EDGE = {
     "web",
     "status",
     "statustable",
+    "surroundings",
+    "documents",
+    "advice",
+    "explanation",
+    "targets",
     "statussocket",
     "statefile",
     "serving",

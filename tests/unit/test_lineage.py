@@ -15,6 +15,7 @@ from fusewatchd.model import (
     Mount,
     Pod,
     Reason,
+    SourceAnswer,
     SourcePath,
 )
 from fusewatchd.mountinfo import MountTable
@@ -34,9 +35,25 @@ BIND, SOURCE = mount(10, TARGET), mount(5, "/source")
 
 
 def learned(
-    *mounts: Mount, facts: lineage.Facts | None = None, bind: Mount = BIND
-) -> lineage.Facts:
-    return lineage.learn(facts or {}, MountTable.of((*mounts, bind)), [(PATH, bind)], PODS)
+    *mounts: Mount,
+    facts: lineage.Facts | None = None,
+    bind: Mount = BIND,
+    working: tuple[Device, ...] = (OLD,),
+) -> dict[int, lineage.Fact]:
+    table = MountTable.of((*mounts, bind))
+    return lineage.learn(facts or {}, table, frozenset({"fuse.lxcfs"}), PODS, working)
+
+
+def places(facts: lineage.Facts, bind: Mount = BIND) -> list[str]:
+    """Where a mount can have come from, as far as it is known."""
+    fact = facts.get(bind.mount_id)
+    return [place.mount_point for place in fact.candidates] if fact else []
+
+
+def answered(facts: lineage.Facts, bind: Mount = BIND) -> list[str]:
+    """What would be acted on."""
+    found = lineage.answer(facts, bind)
+    return [path.mount_point for path in found.candidates] if found else []
 
 
 def snapshot(
@@ -47,22 +64,22 @@ def snapshot(
 
 
 def test_a_healthy_bind_teaches_its_source() -> None:
-    assert learned(SOURCE)[TARGET].candidates == (SourcePath("/source"),)
+    assert answered(learned(SOURCE)) == ["/source"]
 
 
 def test_it_is_remembered_when_the_source_is_gone() -> None:
-    assert learned(facts=learned(SOURCE))[TARGET].candidates == (SourcePath("/source"),)
+    assert answered(learned(facts=learned(SOURCE))) == ["/source"]
 
 
 def test_another_mount_at_the_same_path_with_the_same_device_knows_nothing() -> None:
-    impostor = replace(BIND, mount_id=11, unique_id=2222)
+    impostor = replace(BIND, unique_id=2222)
     assert learned(facts=learned(SOURCE), bind=impostor) == {}
 
 
 def test_without_unique_ids_mount_id_and_device_decide() -> None:
     old = replace(BIND, unique_id=0)
     facts = learned(SOURCE, bind=old)
-    assert TARGET in learned(facts=facts, bind=old)
+    assert answered(learned(facts=facts, bind=old), old) == ["/source"]
     assert learned(facts=facts, bind=replace(old, device=OTHER)) == {}
 
 
@@ -71,21 +88,158 @@ def test_binds_of_other_pods_are_no_source() -> None:
     assert learned(other) == {}
 
 
+def test_what_is_ignored_is_no_source_and_has_none() -> None:
+    assert learned(replace(SOURCE, fs_type="fuse.lxcfs")) == {}
+
+
 def test_the_servers_own_mount_comes_first_and_stays_first() -> None:
     late = mount(7, "/bind-of-it")
     facts = learned(late, SOURCE)
-    assert facts[TARGET].candidates == (SourcePath("/source"), SourcePath("/bind-of-it"))
-    assert learned(late, facts=facts)[TARGET].candidates[0] == SourcePath("/source")
+    assert places(facts) == ["/source", "/bind-of-it"]
+    assert answered(facts) == ["/source"]
+    assert answered(learned(late, facts=facts)) == ["/source"]
+
+
+def test_what_was_mounted_after_the_bind_is_not_where_it_came_from() -> None:
+    later = mount(11, "/bind-of-it")
+    assert places(learned(later, SOURCE)) == ["/source"]
+    assert answered(learned(later)) == []
+    assert places(learned(later, facts=learned(SOURCE))) == ["/source"]
+
+
+def test_without_ages_what_the_table_has_first_was_there_first() -> None:
+    ageless = [replace(m, unique_id=0) for m in (SOURCE, mount(3, "/bind-of-it"), BIND)]
+    assert answered(learned(*ageless[:2], bind=ageless[2]), ageless[2]) == ["/source"]
+
+
+LEFTOVER = mount(7, "/bind-of-it")
+
+
+def test_a_bind_that_is_left_over_knows_where_a_bind_seen_for_the_first_time_came_from() -> None:
+    facts = lineage.learn({}, MountTable.of([SOURCE, LEFTOVER]), (), PODS, [OLD])
+    assert places(learned(LEFTOVER, facts=facts)) == ["/source", "/bind-of-it"]
+
+
+def test_so_does_the_bind_of_another_pod() -> None:
+    other = mount(6, TARGET.replace("50a9", "60a9"))
+    facts = lineage.learn({}, MountTable.of([SOURCE, other]), (), PODS, [OLD])
+    assert answered(learned(other, LEFTOVER, facts=facts)) == ["/source"]
+    # ... but not when its number is another file system's by now.
+    elsewhere = replace(other, device=OTHER)
+    assert answered(learned(elsewhere, LEFTOVER, facts=facts)) == ["/bind-of-it"]
+
+
+def test_a_mount_that_was_not_there_all_the_time_neither_tells_nor_is_told() -> None:
+    """Its number can be another file system's in the same table."""
+    other = mount(6, TARGET.replace("50a9", "60a9"))
+    facts = lineage.learn({}, MountTable.of([SOURCE, other]), (), PODS, [OLD])
+    fleeting = replace(other, unique_id=0)
+    after = learned(fleeting, mount(30, "/another"), facts=facts, bind=mount(31, TARGET))
+    assert answered(after, mount(31, TARGET)) == ["/another"]
+    assert answered(after, other) == ["/source"]
+    late = replace(mount(31, TARGET), unique_id=0)
+    assert answered(learned(other, facts=facts, bind=late), late) == []
+    # Once it has its id it is known for what it is.
+    assert answered(learned(other, facts=facts, bind=mount(31, TARGET)), late) == ["/source"]
+
+
+def test_a_fact_from_a_hurried_look_is_made_whole() -> None:
+    late = replace(BIND, unique_id=0)
+    facts = learned(LEFTOVER, bind=late)
+    facts |= lineage.learn({}, MountTable.of([SOURCE, LEFTOVER]), (), PODS, [OLD])
+    whole = learned(LEFTOVER, facts=facts)
+    assert (answered(whole), whole[BIND.mount_id].unique_id) == (["/source"], BIND.unique_id)
+
+
+def test_a_servers_own_mount_came_from_nowhere() -> None:
+    other = mount(6, TARGET.replace("50a9", "60a9"))
+    facts = lineage.learn({}, MountTable.of([SOURCE, other]), (), PODS, [OLD])
+    fresh = mount(30, "/another")
+    assert answered(learned(other, facts=facts, bind=fresh), fresh) == ["/another"]
+
+
+def test_a_part_of_it_takes_over_only_places_that_show_that_part() -> None:
+    other = mount(6, TARGET.replace("50a9", "60a9"), root="/a")
+    facts = lineage.learn(
+        {}, MountTable.of([mount(5, "/source", root="/a"), other]), (), PODS, [OLD]
+    )
+    assert learned(other, facts=facts, bind=replace(BIND, root="/b")).keys() == {6}
+    part = replace(BIND, root="/a/b")
+    assert answered(learned(other, facts=facts, bind=part), part) == ["/source"]
+
+
+def ageless(facts: lineage.Facts) -> dict[int, lineage.Fact]:
+    """As an older kernel, or an older version, would have it."""
+    return {
+        number: replace(
+            fact, candidates=tuple(replace(place, unique_id=0) for place in fact.candidates)
+        )
+        for number, fact in facts.items()
+    }
+
+
+def test_what_is_remembered_without_ages_comes_before_what_is_only_seen_now() -> None:
+    other = mount(6, TARGET.replace("50a9", "60a9"))
+    facts = ageless(lineage.learn({}, MountTable.of([SOURCE, other]), (), PODS, [OLD]))
+    assert answered(learned(other, mount(3, "/z"), facts=facts)) == ["/source"]
+
+
+def test_two_places_that_nothing_tells_apart_are_both_possible() -> None:
+    one, two = (mount(n, TARGET.replace("50a9", f"60a{n}")) for n in (8, 9))
+    facts = lineage.learn({}, MountTable.of([SOURCE, one]), (), PODS, [OLD])
+    facts |= lineage.learn({}, MountTable.of([LEFTOVER, two]), (), PODS, [OLD])
+    assert answered(learned(one, two, facts=facts)) == ["/source"]
+    assert answered(learned(one, two, facts=ageless(facts))) == ["/source", "/bind-of-it"]
+    tied = {BIND.mount_id: learned(one, two, facts=ageless(facts))[BIND.mount_id]}
+    next_one = mount(40, TARGET.replace("50a9", "60aa"))
+    after = learned(next_one, facts=tied)
+    assert answered(after, next_one) == ["/source", "/bind-of-it"]
+    seen = snapshot(BIND, mount(20, "/source", NEW))
+    found = lineage.answer(learned(one, two, facts=ageless(facts)), BIND)
+    assert found is not None
+    assert sources.resolve(found, BIND, seen).refusal is Reason.AMBIGUOUS_SOURCE
+
+
+def test_a_covered_layer_keeps_what_is_known_of_it() -> None:
+    cover = replace(mount(12, TARGET, NEW), parent_id=BIND.mount_id)
+    facts = learned(SOURCE)
+    facts = learned(cover, mount(11, "/source", NEW), facts=facts)
+    assert (answered(facts), answered(facts, cover)) == (["/source"], ["/source"])
+    assert answered(learned(facts=facts)) == ["/source"]
+
+
+@pytest.mark.parametrize(
+    ("working", "words"),
+    [((OLD,), "mounted there while healthy"), ((), "mounted there, never seen healthy")],
+)
+def test_it_is_said_whether_it_was_ever_seen_to_work(
+    working: tuple[Device, ...], words: str
+) -> None:
+    facts = learned(SOURCE, working=working)
+    # Later answers of the same device say nothing of a place that was given up.
+    found = lineage.answer(learned(facts=facts), BIND)
+    assert found is not None and found.why == words
 
 
 def test_a_source_that_shows_another_directory_is_none() -> None:
-    assert learned(mount(5, "/source", root="/elsewhere"), bind=replace(BIND, root="/sub")) == {}
+    part = replace(BIND, root="/sub")
+    assert places(learned(mount(5, "/source", root="/elsewhere"), bind=part), part) == []
 
 
 def test_restored_only_for_the_very_mount() -> None:
-    facts = learned(SOURCE)
-    assert lineage.restore(facts.values(), MountTable.of([BIND])) == dict(facts)
+    facts = {BIND.mount_id: learned(SOURCE)[BIND.mount_id]}
+    assert lineage.restore(facts.values(), MountTable.of([BIND])) == facts
     assert lineage.restore(facts.values(), MountTable.of([replace(BIND, unique_id=1)])) == {}
+    assert lineage.restore(facts.values(), MountTable.of([])) == {}
+
+
+def test_a_thousand_binds_with_as_many_copies_are_learned_in_one_pass() -> None:
+    binds = [mount(1000 + n, TARGET.replace("50a9", f"{n:04x}")) for n in range(1000)]
+    copies = [mount(3000 + n, f"/copy/{n}") for n in range(1000)]
+    table = MountTable.of([SOURCE, *binds, *copies])
+    facts = lineage.learn({}, table, (), PODS, [OLD])
+    assert all(answered(facts, bind) == ["/source"] for bind in binds)
+    assert lineage.learn(facts, table, (), PODS, [OLD]) == facts
 
 
 @pytest.mark.parametrize(
@@ -143,6 +297,26 @@ def test_a_driver_that_contradicts_lineage_is_refused() -> None:
     seen = snapshot(BIND, FIRST, mount(22, "/source", OTHER))
     answer = sources.locate(PATH, BIND, seen, learned(SOURCE), FLUID)
     assert sources.resolve(answer, BIND, seen).refusal is Reason.AMBIGUOUS_SOURCE
+
+
+class Staging:
+    """A driver that binds its servers' mounts to where the kubelet wants them."""
+
+    name = "staging"
+
+    def locate(self, bind: BindPath, mount: Mount, snapshot: Snapshot) -> SourceAnswer | None:
+        return SourceAnswer(self.name, "staged there", (SourcePath("/k/globalmount"),))
+
+
+def test_of_several_places_the_one_that_a_driver_names_is_the_source() -> None:
+    staged = mount(6, "/k/globalmount")
+    facts = learned(SOURCE, staged)
+    assert answered(facts) == ["/source"]
+    found = sources.locate(PATH, BIND, snapshot(BIND), facts, [Staging()])
+    assert found.candidates == (SourcePath("/k/globalmount"),)
+    # One that lineage never saw there is another matter.
+    doubted = sources.locate(PATH, BIND, snapshot(BIND), learned(SOURCE), [Staging()])
+    assert len(doubted.candidates) == 2
 
 
 def test_narrower_superblocks_are_described() -> None:

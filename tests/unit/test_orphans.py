@@ -19,6 +19,7 @@ from fusewatchd.decision import (
     Plan,
     Refusal,
 )
+from fusewatchd.documents import Clocks
 from fusewatchd.ledger import Detached, TargetState
 from fusewatchd.memory import BackOff, take_outcomes
 from fusewatchd.model import (
@@ -36,7 +37,7 @@ from fusewatchd.reporters.log import Log
 from fusewatchd.reporters.metrics import Metrics
 from fusewatchd.reporters.story import LogReporter
 from fusewatchd.settings import CleanupSettings, ExcludeSettings, RecoveryMode
-from fusewatchd.status import Clocks, status_document
+from fusewatchd.status import status_document
 from fusewatchd.statustable import status_table
 from fusewatchd.switches import Switches
 from tests.unit.cycles import bind, cycle, finding, mount

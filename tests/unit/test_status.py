@@ -11,15 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusewatchd.decision import (
-    CycleReport,
-    Finding,
-    OutcomeStatus,
-    Pause,
-    Phase,
-    Refusal,
-    Unclaimed,
-)
+from fusewatchd.decision import CycleReport, Finding, OutcomeStatus, Pause, Phase, Refusal
+from fusewatchd.documents import Clocks, Document
 from fusewatchd.ledger import TargetState
 from fusewatchd.model import (
     BindKind,
@@ -33,7 +26,7 @@ from fusewatchd.model import (
     TargetKey,
     Verdict,
 )
-from fusewatchd.status import MAX_NAMESPACES, Clocks, Document, exit_code, status_document
+from fusewatchd.status import MAX_NAMESPACES, exit_code, status_document
 from fusewatchd.statustable import MIN_WIDTH, status_table
 from tests.unit.cycles import NEW, OLD, bind, cycle, finding, incident, mount, outage, outcome, pod
 
@@ -87,6 +80,11 @@ def test_everything_about_one_bind() -> None:
         "evidence": "not connected",
         "refusal": "system_call",
         "retry_at": "2023-11-14T22:13:23.000Z",
+        "backs_off": True,
+        "detail": None,
+        "planned": None,
+        "is_in_flight": False,
+        "undone": 0,
         "phase": "cooldown",
         "failures": 3,
         "last_attempt": {
@@ -139,24 +137,12 @@ def test_the_whole_node() -> None:
         ],
         "not_entered_count": 1,
         "not_entered_stale_mounts": 1,
-        "unclaimed": [],
-        "unclaimed_count": 0,
     }
     assert made["gaps"] == [{"source": "kubelet", "reason": "connection refused"}]
     assert made["incidents"][0]["server_gone_at"] == "2023-11-14T22:11:50.000Z"
     assert made["incidents"][0]["open"] == 1
     assert (made["version"], made["way"], made["cycle"]) == ("1.2.3", "beneath", 12)
     assert made["started_at"] == "2023-11-14T21:56:40.000Z"
-
-
-def test_what_nothing_claims_is_listed_up_to_a_bound() -> None:
-    count = MAX_NAMESPACES + 50
-    many = tuple(Unclaimed("uid-a", TargetKey(n, "/a\n"), OLD) for n in range(count))
-    namespaces = document(cycle(unclaimed=many))["namespaces"]
-    assert (len(namespaces["unclaimed"]), namespaces["unclaimed_count"]) == (MAX_NAMESPACES, count)
-    first = namespaces["unclaimed"][1]
-    assert (first["namespace"], first["mount_point"]) == (1, "/a\\x0a")
-    assert (first["device"], first["pod"]["uid"]) == (str(OLD), "api-uid-a")
 
 
 def test_namespaces_are_listed_up_to_a_bound() -> None:
