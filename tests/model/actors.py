@@ -13,8 +13,17 @@ from typing import Any
 from fusewatchd.demo.sources import OldServer
 from fusewatchd.demo.unmounting import Unmounting
 from fusewatchd.linux import syscalls
-from fusewatchd.model import Device, Mount
-from tests.model.places import Options, PodState, SourceState, Tables, Target, Violation, options_of
+from fusewatchd.model import Device
+from tests.model.places import (
+    Options,
+    PodState,
+    SourceState,
+    Tables,
+    Target,
+    Violation,
+    layers_at,
+    options_of,
+)
 from tests.model.shapes import KEPT, SHAPES
 from tests.model.stage import Stage
 from tests.model.steps import Step
@@ -213,43 +222,28 @@ def stack(stage: Stage, where: str, times: str) -> None:
     _need(state.answers and not target.is_bare)
     for _ in range(int(times)):
         with stage.frozen():
-            tables = stage.tables()
-            source = tables.host.top_at(state.source.path)
+            before = stage.tables()
+            source = before.host.top_at(state.source.path)
             assert source is not None
-            _note_layers(stage, tables, target, options_of(source))
             syscalls.mount(state.source.path, target.path, None, syscalls.MS_BIND)
+            _note_layers(stage, before, stage.tables(), options_of(source))
         target.is_learned = False
 
 
-def _note_layers(stage: Stage, tables: Tables, target: Target, options: Options) -> None:
-    """Count one layer for every mount in the peer group of what the new one is mounted on."""
-    top = tables.host.top_at(target.path)
-    assert top is not None
-    for _, other in stage.targets():
-        mounts = tables.of(other.container).at(other.path)
-        layers = sum(_receives(mount, top) for mount in mounts) or int(other is target)
-        if layers:
-            other.stacked += layers + _covers(stage, other, options)
-            other.is_overlaid = True
-            other.add_options(options)
+def _note_layers(stage: Stage, before: Tables, now: Tables, options: Options) -> None:
+    """Note the new mount, and its copies wherever it was propagated to."""
+    for _, target in stage.targets():
+        container = target.container
+        new = layers_at(now.of(container), target.path) - layers_at(
+            before.of(container), target.path
+        )
+        if new:
+            target.foreign |= new
+            target.is_overlaid = True
+            target.add_options(options)
     for state in stage.sources.values():
-        mounts = tables.host.at(state.source.path)
-        state.stacked += sum(_receives(mount, top) for mount in mounts)
-
-
-def _covers(stage: Stage, target: Target, options: Options) -> int:
-    """Count what has to be put on top of a living layer that makes a mount writable.
-
-    Without BENEATH nothing else makes it read-only again, unless the layer below it is right:
-    to take a living one away would show a dead one for a moment.
-    """
-    is_writable = target.is_read_only and "ro" not in options
-    return int(is_writable and stage.base_depth > 1)
-
-
-def _receives(mount: Mount, top: Mount) -> bool:
-    is_linked = bool(top.peer_group) and top.peer_group in (mount.peer_group, mount.master)
-    return is_linked and mount.root == top.root
+        path = state.source.path
+        state.stacked += len(layers_at(now.host, path) - layers_at(before.host, path))
 
 
 def unpublish(stage: Stage, where: str) -> None:
@@ -258,7 +252,8 @@ def unpublish(stage: Stage, where: str) -> None:
     _need(not target.is_bare)
     hung = stage.sources[target.source].is_hung
     if _insist(stage, lambda: _until_bare(target.path), may_fail=hung):
-        target.is_bare, target.is_learned, target.stacked = True, False, 0
+        target.is_bare, target.is_learned = True, False
+        target.foreign.clear()
 
 
 def _until_bare(path: str) -> None:
@@ -292,7 +287,8 @@ def rebind(stage: Stage, where: str) -> None:
 def _note_published(stage: Stage, target: Target) -> None:
     top = Tables([]).host.top_at(target.path)
     assert top is not None
-    target.is_bare, target.is_learned, target.stacked = False, False, 0
+    target.is_bare, target.is_learned = False, False
+    target.foreign.clear()
     target.options.add(options_of(top))
 
 

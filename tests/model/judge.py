@@ -12,7 +12,7 @@ from typing import Any
 
 from fusewatchd.lineage import plain_root
 from fusewatchd.model import Mount
-from tests.model.places import PodState, Tables, Target, content, options_of
+from tests.model.places import PodState, Tables, Target, content, layers_at, options_of
 from tests.model.shapes import KEPT
 from tests.model.stage import Stage
 
@@ -121,9 +121,17 @@ class Judge:
             yield from self._not_current(target, top)
 
     def _most_layers(self, target: Target) -> int:
+        """Return how deep a target may be: what it began with, what others put there, ours.
+
+        Without BENEATH a mount that is read-only in a container gets one more for every living
+        layer that makes it writable: to take that away could show a dead one for a moment.
+        """
         # A daemon that is killed between attach and detach leaves the end to the next one.
         unfinished = not self._stage.is_daemon_up
-        return self._stage.base_depth + target.stacked + unfinished
+        base = self._stage.base_depth
+        for_each = 2 if base > 1 and target.is_read_only else 1
+        there = layers_at(self._tables.of(target.container), target.path)
+        return base + for_each * len(target.foreign & there) + unfinished
 
     def _flags(self, target: Target, top: Mount) -> Iterator[str]:
         options = options_of(top)
@@ -262,8 +270,7 @@ class Judge:
         """Remember what the daemon knows now, and which layers are gone."""
         stage = self._stage
         for _, target in stage.targets():
-            depth = len(self._tables.of(target.container).at(target.path))
-            target.stacked = min(target.stacked, max(0, depth - stage.base_depth))
+            target.foreign &= layers_at(self._tables.of(target.container), target.path)
             top = self._tables.of(target.container).top_at(target.path)
             if top is not None and options_of(top) in target.options:
                 target.is_overlaid = False

@@ -13,6 +13,8 @@ from fusewatchd.mountinfo import MountTable, parse_mount_table
 from tests.model.shapes import marker
 
 Options = frozenset[str]
+Layer = tuple[int, Device]
+"""A mount by its id, which alone may mean another one the next moment."""
 
 
 class Violation(Exception):
@@ -58,8 +60,8 @@ class Target:
     container: Container | None = None
     origin: Target | None = None
     """Of a container's mount: the bind on the host."""
-    stacked: int = 0
-    """Layers of somebody else that were put there and have not been replaced."""
+    foreign: set[Layer] = field(default_factory=set)
+    """Layers that somebody else put there, as far as they are there still."""
     is_bare: bool = False
     """Somebody unmounted it."""
     is_overlaid: bool = False
@@ -117,6 +119,11 @@ class Tables:
 
     def of(self, container: Container | None) -> MountTable:
         return self.host if container is None else self.inside[container.pid]
+
+
+def layers_at(table: MountTable, path: str) -> set[Layer]:
+    """Return the mounts at a path, those too that others hide."""
+    return {(mount.mount_id, mount.device) for mount in table.at(path)}
 
 
 def table_of(process: str) -> MountTable:
