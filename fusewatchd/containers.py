@@ -212,6 +212,9 @@ _CLAIMS = frozenset({"persistentVolumeClaim", "ephemeral"})
 
 def _is_volume_of(pod: Pod, entry: VolumeMount, path: BindPath) -> bool:
     """True when a bind can only be that of the volume of an entry."""
+    if path.kind is BindKind.EMPTY_DIR:
+        # What a container mounts inside one is no volume that the spec has anywhere.
+        return False
     if bool(entry.sub_path) != (path.kind is BindKind.SUBPATH):
         return False
     if path.kind is BindKind.SUBPATH and path.container != entry.container:

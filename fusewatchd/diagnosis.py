@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fusewatchd import lineage, switches
-from fusewatchd.containers import ContainerLook, find_container_binds
+from fusewatchd import hostpaths, lineage, switches
+from fusewatchd.containers import find_container_binds
 from fusewatchd.decision import Bind, Finding, Unproven
 from fusewatchd.detectors import DETECTORS, Case, Opinion
 from fusewatchd.drivers import Driver
@@ -17,6 +17,7 @@ from fusewatchd.kubeletdir import parse_bind_path, pods_directory
 from fusewatchd.ledger import Ledger, Owner
 from fusewatchd.model import (
     Answer,
+    BindKind,
     BindPath,
     Mount,
     MountNamespace,
@@ -61,21 +62,20 @@ def diagnose(snapshot: Snapshot, ledger: Ledger, knowledge: Knowledge) -> Diagno
     facts = _learn(snapshot, ledger, knowledge)
     binds = [_host_bind(path, stack, snapshot, facts, knowledge) for path, stack in stacks]
     look = find_container_binds(snapshot, binds, ledger)
-    findings = [_judge_host(bind, snapshot, ledger) for bind in binds]
+    of_host_paths, foreign = hostpaths.find(
+        snapshot, look.foreign, ledger, knowledge.ignored_fs_types
+    )
+    findings = [_judge_by_source(bind, snapshot, ledger) for bind in binds]
     by_key = {finding.bind.key: finding for finding in findings}
     findings += [_judge_container(bind, by_key, snapshot, ledger) for bind in look.binds]
+    findings += [_judge_by_source(bind, snapshot, ledger) for bind in of_host_paths]
     findings += _bare_binds(snapshot, ledger, by_key)
     owners = switches.learn_owners(ledger.owners, findings, snapshot.pods)
     switched = switches.apply(findings, knowledge.switches, owners)
-    unproven = tuple(
-        Unproven(namespace.pod_uid, TargetKey(namespace.inode, mount.mount_point), mount.device)
-        for namespace, mount in look.unproven
-        if _is_dead(mount, snapshot)
-    )
-    unclaimed = tuple(pair for pair in look.foreign if pair[0].kind is NamespaceKind.CONTAINER)
-    return Diagnosis(
-        switched, facts, _count_foreign_stale(look, snapshot), owners, unproven, unclaimed
-    )
+    unproven = _unproven(look.unproven, foreign, snapshot)
+    unclaimed = tuple(pair for pair in foreign if pair[0].kind is NamespaceKind.CONTAINER)
+    foreign_stale = sum(_is_dead(mount, snapshot) for _, mount in foreign)
+    return Diagnosis(switched, facts, foreign_stale, owners, unproven, unclaimed)
 
 
 def _learn(snapshot: Snapshot, ledger: Ledger, knowledge: Knowledge) -> lineage.Facts:
@@ -128,12 +128,21 @@ def _host_bind(
 ) -> Bind:
     top = stack[-1]
     source = locate(path, top, snapshot, facts, knowledge.drivers)
-    data = snapshot.volume_data.get((path.pod_uid, path.volume))
-    driver = data.driver if data else top.fs_type.partition(".")[2] or top.fs_type
+    driver = _driver_of(path, top, snapshot)
     return Bind(TargetKey(0, top.mount_point), path, top, len(stack), driver, source)
 
 
-def _judge_host(bind: Bind, snapshot: Snapshot, ledger: Ledger) -> Finding:
+def _driver_of(path: BindPath, mount: Mount, snapshot: Snapshot) -> str:
+    """Return the name under which a person knows the driver, as well as the node tells."""
+    data = snapshot.volume_data.get((path.pod_uid, path.volume))
+    if data is not None and path.kind in (BindKind.PUBLISH, BindKind.SUBPATH):
+        return data.driver
+    if path.kind is BindKind.FLEXVOLUME:
+        return path.plugin.replace("~", "/")
+    return mount.subtype
+
+
+def _judge_by_source(bind: Bind, snapshot: Snapshot, ledger: Ledger) -> Finding:
     assert bind.mount is not None
     resolution = resolve(bind.source, bind.mount, snapshot)
     if resolution.mount is not None and subpath_of(bind.mount, resolution.mount) is None:
@@ -195,12 +204,21 @@ def _bare_binds(
         pod = (snapshot.pods or {}).get(bind_path.pod_uid) if bind_path else None
         if bind_path is None or pod is None or pod.is_deleting or pod.phase != "Running":
             continue
+        if bind_path.kind is BindKind.EMPTY_DIR:
+            continue  # the pod's own, to mount and to unmount
         bind = Bind(key, bind_path, None, 0, "", answer)
         yield _judge(bind, Resolution(None), snapshot, ledger)
 
 
-def _count_foreign_stale(look: ContainerLook, snapshot: Snapshot) -> int:
-    return sum(_is_dead(mount, snapshot) for _, mount in look.foreign)
+def _unproven(
+    unproven: hostpaths.Places, foreign: hostpaths.Places, snapshot: Snapshot
+) -> tuple[Unproven, ...]:
+    left = {(namespace.inode, mount.mount_id) for namespace, mount in foreign}
+    return tuple(
+        Unproven(namespace.pod_uid, TargetKey(namespace.inode, mount.mount_point), mount.device)
+        for namespace, mount in unproven
+        if (namespace.inode, mount.mount_id) in left and _is_dead(mount, snapshot)
+    )
 
 
 def _is_dead(mount: Mount, snapshot: Snapshot) -> bool:

@@ -5,7 +5,24 @@ Each function returns what was expected in a person's words, empty when the valu
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from typing import Protocol
 from urllib.parse import urlsplit
+
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
+_FLEXVOLUME = re.compile(r"[^/~\s]+/[^/~\s]+")
+
+
+class Template(Protocol):
+    """What has to differ between descriptions of drivers."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def csi_driver(self) -> str: ...
+    @property
+    def flexvolume(self) -> str: ...
 
 
 def positive(value: float) -> str:
@@ -83,3 +100,22 @@ def listen(value: str) -> str:
     host, _, port = value.rpartition(":")
     is_fine = not value or (host and port.isdigit() and 0 < int(port) < 65536)
     return "" if is_fine else "host:port with a port from 1 to 65535, or nothing"
+
+
+def label(value: str) -> str:
+    """A name that is shown."""
+    is_name = not value or _LABEL.fullmatch(value)
+    return "" if is_name else "small letters, digits, . and -, at most 63"
+
+
+def flexvolume(value: str) -> str:
+    """The name of a FlexVolume driver."""
+    return "" if not value or _FLEXVOLUME.fullmatch(value) else "vendor/driver, or nothing"
+
+
+def templates(value: Sequence[Template]) -> str:
+    """Descriptions of drivers."""
+    names = [template.name for template in value]
+    volumes = [(template.csi_driver, template.flexvolume) for template in value]
+    is_clear = len(set(names)) == len(names) and len(set(volumes)) == len(volumes)
+    return "" if is_clear else "one entry for each name and for each driver"

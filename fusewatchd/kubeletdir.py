@@ -1,7 +1,8 @@
 """The grammar of the kubelet's directory, and of pod cgroups.
 
-Paths: kubernetes, pkg/kubelet/kubelet_getters.go (``pods/<uid>/volumes``, ``volume-subpaths``)
-and pkg/volume/csi (``…/kubernetes.io~csi/<volume>/mount``).  Nothing is opened here.
+Paths: kubernetes, pkg/kubelet/kubelet_getters.go (``pods/<uid>/volumes``, ``volume-subpaths``),
+pkg/volume/csi (``…/kubernetes.io~csi/<volume>/mount``) and pkg/volume/local/local.go (a ``local``
+volume is bound by the kubelet itself, a hostPath is not).  Nothing is opened here.
 """
 
 from __future__ import annotations
@@ -9,16 +10,46 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from fusewatchd.model import BindKind, BindPath
+from fusewatchd.model import BindKind, BindPath, VolumeData
 
 _UID = re.compile(r"[0-9a-fA-F][0-9a-fA-F-]{7,62}")
 _CGROUP_POD = re.compile(r"pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32})")
+_STAGED = "globalmount"
+_BY_VOLUME = "pv"
 _CONTAINER_ID = re.compile(r"([0-9a-f]{8,64})(?:\.scope)?$")
 
 
 def pods_directory(kubelet_root: str) -> str:
     """Return the directory that holds one directory for each pod."""
     return kubelet_root.rstrip("/") + "/pods"
+
+
+def staging_paths(kubelet_root: str, data: VolumeData, volume: str) -> tuple[str, str]:
+    """Return where the kubelet has a CSI volume staged, once for all pods of the node.
+
+    kubernetes, pkg/volume/csi/csi_attacher.go, ``makeDeviceMountPath``: since 1.24 the path is
+    made of the volume's identity, driver and handle; before, of the PersistentVolume's name,
+    which a later volume may have too.
+    """
+    base = _staging_directory(kubelet_root)
+    by_handle = f"{base}/{data.driver}/{data.handle_digest}/{_STAGED}"
+    return by_handle, f"{base}/{_BY_VOLUME}/{volume}/{_STAGED}"
+
+
+def directory_named_by_volume(kubelet_root: str, mount_point: str) -> str | None:
+    """Return what holds the ``vol_data.json`` of a staging path that is only a name."""
+    prefix = f"{_staging_directory(kubelet_root)}/{_BY_VOLUME}/"
+    if not mount_point.startswith(prefix):
+        return None
+    match mount_point[len(prefix) :].split("/"):
+        case [volume, last] if volume and last == _STAGED:
+            return prefix + volume
+        case _:
+            return None
+
+
+def _staging_directory(kubelet_root: str) -> str:
+    return kubelet_root.rstrip("/") + "/plugins/kubernetes.io/csi"
 
 
 def publish_directory(kubelet_root: str, pod_uid: str, volume: str) -> str:
@@ -31,7 +62,7 @@ def parse_bind_path(kubelet_root: str, mount_point: str) -> BindPath | None:
     """Say what a mount point below the pods directory is for; None when it is no bind.
 
     A mount below a volume's own mount point is part of that volume and no bind of the
-    kubelet's.
+    kubelet's.  An emptyDir is no mount point: what is mounted in it is the pod's own.
     """
     prefix = pods_directory(kubelet_root) + "/"
     if not mount_point.startswith(prefix):
@@ -44,6 +75,10 @@ def parse_bind_path(kubelet_root: str, mount_point: str) -> BindPath | None:
             return BindPath(BindKind.PUBLISH, uid, volume, plugin)
         case [uid, "volume-subpaths", volume, container, index]:
             return BindPath(BindKind.SUBPATH, uid, volume, "", container, index)
+        case [uid, "volumes", "kubernetes.io~local-volume" as plugin, volume]:
+            return BindPath(BindKind.LOCAL, uid, volume, plugin)
+        case [uid, "volumes", "kubernetes.io~empty-dir" as plugin, volume, *inside]:
+            return BindPath(BindKind.EMPTY_DIR, uid, volume, plugin, index="/".join(inside))
         case [uid, "volumes", plugin, volume] if "~" in plugin and not plugin.startswith(
             "kubernetes.io~"
         ):

@@ -7,6 +7,7 @@ Times are seconds of the monotonic clock, passed in by whoever has one.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -60,6 +61,11 @@ class Mount:
     def is_fuse(self) -> bool:
         """True for every file system served over ``/dev/fuse``, ``fuseblk`` included."""
         return self.fs_type.startswith("fuse") and self.fs_type != "fusectl"
+
+    @property
+    def subtype(self) -> str:
+        """What the server calls its file system, ``sshfs``; ``fuse`` where it has no name."""
+        return self.fs_type.partition(".")[2] or self.fs_type
 
     @property
     def is_read_only(self) -> bool:
@@ -152,6 +158,10 @@ class BindKind(Enum):
     PUBLISH = "publish"
     SUBPATH = "subpath"
     FLEXVOLUME = "flexvolume"
+    LOCAL = "local"
+    """A ``local`` PersistentVolume whose path is, or is inside, a FUSE file system."""
+    EMPTY_DIR = "emptydir"
+    """A FUSE file system that a container of the pod mounted inside an emptyDir."""
     CONTAINER = "container"
     """Not on the host: a mount inside a container's own mount namespace."""
 
@@ -163,7 +173,7 @@ class BindPath:
     kind: BindKind
     pod_uid: str
     volume: str
-    """Last directory name of the volume: the PersistentVolume or inline volume."""
+    """Its directory's name: the PersistentVolume's, or an inline volume's in the pod's spec."""
     plugin: str = ""
     """``kubernetes.io~csi`` and the like; empty for subPath binds, whose path lacks it."""
     container: str = ""
@@ -221,6 +231,14 @@ class VolumeData:
 
     driver: str
     volume_handle: str
+    is_ephemeral: bool = False
+    """An inline volume: it has no PersistentVolume and is never staged."""
+
+    @property
+    def handle_digest(self) -> str:
+        """SHA-256 of the handle in hexadecimal, which the kubelet and drivers name directories."""
+        handle = self.volume_handle.encode("utf-8", "surrogateescape")
+        return hashlib.sha256(handle).hexdigest()
 
 
 # --------------------------------------------------------------- mount namespaces
@@ -284,6 +302,10 @@ class Reason(Enum):
     NO_SOURCE = "no_source"
     """Nothing says where this bind came from."""
     AMBIGUOUS_SOURCE = "ambiguous_source"
+    DIRECT_MOUNT = "direct_mount"
+    """The server mounts straight into the pod: there is nothing to bind from."""
+    BLOCK_DEVICE = "block_device"
+    """``fuseblk``: no second superblock of its disk can be made while a bind holds this one."""
     SOURCE_MISSING = "source_missing"
     """The source is known and nothing new is mounted there yet."""
     SOURCE_UNPROVEN = "source_unproven"
@@ -352,6 +374,8 @@ class SourceAnswer:
     """Name of the driver module, ``lineage``, or empty when nothing answered."""
     why: str
     candidates: tuple[SourcePath, ...] = ()
+    refusal: Reason = Reason.NONE
+    """Why there is no candidate, where that will never change."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,14 @@ Do not read the table to learn whether an umount that returned 0 has worked: it 
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
 from fusewatchd.errors import ParseError
 from fusewatchd.model import Device, Mount
+from fusewatchd.overlay import Overlay
 from fusewatchd.printable import printable
 
 # Names may hold any byte but those that the kernel escapes, a carriage return for instance:
@@ -100,23 +102,28 @@ class MountTable:
     kernels and a table built from changes cannot know it.
     """
 
-    __slots__ = ("_by_device", "_by_id", "_by_parent", "_by_point", "_fuse", "_lines", "_parsed")
+    __slots__ = (
+        "_by_device", "_by_id", "_by_master", "_by_parent", "_by_point", "_fuse", "_fuse_points",
+        "_lines", "_parsed",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         """Make an empty table; see ``of`` and ``parse_mount_table`` for others."""
         self._lines: list[bytes] = []
         self._parsed: dict[bytes, Mount] = {}
         self._fuse: tuple[Mount, ...] = ()
-        self._by_id: dict[int, Mount] | None = {}
-        self._by_parent: dict[int, tuple[Mount, ...]] | None = None
-        self._by_point: dict[str, tuple[Mount, ...]] | None = None
-        self._by_device: dict[Device, tuple[Mount, ...]] | None = None
+        self._fuse_points: list[str] | None = None
+        self._by_id: Overlay[int, Mount] | None = Overlay({})
+        self._by_parent: Overlay[int, tuple[Mount, ...]] | None = None
+        self._by_point: Overlay[str, tuple[Mount, ...]] | None = None
+        self._by_device: Overlay[Device, tuple[Mount, ...]] | None = None
+        self._by_master: Overlay[int, tuple[Mount, ...]] | None = None
 
     @classmethod
     def of(cls, mounts: Iterable[Mount]) -> MountTable:
         """Make a table of these mounts; of two with one id the later one counts."""
         table = cls()
-        table._by_id = {mount.mount_id: mount for mount in mounts}
+        table._by_id = Overlay({mount.mount_id: mount for mount in mounts})
         table._fuse = tuple(mount for mount in table._by_id.values() if mount.is_fuse)
         return table
 
@@ -146,6 +153,16 @@ class MountTable:
         """Return the mounts of FUSE file systems in table order."""
         return self._fuse
 
+    def fuse_points(self, prefix: str) -> list[str]:
+        """Return the mount points of FUSE file systems that begin so, sorted, each one once."""
+        if self._fuse_points is None:
+            self._fuse_points = sorted({mount.mount_point for mount in self._fuse})
+        points = self._fuse_points
+        first = end = bisect_left(points, prefix)
+        while end < len(points) and points[end].startswith(prefix):
+            end += 1
+        return points[first:end]
+
     def by_id(self, mount_id: int) -> Mount | None:
         """Return the mount with this (reused, 32-bit) id."""
         return self._ids().get(mount_id)
@@ -162,8 +179,14 @@ class MountTable:
             self._by_device = _grouped(self, _device)
         return self._by_device.get(device, ())
 
+    def slaves_of(self, peer_group: int) -> tuple[Mount, ...]:
+        """Return the mounts that receive from this peer group (``master:`` in mountinfo)."""
+        if self._by_master is None:
+            self._by_master = _grouped(self, _master)
+        return self._by_master.get(peer_group, ())
+
     def below(self, prefix: str) -> tuple[Mount, ...]:
-        """Return the mounts at paths strictly inside ``prefix``."""
+        """Return the mounts at paths strictly inside ``prefix``; looks at every mount."""
         start = prefix.rstrip("/") + "/"
         return tuple(m for m in self if m.mount_point.startswith(start) and m.mount_point != start)
 
@@ -194,19 +217,14 @@ class MountTable:
     def with_changes(self, removed_ids: Collection[int], added: Iterable[Mount]) -> MountTable:
         """Return a table without the mounts ``removed_ids`` and with the ``added`` ones.
 
-        An added mount replaces the one that has its id.  Costs a few flat copies and
-        otherwise the number of changes, whatever the size of the table.
+        An added mount replaces the one that has its id.  Costs the number of changes,
+        whatever the size of the table.
         """
         new = {mount.mount_id: mount for mount in added}
         before = self._ids()
         gone = [before[i] for i in {*removed_ids, *new} if i in before]
         table = MountTable()
-        by_id = dict(before)
-        for mount in gone:
-            if mount.mount_id not in new:
-                del by_id[mount.mount_id]
-        by_id.update(new)
-        table._by_id = by_id
+        table._by_id = before.changed({**{mount.mount_id: None for mount in gone}, **new})
         table._parsed = self._parsed
         table._fuse = self._fuse
         if any(mount.is_fuse for mount in (*gone, *new.values())):
@@ -214,6 +232,7 @@ class MountTable:
         table._by_parent = _regrouped(self._by_parent, _attached_to, gone, new)
         table._by_point = _regrouped(self._by_point, _point, gone, new)
         table._by_device = _regrouped(self._by_device, _device, gone, new)
+        table._by_master = _regrouped(self._by_master, _master, gone, new)
         return table
 
     def with_unique_ids(self, unique_ids: Mapping[int, int]) -> MountTable:
@@ -249,13 +268,13 @@ class MountTable:
     def __repr__(self) -> str:
         return f"<MountTable of {len(self)}, {len(self._fuse)} FUSE>"
 
-    def _ids(self) -> dict[int, Mount]:
+    def _ids(self) -> Overlay[int, Mount]:
         if self._by_id is None:
             mounts = (self._mount(number, line) for number, line in enumerate(self._lines, 1))
-            self._by_id = {mount.mount_id: mount for mount in mounts}
+            self._by_id = Overlay({mount.mount_id: mount for mount in mounts})
         return self._by_id
 
-    def _points(self) -> dict[str, tuple[Mount, ...]]:
+    def _points(self) -> Overlay[str, tuple[Mount, ...]]:
         if self._by_point is None:
             self._by_point = _grouped(self, _point)
         return self._by_point
@@ -285,33 +304,32 @@ def _chain(bottom: Mount, group: Iterable[Mount]) -> tuple[Mount, ...]:
 
 def _grouped(
     mounts: Iterable[Mount], key: Callable[[Mount], _Key]
-) -> dict[_Key, tuple[Mount, ...]]:
+) -> Overlay[_Key, tuple[Mount, ...]]:
     lists: dict[_Key, list[Mount]] = {}
     for mount in mounts:
         lists.setdefault(key(mount), []).append(mount)
-    return {name: tuple(members) for name, members in lists.items()}
+    return Overlay({name: tuple(members) for name, members in lists.items()})
 
 
 def _regrouped(
-    groups: dict[_Key, tuple[Mount, ...]] | None,
+    groups: Overlay[_Key, tuple[Mount, ...]] | None,
     key: Callable[[Mount], _Key],
     gone: Iterable[Mount],
     new: Mapping[int, Mount],
-) -> dict[_Key, tuple[Mount, ...]] | None:
+) -> Overlay[_Key, tuple[Mount, ...]] | None:
     """Apply changes to groups that exist; those nobody asked for stay unmade."""
     if groups is None:
         return None
-    result = dict(groups)
     leaving: dict[_Key, set[int]] = {}
     for mount in gone:
         leaving.setdefault(key(mount), set()).add(mount.mount_id)
-    for name, ids in leaving.items():
-        result[name] = tuple(m for m in result[name] if m.mount_id not in ids)
-        if not result[name]:
-            del result[name]
-    for name, members in _grouped(new.values(), key).items():
-        result[name] = (*result.get(name, ()), *members)
-    return result
+    coming = _grouped(new.values(), key)
+    result: dict[_Key, tuple[Mount, ...] | None] = {}
+    for name in {*leaving, *coming}:
+        ids = leaving.get(name, ())
+        stay = (mount for mount in groups.get(name, ()) if mount.mount_id not in ids)
+        result[name] = (*stay, *coming.get(name, ())) or None
+    return groups.changed(result)
 
 
 def _fuse_after(
@@ -335,6 +353,10 @@ def _point(mount: Mount) -> str:
 
 def _device(mount: Mount) -> Device:
     return mount.device
+
+
+def _master(mount: Mount) -> int:
+    return mount.master
 
 
 def _tag(pattern: re.Pattern[bytes], optional: bytes) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -167,10 +168,11 @@ def limits_of(settings: Settings) -> Limits:
 
 def knowledge_of(settings: Settings) -> Knowledge:
     """Return what diagnosis takes from the configuration."""
-    fluid_root = os.path.realpath(settings.drivers.fluid.mount_root)
-    recovery = settings.recovery
+    recovery, drivers = settings.recovery, settings.drivers
+    fluid = replace(drivers.fluid, mount_root=os.path.realpath(drivers.fluid.mount_root))
+    juicefs = replace(drivers.juicefs, mount_root=os.path.realpath(drivers.juicefs.mount_root))
     return Knowledge(
-        drivers_for(fluid_root),
+        drivers_for(replace(drivers, fluid=fluid, juicefs=juicefs)),
         frozenset(settings.ignore_fs_types),
         Switches(recovery.exclude, recovery.containers, recovery.exclude_containers),
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from fusewatchd.connections import Connections, Question, Shown, credentials_of
 from fusewatchd.decision import AbortConnection, Outcome, OutcomeStatus, ReplaceMount
-from fusewatchd.kubeletdir import parse_bind_path, publish_directory
+from fusewatchd.kubeletdir import directory_named_by_volume, parse_bind_path, publish_directory
 from fusewatchd.linux import fusectl
 from fusewatchd.linux.mounttable import MountTableSource
 from fusewatchd.linux.namespaces import NamespaceScanner, ScanResult
@@ -86,6 +86,8 @@ class Observer:
         self._audit_due = 0.0
         self._seen_at: dict[Device, float] = {}
         self._volume_data: dict[tuple[str, str], VolumeData] = {}
+        self._staging_data: dict[str, VolumeData] = {}
+        self._staged: dict[Mount, VolumeData] = {}
         self._scan_gap: Gap | None = None
 
     def adjust(self, ignored_fs_types: frozenset[str], limits: Limits) -> None:
@@ -209,6 +211,7 @@ class Observer:
             pods_are_current=self.pods.are_current,
             pods_asked_at=self.pods.asked_at,
             volume_data=self._volume_data,
+            staging_data=self._staging_data,
             seen_at=self._seen_at,
             namespaces_looked_at=self._looked_at,
             mount_max=read_mount_max(),
@@ -302,8 +305,23 @@ class Observer:
                 if found is not None:
                     data[key] = found
         self._volume_data = data
+        self._staging_data = self._read_staging(table) if self._root else {}
         if self.pods.take_binds(paths, now):
             self.pods_wanted()
+
+    def _read_staging(self, table: MountTable) -> dict[str, VolumeData]:
+        """Read what stands beside staged volumes: a path alone may be another volume's by now."""
+        data: dict[str, VolumeData] = {}
+        staged: dict[Mount, VolumeData] = {}
+        for mount in table.fuse_mounts():
+            directory = directory_named_by_volume(self._root, mount.mount_point)
+            if directory is None:
+                continue
+            found = self._staged.get(mount) or read_volume_data(directory)
+            if found is not None:
+                data[mount.mount_point] = staged[mount] = found
+        self._staged = staged
+        return data
 
     def next_due(self, now: float) -> float | None:
         """Return when a cycle is needed although nothing wakes it."""

@@ -81,6 +81,8 @@ def _order(finding: Finding) -> tuple[int, int, str]:
     rank = {
         BindKind.PUBLISH: 0,
         BindKind.FLEXVOLUME: 0,
+        BindKind.LOCAL: 0,
+        BindKind.EMPTY_DIR: 0,
         BindKind.SUBPATH: 1,
         BindKind.CONTAINER: 2,
     }[bind.path.kind]
@@ -196,7 +198,7 @@ class _Planner:
     def _replace(self, finding: Finding) -> None:
         mount, source = finding.bind.mount, self._source_of(finding)
         assert mount is not None
-        if finding.bind.key.is_host:
+        if finding.bind.origin is None:
             origin, subpath = Expect.of(source), subpath_of(mount, source) or ""
         else:
             origin, subpath = self._host_origin(finding, source), ""

@@ -18,6 +18,9 @@ from typing import Any
 
 from fusewatchd.printable import printable
 
+MAX_SECTIONS = 1000
+"""In a list of them."""
+
 Check = Callable[[Any], str]
 """Returns what was expected, empty when the value is fine."""
 
@@ -104,12 +107,32 @@ def _value(hint: Any, value: object, key: str, problems: list[str]) -> Any:
             return hint(value)
         problems.append(f"{key}: expected {' or '.join(words)}, {_found(value)}")
         return None
+    if typing.get_origin(hint) is tuple and is_dataclass(typing.get_args(hint)[0]):
+        return _sections(typing.get_args(hint)[0], value, key, problems)
     if typing.get_origin(hint) is tuple:
         if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
             return tuple(value)
         problems.append(f"{key}: expected a list of text, {_found(value)}")
         return ()
     return _scalar(hint, value, key, problems)
+
+
+def _sections(cls: Any, value: object, key: str, problems: list[str]) -> tuple[Any, ...]:
+    """Build a list of sections; ``problem`` of one says what its keys together are not."""
+    if not isinstance(value, (list, tuple)) or len(value) > MAX_SECTIONS:
+        expected = f"a list of at most {MAX_SECTIONS} entries"
+        problems.append(f"{key}: expected {expected}, {_found(value)}")
+        return ()
+    built: list[Any] = []
+    for number, entry in enumerate(value):
+        prefix = f"{key}[{number}]"
+        section = entry if isinstance(entry, cls) else build(cls, entry, prefix, problems)
+        # A section that is not whole because of any problem has nothing to say of itself.
+        wrong = "" if problems else section.problem()
+        if wrong:
+            problems.append(f"{prefix}: {printable(wrong)}")
+        built.append(section)
+    return tuple(built)
 
 
 def _scalar(hint: Any, value: object, key: str, problems: list[str]) -> Any:

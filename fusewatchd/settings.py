@@ -14,17 +14,21 @@ from fusewatchd.expectations import (
     auto_path,
     count,
     count_or_none,
+    flexvolume,
     globs,
     group,
+    label,
     listen,
     optional_path,
     path,
     paths,
     per_second,
     positive,
+    templates,
     url,
 )
 from fusewatchd.schema import at_start, build, checked, with_value
+from fusewatchd.sourcetemplate import CSI_FIELDS, fields_of, problem_of
 
 
 class RecoveryMode(Enum):
@@ -142,10 +146,43 @@ class FluidSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class JuiceFSSettings:
+    """Layout of the JuiceFS CSI driver."""
+
+    mount_root: str = checked("/var/lib/juicefs/volume", path)
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateSettings:
+    """A driver that is not built in: which volumes are its, and where their sources are."""
+
+    name: str = checked("", label)
+    csi_driver: str = ""
+    flexvolume: str = checked("", flexvolume)
+    source: str = ""
+    in_pod: bool = False
+
+    def problem(self) -> str:
+        """Return what is wrong with the keys together."""
+        if not self.name:
+            return "it needs a name"
+        if bool(self.csi_driver) == bool(self.flexvolume):
+            return "it needs one of csi_driver and flexvolume, and not both"
+        if bool(self.source) == self.in_pod:
+            return "it needs a source, or in_pod: true, and not both"
+        wrong = problem_of(self.source) if self.source else ""
+        if not wrong and self.flexvolume and fields_of(self.source) & CSI_FIELDS:
+            wrong = "a FlexVolume has no volume handle"
+        return f"source: {wrong}" if wrong else ""
+
+
+@dataclass(frozen=True, slots=True)
 class DriverSettings:
     """Layouts of drivers."""
 
     fluid: FluidSettings = field(default_factory=FluidSettings)
+    juicefs: JuiceFSSettings = field(default_factory=JuiceFSSettings)
+    templates: tuple[TemplateSettings, ...] = checked((), templates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,5 +291,9 @@ def require_sense(settings: Settings) -> None:
     for name in ("exclude", "exclude_containers"):
         if getattr(recovery, name).namespaces and not settings.kubelet.url:
             raise ConfigError(f"recovery.{name}.namespaces: needs kubelet.url, found nothing")
+    for number, template in enumerate(settings.drivers.templates):
+        if "namespace" in fields_of(template.source) and not settings.kubelet.url:
+            key = f"drivers.templates[{number}].source"
+            raise ConfigError(f"{key}: {{namespace}} needs kubelet.url, found nothing")
     if settings.cleanup.detach_orphans and not settings.kubelet.url:
         raise ConfigError("cleanup.detach_orphans: needs kubelet.url, found nothing")

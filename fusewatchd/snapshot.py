@@ -36,6 +36,8 @@ class Snapshot:
     mount_max: int | None = None
     """``/proc/sys/fs/mount-max``, proc_sys_fs(5); None where it cannot be read."""
     gaps: tuple[Gap, ...] = ()
+    staging_data: Mapping[str, VolumeData] = field(default_factory=dict)
+    """``vol_data.json`` beside a staging path that is only a name, by that path."""
 
     def has_gap(self, source: str) -> bool:
         """Return True when this source of facts could not be read."""

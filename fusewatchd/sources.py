@@ -11,10 +11,15 @@ from dataclasses import dataclass, replace
 
 from fusewatchd import lineage
 from fusewatchd.drivers import Driver
-from fusewatchd.model import Answer, BindPath, Mount, Reason, SourceAnswer, SourcePath
+from fusewatchd.model import Answer, BindKind, BindPath, Mount, Reason, SourceAnswer, SourcePath
 from fusewatchd.snapshot import Snapshot
 
 UNKNOWN_SOURCE = SourceAnswer("", "never seen mounted outside the pods directory")
+
+BLOCK_BACKED = "fuseblk"
+"""Its superblock belongs to the block device, whose number it has (linux, fs/fuse/inode.c): one
+that is mounted again while a bind holds the old one is the old one, dead as it is, and another
+disk's is another volume."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +39,9 @@ def locate(
     drivers: Sequence[Driver],
 ) -> SourceAnswer:
     """Say where the source of a bind is mounted, and by which rule."""
-    remembered = lineage.answer(facts, mount)
+    # What a pod mounts for itself in its emptyDir is never bound from anywhere.
+    is_its_own = bind.kind is BindKind.EMPTY_DIR
+    remembered = None if is_its_own else lineage.answer(facts, mount)
     for driver in drivers:
         found = driver.locate(bind, mount, snapshot)
         if found is not None:
@@ -53,7 +60,8 @@ def _agreed(
     if remembered is None:
         return found
     if not found.candidates:
-        return replace(found, candidates=remembered.candidates, why=remembered.why)
+        why = remembered.why
+        return replace(found, candidates=remembered.candidates, why=why, refusal=remembered.refusal)
     both = [path for path in places if path in found.candidates]
     if both:
         return replace(found, candidates=tuple(both[:1]))
@@ -63,8 +71,12 @@ def _agreed(
 
 def resolve(answer: SourceAnswer, mount: Mount, snapshot: Snapshot) -> Resolution:
     """Return what is mounted at the source now, if it is new, live and of the same kind."""
+    if mount.fs_type == BLOCK_BACKED:
+        return Resolution(None, Reason.BLOCK_DEVICE, f"the file system of disk {mount.device}")
     if not answer.candidates:
         reason = Reason.SOURCE_MISSING if answer.rule else Reason.NO_SOURCE
+        if answer.refusal is not Reason.NONE:
+            reason = answer.refusal
         return Resolution(None, reason, answer.why)
     if len(answer.candidates) > 1:
         paths = " and ".join(path.mount_point for path in answer.candidates)

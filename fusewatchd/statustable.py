@@ -19,7 +19,8 @@ _COLOURS: Mapping[str, str] = {
 }
 _OTHER_COLOUR = "33"
 _VERDICT_WIDTH = max(len(verdict.value) for verdict in Verdict)
-_ORDER = {"publish": 0, "flexvolume": 0, "subpath": 1, "container": 2}
+_ORDER = {"subpath": 1, "container": 2}
+"""By kind; all others come first."""
 MIN_WIDTH = 60
 SHORT_ID = 12
 """Characters of a container's id, as the tools of container runtimes print it."""
@@ -71,7 +72,7 @@ def _rank(bind: Document) -> tuple[bool, str, str, int, str]:
         bind["verdict"] == Verdict.HEALTHY.value,
         pod["namespace"] or "~",
         pod["name"] or pod["uid"],
-        _ORDER[bind["kind"]],
+        _ORDER.get(bind["kind"], 0),
         bind["mount_point"],
     )
 

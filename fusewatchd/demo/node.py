@@ -27,7 +27,7 @@ from fusewatchd.demo.containerspec import (
     UserNamespace,
 )
 from fusewatchd.demo.namespace import PrivateWorld
-from fusewatchd.demo.pods import DemoPod, PodMount, PodVolume, VolumeKind
+from fusewatchd.demo.pods import ContainerRole, DemoPod, PodMount, PodVolume, VolumeKind
 from fusewatchd.demo.sources import ServerOptions, Source, detach_all
 from fusewatchd.demo.unmounting import (
     Unmounting,
@@ -183,6 +183,7 @@ class DemoNode:
         uid: str = "",
         api_uid: str = "",
         annotations: Mapping[str, str] | None = None,
+        roles: Mapping[str, ContainerRole] | None = None,
     ) -> DemoPod:
         """Make the pod's directories, publish its volumes and bind its subPaths."""
         pod = DemoPod(
@@ -194,6 +195,7 @@ class DemoNode:
             mounts=tuple(mounts),
             api_uid=api_uid,
             annotations=annotations or {},
+            roles=roles or {},
         )
         for part in ("volumes", "plugins", "containers"):
             os.makedirs(os.path.join(pod.directory, part))
@@ -211,7 +213,7 @@ class DemoNode:
             return
         target = pod.volume_path(volume.name)
         os.makedirs(target, exist_ok=True)
-        if volume.kind in (VolumeKind.CSI, VolumeKind.CSI_INLINE):
+        if volume.is_csi:
             path = os.path.join(pod.volume_directory(volume), "vol_data.json")
             with open(path, "w", encoding="utf-8") as file:
                 file.write(pods.volume_data(volume, self.name))

@@ -29,6 +29,10 @@ class VolumeKind(Enum):
     """A PersistentVolume of a CSI driver, through a claim."""
     CSI_INLINE = "csi-inline"
     """An ephemeral ``csi`` volume in the pod's own spec."""
+    EPHEMERAL = "ephemeral"
+    """A generic ephemeral volume: as CSI, of a claim that is made for the pod."""
+    LOCAL = "local"
+    """A ``local`` PersistentVolume: the kubelet itself binds a directory of the node."""
     FLEX = "flex"
     HOST_PATH = "host-path"
     """No directory of the pod's: the container gets the host's path."""
@@ -38,6 +42,8 @@ class VolumeKind(Enum):
 _PLUGIN_DIRECTORIES = {
     VolumeKind.CSI: "kubernetes.io~csi",
     VolumeKind.CSI_INLINE: "kubernetes.io~csi",
+    VolumeKind.EPHEMERAL: "kubernetes.io~csi",
+    VolumeKind.LOCAL: "kubernetes.io~local-volume",
     VolumeKind.FLEX: "demo~fuse",
     VolumeKind.EMPTY_DIR: "kubernetes.io~empty-dir",
 }
@@ -61,6 +67,10 @@ class PodVolume:
     host_path: str = ""
     root: str = ""
     """Directory inside the source that the driver binds (relative); empty for its root."""
+
+    @property
+    def is_csi(self) -> bool:
+        return _PLUGIN_DIRECTORIES.get(self.kind) == "kubernetes.io~csi"
 
     @property
     def directory_name(self) -> str:
@@ -87,6 +97,16 @@ class PodMount:
     container: str = "app"
 
 
+class ContainerRole(Enum):
+    """In which list of the pod's spec a container is."""
+
+    APP = "containers"
+    INIT = "initContainers"
+    SIDECAR = "restartable init"
+    """An init container with ``restartPolicy: Always``."""
+    EPHEMERAL = "ephemeralContainers"
+
+
 @dataclass(slots=True)
 class DemoPod:
     """A pod on the node."""
@@ -102,6 +122,8 @@ class DemoPod:
     """The API server's uid where it differs (static pods)."""
     annotations: Mapping[str, str] = field(default_factory=dict)
     is_deleting: bool = False
+    roles: Mapping[str, ContainerRole] = field(default_factory=dict)
+    """By name, of those that are no ordinary containers."""
     containers: dict[str, Container] = field(default_factory=dict)
     restarts: dict[str, int] = field(default_factory=dict)
 
@@ -127,7 +149,7 @@ class DemoPod:
         if volume.kind is VolumeKind.HOST_PATH:
             return volume.host_path
         directory = self.volume_directory(volume)
-        if volume.kind in (VolumeKind.CSI, VolumeKind.CSI_INLINE):
+        if volume.is_csi:
             return os.path.join(directory, "mount")
         return directory
 
@@ -166,7 +188,11 @@ class DemoPod:
             "metadata": metadata,
             "spec": {
                 "volumes": [_volume_document(volume) for volume in self.volumes],
-                "containers": [self._container_document(name) for name in self.container_names],
+                "containers": self._container_documents(ContainerRole.APP),
+                "initContainers": self._container_documents(
+                    ContainerRole.INIT, ContainerRole.SIDECAR
+                ),
+                "ephemeralContainers": self._container_documents(ContainerRole.EPHEMERAL),
                 "nodeName": node_name,
                 "restartPolicy": "Always",
                 "serviceAccountName": "default",
@@ -182,6 +208,14 @@ class DemoPod:
             },
         }
 
+    def _container_documents(self, *roles: ContainerRole) -> list[dict[str, Any]]:
+        names = self.container_names
+        return [
+            self._container_document(name)
+            for name in names
+            if self.roles.get(name, ContainerRole.APP) in roles
+        ]
+
     def _container_document(self, name: str) -> dict[str, Any]:
         mounts = []
         for mount in self.container_mounts(name):
@@ -193,7 +227,10 @@ class DemoPod:
             if mount.propagation is not MountPropagation.NONE:
                 document["mountPropagation"] = mount.propagation.value
             mounts.append(document)
-        return {"name": name, "image": "demo.invalid/app:1", "volumeMounts": mounts}
+        document = {"name": name, "image": "demo.invalid/app:1", "volumeMounts": mounts}
+        if self.roles.get(name) is ContainerRole.SIDECAR:
+            document["restartPolicy"] = "Always"
+        return document
 
     def _status_document(self, name: str, container: Container) -> dict[str, Any]:
         return {
@@ -243,6 +280,8 @@ def _volume_document(volume: PodVolume) -> dict[str, Any]:
     details: dict[VolumeKind, dict[str, Any]] = {
         VolumeKind.CSI: {"persistentVolumeClaim": {"claimName": volume.claim_name}},
         VolumeKind.CSI_INLINE: {"csi": {"driver": volume.driver}},
+        VolumeKind.EPHEMERAL: {"ephemeral": {"volumeClaimTemplate": {}}},
+        VolumeKind.LOCAL: {"persistentVolumeClaim": {"claimName": volume.claim_name}},
         VolumeKind.FLEX: {"flexVolume": {"driver": "demo/fuse"}},
         VolumeKind.HOST_PATH: {"hostPath": {"path": volume.host_path, "type": ""}},
         VolumeKind.EMPTY_DIR: {"emptyDir": {}},

@@ -1,20 +1,29 @@
 """Fluid: every runtime mounts at ``<mount root>/<runtime>/<namespace>/<dataset>/<name>-fuse``.
 
-Layout: fluid-cloudnative/fluid, ``pkg/utils/mount.go`` and each runtime's ``getMountPoint``
-(alluxio-fuse, goosefs-fuse, jindofs-fuse, juicefs-fuse, thin-fuse, efc-fuse, vineyard-fuse).
-A PersistentVolume is named ``<namespace>-<dataset>``, which alone cannot be taken apart:
-``a-b`` + ``c`` and ``a`` + ``b-c`` give the same name.  But a pod can only use claims of its
-own namespace, so the pod says where the first part ends.  While its namespace is not known,
-every place where the volume could be counts, whether something is mounted there or not: the
-one dataset that is there may be another team's.
+Layout: fluid-cloudnative/fluid (a826600a4, 2026-07), ``MOUNT_ROOT`` of ``pkg/utils/mount.go`` and
+below it the ``getMountPoint`` or ``getTargetPath`` of each runtime in ``pkg/ddc``:
+``alluxio/…/alluxio-fuse``, ``jindo/…/jindofs-fuse``, ``juicefs/…/juicefs-fuse``,
+``thin/…/thin-fuse``, ``efc/…/efc-fuse``, ``vineyard/…/vineyard-fuse``, ``cache/…/cache-fuse``;
+GooseFS (removed since) had ``goosefs/…/goosefs-fuse``.  Without ``MOUNT_ROOT`` they start at
+``/``.  The CSI plugin binds that, or a ``fluid_sub_path`` of it, to the pod
+(``pkg/csi/plugins/nodeserver.go``).
+
+A PersistentVolume is named ``<namespace>-<dataset>`` (``pkg/ddc/base/pv.go``), which alone
+cannot be taken apart: ``a-b`` + ``c`` and ``a`` + ``b-c`` give the same name.  But a pod can only
+use claims of its own namespace, so the pod says where the first part ends.  While its namespace
+is not known, every place where the volume could be counts, whether something is mounted there or
+not: the one dataset that is there may be another team's.
 """
 
 from __future__ import annotations
 
+from fusewatchd.drivers.base import namespace_of, volume_data
 from fusewatchd.model import BindPath, Mount, SourceAnswer, SourcePath
 from fusewatchd.snapshot import Snapshot
 
 CSI_DRIVER = "fuse.csi.fluid.io"
+RUNTIMES = ("alluxio", "jindo", "juicefs", "thin", "efc", "vineyard", "cache", "goosefs")
+"""Directories of ``MOUNT_ROOT``."""
 
 
 class Fluid:
@@ -28,13 +37,10 @@ class Fluid:
 
     def locate(self, bind: BindPath, mount: Mount, snapshot: Snapshot) -> SourceAnswer | None:
         """Match the volume's name against namespace and dataset of every Fluid source."""
-        data = snapshot.volume_data.get((bind.pod_uid, bind.volume))
-        if data is not None and data.driver != CSI_DRIVER:
+        data = volume_data(bind, mount, snapshot)
+        if data is None or data.driver != CSI_DRIVER:
             return None
-        namespace = self._namespace(bind, snapshot)
-        found = self._places(bind.volume, namespace, snapshot)
-        if not found and data is None:
-            return None
+        found = self._places(bind.volume, namespace_of(bind, snapshot), snapshot)
         if len(found) == 1:
             why = f"dataset mount of volume {bind.volume}"
         elif found:
@@ -43,21 +49,19 @@ class Fluid:
             why = f"no dataset of volume {bind.volume} is mounted"
         return SourceAnswer(self.name, why, found)
 
-    def _namespace(self, bind: BindPath, snapshot: Snapshot) -> str | None:
-        pod = (snapshot.pods or {}).get(bind.pod_uid)
-        return pod.namespace if pod else None
-
     def _places(
         self, volume: str, namespace: str | None, snapshot: Snapshot
     ) -> tuple[SourcePath, ...]:
         """Return where this volume can be, by the runtimes that have a mount for its name."""
         names = _names_of(volume, namespace)
         found: dict[str, None] = {}
-        for mount in snapshot.table.fuse_mounts():
-            if not mount.mount_point.startswith(self._prefix):
-                continue
-            match mount.mount_point[len(self._prefix) :].split("/"):
-                case [runtime, *name, last] if tuple(name) in names and last.endswith("-fuse"):
+        for runtime in RUNTIMES:
+            for name in names:
+                dataset = f"{self._prefix}{runtime}/{'/'.join(name)}/"
+                for point in snapshot.table.fuse_points(dataset):
+                    last = point[len(dataset) :]
+                    if "/" in last or not last.endswith("-fuse"):
+                        continue
                     for place in names:
                         found[self._prefix + "/".join((runtime, *place, last))] = None
         return tuple(map(SourcePath, found))

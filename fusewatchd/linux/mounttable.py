@@ -35,7 +35,10 @@ MAX_REST_SECONDS = 1.0
 MAX_REREADS = 2
 
 SETTLE_SECONDS = 1.0
-"""How long after single changes were applied everything is read once, to be sure."""
+"""How long after the last single change was applied everything is read once, to be sure."""
+
+MAX_SETTLE_SECONDS = 10.0
+"""How long after the first one at the latest, on a node that changes its mounts all the time."""
 
 
 class MountTableSource:
@@ -86,6 +89,7 @@ class MountTableSource:
         self._must_read = True
         self._not_before = float("-inf")
         self._settle_at: float | None = None
+        self._settle_by = 0.0
 
     @property
     def uses_fanotify(self) -> bool:
@@ -227,8 +231,10 @@ class MountTableSource:
         self._ids.change(changes)
         if changes.removed_ids or changes.added:
             self._table = self._table.with_changes(changes.removed_ids, changes.added)
+        now = self._clock()
         if self._settle_at is None:
-            self._settle_at = self._clock() + SETTLE_SECONDS
+            self._settle_by = now + MAX_SETTLE_SECONDS
+        self._settle_at = min(now + SETTLE_SECONDS, self._settle_by)
         return True
 
 
@@ -301,8 +307,8 @@ def _affected(table: MountTable, removed: Collection[int], fresh: Iterable[Mount
     found: list[Mount] = []
     for point in {mount.mount_point for mount in (*old, *fresh)}:
         found += table.at(point)
-    if groups := {mount.peer_group for mount in old} - {0}:
-        found += [mount for mount in table if mount.master in groups]
+    for group in {mount.peer_group for mount in old} - {0}:
+        found += table.slaves_of(group)
     return {mount.unique_id for mount in found if mount.mount_id not in removed}
 
 

@@ -34,7 +34,7 @@ def read_volume_data(directory: str) -> VolumeData | None:
     driver, handle = document.get("driverName"), document.get("volumeHandle")
     if not isinstance(driver, str) or not isinstance(handle, str):
         return None
-    return VolumeData(driver, handle)
+    return VolumeData(driver, handle, document.get("volumeLifecycleMode") == "Ephemeral")
 
 
 def _read_small_file(directory: int, name: str) -> bytes:

@@ -1,6 +1,7 @@
 """What a cluster's API server hears when a storage dies on all nodes in the same second.
 
-    python -m tests.bench.fleet [--nodes 5000] [--plot docs.svg]
+    python -m tests.bench fleet
+    python -m tests.bench.fleet --nodes 5000 --plot fleet.svg
 
 Nothing real is asked: what the daemon would say comes from its own reporters, when it says it from
 its own outbox, on a clock that jumps.  Three cases: the server is there; it is away for the first
@@ -29,6 +30,7 @@ from fusewatchd.model import Pod, Verdict, Volume
 from fusewatchd.reporters.base import EventDraft, VolumeReference
 from fusewatchd.reporters.podevents import PodEvents
 from fusewatchd.reporters.volumeevents import VolumeEvents
+from tests.bench.rows import Row
 from tests.unit.cycles import NEW, bind, cycle, finding, mount, outcome, replace_action
 
 PODS, VOLUMES = 30, 3
@@ -129,10 +131,11 @@ def simulate(nodes: int, case: Case) -> Counter[int]:
     return arrived
 
 
-def rows(nodes: int, arrived: Counter[int], case: Case) -> dict[str, object]:
+def row_of(nodes: int, arrived: Counter[int], case: Case) -> Row:
     """Return what a table says of one case."""
     peak = max(arrived.values())
     return {
+        "bench": "fleet",
         "case": case.name,
         "nodes": nodes,
         "requests": sum(arrived.values()),
@@ -140,6 +143,13 @@ def rows(nodes: int, arrived: Counter[int], case: Case) -> dict[str, object]:
         "peak_per_second": peak,
         "peak_per_1000_nodes": round(peak / nodes * 1000, 1),
     }
+
+
+def rows(*, is_quick: bool) -> Iterator[Row]:
+    """Simulate clusters of several sizes."""
+    for nodes in (10, 100, 1000) if is_quick else (10, 100, 1000, 5000):
+        for case, arrived in _cases(nodes):
+            yield row_of(nodes, arrived, case)
 
 
 def plot(path: Path, nodes: int, found: dict[str, Counter[int]]) -> None:
@@ -178,7 +188,7 @@ def main() -> int:
     options = parser.parse_args()
     found: dict[str, Counter[int]] = {}
     for case, arrived in _cases(options.nodes):
-        print(json.dumps(rows(options.nodes, arrived, case)), flush=True)
+        print(json.dumps(row_of(options.nodes, arrived, case)), flush=True)
         found[case.name] = arrived
     if options.plot is not None:
         plot(options.plot, options.nodes, found)

@@ -1,26 +1,24 @@
 """What an idle daemon costs, by the number of mounts, volumes and pods.
 
-    python -m tests.bench.idle [--seconds 300]     (as root)
+    python -m tests.bench idle      (as root)
 
-One line of JSON for each size.  CPU is that of the daemon and all its workers, measured over
-``seconds`` after a first minute of quiet, and scaled to an hour.
+CPU is that of the daemon and all its workers, measured over ``seconds`` after some time of quiet
+(300 s, with ``--quick`` 20) and scaled to an hour.  Each tenth volume has the same source.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.namespace import PrivateWorld, run_in_private_world
+from fusewatchd.demo.namespace import PrivateWorld
 from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.pods import PodVolume
-from fusewatchd.linux import syscalls
+from tests.bench.rows import Row, measured
+from tests.bench.stage import Layout, staged
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 SETTLE_SECONDS = 20.0
@@ -72,10 +70,20 @@ def use_of(pid: int) -> Use:
     )
 
 
-def measure(world: PrivateWorld, size: Size, seconds: float) -> dict[str, object]:
+def rows(*, is_quick: bool) -> Iterator[Row]:
+    """Measure every size, for five minutes each."""
+    seconds = 20.0 if is_quick else 300.0
+    for size in SIZES:
+        yield from measured(lambda world, s=size: measure(world, s, seconds))
+
+
+def measure(world: PrivateWorld, size: Size, seconds: float) -> Row:
     """Lay out a node, let a daemon watch it, and return a row of the table."""
-    with DemoNode(world) as node:
-        fill(node, size)
+    other_pods = size.pods - size.volumes
+    layout = Layout(size.volumes, min(10, max(1, size.volumes)), 0, other_mounts=size.mounts)
+    with DemoNode(world) as node, staged(node, layout):
+        for number in range(other_pods):
+            node.add_pod(f"other{number}")
         began = time.monotonic()
         with DaemonProcess(node) as daemon:
             daemon.wait_until_watching(size.volumes, 60)
@@ -86,9 +94,10 @@ def measure(world: PrivateWorld, size: Size, seconds: float) -> dict[str, object
             after, took = use_of(daemon.pid), time.monotonic() - start
     cpu = after.cpu_seconds - before.cpu_seconds
     return {
+        "bench": "idle",
         **asdict(size),
         "seconds": round(took),
-        "ready_s": round(ready, 2),
+        "watching_after_ms": round(ready * 1e3),
         "cpu_s_per_hour": round(cpu / took * 3600, 2),
         "cpu_percent": round(cpu / took * 100, 3),
         "wakeups_per_s": round((after.wakeups - before.wakeups) / took, 2),
@@ -98,24 +107,6 @@ def measure(world: PrivateWorld, size: Size, seconds: float) -> dict[str, object
         "watches": after.watches,
         "processes": after.processes,
     }
-
-
-def fill(node: DemoNode, size: Size) -> None:
-    """Make the pods, their volumes, and all other mounts of the node."""
-    sources = [node.add_source(f"s{n}") for n in range(min(size.volumes, 10))]
-    for number in range(size.pods):
-        of = [PodVolume("v", sources[number % 10])] if number < size.volumes else []
-        node.add_pod(f"p{number}", of, [])
-    base = os.path.join(node.lab, "many")
-    os.mkdir(base)
-    syscalls.mount("many", base, "tmpfs", 0, "")
-    syscalls.mount(None, base, None, syscalls.MS_PRIVATE)
-    origin = os.path.join(base, "origin")
-    os.mkdir(origin)
-    for number in range(max(0, size.mounts - 3 * size.volumes)):
-        place = os.path.join(base, f"{number:05}")
-        os.mkdir(place)
-        syscalls.mount(origin, place, None, syscalls.MS_BIND)
 
 
 def _descendants(pid: int) -> list[int]:
@@ -154,26 +145,3 @@ def _watches(pid: int) -> int:
         text = Path(f"/proc/{pid}/fdinfo/{fd}").read_text()
         count += sum(line.startswith("inotify ") for line in text.splitlines())
     return count
-
-
-def main() -> int:
-    """Print one line for each size."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=300.0)
-    parser.add_argument("--only", type=int, default=None, help="number of mounts")
-    options = parser.parse_args()
-    for size in SIZES:
-        if options.only is not None and size.mounts != options.only:
-            continue
-
-        def body(world: PrivateWorld, size: Size = size) -> int:
-            print(json.dumps(measure(world, size, options.seconds)), flush=True)
-            return 0
-
-        run_in_private_world(body, deadline_seconds=options.seconds + 300)
-    print(json.dumps({"kernel": os.uname().release, "cpus": os.cpu_count()}))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,33 +1,33 @@
 """Time from the new source mount to the first good open in every container.
 
-    make bench            (as root; about three minutes)
+    python -m tests.bench recovery [--quick]      (as root; a quarter of an hour, or two minutes)
 
-One line of JSON for each case.  ``floor_ms`` is what the opener itself needs for one round
-through containers that all work; it is inside the other numbers.  ``notice`` is the time from
-SIGKILL to the line in the log that says that the server is gone.
+In each case one server, or ten of them, are killed and started again, and one process enters the
+containers in turn until the file opens.  ``floor_ms`` is what that process itself needs for one
+round through containers that all work, ``calls_ms`` what the bare system calls need for the same
+binds in two plain loops; both are inside the other numbers.  ``poll`` in the place of a way is an
+agent that does what node agents do today: look every five seconds, stack ``mount --bind``.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import statistics
-import sys
 import time
-from dataclasses import dataclass
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.namespace import PrivateWorld, run_in_private_world
+from fusewatchd.demo.namespace import PrivateWorld
 from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.pods import PodMount, PodVolume
-from fusewatchd.demo.sources import OldServer, Source
-from tests.bench.opener import REST_SECONDS, Opener
+from fusewatchd.demo.sources import OldServer
+from tests.bench.opener import Opener
+from tests.bench.others import PollingAgent, replace_by_hand
+from tests.bench.rows import Row, measured
+from tests.bench.stage import Layout, Stage, staged
 
 WAYS = ("beneath", "on-top", "staged")
-DEADLINE_SECONDS = 20.0
+POLL = "poll"
+DEADLINE_SECONDS = 60.0
 SETTLE_SECONDS = 1.0
 
 
@@ -35,40 +35,65 @@ SETTLE_SECONDS = 1.0
 class Case:
     """What is measured."""
 
-    volumes: int
+    name: str
+    layout: Layout
     crashes: int
+    ways: tuple[str, ...] = WAYS
     is_drained: bool = False
     """The new source is up before the old server dies; measured from that death."""
-
-    @property
-    def name(self) -> str:
-        return "drain" if self.is_drained else "crash"
+    is_quick: bool = field(default=False)
 
 
-NOTICED = 30
-CASES = (Case(1, 50), Case(100, 10), Case(1, 20, is_drained=True), Case(100, 5, is_drained=True))
+HUNDRED = Layout(volumes=100, containers=100)
+CASES = (
+    Case("1 volume", Layout(follows_host=True), 50, (*WAYS, POLL), is_quick=True),
+    Case("10 volumes", Layout(volumes=10, containers=10), 20),
+    Case("100 volumes", HUNDRED, 10, is_quick=True),
+    Case("100 volumes, follow host", Layout(100, 1, 100, follows_host=True), 5, (*WAYS, POLL)),
+    Case("100 volumes, 10 sources", Layout(100, 10, 100), 5),
+    Case("100 volumes, 5,000 mounts", Layout(100, 1, 100, other_mounts=5000), 5),
+    Case(
+        "100 volumes, 2,000 processes",
+        Layout(100, 1, 100, other_processes=2000, other_namespaces=300),
+        5,
+    ),
+    Case("1,000 volumes", Layout(1000, 1, 200), 3),
+    Case("1,000 volumes, 10 sources", Layout(1000, 10, 200), 3, ("beneath",)),
+    Case("drain, 1 volume", Layout(), 20, is_drained=True),
+    Case("drain, 100 volumes", HUNDRED, 5, is_drained=True),
+)
 
 
-def measure(world: PrivateWorld, way: str, case: Case) -> dict[str, object]:
-    """Crash and restart one server again and again; return a row of the table."""
-    taken: list[float] = []
-    with DemoNode(world) as node:
-        source = node.add_source("one")
-        pids = []
-        for number in range(case.volumes):
-            pod = node.add_pod(f"p{number}", [PodVolume("v", source)], [PodMount("v", "/data")])
-            pids.append(node.start_container(pod).pid)
-        floor = _round(pids)
+def rows(*, is_quick: bool) -> Iterator[Row]:
+    """Measure every case in every way, each in a world of its own."""
+    for case in CASES:
+        if is_quick and not case.is_quick:
+            continue
+        for way in case.ways:
+            yield from measured(lambda world, w=way, c=case: measure(world, w, c))
+
+
+def measure(world: PrivateWorld, way: str, case: Case) -> Row:
+    """Crash and restart again and again; return a row of the table."""
+    layout = case.layout
+    with DemoNode(world) as node, staged(node, layout) as stage:
+        floor = _round(stage.pids)
+        row: Row = {"bench": "recovery", "case": case.name, "way": way}
+        if way == POLL:
+            return {**row, **summary(_polled(stage, min(case.crashes, 5)))}
         with DaemonProcess(node, way=way) as daemon:
-            daemon.wait_until_watching(2 * case.volumes, 30)
+            daemon.wait_until_watching(layout.binds, DEADLINE_SECONDS)
+            taken: list[float] = []
             for _ in range(case.crashes):
-                taken.append(_one_crash(source, pids, is_drained=case.is_drained))
-                daemon.wait_until_watching(2 * case.volumes, 30)
-    row = {"case": case.name, "way": way, "volumes": case.volumes}
-    return {**row, **summary(taken), "floor_ms": round(floor * 1e3, 1)}
+                taken.append(_one_crash(stage, is_drained=case.is_drained))
+                daemon.wait_until_watching(layout.binds, DEADLINE_SECONDS)
+        row |= {**summary(taken), "floor_ms": round(floor * 1e3, 1)}
+        if way == "beneath" and not case.is_drained:
+            row["calls_ms"] = round(_by_hand(stage) * 1e3, 1)
+        return row
 
 
-def summary(taken: list[float]) -> dict[str, object]:
+def summary(taken: list[float]) -> Row:
     """Return what a table says of some durations in seconds."""
     taken = sorted(taken)
     return {
@@ -79,65 +104,48 @@ def summary(taken: list[float]) -> dict[str, object]:
     }
 
 
-def notice(world: PrivateWorld) -> dict[str, object]:
-    """Kill a server again and again; return how soon the log says so."""
-    taken: list[float] = []
-    with DemoNode(world) as node:
-        source = node.add_source("one")
-        node.add_pod("p", [PodVolume("v", source)], [])
-        with DaemonProcess(node) as daemon:
-            for _ in range(NOTICED):
-                daemon.wait_until_watching(1, 30)
-                time.sleep(SETTLE_SECONDS)  # the new server is known by then
-                with open(daemon.log_path, encoding="utf-8") as log:
-                    log.seek(0, os.SEEK_END)
-                    killed, end = source.kill(), time.monotonic() + DEADLINE_SECONDS
-                    while "FUSE server is gone" not in log.read() and time.monotonic() < end:
-                        time.sleep(REST_SECONDS)
-                    taken.append(time.monotonic() - killed)
-                source.restart()
-    return {"case": "notice", **summary(taken)}
-
-
-def _one_crash(source: Source, pids: list[int], *, is_drained: bool) -> float:
+def _one_crash(stage: Stage, *, is_drained: bool) -> float:
     if is_drained:
-        opener = Opener(pids, "/data/hello", DEADLINE_SECONDS)
+        (source,) = stage.sources
+        opener = Opener(stage.pids, "/data/hello", DEADLINE_SECONDS)
         source.restart(old=OldServer.DRAINING)
         time.sleep(SETTLE_SECONDS)
         start = source.draining.pop().kill()
     else:
-        source.kill()
-        opener = Opener(pids, "/data/hello", DEADLINE_SECONDS)
-        start = source.restart()
+        for source in stage.sources:
+            source.kill()
+        opener = Opener(stage.pids, "/data/hello", DEADLINE_SECONDS)
+        start = max([source.restart() for source in stage.sources])
     opener.go()
     return max(opener.moments()) - start
 
 
-def _round(pids: list[int]) -> float:
+def _by_hand(stage: Stage) -> float:
+    """Return the least of three."""
+    found = []
+    for _ in range(3):
+        for source in stage.sources:
+            source.kill()
+            source.restart()
+        found.append(replace_by_hand(stage.sources[0].path, stage.targets, stage.pids))
+    return min(found)
+
+
+def _polled(stage: Stage, crashes: int) -> list[float]:
+    taken = []
+    agent = PollingAgent(stage.sources[0].path, stage.targets)
+    agent.start()
+    try:
+        for number in range(crashes):
+            time.sleep(1.0 + number * 0.7 % 5.0)  # at another moment of the five seconds each time
+            taken.append(_one_crash(stage, is_drained=False))
+    finally:
+        agent.stop()
+    return taken
+
+
+def _round(pids: Sequence[int]) -> float:
     opener = Opener(pids, "/data/hello", DEADLINE_SECONDS)
     start = time.monotonic()
     opener.go()
     return max(opener.moments()) - start
-
-
-def _print(row: dict[str, object]) -> int:
-    print(json.dumps(row), flush=True)
-    return 0
-
-
-def main() -> int:
-    """Print one line for each way and case."""
-    for case in CASES:
-        for way in WAYS:
-
-            def body(world: PrivateWorld, way: str = way, case: Case = case) -> int:
-                return _print(measure(world, way, case))
-
-            run_in_private_world(body, deadline_seconds=300)
-    run_in_private_world(lambda world: _print(notice(world)), deadline_seconds=300)
-    print(json.dumps({"kernel": os.uname().release, "cpus": os.cpu_count()}))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -32,6 +32,7 @@ from fusewatchd.model import (
 from fusewatchd.persistence import document_of, ledger_from
 from fusewatchd.planner import Policy
 from fusewatchd.reconciler import Reconciler
+from fusewatchd.settings import DriverSettings, FluidSettings
 from fusewatchd.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -52,7 +53,9 @@ class Daemon:
         self.planned: tuple[Action, ...] = ()
         self.sees_covered = True
         """What other mounts cover has answered, as far as it ever did."""
-        knowledge = Knowledge(drivers_for(fluid_mount_root), frozenset())
+        knowledge = Knowledge(
+            drivers_for(DriverSettings(FluidSettings(fluid_mount_root))), frozenset()
+        )
         self.policy = Policy()
         self._knowledge = knowledge
         self._journal: list[tuple[TargetKey, OwnLayer]] = []

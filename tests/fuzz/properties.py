@@ -134,7 +134,7 @@ def a_table_answers_every_question(lines: list[bytes]) -> None:
 
 ROOTS = st.sampled_from(["/var/lib/kubelet", "/", "/data/kubelet/", "/k\udcff"])
 NAMES = ANY_TEXT | st.sampled_from([
-    "pods", "volumes", "volume-subpaths", "kubernetes.io~csi", "lab~fuse", "mount", "..", "", "0",
+    "pods", "volumes", "volume-subpaths", "kubernetes.io~csi", "lab~fuse", "kubernetes.io~local-volume", "kubernetes.io~empty-dir", "mount", "..", "", "0",
     "50a97417-eded-45b5-9699-867eb25c5bb8", "0123456789abcdef0123456789abcdef",
 ])  # fmt: skip
 
@@ -147,8 +147,10 @@ def path_of(root: str, found: BindPath) -> str:
             return f"{pod}/volumes/{found.plugin}/{found.volume}/mount"
         case BindKind.SUBPATH:
             return f"{pod}/volume-subpaths/{found.volume}/{found.container}/{found.index}"
-        case BindKind.FLEXVOLUME:
+        case BindKind.FLEXVOLUME | BindKind.LOCAL:
             return f"{pod}/volumes/{found.plugin}/{found.volume}"
+        case BindKind.EMPTY_DIR:
+            return "/".join(filter(None, (pod, "volumes", found.plugin, found.volume, found.index)))
         case _:
             raise AssertionError(found)
 

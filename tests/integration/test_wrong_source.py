@@ -215,13 +215,18 @@ def test_another_kind_of_file_system_at_the_place_is_no_source(node: DemoNode) -
         container.wait_until_readable("/data/hello", DEADLINE)
 
 
-@pytest.mark.slow
-@in_lab(timeout=60)
-def test_a_hostpath_beside_the_pods_only_volume_is_not_that_volume(node: DemoNode) -> None:
+def pod_with_hostpath(node: DemoNode) -> tuple[Source, Source, Container]:
+    """A pod with a volume of source ``one`` and a hostPath to source ``two``."""
     one, two = node.add_source("one"), node.add_source("two")
     volumes = [PodVolume("v", one), PodVolume("h", kind=VolumeKind.HOST_PATH, host_path=two.path)]
     mounts = [PodMount("v", "/data"), PodMount("h", "/host")]
-    container = node.start_container(node.add_pod("p", volumes, mounts))
+    return one, two, node.start_container(node.add_pod("p", volumes, mounts))
+
+
+@pytest.mark.slow
+@in_lab(timeout=60)
+def test_a_hostpath_beside_the_pods_only_volume_is_not_that_volume(node: DemoNode) -> None:
+    one, two, container = pod_with_hostpath(node)
     with (
         DemoKubelet(node.pod_list) as kubelet,
         DaemonProcess(node, settings={"kubelet.url": kubelet.url}) as daemon,
@@ -233,6 +238,20 @@ def test_a_hostpath_beside_the_pods_only_volume_is_not_that_volume(node: DemoNod
         container.wait_until_readable("/data/hello", DEADLINE)
         time.sleep(ALL_LOOKS)
         assert container.read("/data/hello") == "one"
+        assert container.read("/host/hello") == "two"
+
+
+@pytest.mark.slow
+@in_lab(timeout=60)
+def test_without_the_pods_spec_a_hostpath_is_nobodys(node: DemoNode) -> None:
+    one, two, container = pod_with_hostpath(node)
+    with DaemonProcess(node) as daemon:
+        daemon.wait_until_watching(2)
+        for source in (two, one):
+            source.kill()
+            source.restart()
+        container.wait_until_readable("/data/hello", DEADLINE)
+        time.sleep(ALL_LOOKS)
         assert is_broken(container, "/host/hello")
 
 

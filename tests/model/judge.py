@@ -12,7 +12,7 @@ from typing import Any
 
 from fusewatchd.lineage import plain_root
 from fusewatchd.model import Mount
-from tests.model.places import PodState, Tables, Target, content, layers_at, options_of
+from tests.model.places import Layer, PodState, Tables, Target, content, layers_at, options_of
 from tests.model.shapes import KEPT
 from tests.model.stage import Stage
 
@@ -130,8 +130,18 @@ class Judge:
         unfinished = not self._stage.is_daemon_up
         base = self._stage.base_depth
         for_each = 2 if base > 1 and target.is_read_only else 1
+        if base == 1:
+            # Where one has come to be below others it stays, for good, and is counted.
+            target.foreign |= self._living_below(target)
         there = layers_at(self._tables.of(target.container), target.path)
         return base + for_each * len(target.foreign & there) + unfinished
+
+    def _living_below(self, target: Target) -> set[Layer]:
+        """Return the covered layers of which the server answers: nobody takes those away."""
+        source = self._stage.sources[target.source]
+        stack = self._tables.of(target.container).stack_at(target.path)
+        living = (layer for layer in stack[:-1] if self._stage.is_alive(source, layer.device))
+        return {(layer.mount_id, layer.device) for layer in living}
 
     def _flags(self, target: Target, top: Mount) -> Iterator[str]:
         options = options_of(top)
@@ -196,6 +206,9 @@ class Judge:
 
     def _right_refusals(self, target: Target) -> set[str]:
         right = set() if self._stage.sources[target.source].answers else set(WAITING)
+        if self._stage.sources[target.source].is_hung and target.container is not None:
+            # The bind on the host may show the new file system already.
+            right |= {"host_bind_stale"}
         if not target.host.is_learned:
             right |= {"no_source"}
         if target.host.is_bare:

@@ -61,7 +61,7 @@ class Target:
     origin: Target | None = None
     """Of a container's mount: the bind on the host."""
     foreign: set[Layer] = field(default_factory=set)
-    """Layers that somebody else put there, as far as they are there still."""
+    """Layers that somebody else put there, or put others on, as far as they are there still."""
     is_bare: bool = False
     """Somebody unmounted it."""
     is_overlaid: bool = False

@@ -20,10 +20,13 @@ from fusewatchd.model import (
     NamespaceKind,
     Pod,
     Reason,
+    Volume,
     VolumeData,
+    VolumeMount,
 )
 from fusewatchd.mountinfo import MountTable
 from fusewatchd.planner import Policy, plan
+from fusewatchd.settings import DriverSettings
 from fusewatchd.snapshot import Snapshot
 from fusewatchd.switches import Switches
 
@@ -48,6 +51,18 @@ def pod(
 ) -> Pod:
     ours = {f"fusewatchd.io/{name}": value for name, value in annotations.items()}
     return Pod(uid, uid, namespace, "web", "Running", is_deleting, annotations=ours)
+
+
+def spec(volume: Volume, *mounts: VolumeMount) -> dict[str, Pod]:
+    """The pod list, with this volume at /data of the container ``app`` if nothing is said."""
+    entries = mounts or (entry(),)
+    return {UID: replace(pod(), volumes=(volume,), volume_mounts=entries)}
+
+
+def entry(**keys: object) -> VolumeMount:
+    """A volumeMount, as ``spec`` has it but for these keys."""
+    made = VolumeMount("app", "v", "/data", read_only=False, propagation="None")
+    return replace(made, **keys)  # type: ignore[arg-type]
 
 
 @dataclass
@@ -146,7 +161,9 @@ class Scene:
 
     def look(self) -> Diagnosis:
         snapshot = self.snapshot()
-        knowledge = Knowledge(drivers_for("/runtime-mnt"), frozenset({"fuse.lxcfs"}), self.switches)
+        knowledge = Knowledge(
+            drivers_for(DriverSettings()), frozenset({"fuse.lxcfs"}), self.switches
+        )
         diagnosis = diagnose(snapshot, self.ledger, knowledge)
         self.ledger = take_diagnosis(self.ledger, diagnosis, snapshot)
         self.now += 1

@@ -26,7 +26,21 @@ ROOT = "/var/lib/kubelet"
         (f"{UID}/volumes/lab~bind/v", BindPath(BindKind.FLEXVOLUME, UID, "v", "lab~bind")),
         (f"{UID}/volumes/kubernetes.io~csi/pv", None),
         (f"{UID}/volumes/kubernetes.io~csi/pv/mount/cache", None),
-        (f"{UID}/volumes/kubernetes.io~empty-dir/cache", None),
+        (
+            f"{UID}/volumes/kubernetes.io~local-volume/pv",
+            BindPath(BindKind.LOCAL, UID, "pv", "kubernetes.io~local-volume"),
+        ),
+        (f"{UID}/volumes/kubernetes.io~local-volume/pv/sub", None),
+        (
+            f"{UID}/volumes/kubernetes.io~empty-dir/cache",
+            BindPath(BindKind.EMPTY_DIR, UID, "cache", "kubernetes.io~empty-dir"),
+        ),
+        (
+            f"{UID}/volumes/kubernetes.io~empty-dir/cache/a/b",
+            BindPath(BindKind.EMPTY_DIR, UID, "cache", "kubernetes.io~empty-dir", index="a/b"),
+        ),
+        (f"{UID}/volumes/kubernetes.io~secret/token", None),
+        (f"{UID}/volumes/kubernetes.io~projected/token", None),
         (f"{UID}/volumes/kubernetes.io~csi/../mount", None),
         (f"{UID}/volume-subpaths/pv/app", None),
         (f"../{UID}/volume-subpaths/pv/app/0", None),

@@ -12,13 +12,15 @@ import fusewatchd
 ROOT = Path(fusewatchd.__file__).parent
 
 BASE = {
-    "model", "decision", "snapshot", "errors", "printable", "wire", "bucket", "delays", "__init__",
+    "model", "decision", "snapshot", "errors", "printable", "wire", "bucket", "delays", "overlay", "__init__",
 }  # fmt: skip
-PARSERS = {"mountinfo", "kubeletdir", "podlist", "settings", "schema", "expectations"}
+PARSERS = {
+    "mountinfo", "kubeletdir", "podlist", "settings", "schema", "expectations", "sourcetemplate",
+}  # fmt: skip
 CORE = {
     "lifecycle", "lineage", "sources", "containers", "children", "connections", "incidents",
     "ledger", "memory", "history", "aborting", "persistence", "switches", "cleanup", "pods", "diagnosis", "planner",
-    "drivers", "detectors", "budget", "breaker", "ownlayers",
+    "drivers", "detectors", "budget", "breaker", "ownlayers", "hostpaths",
 }  # fmt: skip
 EDGE = {
     "linux",

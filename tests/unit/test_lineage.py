@@ -17,8 +17,10 @@ from fusewatchd.model import (
     Reason,
     SourceAnswer,
     SourcePath,
+    VolumeData,
 )
 from fusewatchd.mountinfo import MountTable
+from fusewatchd.settings import DriverSettings, FluidSettings
 from fusewatchd.snapshot import Snapshot
 
 PODS = "/k/pods"
@@ -60,7 +62,9 @@ def snapshot(
     *mounts: Mount, answered: tuple[Device, ...] = (NEW, OTHER), pods: dict[str, Pod] | None = None
 ) -> Snapshot:
     connections = {d: Connection(d, Answer.ANSWERED) for d in answered}
-    return Snapshot(0.0, MountTable.of(mounts), "/k", connections, pods=pods)
+    data = {(PATH.pod_uid, PATH.volume): VolumeData("fuse.csi.fluid.io", PATH.volume)}
+    table = MountTable.of(mounts)
+    return Snapshot(0.0, table, "/k", connections, pods=pods, volume_data=data)
 
 
 def test_a_healthy_bind_teaches_its_source() -> None:
@@ -263,7 +267,7 @@ def test_what_counts_as_a_new_source(
     assert sources.resolve(found, BIND, seen).refusal is expected
 
 
-FLUID = drivers_for("/r")
+FLUID = drivers_for(DriverSettings(FluidSettings("/r")))
 FIRST, SECOND = (
     mount(20, "/r/juicefs/a/b-c/juicefs-fuse", NEW),
     mount(21, "/r/thin/a-b/c/thin-fuse", OTHER),
@@ -282,7 +286,7 @@ def pod(namespace: str) -> dict[str, Pod]:
         ((FIRST, SECOND), None, Reason.AMBIGUOUS_SOURCE),
         ((FIRST, SECOND), pod("a"), NEW),
         ((FIRST, SECOND), pod("a-b"), OTHER),
-        ((FIRST,), pod("a-b"), Reason.NO_SOURCE),
+        ((FIRST,), pod("a-b"), Reason.SOURCE_MISSING),
     ],
 )
 def test_fluid_datasets_with_names_that_run_together(

@@ -439,3 +439,17 @@ def test_setting_unique_ids_keeps_the_order_of_fuse_mounts() -> None:
     table = MountTable.of(mounts).with_unique_ids({1: 11, 3: 13})
     assert ids(table.fuse_mounts()) == [3, 1, 2]
     assert ids(list(table)) == [3, 1, 2]
+
+
+@given(st.lists(st.sampled_from(["/a", "/a/b", "/a/b", "/ab", "/b", "/", "/a-b", "/\udcff"])))
+def test_fuse_points_are_those_that_begin_so(points: list[str]) -> None:
+    mounts = [
+        mount_from_line(b"%d 1 0:%d / /x rw - fuse s rw" % (n, n)) for n in range(len(points))
+    ]
+    made = [replace(m, mount_point=p) for m, p in zip(mounts, points, strict=True)]
+    plain = replace(mount_from_line(b"99 1 0:99 / /a/b/c rw - ext4 s rw"))
+    table = MountTable.of([*made, plain])
+    for prefix in ("", "/", "/a", "/a/", "/c"):
+        assert table.fuse_points(prefix) == sorted({p for p in points if p.startswith(prefix)})
+    changed = table.with_changes((), [replace(plain, fs_type="fuse")])
+    assert "/a/b/c" in changed.fuse_points("/a/")

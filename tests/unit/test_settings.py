@@ -137,10 +137,13 @@ def test_the_shipped_file_marks_what_is_read_at_the_start_only() -> None:
         {"recovery": {"exclude": {"namespaces": ["a"]}}},
         {"recovery": {"exclude_containers": {"namespaces": ["a"]}}},
         {"cleanup": {"detach_orphans": True}},
+        {"drivers": {"templates": [{"name": "a", "csi_driver": "a", "source": "/{namespace}"}]}},
     ],
 )
 def test_what_cannot_be_seen_without_a_kubelet_is_a_mistake(document: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=r"^[a-z_.]+: needs kubelet.url, found nothing$"):
+    with pytest.raises(
+        ConfigError, match=r"^[a-z_.0-9\[\]]+: (\{namespace\} )?needs kubelet.url, found nothing$"
+    ):
         require_sense(settings_from(document, "f"))
     require_sense(settings_from({**document, "kubelet": {"url": "http://a:1"}}, "f"))
 

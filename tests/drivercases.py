@@ -1,0 +1,142 @@
+"""Golden cases of drivers: mount tables of a node that is well, broken and restarted.
+
+A case is a directory of ``tests/data/drivers``.  ``healthy.mountinfo``: all is well;
+``broken.mountinfo``: the servers died and what they had mounted was detached;
+``restarted.mountinfo``: it is mounted anew, the binds are still the old ones.  ``case.json``:
+
+* ``namespaces`` of pods by uid; ``volume_data`` by ``uid/volume`` as [driver, handle, is inline];
+  ``staging_data`` by staging path (``staging_data_restarted`` where it changes); ``templates``
+  and ``fluid_mount_root`` of the configuration; ``tables`` where they are files of another name;
+* ``binds`` by mount point, all that the tables have: the ``rule`` and the ``source`` while
+  healthy; the reason while ``broken`` (and ``broken_rule``, where it is another), the reason or
+  ``recovers`` once ``restarted``, both for a daemon that never saw the node healthy;
+  ``remembered``: as ``restarted`` for one that did; ``without_namespaces``: as ``restarted``
+  while the kubelet has not told; ``why``: what the answer's words must contain.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fusewatchd import lineage, sources
+from fusewatchd.drivers import Driver, drivers_for
+from fusewatchd.kubeletdir import parse_bind_path, pods_directory
+from fusewatchd.model import (
+    Answer,
+    BindPath,
+    Connection,
+    Mount,
+    Pod,
+    SourceAnswer,
+    VolumeData,
+)
+from fusewatchd.mountinfo import MountTable, parse_mount_table
+from fusewatchd.settings import Settings, settings_from
+from fusewatchd.snapshot import Snapshot
+
+DIRECTORY = Path(__file__).parent / "data" / "drivers"
+ROOT = "/var/lib/kubelet"
+RECOVERS = "recovers"
+
+
+def case_names() -> list[str]:
+    return sorted(path.name for path in DIRECTORY.iterdir())
+
+
+@dataclass(frozen=True)
+class Case:
+    """One node before, during and after a crash of all its servers."""
+
+    healthy: MountTable
+    broken: MountTable
+    restarted: MountTable
+    document: Mapping[str, Any]
+
+    @classmethod
+    def load(cls, name: str) -> Case:
+        directory = DIRECTORY / name
+        document = json.loads((directory / "case.json").read_text())
+        files = document.get("tables", {})
+        tables = (
+            parse_mount_table((directory / files.get(state, f"{state}.mountinfo")).read_bytes())
+            for state in ("healthy", "broken", "restarted")
+        )
+        return cls(*tables, document)
+
+    @property
+    def drivers(self) -> tuple[Driver, ...]:
+        layouts: dict[str, Any] = {"templates": self.document.get("templates", [])}
+        if "fluid_mount_root" in self.document:
+            layouts["fluid"] = {"mount_root": self.document["fluid_mount_root"]}
+        settings: Settings = settings_from({"drivers": layouts}, "case.json")
+        return drivers_for(settings.drivers)
+
+    def snapshot(self, table: MountTable, *, knows_pods: bool = True) -> Snapshot:
+        """A look at one of the tables; what is shown only by binds of pods has no server."""
+        alive = {mount.device for mount in table.fuse_mounts() if not _is_inside(mount)}
+        if table is self.healthy:
+            alive |= {mount.device for mount in table.fuse_mounts()}
+        connections = {
+            mount.device: Connection(
+                mount.device, Answer.ANSWERED if mount.device in alive else Answer.DISCONNECTED
+            )
+            for mount in table.fuse_mounts()
+        }
+        return Snapshot(
+            0.0,
+            table,
+            ROOT,
+            connections,
+            pods=self._pods() if knows_pods else None,
+            volume_data={
+                (uid, volume): VolumeData(*entry)
+                for key, entry in self.document.get("volume_data", {}).items()
+                for uid, _, volume in (key.partition("/"),)
+            },
+            staging_data=self._staging_data(table),
+        )
+
+    def _staging_data(self, table: MountTable) -> dict[str, VolumeData]:
+        known = self.document.get("staging_data", {})
+        if table is not self.healthy:
+            known = self.document.get("staging_data_restarted", known)
+        return {path: VolumeData(*entry) for path, entry in known.items() if table.at(path)}
+
+    def _pods(self) -> dict[str, Pod]:
+        return {
+            uid: Pod(uid, uid, namespace, "p", "Running", is_deleting=False)
+            for uid, namespace in self.document.get("namespaces", {}).items()
+        }
+
+    def facts(self) -> lineage.Facts:
+        """What is remembered of the healthy node."""
+        working = {mount.device for mount in self.healthy.fuse_mounts()}
+        return lineage.learn({}, self.healthy, (), pods_directory(ROOT), working)
+
+    def answer(
+        self, point: str, snapshot: Snapshot, facts: lineage.Facts | None = None
+    ) -> SourceAnswer:
+        path, mount = next(
+            bind for bind in binds_of(snapshot.table) if bind[1].mount_point == point
+        )
+        return sources.locate(path, mount, snapshot, facts or {}, self.drivers)
+
+    def outcome(self, point: str, snapshot: Snapshot, facts: lineage.Facts | None = None) -> str:
+        """The reason why a bind cannot be replaced, or where its new source is mounted."""
+        mount = snapshot.table.top_at(point)
+        assert mount is not None
+        found = sources.resolve(self.answer(point, snapshot, facts), mount, snapshot)
+        return found.mount.mount_point if found.mount else found.refusal.value
+
+
+def binds_of(table: MountTable) -> list[tuple[BindPath, Mount]]:
+    found = ((parse_bind_path(ROOT, mount.mount_point), mount) for mount in table.fuse_mounts())
+    return [(path, mount) for path, mount in found if path is not None]
+
+
+def _is_inside(mount: Mount) -> bool:
+    return mount.mount_point.startswith(pods_directory(ROOT) + "/")
