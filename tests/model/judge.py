@@ -130,18 +130,22 @@ class Judge:
         unfinished = not self._stage.is_daemon_up
         base = self._stage.base_depth
         for_each = 2 if base > 1 and target.is_read_only else 1
-        if base == 1:
-            # Where one has come to be below others it stays, for good, and is counted.
-            target.foreign |= self._living_below(target)
+        # What others put their layers on stays below them while it lives, and is counted.
+        target.foreign |= self._living_below(target)
         there = layers_at(self._tables.of(target.container), target.path)
         return base + for_each * len(target.foreign & there) + unfinished
 
     def _living_below(self, target: Target) -> set[Layer]:
-        """Return the covered layers of which the server answers: nobody takes those away."""
+        """Return the layers below others' of which the server answers: nobody takes those away.
+
+        With BENEATH nothing of ours is ever below another layer of ours.
+        """
         source = self._stage.sources[target.source]
         stack = self._tables.of(target.container).stack_at(target.path)
-        living = (layer for layer in stack[:-1] if self._stage.is_alive(source, layer.device))
-        return {(layer.mount_id, layer.device) for layer in living}
+        names = [(layer.mount_id, layer.device) for layer in stack]
+        covering = [n for n, name in enumerate(names) if name in target.foreign]
+        end = len(stack) - 1 if self._stage.base_depth == 1 else max(covering, default=0)
+        return {name for name in names[:end] if self._stage.is_alive(source, name[1])}
 
     def _flags(self, target: Target, top: Mount) -> Iterator[str]:
         options = options_of(top)
