@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterable
@@ -17,6 +18,7 @@ from fusewatchd.demo.daemonprocess import DaemonProcess
 from fusewatchd.demo.node import DemoNode
 from fusewatchd.demo.pods import PodMount, PodVolume, VolumeKind
 from fusewatchd.demo.sources import OldServer, Source
+from fusewatchd.linux import layerjournal
 from fusewatchd.model import Mount
 from fusewatchd.mountinfo import parse_mount_table
 from tests.lab import WAYS, in_lab
@@ -123,6 +125,35 @@ def test_read_only_and_flags_stay(node: DemoNode, way: str) -> None:
             container.write("/data/new", "x")
         assert error.value.errno == errno.EROFS
         daemon.wait_until_watching(2)
+
+
+@pytest.mark.slow
+@WAYS
+@in_lab(timeout=120)
+def test_a_daemon_that_is_killed_after_every_crash_leaves_no_layer(
+    node: DemoNode, way: str
+) -> None:
+    """Neither what it was about to write down is lost, nor what a mount covers unknown."""
+    source = node.add_source("one")
+    pod = node.add_pod("app", [PodVolume("v", source)], [PodMount("v", "/data")])
+    container = node.start_container(pod)
+    with DaemonProcess(node, way=way) as daemon:
+        for number in range(4):
+            daemon.wait_until_watching(2)
+            crash(node)
+            container.wait_until_readable("/data/hello", DEADLINE)
+            daemon.kill()
+            if number == 2:
+                # Without its notes it finds out what is dead.
+                shutil.rmtree(daemon.values["state_dir"])
+                with suppress(FileNotFoundError):
+                    os.unlink(os.path.join(daemon.runtime_dir, layerjournal.NAME))
+            daemon.start()
+        daemon.wait_until_watching(2)
+        most = 1 if way == "beneath" else 2
+        on_host = [line.split()[4] for line in host_lines()].count(pod.volume_path("v"))
+        inside = [line.split()[4] for line in fuse_lines(container.mountinfo())].count("/data")
+        assert (on_host <= most, inside <= most) == (True, True), (on_host, inside)
 
 
 @WAYS
