@@ -3,7 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 SUDO_APT = $(if $(filter 0,$(shell id -u)),yes)
 TEST_PACKAGES = fuse3 bindfs python3-pyfuse3 openssl curl procps
+SLOW_TEST_PACKAGES = prometheus chromium
 JOBS ?= $(shell expr 2 \* $$(nproc 2>/dev/null || echo 1))
+# Debian packages, as far as they are missing and this machine is one that has them.
+install = if [ "$(SUDO_APT)" = yes ] && command -v apt-get >/dev/null && ! dpkg -s $(1) >/dev/null 2>&1; \
+  then apt-get update -qq && apt-get install -y -qq --no-install-recommends $(1); fi
 
 .PHONY: demo test test-slow test-kernels check bench clean
 
@@ -14,6 +18,7 @@ test: check
 	$(VENV)/bin/python -m pytest -n $(JOBS) -m "not slow"
 
 test-slow: $(VENV)/.dev
+	@$(call install,$(SLOW_TEST_PACKAGES))
 	$(VENV)/bin/python -m pytest -n $(JOBS) -m slow
 
 test-kernels:
@@ -40,9 +45,7 @@ $(VENV)/.run: $(VENV)/bin/python pyproject.toml
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]'
 	@# FUSE servers and tools for the tests of real mounts, where they can be had.
-	@if [ "$(SUDO_APT)" = yes ] && command -v apt-get >/dev/null \
-	  && ! dpkg -s $(TEST_PACKAGES) >/dev/null 2>&1; \
-	then apt-get update -qq && apt-get install -y -qq $(TEST_PACKAGES); fi
+	@$(call install,$(TEST_PACKAGES))
 	touch $@ $(VENV)/.run
 
 clean:

@@ -64,7 +64,10 @@ def _parser() -> argparse.ArgumentParser:
     explain.set_defaults(command=_explain)
     config = commands.add_parser("config-check", help="check a configuration file")
     config.set_defaults(command=_config_check)
-    for command in (run, check, status, explain, config):
+    doctor = commands.add_parser("doctor", help="examine what a recovery needs; exit 0 or 1")
+    doctor.add_argument("--json", action="store_true")
+    doctor.set_defaults(command=_doctor)
+    for command in (run, check, status, explain, config, doctor):
         command.add_argument("--config", default="", help=f"default: {DEFAULT_CONFIG} if there")
         command.add_argument(
             "--set", action="append", default=[], metavar="KEY=VALUE", help="override one key"
@@ -90,13 +93,15 @@ def _settings(options: argparse.Namespace) -> tuple[Settings, str, dict[str, obj
 def _run(options: argparse.Namespace) -> int:
     from fusewatchd.daemon import Daemon, Start
     from fusewatchd.linux.mountkernel import Way
+    from fusewatchd.listening import inherited
     from fusewatchd.node import require_host_namespace
 
     if not options.any_namespace:
         require_host_namespace()
     settings, file, values = _settings(options)
     way = Way(options.way) if options.way else None
-    start = Start(settings, file, tuple(values.items()), way, options.as_old_kernel)
+    sockets = inherited(os.environ, os.getpid())
+    start = Start(settings, file, tuple(values.items()), way, options.as_old_kernel, tuple(sockets))
     return Daemon(start).run()
 
 
@@ -186,8 +191,26 @@ def _print_document(document: Any, *, as_json: bool, in_a_line: bool = False) ->
     return exit_code(document)
 
 
+def _doctor(options: argparse.Namespace) -> int:
+    from fusewatchd.checkup.findings import document, exit_code
+    from fusewatchd.doctor.examination import examine
+    from fusewatchd.doctor.table import table
+
+    settings, _, _ = _settings(options)
+    findings = examine(settings)
+    if options.json:
+        print(json.dumps(document(findings), indent=2))
+    else:
+        width = shutil.get_terminal_size((100, 24)).columns
+        print(table(findings, width, sys.stdout.isatty()))
+    return exit_code(findings)
+
+
 def _config_check(options: argparse.Namespace) -> int:
-    _, file, _ = _settings(options)
+    from fusewatchd.websecurity import WebSecurity
+
+    settings, file, _ = _settings(options)
+    WebSecurity(settings.web.config_file)
     print(f"{file or 'built-in defaults'}: fine")
     return 0
 

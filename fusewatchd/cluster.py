@@ -89,7 +89,7 @@ class Cluster:
             self._kubelet.start()
             register(self._kubelet.fileno(), self._on_pods)
         if settings.apiserver.is_configured:
-            register(self._start_telling(_apiserver(settings)), self._on_news)
+            register(self._start_telling(apiserver_endpoint(settings)), self._on_news)
 
     def _start_telling(self, endpoint: Endpoint | EndpointSource) -> int:
         from fusewatchd.kube.apiserver import EventPoster
@@ -269,7 +269,8 @@ def kubelet_endpoint(settings: KubeletSettings, kubelet_root: str, node_name: st
     )
 
 
-def _apiserver(settings: Settings) -> Endpoint | EndpointSource:
+def apiserver_endpoint(settings: Settings) -> Endpoint | EndpointSource:
+    """Return how to reach and to trust the API server."""
     path = settings.apiserver.kubeconfig
     if not path:
         return _endpoint(settings.apiserver)

@@ -46,6 +46,15 @@ def load_settings(path: str) -> Settings:
     Raises:
         ConfigError: it cannot be read or used; one line for each problem.
     """
+    return settings_from(load_document(path), path)
+
+
+def load_document(path: str) -> object:
+    """Read one document of YAML; None: the file is empty.
+
+    Raises:
+        ConfigError: it cannot be read, in one line.
+    """
     try:
         with open(path, "rb") as file:
             status = os.fstat(file.fileno())
@@ -56,7 +65,7 @@ def load_settings(path: str) -> Settings:
         raise ConfigError(f"{path}: {exc.strerror}") from exc
     if len(text) > MAX_BYTES:
         raise ConfigError(f"{path}: expected at most {MAX_BYTES} bytes")
-    return settings_from(parse_document(text, path), path)
+    return parse_document(text, path)
 
 
 def parse_document(text: bytes, path: str) -> object:

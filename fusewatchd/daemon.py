@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import selectors
 import signal
+import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -69,6 +70,8 @@ class Start:
     overrides: tuple[tuple[str, object], ...] = ()
     way: Way | None = None
     as_old_kernel: bool = False
+    sockets: tuple[socket.socket, ...] = ()
+    """Listening ones that were handed over by systemd."""
 
 
 def _cluster_part(settings: Settings) -> tuple[object, ...]:
@@ -122,7 +125,9 @@ class Daemon:
         )
         self._state = StateKeeper(start.settings.state_dir, self.log)
         self._node.reconciler.ledger = self._state.remembered(self._node.table.table())
-        self._doors = Doors(start.settings, self._metrics.page, self._last_cycle, self.document)
+        self._doors = Doors(
+            start.settings, self._metrics.page, self.document, self.log, start.sockets
+        )
         self._doors.let_group_in(self.log)
 
     def _make_cluster(self) -> Cluster:
@@ -209,6 +214,7 @@ class Daemon:
         )
         for reporter in self._reporters:
             reporter.report(cycle)
+        self._doors.report(cycle)
         self._state.take(self._node.reconciler.ledger, cycle.started_at)
         now = time.monotonic()
         self._effort = self._effort.take(now - cycle.started_at, EFFORT, now)
@@ -370,9 +376,6 @@ class Daemon:
         if kept:
             text = "needs a restart: these keys are read at the start only"
             self.log.warning(text, event="needs_restart", keys=" ".join(kept))
-
-    def _last_cycle(self) -> CycleReport | None:
-        return self._cycle
 
     def document(self) -> Any:
         """Return the status document of the last cycle; from any thread, once there is one."""

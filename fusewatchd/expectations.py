@@ -95,11 +95,17 @@ def _is_origin(url: str) -> bool:
     return parts.scheme in ("http", "https") and is_host and not has_more
 
 
-def listen(value: str) -> str:
-    """Where to listen."""
+def listen(value: str | tuple[str, ...]) -> str:
+    """Where to listen, once or several times."""
+    several = (value,) if isinstance(value, str) else value
+    is_off = value == ""
+    is_fine = is_off or all(_is_listen_address(v) for v in several)
+    return "" if is_fine else "host:port with a port from 1 to 65535, or a list of such, or nothing"
+
+
+def _is_listen_address(value: str) -> bool:
     host, _, port = value.rpartition(":")
-    is_fine = not value or (host and port.isdigit() and 0 < int(port) < 65536)
-    return "" if is_fine else "host:port with a port from 1 to 65535, or nothing"
+    return bool(host) and port.isdigit() and 0 < int(port) < 65536
 
 
 def label(value: str) -> str:

@@ -56,14 +56,21 @@ def recalled(known: OwnLayers, more: Iterable[tuple[TargetKey, OwnLayer]]) -> Ow
 
 
 def still_there(known: OwnLayers, binds: Iterable[Bind], snapshot: Snapshot) -> OwnLayers:
-    """Keep the layers that this look found, and note their peer groups.
+    """Keep the layers that this look found on the host, and note their peer groups.
 
-    What is in containers is kept until they have been looked into.
+    What is in a container is kept as long as that is there: a look into it may be older than the
+    layer.
     """
-    kept: dict[TargetKey, tuple[OwnLayer, ...]] = {}
-    if not snapshot.namespaces_looked_at:
-        kept = {key: layers for key, layers in known.items() if not key.is_host}
+    living = {namespace.inode for namespace in snapshot.namespaces}
+    has_looked = bool(snapshot.namespaces_looked_at)
+    kept = {
+        key: layers
+        for key, layers in known.items()
+        if not key.is_host and (key.namespace in living or not has_looked)
+    }
     for bind in binds:
+        if not bind.key.is_host:
+            continue
         found = tuple(_found(known.get(bind.key, ()), layers_of(bind, snapshot), snapshot))
         if found:
             kept[bind.key] = found

@@ -109,6 +109,12 @@ def _value(hint: Any, value: object, key: str, problems: list[str]) -> Any:
         return None
     if typing.get_origin(hint) is tuple and is_dataclass(typing.get_args(hint)[0]):
         return _sections(typing.get_args(hint)[0], value, key, problems)
+    if isinstance(hint, types.UnionType):
+        # One thing, or a list of them.
+        one, several = typing.get_args(hint)
+        return _value(one if isinstance(value, str) else several, value, key, problems)
+    if typing.get_origin(hint) is Mapping:
+        return _texts(value, key, problems)
     if typing.get_origin(hint) is tuple:
         if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
             return tuple(value)
@@ -133,6 +139,19 @@ def _sections(cls: Any, value: object, key: str, problems: list[str]) -> tuple[A
             problems.append(f"{prefix}: {printable(wrong)}")
         built.append(section)
     return tuple(built)
+
+
+def _texts(value: object, key: str, problems: list[str]) -> dict[str, str]:
+    """Return text by name; values may be secrets and are not shown."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        problems.append(f"{key}: expected names and text")
+        return {}
+    for name, text in value.items():
+        if not isinstance(name, str) or not isinstance(text, str):
+            problems.append(f"{key}.{printable(str(name), 60)}: expected text")
+    return dict(value)
 
 
 def _scalar(hint: Any, value: object, key: str, problems: list[str]) -> Any:

@@ -12,9 +12,13 @@ from __future__ import annotations
 import errno
 import selectors
 import socket
+import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
 
 REST_FACTOR = 4
 """At most a fifth of one processor."""
@@ -22,11 +26,22 @@ MAX_REST_SECONDS = 1.0
 PAUSE_SECONDS = 0.2
 """How long no connection is accepted after the process ran out of descriptors."""
 _CHUNK = 8192
+_SENT_AT_ONCE = 1 << 16
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC)
 
-Respond = Callable[[bytes], bytes | None]
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """An answer that another thread works on; ``Server.wake`` tells that it may be there."""
+
+    look: Callable[[], bytes | None]
+    """Returns it, None as long as it is not there."""
+
+
+Respond = Callable[[bytes, socket.socket], "bytes | Pending | None"]
 """Takes all that a client has sent so far; None: more of it is needed.  Waits for nothing."""
 Admit = Callable[[socket.socket], bool]
+Secure = Callable[[socket.socket], socket.socket]
 
 
 class _Connection:
@@ -38,13 +53,15 @@ class _Connection:
         self._respond = respond
         self._received = b""
         self._unsent = memoryview(b"")
+        self._pending: Pending | None = None
+        self._waits_for = selectors.EVENT_READ
         self._is_answered = False
         self._is_sent = False
 
     @property
     def events(self) -> int:
-        """What the connection waits for."""
-        return selectors.EVENT_WRITE if self._unsent else selectors.EVENT_READ
+        """What the connection waits for; 0: for nothing that its client does."""
+        return 0 if self._pending is not None else self._waits_for
 
     def begin(self) -> bool:
         """Answer at once where nothing needs to be asked; return False when it is over."""
@@ -52,37 +69,67 @@ class _Connection:
 
     def advance(self) -> bool:
         """Go as far as possible without waiting; return False when it is over."""
+        if self._pending is not None:
+            return self._attempt(self._look)
         if not self._is_answered:
             return self._attempt(self._read)
         return self._attempt(self._drain if self._is_sent else self._write)
 
-    @staticmethod
-    def _attempt(step: Callable[[], bool]) -> bool:
+    def _attempt(self, step: Callable[[], bool]) -> bool:
+        self._waits_for = selectors.EVENT_READ
         try:
             return step()
+        except ssl.SSLWantReadError:
+            return True
+        except ssl.SSLWantWriteError:
+            self._waits_for = selectors.EVENT_WRITE
+            return True
         except (BlockingIOError, InterruptedError):
+            if self._unsent:
+                self._waits_for = selectors.EVENT_WRITE
             return True
         except OSError:
             return False
 
     def _read(self) -> bool:
-        data = self.sock.recv(_CHUNK)
-        self._received += data
-        return bool(data) and self._take()
+        # To the end of what is there: what TLS has unpacked already wakes no selector.
+        while not self._is_answered and self._pending is None:
+            data = self.sock.recv(_CHUNK)
+            if not data:
+                return False
+            self._received += data
+            self._take()
+        return True
 
     def _take(self) -> bool:
-        answer = self._respond(self._received)
+        answer = self._respond(self._received, self.sock)
         if answer is None:
             return True
         self._received = b""
+        if isinstance(answer, Pending):
+            self._pending = answer
+            return True
+        return self._answer(answer)
+
+    def _look(self) -> bool:
+        answer = self._pending.look() if self._pending is not None else None
+        if answer is None:
+            return True
+        self._pending = None
+        return self._answer(answer)
+
+    def _answer(self, answer: bytes) -> bool:
         self._is_answered = True
         self._unsent = memoryview(answer)
         return self._write()
 
     def _write(self) -> bool:
         while self._unsent:
-            self._unsent = self._unsent[self.sock.send(self._unsent) :]
+            self._unsent = self._unsent[self.sock.send(self._unsent[:_SENT_AT_ONCE]) :]
         self._is_sent = True
+        if isinstance(self.sock, ssl.SSLSocket):
+            with suppress(OSError):
+                self.sock.unwrap()  # tells the client that this was all; its word is not awaited
         # Closing with unread input would reset the connection and take the answer with it.
         self.sock.shutdown(socket.SHUT_WR)
         return True
@@ -92,27 +139,29 @@ class _Connection:
 
 
 class Server:
-    """Serves the clients of a listening socket until it is closed."""
+    """Serves the clients of listening sockets until it is closed."""
 
     def __init__(
         self,
         name: str,
-        listener: socket.socket,
+        listeners: Sequence[socket.socket],
         respond: Respond,
         *,
         timeout_seconds: float,
         max_connections: int,
         admit: Admit = lambda client: True,
+        secure: Secure = lambda client: client,
     ) -> None:
-        """Take the listener over; nobody is served before ``start``.
+        """Take the listeners over; nobody is served before ``start``.
 
         Args:
             name: of the thread.
-            listener: bound and listening.
+            listeners: bound and listening.
             respond: makes the answers, in the thread of the server.
             timeout_seconds: for one connection in all.
             max_connections: served at a time.
             admit: who is served at all; others are cut off.
+            secure: what a client's socket is wrapped in; an OSError cuts it off.
 
         Raises:
             OSError: there are no descriptors left.
@@ -122,9 +171,11 @@ class Server:
         self._admit = admit
         self._timeout = timeout_seconds
         self._max_connections = max_connections
-        self._listener = listener
-        listener.setblocking(False)
+        self._secure = secure
+        self._listeners = tuple(listeners)
         self._wake_reader, self._wake_writer = socket.socketpair()
+        for sock in (*self._listeners, self._wake_reader, self._wake_writer):
+            sock.setblocking(False)
         self._selector = selectors.DefaultSelector()
         self._connections: list[_Connection] = []
         self._resume_at: float | None = None
@@ -138,19 +189,24 @@ class Server:
 
     def start(self) -> None:
         """Answer requests in a thread of its own."""
-        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._listen()
         self._selector.register(self._wake_reader, selectors.EVENT_READ)
         self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
         self._thread.start()
+
+    def wake(self) -> None:
+        """Have pending answers looked for; from any thread."""
+        with suppress(OSError):  # full: it will look; closed: nobody waits any more
+            self._wake_writer.send(b"x")
 
     def close(self) -> None:
         """Stop at once; connections that are being served are cut."""
         self._is_closing.set()
         if self._thread is not None:
-            self._wake_writer.send(b"x")
+            self.wake()
             self._thread.join(1.0)
             self._thread = None
-        for sock in (self._listener, self._wake_reader, self._wake_writer):
+        for sock in (*self._listeners, self._wake_reader, self._wake_writer):
             sock.close()
         self._selector.close()
 
@@ -161,8 +217,10 @@ class Server:
             ready = self._selector.select(self._wait_seconds())
             began = time.thread_time()
             for key, _ in ready:
-                if key.fileobj is self._listener:
-                    self._accept()
+                if key.fileobj is self._wake_reader:
+                    self._look_again()
+                elif key.fileobj in self._listeners:
+                    self._accept(key.fileobj)
                 elif key.data in self._connections:
                     self._keep(key.data, key.data.advance())
             self._keep_time(time.monotonic())
@@ -177,18 +235,35 @@ class Server:
             moments.append(self._resume_at)
         return max(0.0, min(moments) - time.monotonic()) if moments else None
 
-    def _accept(self) -> None:
+    def _listen(self) -> None:
+        for listener in self._listeners:
+            self._selector.register(listener, selectors.EVENT_READ)
+
+    def _look_again(self) -> None:
+        with suppress(BlockingIOError):
+            self._wake_reader.recv(_CHUNK)
+        for connection in tuple(self._connections):
+            if not connection.events:
+                self._keep(connection, connection.advance())
+
+    def _accept(self, listener: Any) -> None:
         try:
-            sock, _ = self._listener.accept()
+            sock, _ = listener.accept()
         except OSError as exc:
-            if exc.errno in _EXHAUSTED:
-                self._selector.unregister(self._listener)
+            if exc.errno in _EXHAUSTED and self._resume_at is None:
+                for each in self._listeners:
+                    self._selector.unregister(each)
                 self._resume_at = time.monotonic() + PAUSE_SECONDS
             return
         if not self._admit(sock):
             sock.close()
             return
         sock.setblocking(False)
+        try:
+            sock = self._secure(sock)
+        except OSError:
+            sock.close()
+            return
         if len(self._connections) >= self._max_connections:
             self._drop(self._connections[0])
         connection = _Connection(sock, time.monotonic() + self._timeout, self._respond)
@@ -201,13 +276,21 @@ class Server:
         self._keep(connection, connection.begin())
 
     def _keep(self, connection: _Connection, is_open: bool) -> None:
-        if is_open:
+        if not is_open:
+            self._drop(connection)
+            return
+        is_registered = connection.sock in self._selector.get_map()
+        if not connection.events:
+            if is_registered:
+                self._selector.unregister(connection.sock)
+        elif is_registered:
             self._selector.modify(connection.sock, connection.events, connection)
         else:
-            self._drop(connection)
+            self._selector.register(connection.sock, connection.events, connection)
 
     def _drop(self, connection: _Connection) -> None:
-        self._selector.unregister(connection.sock)
+        with suppress(KeyError):  # while an answer is pending nothing is waited for
+            self._selector.unregister(connection.sock)
         self._connections.remove(connection)
         connection.sock.close()
 
@@ -217,4 +300,4 @@ class Server:
                 self._drop(connection)
         if self._resume_at is not None and now >= self._resume_at:
             self._resume_at = None
-            self._selector.register(self._listener, selectors.EVENT_READ)
+            self._listen()

@@ -207,7 +207,16 @@ class HungSettings:
 class WebSettings:
     """The metrics server."""
 
-    listen_address: str = at_start("127.0.0.1:9847", listen)
+    listen_address: str | tuple[str, ...] = at_start("127.0.0.1:9847", listen)
+    config_file: str = at_start("", optional_path)
+    status_page: bool = field(default=False, metadata={"at_start": True})
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """All of them; empty: it is off."""
+        if isinstance(self.listen_address, str):
+            return (self.listen_address,) if self.listen_address else ()
+        return self.listen_address
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,6 +156,7 @@ def _bind(
     candidates = [shown(p.mount_point, PATH_LIMIT) for p in bind.source.candidates]
     return {
         "pod": pod_document(path.pod_uid, snapshot),
+        "directory_uid": shown(path.pod_uid),
         "volume": shown(path.volume),
         "container": shown(path.container) or None,
         "kind": path.kind.value,

@@ -58,7 +58,7 @@ class StatusSocket:
         listener.listen(_BACKLOG)
         self._server = Server(
             "status",
-            listener,
+            [listener],
             self._respond,
             timeout_seconds=CLIENT_SECONDS,
             max_connections=MAX_CLIENTS,
@@ -88,7 +88,7 @@ class StatusSocket:
         with suppress(FileNotFoundError):
             os.unlink(self._path)
 
-    def _respond(self, _: bytes) -> bytes:
+    def _respond(self, *_: object) -> bytes:
         return json.dumps(self._document()).encode("ascii")
 
     def _may_ask(self, client: socket.socket) -> bool:

@@ -6,16 +6,20 @@ are handed in; they run in the thread of the server and must not wait for anythi
 
 from __future__ import annotations
 
-import errno
-import os
 import socket
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
-from fusewatchd.errors import ConfigError
+from fusewatchd import statuspage
+from fusewatchd.bucket import Bucket, Rate
+from fusewatchd.listening import is_local
+from fusewatchd.passwords import PasswordChecker, credentials_of
 from fusewatchd.printable import printable
-from fusewatchd.serving import Server
+from fusewatchd.serving import Pending, Server
+from fusewatchd.websecurity import Rules, WebSecurity
 
 MAX_CONNECTIONS = 16
 TIMEOUT_SECONDS = 5.0
@@ -54,144 +58,152 @@ class Pages:
     """For ``/healthz``: cycles are completed."""
     is_ready: Callable[[], Health]
     """For ``/readyz``: the first look at the node is complete."""
-
-
-def parse_address(text: str) -> tuple[str, int]:
-    """Split ``host:port``, ``[v6]:port`` or ``:port``; an empty host means every address.
-
-    Only numeric hosts and ``localhost``: a start must not wait for a name server.
-
-    Raises:
-        ConfigError: the text has another form.
-    """
-    host, colon, port = text.rpartition(":")
-    is_bracketed = host.startswith("[") and host.endswith("]")
-    bare = host[1:-1] if is_bracketed else host
-    problem = ConfigError(f"web.listen_address: host:port expected, not {printable(text)!r}")
-    if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
-        raise problem
-    if bare == "localhost":
-        bare = "127.0.0.1"
-    family = socket.AF_INET6 if is_bracketed else socket.AF_INET
-    if bare or is_bracketed:
-        try:
-            socket.inet_pton(family, bare.partition("%")[0])
-        except OSError:
-            raise problem from None
-    return bare, int(port)
+    status: Callable[[], bytes | None] | None = None
+    """For ``/status``: None while there is nothing to show; without it there is no such page."""
 
 
 # ------------------------------------------------------------------------- protocol
 
 
 @dataclass(frozen=True, slots=True)
-class _Request:
+class Request:
+    """A request line, and the fields that count."""
+
     method: str
     path: str
     accept: str
+    authorization: str
+    host: str
 
 
-class _BadRequestError(Exception):
+class BadRequestError(Exception):
     """The request is answered with this status and nothing else."""
 
 
-def _parse_request(head: bytes) -> _Request:
-    """Parse a request line and header fields (RFC 9112), of which only ``Accept`` counts."""
-    line, *fields = head.decode("latin-1").split("\r\n")
+def parse_request(received: bytes) -> Request | None:
+    """Parse a request line and header fields (RFC 9112); None: they are not complete.
+
+    Raises:
+        BadRequestError: they are too long, or no such thing.
+    """
+    whole, end, _ = received.partition(b"\r\n\r\n")
+    if len(whole) > MAX_REQUEST_BYTES:
+        raise BadRequestError("431 Request Header Fields Too Large")
+    if not end:
+        return None
+    line, *fields = whole.decode("latin-1").split("\r\n")
     words = line.split(" ")
     if len(words) != 3 or not words[2].startswith("HTTP/1."):
-        raise _BadRequestError("400 Bad Request")
-    accept: list[str] = []
+        raise BadRequestError("400 Bad Request")
+    found: dict[str, list[str]] = {"accept": [], "authorization": [], "host": []}
     for text in fields:
         name, colon, value = text.partition(":")
         if not colon or name != name.strip() or not name:
-            raise _BadRequestError("400 Bad Request")
-        if name.lower() == "accept":
-            accept.append(value.strip())
-    return _Request(words[0], words[1].partition("?")[0], ",".join(accept))
+            raise BadRequestError("400 Bad Request")
+        if name.lower() in found:
+            found[name.lower()].append(value.strip())
+    if len(found["authorization"]) > 1 or len(found["host"]) > 1:
+        raise BadRequestError("400 Bad Request")
+    path = words[1].partition("?")[0]
+    accept, authorization, host = (",".join(values) for values in found.values())
+    return Request(words[0], path, accept, authorization, host)
 
 
-def _response(status: str, content_type: str, body: bytes, *fields: str) -> bytes:
-    head = [
-        f"HTTP/1.1 {status}",
-        f"Content-Type: {content_type}",
-        f"Content-Length: {len(body)}",
-        "Cache-Control: no-store",
-        "X-Content-Type-Options: nosniff",
-        "Connection: close",
-        *fields,
-    ]
-    return ("\r\n".join(head) + "\r\n\r\n").encode("latin-1") + body
+def _response(
+    status: str, content_type: str, body: bytes, fields: Mapping[str, str] | None = None
+) -> bytes:
+    head = {
+        "Content-Type": content_type,
+        "Content-Length": str(len(body)),
+        "Cache-Control": "no-store",
+        "X-Content-Type-Options": "nosniff",
+        "Connection": "close",
+        **(fields or {}),
+    }
+    lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in head.items())]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + body
 
 
-def _text(status: str, text: str, *fields: str) -> bytes:
-    return _response(status, "text/plain; charset=utf-8", f"{text}\n".encode(), *fields)
+def text_answer(status: str, text: str, fields: Mapping[str, str] | None = None) -> bytes:
+    """Return an answer for a person."""
+    return _response(status, "text/plain; charset=utf-8", f"{text}\n".encode(), fields)
 
 
-def _answer(request: _Request, pages: Pages) -> bytes:
+def page_answer(request: Request, pages: Pages, fields: Mapping[str, str]) -> bytes:
+    """Return the answer to somebody who may have it, with these fields in its header."""
     if request.method not in ("GET", "HEAD"):
-        answer = _text("405 Method Not Allowed", "use GET", "Allow: GET, HEAD")
+        fields = {**fields, "Allow": "GET, HEAD"}
+        answer = text_answer("405 Method Not Allowed", "use GET", fields)
     elif request.path == "/metrics":
         page = pages.metrics(request.accept)
-        answer = _response("200 OK", page.content_type, page.body)
+        answer = _response("200 OK", page.content_type, page.body, fields)
     elif request.path in ("/healthz", "/readyz"):
         health = pages.is_alive() if request.path == "/healthz" else pages.is_ready()
         status = "200 OK" if health.is_good else "503 Service Unavailable"
-        answer = _text(status, printable(health.text))
+        answer = text_answer(status, printable(health.text), fields)
+    elif request.path == "/status" and pages.status is not None:
+        shown = pages.status()
+        if shown is None:
+            answer = text_answer("503 Service Unavailable", "nothing was looked at yet", fields)
+        else:
+            fields = {**fields, **statuspage.FIELDS}
+            answer = _response("200 OK", statuspage.CONTENT_TYPE, shown, fields)
     elif request.path == "/":
-        answer = _text("200 OK", "fusewatchd: /metrics /healthz /readyz")
+        more = " /status" if pages.status is not None else ""
+        answer = text_answer("200 OK", f"fusewatchd: /metrics /healthz /readyz{more}", fields)
     else:
-        answer = _text("404 Not Found", "try /metrics, /healthz or /readyz")
+        answer = text_answer("404 Not Found", "try /metrics, /healthz or /readyz", fields)
     if request.method == "HEAD":
         return answer[: answer.index(b"\r\n\r\n") + 4]
     return answer
 
 
-def respond(received: bytes, pages: Pages) -> bytes | None:
-    """Return the answer to a request, None as long as it is not complete."""
-    head, end, _ = received.partition(b"\r\n\r\n")
-    if len(head) > MAX_REQUEST_BYTES:
-        return _text("431 Request Header Fields Too Large", "too large")
-    if not end:
-        return None
-    try:
-        return _answer(_parse_request(head), pages)
-    except _BadRequestError as exc:
-        return _text(str(exc), "bad request")
+def _may_see_status(request: Request, rules: Rules, client: socket.socket) -> bool:
+    """Whoever has to log in, or is on this node and means this node.
+
+    A page of elsewhere can have a name that leads to loopback, and its visitor's browser would
+    ask here for it; the name in ``Host`` gives it away.
+    """
+    if rules.config.authenticates:
+        return True
+    host = request.host.rpartition(":")[0] if ":" in request.host else request.host
+    means_this_node = host in ("localhost", "[::1]", "") or host.startswith("127.")
+    return is_local(client) and means_this_node
 
 
 # --------------------------------------------------------------------------- server
 
 
 class WebServer:
-    """Serves the pages until it is closed."""
+    """Serves the pages to those who may see them, until it is closed."""
 
     def __init__(
         self,
-        address: str,
+        listeners: Sequence[socket.socket],
         pages: Pages,
+        security: WebSecurity | None = None,
         timeout_seconds: float = TIMEOUT_SECONDS,
         max_connections: int = MAX_CONNECTIONS,
     ) -> None:
-        """Listen; nothing is answered before ``start``.
-
-        Raises:
-            ConfigError: the address cannot be parsed.
-            OSError: it is taken, or not an address of this node; the message names it.
-        """
-        self._listener = _listen(address)
+        """Take the listening sockets over; nothing is answered before ``start``."""
+        self._listeners = listeners
+        self._pages = pages
+        self._security = security or WebSecurity("")
+        self._passwords: PasswordChecker | None = None
+        self._limit = Bucket()
         self._server = Server(
             "web",
-            self._listener,
-            lambda received: respond(received, pages),
+            listeners,
+            self._respond,
             timeout_seconds=timeout_seconds,
             max_connections=max_connections,
+            secure=self._secure,
         )
 
     @property
     def port(self) -> int:
-        """The port, of use when 0 was asked for."""
-        port: int = self._listener.getsockname()[1]
+        """The first port, of use when 0 was asked for."""
+        port: int = self._listeners[0].getsockname()[1]
         return port
 
     @property
@@ -205,20 +217,68 @@ class WebServer:
 
     def close(self) -> None:
         """Stop at once; connections that are being served are cut."""
+        if self._passwords is not None:
+            self._passwords.close()
         self._server.close()
 
+    # ------------------------------------------------------- in the thread of the server
 
-def _listen(address: str) -> socket.socket:
-    host, port = parse_address(address)
-    try:
-        if not host and socket.has_dualstack_ipv6():
-            family, is_dual = socket.AF_INET6, True
-        else:
-            family, is_dual = socket.AF_INET6 if ":" in host else socket.AF_INET, False
-        listener = socket.create_server(
-            (host, port), family=family, dualstack_ipv6=is_dual, backlog=64
-        )
-    except OSError as exc:
-        code = exc.errno or errno.EADDRNOTAVAIL
-        raise OSError(code, os.strerror(code), f"web.listen_address {printable(address)}") from exc
-    return listener
+    def _secure(self, client: socket.socket) -> socket.socket:
+        tls = self._security.current().tls
+        if tls is None:
+            return client
+        return tls.wrap_socket(client, server_side=True, do_handshake_on_connect=False)
+
+    def _respond(self, received: bytes, client: socket.socket) -> bytes | Pending | None:
+        try:
+            request = parse_request(received)
+        except BadRequestError as exc:
+            return text_answer(str(exc), str(exc).partition(" ")[2].lower())
+        if request is None:
+            return None
+        rules = self._security.current()
+        fields = rules.config.http_server_config.headers
+        if not self._is_within_limit(rules, time.monotonic()):
+            return text_answer("429 Too Many Requests", "too many requests", fields)
+        if not rules.admits(client):
+            return text_answer("403 Forbidden", "not a name that is let in", fields)
+        if request.path == "/status" and not _may_see_status(request, rules, client):
+            return text_answer("403 Forbidden", "for this node alone, or after a login", fields)
+        if not rules.config.basic_auth_users:
+            return page_answer(request, self._pages, fields)
+        return self._ask_for_password(request, rules)
+
+    def _is_within_limit(self, rules: Rules, now: float) -> bool:
+        limit = rules.config.rate_limit
+        if not limit.seconds:
+            return True
+        rate = Rate(1.0 / limit.seconds, limit.burst)
+        is_within = self._limit.left(rate, now) >= 1.0
+        if is_within:
+            self._limit = self._limit.take(1.0, rate, now)
+        return is_within
+
+    def _ask_for_password(self, request: Request, rules: Rules) -> bytes | Pending:
+        users = rules.config.basic_auth_users
+        given = credentials_of(request.authorization)
+        if given is None or rules.verify is None:
+            return self._checked(request, rules, False)
+        if self._passwords is None:
+            self._passwords = PasswordChecker(rules.verify, self._server.wake)
+        known = self._passwords.begin(given, users)
+        if isinstance(known, bool):
+            return self._checked(request, rules, known)
+        return Pending(partial(self._look, known, request, rules))
+
+    def _look(
+        self, known: Callable[[], bool | None], request: Request, rules: Rules
+    ) -> bytes | None:
+        is_right = known()
+        return None if is_right is None else self._checked(request, rules, is_right)
+
+    def _checked(self, request: Request, rules: Rules, is_right: bool) -> bytes:
+        fields = rules.config.http_server_config.headers
+        if is_right:
+            return page_answer(request, self._pages, fields)
+        fields = {**fields, "WWW-Authenticate": 'Basic realm="fusewatchd", charset="UTF-8"'}
+        return text_answer("401 Unauthorized", "unauthorized", fields)

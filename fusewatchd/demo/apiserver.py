@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+import time
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
@@ -17,6 +18,7 @@ _PATHS = {
     "/apis/events.k8s.io/v1": "events.k8s.io/v1",
     "/api/v1": "v1",
 }
+_REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 _REQUEST = re.compile(r"(/apis/events\.k8s\.io/v1|/api/v1)/namespaces/([^/]+)/events(?:/([^/]+))?")
 _NODE_STATUS = re.compile(r"/api/v1/nodes/[^/]+/status")
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
@@ -51,7 +53,11 @@ class DemoApiServer(LoopbackServer):
         self.status = 0
         """Not 0: refuse everything with this status."""
         self.retry_after = ""
+        self.ahead_seconds = 0.0
+        """By which its clock is wrong."""
         self.delay_seconds = 0.0
+        self.denied: set[tuple[str, str]] = set()
+        """Verb and resource (with its group) that nobody is allowed."""
         self.missing_namespaces: set[str] = set()
         self.ending_namespaces: set[str] = set()
         self.conditions: dict[str, Object] = {}
@@ -92,6 +98,8 @@ class DemoApiServer(LoopbackServer):
                 return 200, self._get(path)
             if method == "PATCH" and _NODE_STATUS.fullmatch(path):
                 return 200, self._patch_node(json.loads(body))
+            if path == _REVIEWS and method == "POST":
+                return 201, self._review(json.loads(body))
             found = _REQUEST.fullmatch(path)
             if found is None or (found[1] != "/api/v1" and not self._has_events_v1):
                 raise _Refusal(404, "NotFound", "the server could not find the requested resource")
@@ -121,6 +129,15 @@ class DemoApiServer(LoopbackServer):
             else:
                 self.conditions[condition["type"]] = condition
         return {"kind": "Node", "apiVersion": "v1"}
+
+    def _review(self, review: Object) -> Object:
+        attributes = review.get("spec", {}).get("resourceAttributes", {})
+        if review.get("kind") != "SelfSubjectAccessReview" or not attributes:
+            raise _Refusal(422, "Invalid", "SelfSubjectAccessReview is invalid: spec: required")
+        resource = ".".join(filter(None, (attributes.get("resource"), attributes.get("group"))))
+        resource += f"/{attributes['subresource']}" if "subresource" in attributes else ""
+        allowed = (attributes.get("verb"), resource) not in self.denied
+        return {**review, "status": {"allowed": allowed}}
 
     def _create(self, version: str, namespace: str, event: Object) -> Object:
         if namespace in self.missing_namespaces:
@@ -169,6 +186,9 @@ class DemoApiServer(LoopbackServer):
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)
+
+            def date_time_string(self, timestamp: float | None = None) -> str:
+                return super().date_time_string(time.time() + server.ahead_seconds)
 
             do_GET = do_POST = do_PATCH = _serve
 

@@ -11,11 +11,10 @@ import json
 import os
 import socket
 import ssl
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -33,6 +32,7 @@ from fusewatchd.kube.credentials import (
     signature,
 )
 from fusewatchd.kube.cutoff import CutOff
+from fusewatchd.kube.dates import http_date, retry_after
 from fusewatchd.kube.errors import (
     AnswerError,
     ConflictError,
@@ -53,7 +53,6 @@ MAX_VALUES = 1_000_000
 """In one answer: small ones take many times the room in memory that they take in JSON."""
 MAX_TOKEN_BYTES = 64 << 10
 CONNECT_SECONDS = 3.0
-MAX_RETRY_AFTER_SECONDS = 300.0
 _CHUNK = 1 << 16
 _LATE = "no answer in time"
 
@@ -100,6 +99,10 @@ class Client:
         self._token = ""
         self._token_signature: Signature = ()
         self._cut_off = CutOff()
+        self.asked_at = 0.0
+        """When the last request was sent, seconds since the epoch."""
+        self.server_time: float | None = None
+        """The same moment by the server's clock, as its last answer's ``Date`` field has it."""
 
     def close(self) -> None:
         """Close idle connections."""
@@ -127,6 +130,7 @@ class Client:
             headers["Authorization"] = f"Bearer {token}"
         data = None if body is None else json.dumps(body).encode()
         session, seconds = self._current_session(), self.endpoint.timeout_seconds
+        self.asked_at = time.time()
         try:
             with (
                 self._cut_off.after(seconds),
@@ -140,6 +144,7 @@ class Client:
                     stream=True,
                 ) as answer,
             ):
+                self.server_time = http_date(answer.headers.get("Date", ""))
                 body = _body(answer)
             if not self._cut_off.has_struck:
                 return _content(answer, body, token)
@@ -334,6 +339,7 @@ def _refusal(answer: requests.Response, document: object, secret: str) -> KubeEr
     # A server may repeat what it was sent, and this is logged.
     words = printable(words.replace(secret, "(token)") if secret else words)
     message = f"{answer.request.method} {answer.request.path_url}: {code} {words}"
+    rest = retry_after(answer.headers.get("Retry-After", ""), time.time())
     match code:
         case 401:
             return UnauthorizedError(message, code)
@@ -344,25 +350,11 @@ def _refusal(answer: requests.Response, document: object, secret: str) -> KubeEr
         case 409:
             return ConflictError(message, code)
         case 429:
-            return TooManyRequestsError(message, _retry_after(answer))
+            return TooManyRequestsError(message, rest)
         case _ if code >= 500:
-            return ServerError(message, code, _retry_after(answer))
+            return ServerError(message, code, rest)
         case _:
             return RejectedError(message, code)
-
-
-def _retry_after(answer: requests.Response) -> float:
-    """Return the seconds that a server asks for, as a number or as a date (RFC 9110, 10.2.3)."""
-    text = answer.headers.get("Retry-After", "")
-    if text.isascii() and text.isdigit():
-        return min(float(text), MAX_RETRY_AFTER_SECONDS)
-    try:
-        date = parsedate_to_datetime(text)
-    except (TypeError, ValueError, IndexError, OverflowError):
-        return 0.0
-    date = date if date.tzinfo else date.replace(tzinfo=timezone.utc)
-    wait = (date - datetime.now(timezone.utc)).total_seconds()
-    return max(0.0, min(wait, MAX_RETRY_AFTER_SECONDS))
 
 
 def _reason(exc: BaseException) -> str:

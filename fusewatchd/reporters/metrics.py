@@ -9,14 +9,9 @@ which is while all is well: ``increase()`` over the first failure would miss it 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from enum import Enum
-from typing import TYPE_CHECKING, Any
-
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.exposition import choose_encoder
+from typing import Any
 
 from fusewatchd.decision import (
     AbortConnection,
@@ -29,23 +24,12 @@ from fusewatchd.decision import (
 from fusewatchd.model import BindKind, Device, Reason, TargetKey, Verdict
 from fusewatchd.printable import printable
 from fusewatchd.reporters.base import WAITING, NewsMemory, is_about_abort, new_refusals
+from fusewatchd.reporters.exposition import Exposition, Page
 from fusewatchd.reporters.results import ABORT_RESULTS, RESULTS
-
-if TYPE_CHECKING:
-    from prometheus_client import Metric
 
 MAX_DRIVERS = 20
 OTHER_DRIVERS = "other"
 NO_DRIVER = "unknown"
-
-# A replacement takes 0.1 ms and a waiting source minutes: finest where most of it happens.
-BUCKETS = (
-    0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.3, 0.5,
-    0.75, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 20.0, 30.0, 45.0, 60.0,
-)  # fmt: skip
-
-_OPENMETRICS_TYPE = "application/openmetrics-text"
-_OPENMETRICS = f"{_OPENMETRICS_TYPE}; version=1.0.0"
 
 _CODES = ("1xx", "2xx", "3xx", "4xx", "5xx", "error")
 
@@ -62,14 +46,6 @@ class EventOutcome(Enum):
     """Told on the node, where one Event counts what is too much to be told on each pod."""
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
-    """One HTTP body."""
-
-    content_type: str
-    body: bytes
-
-
 class Metrics:
     """A reporter that others also count in; safe to use from any thread."""
 
@@ -81,137 +57,131 @@ class Metrics:
             way: how mounts are replaced on this kernel.
             clock: seconds since the epoch.
         """
-        self.registry = _Registry()
+        self._series = Exposition()
         self._clock = clock
         self._drivers: dict[str, str] = {}
         self._seen: set[tuple[str, BindKind]] = set()
         self._refused = NewsMemory()
-        self._mounts = _MountCounts()
-        self.registry.register(self._mounts)
+        self._mounts = self._series.counts(
+            "fusewatchd_mounts",
+            "Binds of FUSE volumes in pods, by what they show.",
+            "driver",
+            "kind",
+            "verdict",
+        )
+        self._waiting = self._series.counts(
+            "fusewatchd_waiting_mounts",
+            "Binds that are unwell and are left as they are now, by the reason.",
+            "reason",
+        )
         self._make_cycle_metrics(version, way)
         self._make_outage_metrics()
         self._make_cleanup_metrics()
         self._make_edge_metrics()
 
     def _make_cycle_metrics(self, version: str, way: str) -> None:
-        registry = self.registry
-        build = Gauge(
+        series = self._series
+        build = series.gauge(
             "fusewatchd_build_info",
             "Always 1; the version and the way in which mounts are replaced here.",
-            ("version", "way"),
-            registry=registry,
+            "version",
+            "way",
         )
         build.labels(version, way).set(1)
-        self._reconcile = Histogram(
+        self._reconcile = series.histogram(
             "fusewatchd_reconcile_duration_seconds",
             "Time of one cycle from waking up to the end of planning.",
-            buckets=BUCKETS,
-            registry=registry,
         )
-        self._reconciles = Counter(
+        self._reconciles = series.counter(
             "fusewatchd_reconciles_total",
             "Cycles, by what woke them; one cycle can have several triggers.",
-            ("trigger",),
-            registry=registry,
+            "trigger",
         )
         for trigger in Trigger:
             self._reconciles.labels(trigger.value)
-        self._table = Gauge(
+        self._table = series.gauge(
             "fusewatchd_mount_table_entries",
             "Mounts in the host's mount namespace.",
-            registry=registry,
         )
-        self._foreign = Gauge(
+        self._foreign = series.gauge(
             "fusewatchd_foreign_stale_mounts",
             "Stale FUSE mounts in mount namespaces that are never entered.",
-            registry=registry,
         )
-        self._flapping = Gauge(
+        self._flapping = series.gauge(
             "fusewatchd_flapping_sources",
             "Sources that come and go, whose binds wait until they stay.",
-            registry=registry,
         )
-        self._last = Gauge(
+        self._last = series.gauge(
             "fusewatchd_last_reconcile_timestamp_seconds",
             "When the last cycle ended, in seconds since the epoch.",
-            registry=registry,
         )
 
     def _make_outage_metrics(self) -> None:
-        registry = self.registry
-        self._recoveries = Counter(
+        series = self._series
+        self._recoveries = series.counter(
             "fusewatchd_recoveries_total",
             "Attempts to replace the mount of one bind, and new refusals to try.",
-            ("driver", "kind", "outcome", "reason"),
-            registry=registry,
+            "driver",
+            "kind",
+            "outcome",
+            "reason",
         )
-        self._aborts = Counter(
+        self._aborts = series.counter(
             "fusewatchd_aborts_total",
             "Hung FUSE connections that were aborted, or were to be and were not.",
-            ("outcome", "reason"),
-            registry=registry,
+            "outcome",
+            "reason",
         )
         for status, reason in ABORT_RESULTS:
             self._aborts.labels(status.value, reason.value)
-        self._recovery = Histogram(
+        self._recovery = series.histogram(
             "fusewatchd_recovery_duration_seconds",
             "From the source being mounted anew to its last bind being verified.",
-            ("driver",),
-            buckets=BUCKETS,
-            registry=registry,
+            "driver",
         )
-        self._outage = Histogram(
+        self._outage = series.histogram(
             "fusewatchd_outage_duration_seconds",
             "From the end of the FUSE server to its last bind being verified.",
-            ("driver",),
-            buckets=BUCKETS,
-            registry=registry,
+            "driver",
         )
-        self._detection = Histogram(
+        self._detection = series.histogram(
             "fusewatchd_detection_duration_seconds",
             "From the end of the FUSE server to the proof that its connection is gone.",
-            buckets=BUCKETS,
-            registry=registry,
         )
 
     def _make_cleanup_metrics(self) -> None:
-        self._orphans = Counter(
+        self._orphans = self._series.counter(
             "fusewatchd_orphan_detaches_total",
             "Attempts to detach a dead layer that a pod which is over left behind.",
-            ("outcome",),
-            registry=self.registry,
+            "outcome",
         )
         for status in OutcomeStatus:
             if status is not OutcomeStatus.RECOVERED:
                 self._orphans.labels(status.value)
 
     def _make_edge_metrics(self) -> None:
-        registry = self.registry
-        self._stuck = Gauge(
+        series = self._series
+        self._stuck = series.gauge(
             "fusewatchd_probe_children_stuck",
             "Probe children that a hung file system holds.",
-            registry=registry,
         )
-        self._kubelet = Counter(
+        self._kubelet = series.counter(
             "fusewatchd_kubelet_requests_total",
             "Requests to the kubelet, by class of status code; error: no answer.",
-            ("code",),
-            registry=registry,
+            "code",
         )
         for code in _CODES:
             self._kubelet.labels(code)
-        self._events = Counter(
+        self._events = series.counter(
             "fusewatchd_events_total",
             "Kubernetes Events, by what became of them.",
-            ("outcome",),
-            registry=registry,
+            "outcome",
         )
         for outcome in EventOutcome:
             self._events.labels(outcome.value)
-        self._overflows = Counter(
+        self._overflows = series.counter(
             "fusewatchd_inotify_overflows_total",
             "Times the kernel dropped inotify events, after which everything is read anew.",
-            registry=registry,
         )
 
     # -------------------------------------------------------------------- the reporter
@@ -237,13 +207,25 @@ class Metrics:
         """Nothing is held."""
 
     def _count_mounts(self, cycle: CycleReport) -> None:
-        counts: dict[tuple[str, str, str], int] = {}
+        counts: dict[tuple[str, ...], int] = {}
         for finding in cycle.findings:
             driver, kind = self._driver(finding.bind.driver), finding.bind.path.kind
             self._begin_at_zero(driver, kind)
             key = (driver, kind.value, finding.verdict.value)
             counts[key] = counts.get(key, 0) + 1
-        self._mounts.replace(counts)
+        pairs = {(driver, kind) for driver, kind, _ in (*self._mounts.values, *counts)}
+        # What was there once goes to 0 and stays, since alerts want to see the 0.
+        self._mounts.values = {
+            **{(*pair, verdict.value): 0 for pair in sorted(pairs) for verdict in Verdict},
+            **counts,
+        }
+        reasons: dict[tuple[str, ...], int] = {
+            (reason.value,): 0 for reason in Reason if reason is not Reason.NONE
+        }
+        for refusal in cycle.plan.refused:
+            if not is_about_abort(refusal) and refusal.reason is not Reason.NONE:
+                reasons[refusal.reason.value,] += 1
+        self._waiting.values = reasons
 
     def _count_results(self, cycle: CycleReport) -> None:
         binds = {finding.bind.key: finding.bind for finding in cycle.findings}
@@ -331,18 +313,11 @@ class Metrics:
     @property
     def wsgi_app(self) -> Callable[..., Any]:
         """Return a WSGI application (PEP 3333) that serves these metrics."""
-        app: Callable[..., Any] = make_wsgi_app(self.registry)
-        return app
+        return self._series.wsgi_app
 
     def page(self, accept: str = "") -> Page:
-        """Return the metrics in the format that an ``Accept`` header asks for.
-
-        The header itself is not handed on: the library raises at some of what it can say
-        (``version=abc``) and repeats the rest in the type of the answer.
-        """
-        kinds = {kind.partition(";")[0].strip().lower() for kind in accept.split(",")}
-        encoder, content_type = choose_encoder(_OPENMETRICS if _OPENMETRICS_TYPE in kinds else "")
-        return Page(content_type, encoder(self.registry))
+        """Return the metrics in the format that an ``Accept`` header asks for."""
+        return self._series.page(accept)
 
     def render(self) -> bytes:
         """Return the metrics in Prometheus' text format."""
@@ -351,48 +326,3 @@ class Metrics:
 
 def _kind(key: TargetKey) -> BindKind:
     return BindKind.PUBLISH if key.is_host else BindKind.CONTAINER
-
-
-class _MountCounts:
-    """``fusewatchd_mounts``, swapped as a whole: no scrape sees half a cycle.
-
-    A combination that was there once goes to 0 and stays, since alerts want to see the 0;
-    every verdict of a driver and kind is there from the first bind on.
-    """
-
-    def __init__(self) -> None:
-        self._counts: Mapping[tuple[str, str, str], int] = {}
-
-    def replace(self, counts: Mapping[tuple[str, str, str], int]) -> None:
-        """Take the counts of a cycle by driver, kind and verdict."""
-        pairs = {(driver, kind) for driver, kind, _ in (*self._counts, *counts)}
-        zeros = {(*pair, verdict.value): 0 for pair in sorted(pairs) for verdict in Verdict}
-        self._counts = {**zeros, **counts}
-
-    def describe(self) -> Iterator[Metric]:
-        """Yield the family without samples, so that registering needs no cycle."""
-        yield self._family()
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield the counts of the last cycle."""
-        family = self._family()
-        for labels, count in self._counts.items():
-            family.add_metric(labels, count)
-        yield family
-
-    def _family(self) -> GaugeMetricFamily:
-        return GaugeMetricFamily(
-            "fusewatchd_mounts",
-            "Binds of FUSE volumes in pods, by what they show.",
-            labels=("driver", "kind", "verdict"),
-        )
-
-
-class _Registry(CollectorRegistry):
-    """Without the ``_created`` series, which old clients cannot be told not to make."""
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield all metrics."""
-        for metric in super().collect():
-            metric.samples = [s for s in metric.samples if not s.name.endswith("_created")]
-            yield metric

@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,7 @@ from fusewatchd.demo.loopback import free_port
 from fusewatchd.demo.node import DemoNode
 from fusewatchd.demo.pods import PodVolume
 from fusewatchd.demo.sources import Source
+from tests.certificates import make_authority, make_certificate
 from tests.lab import in_lab, pod_with_container
 
 pytestmark = pytest.mark.kernel
@@ -39,6 +41,7 @@ address, what, crowd = sys.argv[1], sys.argv[2], int(sys.argv[3])
 payload = {
     "nothing": b"", "drip": b"G", "garbage": os.urandom(1 << 16), "deaf": b"",
     "metrics": b"GET /metrics HTTP/1.1\\r\\n\\r\\n",
+    "guesses": b"GET /metrics HTTP/1.1\\r\\nAuthorization: Basic YTpi\\r\\n\\r\\n",
     "pipeline": b"GET /healthz HTTP/1.1\\r\\n\\r\\n" * 200,
 }[what]
 host, _, port = address.rpartition(":")
@@ -170,6 +173,48 @@ def test_a_crowd_on_the_metrics_port(node: DemoNode, what: str, crowd: int) -> N
                 assert threads(daemon.pid) <= before[1] + 2
             daemon.wait_until_watching(2)
         assert health(address) == 200
+
+
+WEB_CONFIG = """
+tls_server_config: {cert_file: server.crt, key_file: server.key}
+basic_auth_users: {a: $2y$10$QOauhQNbBCuQDKes6eFzPeMqBSjb7Mr5DUmpZ/VcEd00UAV/LDeSi}
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "crowd", "has_tls"),
+    [
+        ("guesses", CROWD, False),
+        ("guesses", FEW, False),
+        ("garbage", CROWD, True),
+        ("nothing", FEW, True),
+    ],
+)
+@pytest.mark.slow
+@in_lab(timeout=120)
+def test_a_crowd_that_guesses_passwords_or_speaks_no_tls(
+    node: DemoNode, what: str, crowd: int, has_tls: bool
+) -> None:
+    directory = Path(node.lab)
+    authority = make_authority(directory)
+    make_certificate(authority, "server", "server", "IP:127.0.0.1")
+    (directory / "server.key").chmod(0o600)
+    config = directory / "web.yml"
+    lines = WEB_CONFIG.strip().splitlines()
+    config.write_text(lines[0] if has_tls else lines[1])
+    source = node.add_source("one")
+    _, container = pod_with_container(node, source, "p")
+    address = f"127.0.0.1:{free_port()}"
+    settings = {"web.listen_address": address, "web.config_file": str(config)}
+    with DaemonProcess(node, settings=settings) as daemon:
+        daemon.wait_until_watching(2)
+        before = descriptors(daemon.pid), threads(daemon.pid)
+        with flood(address, what, crowd), a_part_of_a_processor(daemon):
+            for _ in range(3):
+                crash_and_recover(source, container)
+                assert descriptors(daemon.pid) <= before[0] + 32
+                assert threads(daemon.pid) <= before[1] + 3
+            daemon.wait_until_watching(2)
 
 
 @pytest.mark.parametrize("what", ["deaf", "garbage"])

@@ -23,6 +23,7 @@ from fusewatchd.demo.apiserver import DemoApiServer
 from fusewatchd.demo.container import python_environment
 from fusewatchd.demo.kubelet import DemoKubelet
 from fusewatchd.kube import http
+from fusewatchd.kube.dates import MAX_RETRY_AFTER_SECONDS
 from fusewatchd.kube.errors import (
     AnswerError,
     CredentialsError,
@@ -31,7 +32,7 @@ from fusewatchd.kube.errors import (
     TooManyRequestsError,
     UnreachableError,
 )
-from fusewatchd.kube.http import MAX_RETRY_AFTER_SECONDS, Client, Endpoint
+from fusewatchd.kube.http import Client, Endpoint
 from tests.certificates import make_authority, make_certificate, make_certificate_valid
 from tests.rawserver import RawServer, Script, answer, later, sends, sends_once
 

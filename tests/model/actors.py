@@ -174,6 +174,9 @@ def start_container(stage: Stage, name: str, container: str) -> None:
         stage.counts["container did not start"] += 1
         return
     pod.inside[container] = stage.container_targets(pod, container)
+    for target in pod.inside[container]:
+        # A daemon that was not there cannot know whose copy it is, unless it sees them alike.
+        target.is_lost = not stage.is_daemon_up
     if pod.shape == "nested":
         with suppress(OSError):
             pod.pod.containers[container].write("/data/cache/mine", KEPT)

@@ -70,7 +70,7 @@ class Target:
     """The daemon has said which source this very mount has."""
     is_lost: bool = False
     """Of a container's mount: the daemon that knew whose copy it is ended before it could write
-    that down, and its successor has not said so yet."""
+    that down, or there was none, and its successor has not said so yet."""
 
     @property
     def host(self) -> Target:

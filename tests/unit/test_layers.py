@@ -16,11 +16,12 @@ BASE = {
 }  # fmt: skip
 PARSERS = {
     "mountinfo", "kubeletdir", "podlist", "settings", "schema", "expectations", "sourcetemplate",
+    "webconfig",
 }  # fmt: skip
 CORE = {
     "lifecycle", "lineage", "sources", "containers", "children", "connections", "incidents",
     "ledger", "memory", "history", "aborting", "persistence", "switches", "cleanup", "pods", "diagnosis", "planner",
-    "drivers", "detectors", "budget", "breaker", "ownlayers", "hostpaths",
+    "drivers", "detectors", "budget", "breaker", "ownlayers", "hostpaths", "checkup",
 }  # fmt: skip
 EDGE = {
     "linux",
@@ -28,6 +29,10 @@ EDGE = {
     "reporters",
     "configfile",
     "web",
+    "websecurity",
+    "statuspage",
+    "listening",
+    "passwords",
     "status",
     "statustable",
     "surroundings",
@@ -41,7 +46,7 @@ EDGE = {
     "rundir",
 }
 SHELL = {
-    "observer", "executor", "reconciler", "node", "cluster", "statekeeper", "doors", "daemon", "cli", "__main__",
+    "observer", "executor", "reconciler", "node", "cluster", "statekeeper", "doors", "doctor", "daemon", "cli", "__main__",
 }  # fmt: skip
 DEMO = {"demo"}
 
@@ -52,7 +57,7 @@ ONLY_IMPORTER = {
     "yaml": "configfile",
     "pyinotify": "linux/inotify",
     "sdnotify": "reporters/systemd",
-    "prometheus_client": "reporters/metrics",
+    "prometheus_client": "reporters/exposition",
     "requests": "kube/http",
     "urllib3": "kube/http",
 }

@@ -132,18 +132,20 @@ def test_a_layer_that_is_gone_is_forgotten() -> None:
     assert scene.ledger.own_layers == {}
 
 
-def test_one_in_a_container_waits_for_the_look_into_it() -> None:
+def test_one_in_a_container_is_known_as_long_as_that_is_there() -> None:
+    """A look into it may have begun before the layer was made."""
     scene, _, _ = usual()
-    inside = scene.namespaces[0].mounts[0]
-    key = TargetKey(scene.namespaces[0].inode, inside.mount_point)
-    for remembered, kept in ((inside, True), (replace(inside, unique_id=1), False)):
-        scene.ledger = replace(scene.ledger, own_layers={key: (OwnLayer.of(remembered),)})
-        namespaces, scene.namespaces, scene.looked_at = scene.namespaces, [], 0.0
-        scene.look()
-        assert key in scene.ledger.own_layers
-        scene.namespaces, scene.looked_at = namespaces, None
-        scene.look()
-        assert (key in scene.ledger.own_layers) is kept
+    key = TargetKey(scene.namespaces[0].inode, "/data")
+    layers = (OwnLayer(7, 8, NEW),)
+    scene.ledger = replace(scene.ledger, own_layers={key: layers})
+    scene.look()
+    assert scene.ledger.own_layers == {key: layers}
+    scene.namespaces, scene.looked_at = [], 0.0
+    scene.look()
+    assert scene.ledger.own_layers == {key: layers}
+    scene.looked_at = None
+    scene.look()
+    assert scene.ledger.own_layers == {}
 
 
 def test_what_is_known_better_is_not_replaced_by_what_was_written_in_passing() -> None:

@@ -21,6 +21,7 @@ WALL = 1_700_000_000.5
 NAMES = {
     "fusewatchd_build_info": "gauge",
     "fusewatchd_mounts": "gauge",
+    "fusewatchd_waiting_mounts": "gauge",
     "fusewatchd_aborts_total": "counter",
     "fusewatchd_recoveries_total": "counter",
     "fusewatchd_recovery_duration_seconds": "histogram",
@@ -84,6 +85,16 @@ def test_what_holds_back_starts_at_zero_and_is_counted(reason: str) -> None:
     stale = outage()[3].findings[0]
     metrics.report(cycle(stale, refused=[Refusal(stale, Reason(reason))]))
     assert value(metrics, "fusewatchd_recoveries_total", **labels, reason=reason) == 1
+
+
+def test_what_waits_now_is_told_by_its_reason() -> None:
+    metrics = made()
+    stale = outage()[3].findings[0]
+    metrics.report(cycle(stale, refused=[Refusal(stale, Reason.SOURCE_MISSING)]))
+    assert value(metrics, "fusewatchd_waiting_mounts", reason="source_missing") == 1
+    assert value(metrics, "fusewatchd_waiting_mounts", reason="budget") == 0
+    metrics.report(outage()[0])
+    assert value(metrics, "fusewatchd_waiting_mounts", reason="source_missing") == 0
 
 
 def test_no_created_series_on_any_client() -> None:

@@ -18,7 +18,7 @@ def asked(server: Server, port: int) -> bytes:
 
 
 def serving(respond_seconds: float) -> tuple[Server, int]:
-    def respond(received: bytes) -> bytes | None:
+    def respond(received: bytes, sock: socket.socket) -> bytes | None:
         if not received:
             return None
         end = time.thread_time() + respond_seconds
@@ -28,7 +28,7 @@ def serving(respond_seconds: float) -> tuple[Server, int]:
 
     listener = socket.create_server(("127.0.0.1", 0))
     port: int = listener.getsockname()[1]
-    server = Server("test", listener, respond, timeout_seconds=30.0, max_connections=4)
+    server = Server("test", [listener], respond, timeout_seconds=30.0, max_connections=4)
     server.start()
     return server, port
 
@@ -56,7 +56,7 @@ def test_who_is_not_admitted_is_cut_off() -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     server = Server(
-        "test", listener, lambda _: b"!", timeout_seconds=30.0, max_connections=4,
+        "test", [listener], lambda *_: b"!", timeout_seconds=30.0, max_connections=4,
         admit=lambda client: False,
     )  # fmt: skip
     server.start()

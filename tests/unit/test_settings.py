@@ -70,7 +70,7 @@ def test_the_shipped_file_names_every_key() -> None:
         ({"sockets": "x"}, "f: sockets: expected a list of text, found x"),
         (
             {"web": {"listen_address": "a:70000"}},
-            "f: web.listen_address: expected host:port with a port from 1 to 65535, or nothing, found a:70000",
+            "f: web.listen_address: expected host:port with a port from 1 to 65535, or a list of such, or nothing, found a:70000",
         ),
         (
             {"recovery": {"exclude": {"drivers": ["a", ""]}}},

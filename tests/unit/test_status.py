@@ -59,6 +59,7 @@ def test_everything_about_one_bind() -> None:
     states = {stale.bind.key: TargetState(Phase.COOLDOWN, 3, 103.0, last_outcome=failed)}
     assert only_bind(cycle(stale, refused=refused), states) == {
         "pod": {"namespace": "shop", "name": "web-0", "uid": "api-uid-a", "deleting": False},
+        "directory_uid": "uid-a",
         "volume": "pv-1",
         "container": None,
         "kind": "publish",

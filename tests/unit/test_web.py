@@ -15,8 +15,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusewatchd.errors import ConfigError
-from fusewatchd.reporters.metrics import Metrics, Page
-from fusewatchd.web import MAX_REQUEST_BYTES, Health, Pages, WebServer, parse_address, respond
+from fusewatchd.listening import listen_on, parse_address
+from fusewatchd.reporters.exposition import Page
+from fusewatchd.reporters.metrics import Metrics
+from fusewatchd.web import (
+    MAX_REQUEST_BYTES,
+    BadRequestError,
+    Health,
+    Pages,
+    WebServer,
+    page_answer,
+    parse_request,
+)
 
 BIG = b"x" * 3_000_000
 HUGE = 30_000_000
@@ -52,7 +62,7 @@ def node() -> Node:
 
 @pytest.fixture
 def server(node: Node) -> Iterator[WebServer]:
-    web = WebServer("127.0.0.1:0", node.pages(), timeout_seconds=60.0)
+    web = WebServer(listen_on(["127.0.0.1:0"]), node.pages(), timeout_seconds=60.0)
     web.start()
     with closing(web):
         yield web
@@ -193,8 +203,9 @@ def test_whatever_is_sent_is_answered_refused_or_waited_for(data: bytes) -> None
     pages = Pages(Metrics("1.0").page, lambda: Health(True, ""), lambda: Health(True, ""))
     request = b"GET /metrics HTTP/1.1\r\nAccept: application/openmetrics-text;" + data
     for received in (data, data + b"\r\n\r\n", request + b"\r\n\r\n"):
-        answer = respond(received, pages)
-        assert answer is None or answer.startswith(b"HTTP/1.1 ")
+        with contextlib.suppress(BadRequestError):
+            parsed = parse_request(received)
+            assert parsed is None or page_answer(parsed, pages, {}).startswith(b"HTTP/1.1 ")
 
 
 def test_large_pages_arrive_whole(server: WebServer, node: Node) -> None:
@@ -212,7 +223,7 @@ def test_a_request_without_end_is_cut_off(server: WebServer) -> None:
 
 def test_slow_clients_are_cut_off_and_others_are_served(node: Node) -> None:
     """The third one speaks HTTP/0.9, which has no header and no version."""
-    web = WebServer("127.0.0.1:0", node.pages(), timeout_seconds=SHORT_SECONDS)
+    web = WebServer(listen_on(["127.0.0.1:0"]), node.pages(), timeout_seconds=SHORT_SECONDS)
     web.start()
     with closing(web), ExitStack() as held:
         slow = []
@@ -226,7 +237,7 @@ def test_slow_clients_are_cut_off_and_others_are_served(node: Node) -> None:
 
 
 def test_a_client_that_trickles_is_cut_off_too(node: Node) -> None:
-    web = WebServer("127.0.0.1:0", node.pages(), timeout_seconds=SHORT_SECONDS)
+    web = WebServer(listen_on(["127.0.0.1:0"]), node.pages(), timeout_seconds=SHORT_SECONDS)
     web.start()
     with closing(web), socket.create_connection(("127.0.0.1", web.port), timeout=30) as slow:
         slow.settimeout(0.05)
@@ -246,7 +257,7 @@ def test_a_client_that_trickles_is_cut_off_too(node: Node) -> None:
 
 def test_a_client_that_never_reads_is_cut_off(node: Node) -> None:
     node.metrics = lambda accept: Page("text/plain", b"x" * HUGE)
-    web = WebServer("127.0.0.1:0", node.pages(), timeout_seconds=SHORT_SECONDS)
+    web = WebServer(listen_on(["127.0.0.1:0"]), node.pages(), timeout_seconds=SHORT_SECONDS)
     web.start()
     with closing(web), socket.create_connection(("127.0.0.1", web.port), timeout=30) as deaf:
         deaf.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
@@ -264,7 +275,9 @@ def test_a_client_that_never_reads_is_cut_off(node: Node) -> None:
 
 
 def test_a_crowd_cannot_shut_out_the_next_one(node: Node) -> None:
-    web = WebServer("127.0.0.1:0", node.pages(), timeout_seconds=600.0, max_connections=4)
+    web = WebServer(
+        listen_on(["127.0.0.1:0"]), node.pages(), timeout_seconds=600.0, max_connections=4
+    )
     web.start()
     crowd: list[socket.socket] = []
     with closing(web):
@@ -280,7 +293,7 @@ def test_a_crowd_cannot_shut_out_the_next_one(node: Node) -> None:
 
 def test_closing_cuts_what_is_open_and_frees_the_port(node: Node) -> None:
     before = set(threading.enumerate())
-    web = WebServer("127.0.0.1:0", node.pages(), timeout_seconds=600.0)
+    web = WebServer(listen_on(["127.0.0.1:0"]), node.pages(), timeout_seconds=600.0)
     web.start()
     port = web.port
     assert set(threading.enumerate()) > before
@@ -289,7 +302,7 @@ def test_closing_cuts_what_is_open_and_frees_the_port(node: Node) -> None:
         web.close()
         assert read_all(waiting) == b""
     assert set(threading.enumerate()) == before
-    again = WebServer(f"127.0.0.1:{port}", node.pages())
+    again = WebServer(listen_on([f"127.0.0.1:{port}"]), node.pages())
     again.close()
 
 
@@ -339,19 +352,19 @@ def test_addresses_that_are_none(text: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_taken_port_names_the_address(server: WebServer, node: Node) -> None:
+def test_taken_port_names_the_address(server: WebServer) -> None:
     address = f"127.0.0.1:{server.port}"
     with pytest.raises(OSError, match=address) as caught:
-        WebServer(address, node.pages())
+        listen_on(["127.0.0.1:0", address])
     assert caught.value.errno == 98
 
 
 def test_every_address_and_ipv6_loopback(node: Node) -> None:
-    web = WebServer(":0", node.pages())
+    web = WebServer(listen_on([":0"]), node.pages())
     web.start()
     with closing(web):
         assert get(web, "/healthz")[0] == 200
-    v6 = WebServer("[::1]:0", node.pages())
+    v6 = WebServer(listen_on(["[::1]:0"]), node.pages())
     v6.start()
     with closing(v6), socket.create_connection(("::1", v6.port), timeout=30) as sock:
         sock.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")

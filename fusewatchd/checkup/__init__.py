@@ -1,0 +1,1 @@
+"""What ``fusewatchd doctor`` judges by: facts in, findings out; pure."""

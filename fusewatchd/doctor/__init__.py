@@ -1,0 +1,1 @@
+"""``fusewatchd doctor``: looks at everything that a recovery needs, and changes nothing."""

@@ -1,0 +1,66 @@
+"""All checks, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from fusewatchd.checkup.clusterchecks import cluster_findings
+from fusewatchd.checkup.findings import Finding, fail, ok, warn
+from fusewatchd.checkup.nodechecks import node_findings
+from fusewatchd.checkup.podchecks import pod_findings
+from fusewatchd.doctor.cluster import examine_cluster
+from fusewatchd.doctor.node import examine_node
+from fusewatchd.errors import ConfigError, FusewatchError
+from fusewatchd.listening import parse_address
+from fusewatchd.node import look_once
+from fusewatchd.settings import RecoveryMode, Settings
+from fusewatchd.statussocket import ask
+from fusewatchd.websecurity import WebSecurity
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Look at everything; to be called before any thread exists.
+
+    Raises:
+        OSError: /proc cannot be read.
+    """
+    node = examine_node(settings)
+    binds, problem = _binds(settings, is_running=bool(node.daemon_pid))
+    cluster, pods = examine_cluster(settings, node.kubelet_root)
+    findings = [*node_findings(node), *cluster_findings(cluster), *_web(settings)]
+    if problem:
+        advice = "see the lines above; fusewatchd check says more"
+        return [*findings, fail("pods", f"could not be looked at: {problem}", advice)]
+    names = {pod.directory_uid: f"{pod.namespace}/{pod.name}" for pod in pods}
+    is_report_only = settings.recovery.mode is RecoveryMode.REPORT
+    return [*findings, *pod_findings(binds, names, is_report_only=is_report_only)]
+
+
+def _binds(settings: Settings, *, is_running: bool) -> tuple[list[Any], str]:
+    """Return the binds by the daemon, which remembers more; else by a look of our own."""
+    try:
+        document = ask(settings.runtime_dir) if is_running else look_once(settings)
+    except (FusewatchError, OSError) as exc:
+        return [], str(exc)
+    return document["binds"], ""
+
+
+def _web(settings: Settings) -> Iterator[Finding]:
+    web = settings.web
+    if not web.addresses:
+        yield ok("metrics", "off (web.listen_address)")
+        return
+    try:
+        rules = WebSecurity(web.config_file).current()
+    except ConfigError as exc:
+        yield fail("metrics", str(exc).partition("\n")[0], "put web.config_file right")
+        return
+    hosts = [parse_address(address)[0] for address in web.addresses]
+    is_local = all(host == "::1" or host.startswith("127.") for host in hosts)
+    where = ", ".join(web.addresses)
+    if is_local or rules.config.authenticates:
+        yield ok("metrics", f"at {where}{'' if rules.tls is None else ' by TLS'}")
+    else:
+        advice = "set web.config_file, with TLS and users or client certificates"
+        yield warn("metrics", f"whoever reaches {where} can read them", advice)

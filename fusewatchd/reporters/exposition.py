@@ -1,0 +1,108 @@
+"""Series and how they are written down for Prometheus; the only place that knows its library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.exposition import choose_encoder
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
+
+# A replacement takes 0.1 ms and a waiting source minutes: finest where most of it happens.
+BUCKETS = (
+    0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.3, 0.5,
+    0.75, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 20.0, 30.0, 45.0, 60.0,
+)  # fmt: skip
+
+_OPENMETRICS_TYPE = "application/openmetrics-text"
+_OPENMETRICS = f"{_OPENMETRICS_TYPE}; version=1.0.0"
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One HTTP body."""
+
+    content_type: str
+    body: bytes
+
+
+class Exposition:
+    """All series of one daemon."""
+
+    def __init__(self) -> None:
+        """Begin without series."""
+        self._registry = _Registry()
+
+    def counter(self, name: str, text: str, *labels: str) -> Counter:
+        """Make a counter; ``text`` is what it counts."""
+        return Counter(name, text, labels, registry=self._registry)
+
+    def gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        """Make a gauge."""
+        return Gauge(name, text, labels, registry=self._registry)
+
+    def histogram(self, name: str, text: str, *labels: str) -> Histogram:
+        """Make a histogram of seconds."""
+        return Histogram(name, text, labels, buckets=BUCKETS, registry=self._registry)
+
+    def counts(self, name: str, text: str, *labels: str) -> Counts:
+        """Make a gauge that is swapped as a whole."""
+        found = Counts(name, text, labels)
+        self._registry.register(found)
+        return found
+
+    @property
+    def wsgi_app(self) -> Callable[..., Any]:
+        """Return a WSGI application (PEP 3333) that serves the series."""
+        app: Callable[..., Any] = make_wsgi_app(self._registry)
+        return app
+
+    def page(self, accept: str = "") -> Page:
+        """Return the series in the format that an ``Accept`` header asks for.
+
+        The header itself is not handed on: the library raises at some of what it can say
+        (``version=abc``) and repeats the rest in the type of the answer.
+        """
+        kinds = {kind.partition(";")[0].strip().lower() for kind in accept.split(",")}
+        encoder, content_type = choose_encoder(_OPENMETRICS if _OPENMETRICS_TYPE in kinds else "")
+        return Page(content_type, encoder(self._registry))
+
+
+class Counts:
+    """A gauge by labels, swapped as a whole: no scrape sees half a cycle."""
+
+    def __init__(self, name: str, text: str, labels: tuple[str, ...]) -> None:
+        """Begin without samples."""
+        self._name = name
+        self._text = text
+        self._labels = labels
+        self.values: Mapping[tuple[str, ...], int] = {}
+
+    def describe(self) -> Iterator[Metric]:
+        """Yield the family without samples, so that registering needs no cycle."""
+        yield self._family()
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield what was set last."""
+        family = self._family()
+        for labels, count in self.values.items():
+            family.add_metric(labels, count)
+        yield family
+
+    def _family(self) -> GaugeMetricFamily:
+        return GaugeMetricFamily(self._name, self._text, labels=self._labels)
+
+
+class _Registry(CollectorRegistry):
+    """Without the ``_created`` series, which old clients cannot be told not to make."""
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield all metrics."""
+        for metric in super().collect():
+            metric.samples = [s for s in metric.samples if not s.name.endswith("_created")]
+            yield metric
