@@ -141,7 +141,8 @@ def test_a_layer_of_which_nobody_could_tell_is_known(kind: str, way: Way, dies: 
             stage.close()
         assert len(stage.stack(volume.target)) == 2
         if dies == "daemon":
-            stage.daemon.restart()
+            # With what was written down before.
+            stage.daemon.restart(remembers=True)
         stage.daemon.settle()
         stage.check_recovered()
         stage.pod_is_ending = True
