@@ -118,6 +118,12 @@ REASONS: Mapping[Reason, Advice] = {
         " the mount (allow_other).",
         "It is replaced with the first answer.",
     ),
+    Reason.LAYERS_UNPROVEN: Advice(
+        "It covers another mount at the same path, which may be as dead and has not answered a"
+        " question yet.",
+        BY_ITSELF,
+        "It is replaced with the answer, and after a second without one.",
+    ),
     Reason.SOURCE_CHANGED: Advice(
         "The source was replaced once more between the look and the replacement.",
         BY_ITSELF,

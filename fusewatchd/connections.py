@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 
 from fusewatchd.model import Answer, Connection, Device, Mount
 
@@ -31,6 +30,8 @@ class Question:
     """Not 0: the path is inside the mount namespace of this process."""
     uid: int | None = None
     gid: int | None = None
+    is_covered: bool = False
+    """The path leads to another mount on top of it: it is asked in a copy of what is there."""
     is_urgent: bool = field(default=False, compare=False)
     """Something happened to this connection: it is not merely its turn."""
 
@@ -85,8 +86,6 @@ class Shown:
 class _State:
     shown: Shown
     """As it was at the last look."""
-    is_covered: bool = False
-    """Other mounts are on top of all of its mounts: it cannot be asked."""
     asked: Question | None = None
     """The question that is pending; the path may have changed since it was sent."""
     answer: Answer | None = None
@@ -96,6 +95,7 @@ class _State:
     """Since when it is asked; None while its question waits for its turn."""
     is_withdrawn: bool = False
     """It was asked for a while, and waits for its turn to be asked again."""
+    first_asked_at: float | None = None
     asked_at: float = 0.0
     answered_at: float = 0.0
     due_at: float = 0.0
@@ -122,36 +122,26 @@ class Connections:
         self._has_looked = False
         self._counted_at = 0.0
 
-    def set_shown(
-        self, shown: Mapping[Device, Shown], covered: Mapping[Device, Shown] = MappingProxyType({})
-    ) -> list[Device]:
-        """Take the devices that are shown now; return those whose state was dropped.
-
-        Those that are only ``covered`` by other mounts cannot be asked any more, but one that
-        was dead is dead.
-        """
+    def set_shown(self, shown: Mapping[Device, Shown]) -> list[Device]:
+        """Take the devices that are shown now; return those whose state was dropped."""
         dropped: list[Device] = []
         for device, state in tuple(self._states.items()):
             now = shown.get(device)
-            if now is None and state.answer is Answer.DISCONNECTED:
-                now = covered.get(device)
             if now is None or not now.is_same_superblock(state.shown):
                 dropped.append(device)
                 del self._states[device]
-            elif device not in shown:
-                self._states[device] = replace(state, shown=now, is_covered=True)
         for device, now in shown.items():
             known = self._states.get(device)
             if known is None:
                 # What is there from the start is as likely hung as well.
                 later = self._has_looked
                 self._states[device] = _State(now, is_urgent=later, came_later=later)
-            elif known.shown != now or known.is_covered:
+            elif known.shown != now:
                 # One that lost a mount may have lost its server as well: a crash and the
                 # restart after it can be over before anything else tells of them.
                 before = known.shown
                 has_lost = bool(before.on_host - now.on_host or before.elsewhere - now.elsewhere)
-                known = replace(known, shown=now, is_covered=False)
+                known = replace(known, shown=now)
                 may_differ = has_lost and _may_change(known)
                 self._states[device] = _asked_again(known) if may_differ else known
         self._has_looked = True
@@ -186,11 +176,17 @@ class Connections:
         wait for its turn.
         """
         questions: list[Question] = []
-        for device, state in self._uncovered():
+        for device, state in self._states.items():
             if state.pending_since is None and state.due_at <= now:
                 asked = replace(state.shown.question, is_urgent=state.is_urgent)
+                first = now if state.first_asked_at is None else state.first_asked_at
                 self._states[device] = replace(
-                    state, pending_since=now, heard_since=now, asked_at=now, asked=asked
+                    state,
+                    pending_since=now,
+                    heard_since=now,
+                    first_asked_at=first,
+                    asked_at=now,
+                    asked=asked,
                 )
             elif state.must_repeat and state.asked and not state.asked.is_urgent:
                 asked = replace(state.asked, is_urgent=True)
@@ -199,9 +195,6 @@ class Connections:
                 continue
             questions.append(asked)
         return questions
-
-    def _uncovered(self) -> list[tuple[Device, _State]]:
-        return [(device, state) for device, state in self._states.items() if not state.is_covered]
 
     def note_unasked(
         self, unasked: Collection[Device], withdrawn: Collection[Device], now: float
@@ -252,7 +245,11 @@ class Connections:
         """
         state = self._states.get(device)
         if state is not None:
-            rest = MOVED_SECONDS if state.asked == state.shown.question else 0.0
+            rest = 0.0
+            if state.asked == state.shown.question:
+                # What nobody can get at is not worth a copy of its tree twice a second.
+                is_covered = state.asked.is_covered
+                rest = max(MOVED_SECONDS, self.timing.interval if is_covered else 0.0)
             self._states[device] = replace(
                 state,
                 pending_since=None,
@@ -308,7 +305,7 @@ class Connections:
     def next_due(self, now: float) -> float | None:
         """Return when something here changes by the mere passing of time."""
         times: list[float] = []
-        for _, state in self._uncovered():
+        for state in self._states.values():
             if state.pending_since is None:
                 times.append(state.due_at)
             elif state.heard_since is not None:
@@ -345,6 +342,7 @@ class Connections:
         return Connection(
             device=device,
             answer=state.answer,
+            first_asked_at=state.first_asked_at,
             asked_at=state.asked_at,
             answered_at=state.answered_at,
             errno=state.errno,

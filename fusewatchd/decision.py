@@ -63,6 +63,15 @@ class Finding:
     """Why a bind that is not healthy cannot be replaced, as far as diagnosis can tell."""
 
 
+@dataclass(frozen=True, slots=True)
+class Unproven:
+    """A dead mount in a pod's container that nothing proves to be a copy of one of its binds."""
+
+    pod_uid: str
+    key: TargetKey
+    device: Device
+
+
 # ----------------------------------------------------------------------------- plan
 
 
@@ -84,6 +93,26 @@ class Expect:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnLayer:
+    """A mount that this daemon put on top of one that it could not take away."""
+
+    mount_id: int
+    unique_id: int
+    device: Device
+    peer_group: int = 0
+    """The group of its own that it was seen in; 0: none, or not seen since it was attached."""
+
+    @classmethod
+    def of(cls, mount: Mount) -> OwnLayer:
+        """Describe a layer that was read back."""
+        return cls(mount.mount_id, mount.unique_id, mount.device, mount.peer_group)
+
+    def is_about(self, mount: Mount) -> bool:
+        """True when this is the mount, as far as its ids tell: see ``ownlayers``."""
+        return mount.device == self.device and mount.has_id(self.mount_id, self.unique_id)
+
+
+@dataclass(frozen=True, slots=True)
 class ChildMount:
     """A mount inside the volume that must be in the new one before anybody can see it."""
 
@@ -93,6 +122,10 @@ class ChildMount:
     """A mount of the host that shows the same file system."""
     origin_subpath: str = ""
     """Where below the origin the child's root is."""
+    wanted: Mount | None = None
+    """What it is like, if it must be there even when it is gone by then: the kernel unmounts what
+    is on a directory of a dead file system as soon as somebody looks for that directory
+    (fs/dcache.c, d_invalidate)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +163,8 @@ class ReplaceMount:
     """Directory or file below the origin, resolved without leaving its file system."""
     stale_devices: tuple[Device, ...] = ()
     """Proven dead: layers of these may be taken from a stack, but never the last one."""
+    own_layers: tuple[OwnLayer, ...] = ()
+    """Put there by this daemon: what they cover was to be replaced, and is no better."""
     read_only: bool = False
     """Add ``ro`` even if the mount to replace lacks it (a writable layer on a read-only one)."""
     children: tuple[ChildMount, ...] = ()
@@ -153,6 +188,8 @@ class DetachOwnLayer:
 
     key: TargetKey
     expect: Expect
+    peer_group: int
+    """Of the layer: what tells it from a bind of somebody else that got its number."""
 
     def describe(self) -> str:
         """Say in one line what this would do."""
@@ -263,6 +300,8 @@ class Outcome:
     mount: Mount | None = None
     """The mount that stands at the target now."""
     depth: int = 1
+    layer: OwnLayer | None = None
+    """What was put on top of the old mount, whatever became of the attempt after that."""
     narrower: str = ""
     """How the new superblock allows less than the old one; empty when it does not."""
     started_at: float = 0.0
@@ -389,5 +428,7 @@ class CycleReport:
     pauses: tuple[Pause, ...] = ()
     services: Mapping[str, Service] = field(default_factory=dict)
     """What became of the servers of each source so far, by its path."""
+    unproven: tuple[Unproven, ...] = ()
+    """Dead mounts in containers that are left alone because nothing tells whose they are."""
     unclaimed: tuple[tuple[MountNamespace, Mount], ...] = ()
     """FUSE mounts in pods' containers that are none of the volumes that are repaired."""

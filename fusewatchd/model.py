@@ -116,7 +116,7 @@ class Connection:
 
     device: Device
     answer: Answer | None
-    """None: never asked so far."""
+    """None: never answered so far."""
     asked_at: float = 0.0
     answered_at: float = 0.0
     errno: int = 0
@@ -132,6 +132,8 @@ class Connection:
     """Its question waits for a free probe child, for ``hung.after_seconds`` by now."""
     server_gone_at: float | None = None
     """When the last serving process was seen to exit."""
+    first_asked_at: float | None = None
+    """None: never asked so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,6 +327,8 @@ class Reason(Enum):
     """The source is known and nothing new is mounted there yet."""
     SOURCE_UNPROVEN = "source_unproven"
     """A new source mount is there and has not answered yet."""
+    LAYERS_UNPROVEN = "layers_unproven"
+    """What the stale mount covers has not answered yet: it may be as dead, and in the way."""
     SOURCE_CHANGED = "source_changed"
     """The source was replaced again between look and act."""
     SOURCE_TYPE = "source_type"

@@ -27,6 +27,7 @@ from fusewatchd.linux.features import probe_features
 from fusewatchd.linux.forkserver import ForkServer
 from fusewatchd.linux.holders import HolderScanner, serve_holder_looks
 from fusewatchd.linux.kubeletroot import find_kubelet_root
+from fusewatchd.linux.layerjournal import LayerJournal, read_journal
 from fusewatchd.linux.mounter import MountWorker, mount_worker
 from fusewatchd.linux.mountkernel import Way
 from fusewatchd.linux.mounttable import MountTableSource
@@ -38,6 +39,7 @@ from fusewatchd.observer import Limits, Observer
 from fusewatchd.planner import Policy
 from fusewatchd.reconciler import Reconciler
 from fusewatchd.settings import RecoveryMode, Settings, override
+from fusewatchd.statefile import read_boot_id
 from fusewatchd.statekeeper import recall
 from fusewatchd.status import status_document
 from fusewatchd.switches import Switches
@@ -62,10 +64,13 @@ class Node:
         """
         features = probe_features()
         self.way = way or features.best_way
+        place = (settings.runtime_dir, read_boot_id())
         detached = features.allows_mounts_on_detached(self.way)
         self.forks = ForkServer.start(
             {
-                "mount": mount_worker(self.way, mounts_on_detached=detached),
+                "mount": mount_worker(
+                    self.way, mounts_on_detached=detached, journal=partial(LayerJournal, *place)
+                ),
                 "probe": serve_probes,
                 "holders": serve_holder_looks,
                 "scan": partial(serve_scans, reads_connections=not as_old_kernel),
@@ -100,6 +105,7 @@ class Node:
             time.monotonic,
             flap_rule=flap_rule_of(settings),
             rate=rate_of(settings),
+            recall=lambda: read_journal(*place),
         )
 
     def document(self, cycle: CycleReport, started_wall: float) -> Any:

@@ -263,13 +263,16 @@ class Observer:
                 mounts = [m for m in namespace.mounts if m.is_fuse]
                 self._show(mounts, namespace.pid, questions, hidden, elsewhere)
 
-        def shown(device: Device, question: Question) -> Shown:
-            host, other = on_host.get(device, ()), elsewhere.get(device, ())
-            return Shown(question, frozenset(host), frozenset(other))
-
-        covered = {d: shown(d, question) for d, question in hidden.items() if d not in questions}
-        visible = {d: shown(d, question) for d, question in questions.items()}
-        for device in self.connections.set_shown(visible, covered):
+        covered = {d: replace(question, is_covered=True) for d, question in hidden.items()}
+        shown = {
+            device: Shown(
+                question,
+                frozenset(on_host.get(device, ())),
+                frozenset(elsewhere.get(device, ())),
+            )
+            for device, question in (covered | questions).items()
+        }
+        for device in self.connections.set_shown(shown):
             self._probes.forget(device)
             self.ends.forget(device)
             self._seen_at.pop(device, None)  # the number may be another's from here on

@@ -6,7 +6,7 @@ or cut between two actions, and the next one converges.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -14,12 +14,21 @@ from fusewatchd import budget
 from fusewatchd.breaker import FlapRule, follow_sources, hold_back, pauses
 from fusewatchd.bucket import Rate
 from fusewatchd.budget import ration
-from fusewatchd.decision import Action, CycleReport, Outcome, Trigger
+from fusewatchd.decision import (
+    Action,
+    CycleReport,
+    Outcome,
+    OutcomeStatus,
+    OwnLayer,
+    Trigger,
+)
 from fusewatchd.diagnosis import Knowledge, diagnose
 from fusewatchd.history import remember
 from fusewatchd.incidents import follow
 from fusewatchd.ledger import Ledger
 from fusewatchd.memory import BackOff, take_diagnosis, take_outcomes, take_plan
+from fusewatchd.model import TargetKey
+from fusewatchd.ownlayers import recalled
 from fusewatchd.planner import Policy, plan
 from fusewatchd.services import follow_services
 from fusewatchd.snapshot import Snapshot
@@ -59,8 +68,13 @@ class Reconciler:
         ledger: Ledger | None = None,
         flap_rule: FlapRule | None = None,
         rate: Rate = budget.DEFAULT,
+        recall: Callable[[], Iterable[tuple[TargetKey, OwnLayer]]] = tuple,
     ) -> None:
-        """Begin with what an earlier run remembered, if anything."""
+        """Begin with what an earlier run remembered, if anything.
+
+        ``recall`` returns the layers that workers were about to make, those too of which no
+        outcome told.
+        """
         self.knowledge = knowledge
         self.policy = policy
         self.back_off = back_off
@@ -70,6 +84,7 @@ class Reconciler:
         self._observer = observer
         self._executor = executor
         self._clock = clock
+        self._recall = recall
         self._number = 0
 
     def reconcile(self, triggers: Sequence[Trigger]) -> CycleReport:
@@ -80,6 +95,9 @@ class Reconciler:
         snapshot = self._observer.observe(started)
 
         ledger = take_outcomes(self.ledger, outcomes, self.back_off)
+        if self._number == 0 or any(o.status is OutcomeStatus.FAILED for o in outcomes):
+            layers = recalled(ledger.own_layers, self._recall())
+            ledger = replace(ledger, own_layers=layers)
         diagnosis = diagnose(snapshot, ledger, self.knowledge)
         findings = diagnosis.findings
         ledger = take_diagnosis(ledger, diagnosis, snapshot)
@@ -115,5 +133,6 @@ class Reconciler:
             foreign_stale=diagnosis.foreign_stale,
             pauses=pauses(sources, self.flap_rule),
             services=services,
+            unproven=diagnosis.unproven,
             unclaimed=diagnosis.unclaimed,
         )

@@ -91,6 +91,7 @@ WAITING = frozenset(
     {
         Reason.SOURCE_MISSING,
         Reason.SOURCE_UNPROVEN,
+        Reason.LAYERS_UNPROVEN,
         Reason.HOST_BIND_STALE,
         Reason.BACK_OFF,
         Reason.GRACE,

@@ -88,6 +88,7 @@ NOT_FOR_GOOD = frozenset(
         Reason.NONE,
         Reason.SOURCE_MISSING,
         Reason.SOURCE_UNPROVEN,
+        Reason.LAYERS_UNPROVEN,
         Reason.SOURCE_CHANGED,
         Reason.HOST_BIND_STALE,
         Reason.POD_ENDING,

@@ -76,21 +76,43 @@ def test_it_is_asked_at_once_when_something_else_works_again() -> None:
     assert connections.view(2.0, {})[D].answer is Answer.ANSWERED
 
 
+COVERED = Question(D, "/source", is_covered=True)
+
+
 def test_a_dead_one_that_is_covered_is_still_dead() -> None:
     connections = book(1)
+    connections.server_gone(D, 0.5)
     connections.due(1.0)
     connections.take_answer(D, Answer.DISCONNECTED, 107, 1.0, 1.5)
-    assert connections.set_shown({}, {D: Shown(Q, frozenset({1}))}) == []
+    assert connections.set_shown({D: Shown(COVERED, frozenset({1}))}) == []
     assert connections.view(2.0, {})[D].answer is Answer.DISCONNECTED
     assert connections.due(1e6) == []
-    assert connections.set_shown({}, {D: Shown(Q, frozenset({7}))}) == [D]
+    assert connections.set_shown({D: Shown(COVERED, frozenset({7}))}) == [D]
 
 
-def test_a_living_one_that_is_covered_cannot_be_judged() -> None:
+def test_a_living_one_that_is_covered_goes_on_being_asked() -> None:
     connections = book(1)
     connections.due(1.0)
     connections.take_answer(D, Answer.ANSWERED, 0, 1.0, 1.5)
-    assert connections.set_shown({}, {D: Shown(Q, frozenset({1}))}) == [D]
+    assert connections.set_shown({D: Shown(COVERED, frozenset({1}))}) == []
+    assert connections.due(1.5 + TIMING.interval) == [COVERED]
+
+
+def test_one_that_nobody_gets_at_below_others_is_tried_when_its_turn_comes() -> None:
+    connections = book(1, question=COVERED)
+    connections.due(1.0)
+    connections.take_back(D, 1.1)
+    assert connections.due(1.1 + MOVED_SECONDS) == []
+    assert connections.due(1.1 + TIMING.interval) == [COVERED]
+
+
+def test_it_is_remembered_when_a_connection_was_asked_first() -> None:
+    connections = book(1)
+    assert connections.view(0.5, {})[D].first_asked_at is None
+    connections.due(1.0)
+    connections.take_back(D, 1.1)
+    connections.due(1.1 + MOVED_SECONDS)
+    assert connections.view(2.0, {})[D].first_asked_at == 1.0
 
 
 def test_a_reused_device_number_has_no_past() -> None:

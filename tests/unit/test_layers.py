@@ -22,7 +22,7 @@ CORE = {
     "lifecycle", "lineage", "sources", "containers", "children", "connections", "incidents",
     "ledger", "memory", "services", "history", "aborting", "persistence", "switches", "cleanup",
     "pods", "diagnosis", "planner", "drivers", "detectors", "ends", "holding", "belongings",
-    "budget", "breaker", "hostpaths", "checkup",
+    "budget", "breaker", "ownlayers", "hostpaths", "checkup",
 }  # fmt: skip
 EDGE = {
     "linux",
