@@ -37,7 +37,7 @@ def main() -> int:
     files = {
         "fusewatchd.8": _filled(page, COMMANDS=commands_page(commands)),
         "fusewatchd.yaml.5": _filled(settings, KEYS=keys_page(entries)),
-        "fusewatchd.bash": bash_completion(commands),
+        "fusewatchd": bash_completion(commands),
         "_fusewatchd": zsh_completion(commands),
     }
     for name, text in files.items():
