@@ -59,7 +59,9 @@ def build(tree: Path, output: Path, *kinds: str, **environ: str) -> None:
 
 def copy_tree(target: Path) -> Path:
     """Copy the source tree without what is made in it."""
-    ignored = shutil.ignore_patterns(".*", "build", "dist", "__pycache__", "generated", "*.egg-info")
+    ignored = shutil.ignore_patterns(
+        ".*", "build", "dist", "__pycache__", "generated", "*.egg-info"
+    )
     shutil.copytree(TOP, target, ignore=ignored)
     return target
 

@@ -179,9 +179,12 @@ class Machine:
             errors="replace",
             timeout=patient(timeout),
             env=_ENVIRONMENT,
+            start_new_session=True,
         )
         if check and done.returncode:
-            raise AssertionError(f"{shlex.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}")
+            raise AssertionError(
+                f"{shlex.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}"
+            )
         return done
 
     def output(self, *words: str) -> str:
@@ -192,7 +195,12 @@ class Machine:
         """Start a command that is talked to."""
         pipe = subprocess.PIPE
         return subprocess.Popen(
-            self.command(*words), stdin=pipe, stdout=pipe, text=True, env=_ENVIRONMENT
+            self.command(*words),
+            stdin=pipe,
+            stdout=pipe,
+            text=True,
+            env=_ENVIRONMENT,
+            start_new_session=True,
         )
 
     def path(self, path: str) -> Path:

@@ -75,14 +75,16 @@ class PackagedNode:
 
     @property
     def pid(self) -> int:
-        """The daemon's process, as the machine numbers it; 0 when there is none."""
-        return int(self.show("MainPID"))
+        """The daemon's process, as the machine numbers it."""
+        pid = int(self.show("MainPID"))
+        assert pid, "the daemon does not run"
+        return pid
 
     def wait_until_up(self, besides: int = 0) -> int:
         """Wait until the service is active, with another process than ``besides``."""
 
         def is_up() -> bool:
-            return self.show("ActiveState") == "active" and self.pid not in (0, besides)
+            return self.show("ActiveState") == "active" and self.pid != besides
 
         self.machine.wait_for(is_up)
         return self.pid
