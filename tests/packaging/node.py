@@ -143,7 +143,8 @@ def packaged_node(suite: str, packages: Path) -> Iterator[PackagedNode]:
     with tempfile.TemporaryDirectory() as directory:
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(TOP / "fusewatchd", f"{directory}/fusewatchd", ignore=ignored)
-        shutil.copy(Path(__file__).with_name("stage.py"), directory)
+        for program in ("stage.py", "sandbox_probe.py"):
+            shutil.copy(Path(__file__).with_name(program), directory)
         shared = {packages: PACKAGES, Path(directory): STAGE}
         with Machine(image(suite), shared=shared) as machine:
             command = ["systemd-run", "--quiet", "--pipe", "--wait", "--unit=stage"]
