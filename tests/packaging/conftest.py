@@ -39,8 +39,10 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Packages:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not directory.exists():
             fresh = base / "packages-fresh"
-            build(TOP, fresh, "deb", "rpm")
-            build(older(base / "older"), fresh, "deb", "rpm")
+            # At the same time: what tells versions apart must not be the age of files.
+            epoch = {"SOURCE_DATE_EPOCH": "1700000000"}
+            build(TOP, fresh, "deb", "rpm", **epoch)
+            build(older(base / "older"), fresh, "deb", "rpm", **epoch)
             fresh.rename(directory)
     old = f"*{OLD_VERSION}[_-]*"
     (old_deb,), (old_rpm,) = directory.glob(f"{old}.deb"), directory.glob(f"{old}.rpm")
@@ -71,5 +73,4 @@ def older(target: Path) -> Path:
     copy_tree(target)
     file = target / "fusewatchd/__init__.py"
     file.write_text(re.sub(r'"[\d.]+"', f'"{OLD_VERSION}"', file.read_text()))
-    os.utime(file, (1_600_000_000, 1_600_000_000))
     return target

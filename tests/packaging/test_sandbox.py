@@ -108,7 +108,10 @@ class Sandbox:
         node.machine.run("systemctl", "restart", UNIT)
         node.wait_until_up()
         ask = ["setpriv", "--reuid", "5", "--clear-groups", "--regid"]
-        assert node.machine.run(*ask, "60", "fusewatchd", "status", check=False).returncode in (0, 1)
+        assert node.machine.run(*ask, "60", "fusewatchd", "status", check=False).returncode in (
+            0,
+            1,
+        )
         refused = node.machine.run(*ask, "65534", "fusewatchd", "status", check=False)
         assert "only root and the members of status_group" in refused.stderr
 
