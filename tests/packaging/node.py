@@ -84,7 +84,8 @@ class PackagedNode:
         """Wait until the service is active, with another process than ``besides``."""
 
         def is_up() -> bool:
-            return self.show("ActiveState") == "active" and self.pid != besides
+            pid = int(self.show("MainPID"))
+            return self.show("ActiveState") == "active" and pid not in (0, besides)
 
         self.machine.wait_for(is_up)
         return self.pid

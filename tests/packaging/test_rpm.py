@@ -44,15 +44,15 @@ class TestOnMachine:
             rpm(node, "--install", f"{PACKAGES}/{packages.old_rpm.name}")
             node.wait_until_up()
             node.wait_until_watching(BINDS)
-        maps = node.machine.output("cat", f"/proc/{node.pid}/cmdline").replace("\0", " ")
-        assert f"-I -B {HOME} run" in maps
+        words = node.machine.output("cat", f"/proc/{node.pid}/cmdline").replace("\0", " ")
+        assert f"-I -S -B {HOME} run" in words
         assert node.machine.output("rpm", "--verify", "--nodeps", "fusewatchd") == ""
 
     def test_its_libraries_are_its_own(self, node: PackagedNode) -> None:
         code = "import fusewatchd.daemon, fusewatchd.kube.http, sys; print(*(m.__file__ for m in sys.modules.values()"
         code += " if getattr(m, '__file__', None)), sep='\\n')"
         script = f"import sys; sys.path.insert(0, {HOME!r}); {code}"
-        files = node.machine.output("/usr/bin/python3", "-I", "-B", "-c", script).splitlines()
+        files = node.machine.output("/usr/bin/python3", "-I", "-S", "-B", "-c", script).splitlines()
         assert [f for f in files if "dist-packages" in f] == []
         assert any(f.startswith(f"{HOME}/requests/") for f in files)
 
@@ -101,12 +101,12 @@ def test_every_python_runs_it(packages: Packages, tmp_path: Path) -> None:
     tried = []
     for python in _pythons():
         version = subprocess.run(
-            [python, "-I", "-B", home, "--version"], capture_output=True, text=True
+            [python, "-I", "-S", "-B", home, "--version"], capture_output=True, text=True
         )
         assert version.stdout == f"fusewatchd {__version__}\n", version.stderr
         code = f"import sys; sys.path[:0] = [{str(home)!r}]"
         code += "; import fusewatchd.daemon, fusewatchd.kube.http"
-        subprocess.run([python, "-I", "-B", "-W", "ignore", "-c", code], check=True)
+        subprocess.run([python, "-I", "-S", "-B", "-W", "ignore", "-c", code], check=True)
         tried.append(python)
     assert tried
 
