@@ -78,14 +78,19 @@ class Stage:
             host = file.read()
         return {"host": host} | {n: c.mountinfo() for n, c in self.containers.items()}
 
-    def serve_cluster(self, delay_seconds: float) -> dict[str, str]:
-        """Start a kubelet and an API server that takes its time; return their URLs."""
+    def serve_cluster(self) -> dict[str, str]:
+        """Start a kubelet, and an API server that refuses everything; return their URLs."""
         self.api = DemoApiServer()
-        self.api.delay_seconds = delay_seconds
+        self.api.status = 503
         kubelet = DemoKubelet(self.node.pod_list)
         self.api.start()
         kubelet.start()
         return {"kubelet": kubelet.url, "apiserver": self.api.url}
+
+    def let_api_answer(self) -> None:
+        """Let the API server take Events from now on."""
+        assert self.api is not None
+        self.api.status = 0
 
     def events(self) -> list[str]:
         """Return the reasons of the Events that were posted."""
