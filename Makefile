@@ -35,6 +35,7 @@ test-kernels:
 # One process for each release of Debian, whose tests go on from each other.
 test-packages: $(VENV)/.dev
 	@$(call install,$(BUILD_PACKAGES) $(PACKAGE_TEST_PACKAGES))
+	$(VENV)/bin/python -m pip install --quiet --editable '.[packaging]'
 	$(VENV)/bin/python -m pytest -n 2 --dist loadscope -m packaging
 
 deb rpm: $(VENV)/bin/python

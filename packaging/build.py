@@ -271,9 +271,10 @@ def build_python(tree: Path, release: Release, output: Path) -> list[Path]:
     """Build the wheel, and the source archive, which has the wheel's metadata in it."""
     work = tree.parent / "python"
     shutil.copytree(tree, work / "tree")
-    _run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", ".", "tree"],
-         cwd=work)  # fmt: skip
-    (wheel,) = work.glob("*.whl")
+    # By its absolute path: a mere name is one of the registry's to pip.
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(work)]
+    _run([*pip, str(work / "tree")], cwd=work)
+    (wheel,) = work.glob(f"fusewatchd-{release.version}-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         (metadata,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
         content = archive.read(metadata)

@@ -15,6 +15,7 @@ from pathlib import Path
 BUILD = Path(__file__).resolve().parents[2] / "build" / "machines"
 PACKAGES = (
     "bindfs",
+    "cloud-init",
     "curl",
     "dbus",
     "fuse3",
@@ -59,6 +60,8 @@ def _finish(root: Path) -> None:
     unit = root / "etc/systemd/system/systemd-modules-load.service"
     os.symlink("/dev/null", unit)
     (root / "etc/machine-id").write_text("")
+    # A test runs it; at a boot it would look for a cloud.
+    (root / "etc/cloud/cloud-init.disabled").touch()
 
 
 def mirror() -> str:

@@ -159,9 +159,14 @@ class Machine:
 
     # ---------------------------------------------------------------------------- inside
 
+    @property
+    def leader(self) -> int:
+        """The pid of the machine's init here."""
+        return self._leader
+
     def command(self, *words: str) -> list[str]:
         """Return the command line that runs ``words`` in the machine."""
-        return ["nsenter", "--target", str(self._leader), "--all", "--wd=/", "--", *words]
+        return ["nsenter", "--target", str(self._leader), "--all", "--wd", "--", *words]
 
     def run(
         self, *words: str, check: bool = True, timeout: float = COMMAND_SECONDS

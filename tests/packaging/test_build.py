@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,25 @@ def test_the_same_source_gives_the_same_bytes(tmp_path: Path) -> None:
     finally:
         os.umask(umask)
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
-    assert len(digests(tmp_path / "one")) == 4
+    assert set(digests(tmp_path / "one")) == {
+        f"fusewatchd_{__version__}_all.deb",
+        f"fusewatchd-{__version__}-1.noarch.rpm",
+        f"fusewatchd-{__version__}-py3-none-any.whl",
+        f"fusewatchd-{__version__}.tar.gz",
+    }
+
+
+def test_the_source_archive_is_one_for_pip(tmp_path: Path) -> None:
+    build(TOP, tmp_path / "built", "python", "sums")
+    (archive,) = (tmp_path / "built").glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        top = f"fusewatchd-{__version__}"
+        member = tar.extractfile(f"{top}/PKG-INFO")
+        assert member is not None
+        assert f"Name: fusewatchd\nVersion: {__version__}\n" in member.read().decode()
+        assert {f"{top}/fusewatchd/cli.py", f"{top}/packaging/debian/rules"} <= set(tar.getnames())
+    output("sha256sum", "--check", "--strict", "SHA256SUMS", cwd=tmp_path / "built")
+    assert (tmp_path / "built" / f"fusewatchd-{__version__}.cdx.json").exists()
 
 
 def test_lintian_and_rpmlint_have_nothing_to_say(packages: Packages) -> None:
