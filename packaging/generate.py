@@ -56,7 +56,7 @@ def _filled(template: str, **parts: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option as a person sees it."""
+    """One option, or argument without a flag, as a person sees it."""
 
     flag: str
     value: str
@@ -71,6 +71,11 @@ class Command:
     name: str
     help: str
     options: tuple[Option, ...]
+
+    @property
+    def flags(self) -> list[str]:
+        """What begins with a dash."""
+        return [option.flag for option in self.options if option.flag.startswith("-")]
 
 
 def commands_of(parser: argparse.ArgumentParser) -> tuple[Command, ...]:
@@ -88,9 +93,12 @@ def _options(parser: argparse.ArgumentParser) -> Iterator[Option]:
     for action in parser._actions:
         if action.help == argparse.SUPPRESS or "--help" in action.option_strings:
             continue
-        flag = (action.option_strings or [action.dest])[-1]
         metavar = action.metavar if isinstance(action.metavar, str) else action.dest.upper()
-        yield Option(flag, "" if action.nargs == 0 else metavar, action.help or "")
+        if action.option_strings:
+            value = "" if action.nargs == 0 else metavar
+            yield Option(action.option_strings[-1], value, action.help or "")
+        else:
+            yield Option(metavar, "", action.help or "")
 
 
 def commands_page(commands: tuple[Command, ...]) -> str:
@@ -124,7 +132,7 @@ def bash_completion(commands: tuple[Command, ...]) -> str:
     """Return a completion for bash(1)."""
     names = " ".join(command.name for command in commands)
     cases = "\n".join(
-        f"        {command.name}) words='{' '.join(o.flag for o in command.options)}' ;;"
+        f"        {command.name}) words='{' '.join(command.flags)}' ;;"
         for command in commands
         if command.options
     )
@@ -175,6 +183,8 @@ esac
 
 
 def _zsh_option(option: Option) -> str:
+    if not option.flag.startswith("-"):
+        return f":{option.flag.lower()}:"
     help_text = re.sub(r"[\[\]:]", " ", option.help)
     action = "_files" if option.flag in _FILE_OPTIONS else ""
     value = f":{option.value}:{action}" if option.value else ""

@@ -87,8 +87,8 @@ def test_every_command_and_option_is_in_the_manual_and_completed(pages: dict[str
         )
         for option in command.options:
             assert f"[{option.flag}" in usage
-            assert option.flag in bash.split()
-            assert option.flag in zsh
+            assert (option.flag in bash.split()) == option.flag.startswith("-")
+            assert option.flag in zsh or f":{option.flag.lower()}:" in zsh
     assert "--way" not in page  # it is hidden
 
 
