@@ -157,7 +157,8 @@ def build_deb(tree: Path, release: Release, output: Path) -> list[Path]:
     work = tree.parent / "deb" / tree.name
     shutil.copytree(tree, work)
     shutil.copytree(work / "packaging/debian", work / "debian")
-    shutil.copy(work / "systemd/fusewatchd.service", work / "debian/fusewatchd.service")
+    for unit in (work / "systemd").iterdir():
+        shutil.copy(unit, work / "debian")
     shutil.copy(work / "packaging/options", work / "debian/fusewatchd.default")
     (work / "debian/changelog").write_text(debian_changelog(release))
     # Which would ask for a compiler; what is lacking indeed is told by the build.

@@ -16,6 +16,7 @@ from tests.packaging.conftest import OLD_VERSION, Packages
 from tests.packaging.node import UNIT, PackagedNode, packaged_node
 
 CONFIG = "/etc/fusewatchd/fusewatchd.yaml"
+SOCKET = "fusewatchd.socket"
 BINDS = 4
 """Of two pods, on the host and in the container."""
 
@@ -98,6 +99,23 @@ class Life:
         assert "one" in run("fusewatchd", "status").stdout
         assert run("fusewatchd", "--version").stdout == f"fusewatchd {__version__}\n"
         assert "last recovery" in run("systemctl", "status", UNIT).stdout
+        doctor = run("fusewatchd", "doctor", "--json", check=False)
+        assert doctor.returncode in (0, 1), doctor.stdout + doctor.stderr
+
+    def test_systemd_may_hold_the_port(self, node: PackagedNode) -> None:
+        socket = "fusewatchd.socket"
+        assert (
+            node.machine.run("systemctl", "is-enabled", socket, check=False).stdout == "disabled\n"
+        )
+        with nothing_moved(node):
+            node.machine.run("systemctl", "stop", UNIT)
+            node.machine.run("systemctl", "start", SOCKET)
+            # A scrape starts it.
+            assert node.metric("fusewatchd_build_info") == 1
+            node.wait_until_watching(BINDS)
+            node.machine.run("systemctl", "stop", UNIT, SOCKET)
+            node.machine.run("systemctl", "start", UNIT)
+            node.wait_until_watching(BINDS)
 
     def test_options_of_the_service_and_a_reload(self, node: PackagedNode) -> None:
         options = "/etc/default/fusewatchd"
@@ -203,8 +221,12 @@ class Life:
 
     def test_removal_keeps_configuration_and_what_was_learned(self, node: PackagedNode) -> None:
         before = FILES[node.machine.name]
+        node.machine.run("systemctl", "stop", UNIT)
+        node.machine.run("systemctl", "start", SOCKET)
+        assert node.metric("fusewatchd_build_info") == 1
         with nothing_moved(node):
             node.machine.run("apt-get", "remove", "--yes", "fusewatchd")
+        assert node.machine.run("systemctl", "is-active", SOCKET, check=False).returncode
         assert node.processes() == []
         assert not node.machine.path("/run/fusewatchd").exists()
         assert node.machine.run("systemctl", "is-active", UNIT, check=False).stdout == "inactive\n"
