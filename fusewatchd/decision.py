@@ -291,7 +291,13 @@ class Plan:
 
 
 _WITHOUT_SERVER = frozenset(
-    {Reason.NO_SOURCE, Reason.SOURCE_MISSING, Reason.SOURCE_UNPROVEN, Reason.HOST_BIND_STALE}
+    {
+        Reason.NO_SOURCE,
+        Reason.DIRECT_MOUNT,
+        Reason.SOURCE_MISSING,
+        Reason.SOURCE_UNPROVEN,
+        Reason.HOST_BIND_STALE,
+    }
 )
 
 

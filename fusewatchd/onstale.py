@@ -30,7 +30,11 @@ RESTART = ("--no-ask-password", "restart", "--")
 """What ``systemctl`` is told before the name of a unit."""
 ROUNDING = 1e-6
 DEFAULT_RATE = Rate(per_second=0.1, burst=20.0)
-_WITHOUT_SERVER = frozenset({Reason.NO_SOURCE, Reason.SOURCE_MISSING, Reason.SOURCE_UNPROVEN})
+_WITHOUT_SERVER = frozenset(
+    {Reason.NO_SOURCE, Reason.DIRECT_MOUNT, Reason.SOURCE_MISSING, Reason.SOURCE_UNPROVEN}
+)
+_TARGETS = frozenset({BindKind.PUBLISH, BindKind.FLEXVOLUME})
+"""Where a server can mount straight into a pod."""
 _SWITCHED_OFF = frozenset({Reason.DISABLED, Reason.OWNER_UNKNOWN})
 
 
@@ -224,14 +228,15 @@ def _place(
     hit = sorted(hit, key=_rank)
     first = hit[0]
     rule = next((rule for rule in rules if fnmatchcase(first.bind.driver, rule.driver)), None)
-    path = source_of(first) or first.bind.key.mount_point
-    if rule is None or first.bind.path.kind is BindKind.SUBPATH:
+    source = source_of(first)
+    if rule is None or not (source or first.bind.path.kind in _TARGETS):
         return None
+    path = source or first.bind.key.mount_point
     return _Place(path, device, connection.disconnected_at, rule, tuple(hit))
 
 
 def _rank(finding: Finding) -> tuple[bool, str]:
-    return finding.bind.path.kind is BindKind.SUBPATH, finding.bind.key.mount_point
+    return finding.bind.path.kind not in _TARGETS, finding.bind.key.mount_point
 
 
 def _values(place: _Place, snapshot: Snapshot) -> dict[str, str]:

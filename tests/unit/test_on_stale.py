@@ -100,6 +100,19 @@ def test_one_command_for_a_dead_server_after_its_grace() -> None:
     assert world.look(DIED_AT + 6).commands == ()  # it runs
 
 
+def test_a_driver_that_is_known_to_mount_straight_into_the_pod() -> None:
+    world = World()
+    data = VolumeData("gcsfuse.csi.storage.gke.io", "bucket")
+    world.scene.volume_data = {(UID, "pv"): data}
+    world.policy = replace(world.policy, rules=(replace(RULE, driver="gcsfuse.*"),))
+    _, todo = world.scene.plan()
+    assert [refusal.reason for refusal in todo.refused] == [Reason.DIRECT_MOUNT]
+    step = world.look(DIED_AT + 5)
+    assert len(step.commands) == 1
+    explained = todo.explained(step.reasons)
+    assert [refusal.reason for refusal in explained.refused] == [Reason.AWAITS_ACTION]
+
+
 def test_units_are_restarted_by_systemctl() -> None:
     world = World()
     rule = replace(RULE, command=(), unit="fuse@{volume}.service")
