@@ -95,6 +95,6 @@ class HungConnections:
 def _switched_off(hit: list[Finding]) -> Reason | None:
     """One pod that is to be left alone speaks for all that share its connection."""
     for finding in hit:
-        if finding.bind.key.is_host and finding.refusal is not Reason.NONE:
+        if finding.refusal is not Reason.NONE:
             return finding.refusal
     return None

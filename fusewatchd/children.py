@@ -7,7 +7,7 @@ block device always has one below the pods directory.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from fusewatchd.decision import Bind, ChildMount, Expect, Finding
 from fusewatchd.errors import FusewatchError
@@ -23,26 +23,36 @@ class ChildrenUnknownError(FusewatchError):
 
 
 def plan_children(
-    bind: Bind, snapshot: Snapshot, findings: Mapping[TargetKey, Finding]
+    bind: Bind,
+    snapshot: Snapshot,
+    findings: Mapping[TargetKey, Finding],
+    known: Iterable[Mount] | None = None,
 ) -> tuple[ChildMount, ...]:
     """Say for every mount inside ``bind`` from where its replacement is cloned.
+
+    ``known`` are those that were there while all was well, where all must be there again,
+    whatever has become of them.
 
     Raises:
         ChildrenUnknownError: one of them cannot be made again.
     """
     assert bind.mount is not None
     found: list[ChildMount] = []
-    for mount in _inside(bind, bind.mount, snapshot):
+    present = mounts_inside(bind, bind.mount, snapshot)
+    points = {mount.mount_point for mount in present}
+    lost = [mount for mount in known or () if mount.mount_point not in points]
+    for mount in (*present, *lost):
         relative = below(mount.mount_point, bind.mount.mount_point)
         if not relative or len(found) >= MAX_CHILDREN:
             raise ChildrenUnknownError(mount.mount_point)
         key = TargetKey(bind.key.namespace, mount.mount_point)
         origin, subpath = _origin(mount, findings.get(key), snapshot, findings)
-        found.append(ChildMount(Expect.of(mount), relative, origin, subpath))
+        wanted = None if known is None else mount
+        found.append(ChildMount(Expect.of(mount), relative, origin, subpath, wanted))
     return tuple(found)
 
 
-def _inside(bind: Bind, mount: Mount, snapshot: Snapshot) -> list[Mount]:
+def mounts_inside(bind: Bind, mount: Mount, snapshot: Snapshot) -> tuple[Mount, ...]:
     """List the mounts inside a mount, parents first, without the layers stacked on it."""
     found: list[Mount] = []
     queue = [mount]
@@ -52,7 +62,7 @@ def _inside(bind: Bind, mount: Mount, snapshot: Snapshot) -> list[Mount]:
             if child.mount_point != mount.mount_point:
                 found.append(child)
                 queue.append(child)
-    return found
+    return tuple(found)
 
 
 def _children(bind: Bind, mount: Mount, snapshot: Snapshot) -> tuple[Mount, ...]:

@@ -17,10 +17,12 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from fusewatchd.children import mounts_inside
 from fusewatchd.decision import Bind, Propagation
 from fusewatchd.ledger import ContainerFacts, Former, Ledger
 from fusewatchd.lineage import plain_root
 from fusewatchd.model import (
+    Answer,
     BindKind,
     BindPath,
     Device,
@@ -33,6 +35,7 @@ from fusewatchd.model import (
     VolumeMount,
 )
 from fusewatchd.mountinfo import MountTable
+from fusewatchd.ownlayers import layers_of
 from fusewatchd.snapshot import Snapshot
 
 MAX_LAYERS = 64
@@ -44,10 +47,12 @@ _KUBELET_TREE = re.compile(r"/pods/[0-9a-f-]{32,36}/volume(s|-subpaths)/")
 
 @dataclass(frozen=True, slots=True)
 class ContainerLook:
-    """The container mounts that are ours, and how many FUSE mounts elsewhere are not."""
+    """The container mounts that are ours, and all other FUSE mounts of other namespaces."""
 
     binds: tuple[Bind, ...]
     foreign: tuple[tuple[MountNamespace, Mount], ...]
+    unproven: tuple[tuple[MountNamespace, Mount], ...]
+    """Those of the foreign ones that may be copies of a bind, and of which nothing tells that."""
 
 
 def find_container_binds(
@@ -57,14 +62,18 @@ def find_container_binds(
     index = _HostIndex(snapshot, tuple(host_binds), ledger)
     ours: list[Bind] = []
     foreign: list[tuple[MountNamespace, Mount]] = []
+    unproven: list[tuple[MountNamespace, Mount]] = []
     for namespace in snapshot.namespaces:
         for mount, depth in _tops(namespace):
-            origin = index.origin_of(namespace, mount)
-            if origin is None:
-                foreign.append((namespace, mount))
-            else:
+            may_be_ours = index.may_be_ours(namespace, mount)
+            origin = index.origin_of(namespace, mount) if may_be_ours else None
+            if origin is not None:
                 ours.append(_container_bind(namespace, mount, depth, origin))
-    return ContainerLook(tuple(ours), tuple(foreign))
+                continue
+            foreign.append((namespace, mount))
+            if may_be_ours and index.has_binds(namespace.pod_uid):
+                unproven.append((namespace, mount))
+    return ContainerLook(tuple(ours), tuple(foreign), tuple(unproven))
 
 
 def _tops(namespace: MountNamespace) -> Iterable[tuple[Mount, int]]:
@@ -114,15 +123,18 @@ class _HostIndex:
             if parent and parent.peer_group:
                 yield parent.peer_group
 
-    def origin_of(self, namespace: MountNamespace, mount: Mount) -> Bind | None:
-        """Return the host bind that this mount is a copy of; None when it is not ours."""
+    def has_binds(self, pod_uid: str) -> bool:
+        """True for a pod with FUSE volumes; one without looks at others' through a hostPath."""
+        return pod_uid in self._by_pod
+
+    def may_be_ours(self, namespace: MountNamespace, mount: Mount) -> bool:
+        """False where nothing may be done, whatever the mount is a copy of."""
         if namespace.kind is not NamespaceKind.CONTAINER or not namespace.pid:
-            return None
+            return False
         if _KUBELET_TREE.search(mount.mount_point):
-            return None
-        if self._receives_from_host(namespace, mount) or self._serves(namespace, mount.device):
-            return None
-        return self._matching(namespace, mount)
+            return False
+        is_served_here = self._serves(namespace, mount.device)
+        return not (is_served_here or self._receives_from_host(namespace, mount))
 
     def _receives_from_host(self, namespace: MountNamespace, mount: Mount) -> bool:
         parent = _below_stack(mount, namespace.mount)
@@ -134,11 +146,17 @@ class _HostIndex:
         servers = self._snapshot.servers.get(device, ())
         return any(server.pod_uid == namespace.pod_uid for server in servers)
 
-    def _matching(self, namespace: MountNamespace, mount: Mount) -> Bind | None:
+    def origin_of(self, namespace: MountNamespace, mount: Mount) -> Bind | None:
+        """Return the host bind that this mount is proven to be a copy of."""
         pod_uid, root = namespace.pod_uid, plain_root(mount.root)
         binds = [bind for bind in self._by_pod.get(pod_uid, []) if _root(bind) == root]
         for bind in binds:
             if bind.mount and bind.mount.device == mount.device:
+                return bind
+        for bind in binds:
+            # A repair that was cut short may have left there what both of them showed.
+            layers = layers_of(bind, self._snapshot)
+            if any(m.device == mount.device and plain_root(m.root) == root for m in layers):
                 return bind
         earlier = self._ledger.former.get((pod_uid, mount.device, root))
         if earlier and not _is_used_again(mount.device, earlier, self._snapshot):
@@ -216,15 +234,51 @@ def facts_of(
     assert bind.mount is not None and bind.namespace is not None
     if known is None:
         known = _first_look(bind, bind.mount, bind.namespace, origin, snapshot)
-    if origin is None or not _shows_the_same(bind.mount, origin):
+    inside = _known_inside(bind, known.inside, snapshot)
+    if inside != known.inside:
+        known = replace(known, inside=inside)
+    if origin is None:
         return known
+    # It has just been proven to be a copy of that bind, whatever the bind shows by now.
     device, mount_id = bind.mount.device, bind.mount.mount_id
     return replace(known, origin=origin.key.mount_point, mount_id=mount_id, device=device)
 
 
-def _shows_the_same(mount: Mount, origin: Bind) -> bool:
-    is_same_device = origin.mount is not None and origin.mount.device == mount.device
-    return is_same_device and _root(origin) == plain_root(mount.root)
+def still_true(
+    known: Mapping[TargetKey, ContainerFacts], snapshot: Snapshot
+) -> dict[TargetKey, ContainerFacts]:
+    """Keep what is known of mounts that are there as they were, whatever their binds show.
+
+    A bind may be gone for a moment, until its driver publishes it again.
+    """
+    namespaces = {namespace.inode: namespace for namespace in snapshot.namespaces}
+    kept: dict[TargetKey, ContainerFacts] = {}
+    for key, facts in known.items():
+        namespace = namespaces.get(key.namespace)
+        mount = namespace.mount(facts.mount_id) if namespace is not None else None
+        if namespace is None or mount is None:
+            continue
+        is_same = (mount.mount_point, mount.device) == (key.mount_point, facts.device)
+        whose = (namespace.pod_uid, namespace.container_id)
+        if is_same and whose == (facts.pod_uid, facts.container):
+            kept[key] = facts
+    return kept
+
+
+def _known_inside(bind: Bind, known: tuple[Mount, ...], snapshot: Snapshot) -> tuple[Mount, ...]:
+    """Return what is mounted inside, and what was while the server may have been alive.
+
+    Only an answer that came after the look tells that somebody unmounted what is missing, and
+    not the kernel, which does that in a dead file system.
+    """
+    assert bind.mount is not None
+    now = mounts_inside(bind, bind.mount, snapshot)
+    connection = snapshot.connections.get(bind.mount.device)
+    is_alive = connection is not None and connection.answer is Answer.ANSWERED
+    if connection and is_alive and connection.answered_at >= snapshot.namespaces_looked_at:
+        return now
+    points = {mount.mount_point for mount in now}
+    return now + tuple(mount for mount in known if mount.mount_point not in points)
 
 
 def _first_look(

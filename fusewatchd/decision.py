@@ -7,7 +7,7 @@ carries them out, so a dry run prints them and a test compares them with ``==``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from fusewatchd.model import (
     TargetKey,
     Verdict,
 )
+from fusewatchd.remedies import NO_REMEDIES, RemedyReport
 
 if TYPE_CHECKING:
     from fusewatchd.snapshot import Snapshot
@@ -63,6 +64,15 @@ class Finding:
     """Why a bind that is not healthy cannot be replaced, as far as diagnosis can tell."""
 
 
+@dataclass(frozen=True, slots=True)
+class Unproven:
+    """A dead mount in a pod's container that nothing proves to be a copy of one of its binds."""
+
+    pod_uid: str
+    key: TargetKey
+    device: Device
+
+
 # ----------------------------------------------------------------------------- plan
 
 
@@ -84,6 +94,26 @@ class Expect:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnLayer:
+    """A mount that this daemon put on top of one that it could not take away."""
+
+    mount_id: int
+    unique_id: int
+    device: Device
+    peer_group: int = 0
+    """The group of its own that it was seen in; 0: none, or not seen since it was attached."""
+
+    @classmethod
+    def of(cls, mount: Mount) -> OwnLayer:
+        """Describe a layer that was read back."""
+        return cls(mount.mount_id, mount.unique_id, mount.device, mount.peer_group)
+
+    def is_about(self, mount: Mount) -> bool:
+        """True when this is the mount, as far as its ids tell: see ``ownlayers``."""
+        return mount.device == self.device and mount.has_id(self.mount_id, self.unique_id)
+
+
+@dataclass(frozen=True, slots=True)
 class ChildMount:
     """A mount inside the volume that must be in the new one before anybody can see it."""
 
@@ -93,6 +123,10 @@ class ChildMount:
     """A mount of the host that shows the same file system."""
     origin_subpath: str = ""
     """Where below the origin the child's root is."""
+    wanted: Mount | None = None
+    """What it is like, if it must be there even when it is gone by then: the kernel unmounts what
+    is on a directory of a dead file system as soon as somebody looks for that directory
+    (fs/dcache.c, d_invalidate)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +164,8 @@ class ReplaceMount:
     """Directory or file below the origin, resolved without leaving its file system."""
     stale_devices: tuple[Device, ...] = ()
     """Proven dead: layers of these may be taken from a stack, but never the last one."""
+    own_layers: tuple[OwnLayer, ...] = ()
+    """Put there by this daemon: what they cover was to be replaced, and is no better."""
     read_only: bool = False
     """Add ``ro`` even if the mount to replace lacks it (a writable layer on a read-only one)."""
     children: tuple[ChildMount, ...] = ()
@@ -153,6 +189,8 @@ class DetachOwnLayer:
 
     key: TargetKey
     expect: Expect
+    peer_group: int
+    """Of the layer: what tells it from a bind of somebody else that got its number."""
 
     def describe(self) -> str:
         """Say in one line what this would do."""
@@ -175,6 +213,21 @@ class DetachOrphan:
 
 
 @dataclass(frozen=True, slots=True)
+class DetachDeadSource:
+    """Take a dead source mount away, so that a server can mount there again."""
+
+    key: TargetKey
+    expect: Expect
+
+    def describe(self) -> str:
+        """Say in one line what this would do."""
+        return (
+            f"detach dead source {self.expect.mount_id} of device {self.expect.device}"
+            f" at {self.expect.mount_point}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class AbortConnection:
     """Make the kernel fail every request of a hung FUSE connection, now and for good."""
 
@@ -191,7 +244,7 @@ class AbortConnection:
         return f"abort connection {self.expect.device}, shown at {self.expect.mount_point}"
 
 
-Action = ReplaceMount | DetachOwnLayer | DetachOrphan | AbortConnection
+Action = ReplaceMount | DetachOwnLayer | DetachOrphan | DetachDeadSource | AbortConnection
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +273,33 @@ class Plan:
         kept = [a for a in self.actions if a.key not in keys or not isinstance(a, ReplaceMount)]
         return Plan(tuple(kept), self.refused + more)
 
+    def explained(self, reasons: Mapping[TargetKey, Reason]) -> Plan:
+        """Return the plan with a better reason for what waits for its server to come back.
+
+        ``reasons`` are of binds on the host; containers wait for the same thing as theirs.
+        """
+        if not reasons:
+            return self
+        refused = []
+        for refusal in self.refused:
+            bind = refusal.finding.bind
+            better = reasons.get(bind.origin or bind.key)
+            if better is not None and refusal.reason in _WITHOUT_SERVER:
+                refusal = replace(refusal, reason=better)
+            refused.append(refusal)
+        return Plan(self.actions, tuple(refused))
+
+
+_WITHOUT_SERVER = frozenset(
+    {
+        Reason.NO_SOURCE,
+        Reason.DIRECT_MOUNT,
+        Reason.SOURCE_MISSING,
+        Reason.SOURCE_UNPROVEN,
+        Reason.HOST_BIND_STALE,
+    }
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Pause:
@@ -245,7 +325,7 @@ class OutcomeStatus(Enum):
     """A rule forbids it: nothing was done."""
     FAILED = "failed"
     DETACHED = "detached"
-    """A layer of our own, or a dead one of a pod that is over, was taken away."""
+    """A layer of our own, a dead one of a pod that is over, or a dead source was taken away."""
     ABORTED = "aborted"
     """A hung connection was aborted, and no request waits for it any more."""
 
@@ -263,6 +343,8 @@ class Outcome:
     mount: Mount | None = None
     """The mount that stands at the target now."""
     depth: int = 1
+    layer: OwnLayer | None = None
+    """What was put on top of the old mount, whatever became of the attempt after that."""
     narrower: str = ""
     """How the new superblock allows less than the old one; empty when it does not."""
     started_at: float = 0.0
@@ -389,5 +471,9 @@ class CycleReport:
     pauses: tuple[Pause, ...] = ()
     services: Mapping[str, Service] = field(default_factory=dict)
     """What became of the servers of each source so far, by its path."""
+    unproven: tuple[Unproven, ...] = ()
+    """Dead mounts in containers that are left alone because nothing tells whose they are."""
     unclaimed: tuple[tuple[MountNamespace, Mount], ...] = ()
     """FUSE mounts in pods' containers that are none of the volumes that are repaired."""
+    remedies: RemedyReport = NO_REMEDIES
+    """What is done about servers, next to what is done about binds."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from fusewatchd import hostpaths, lineage, switches
 from fusewatchd.containers import find_container_binds
-from fusewatchd.decision import Bind, Finding
+from fusewatchd.decision import Bind, Finding, Unproven
 from fusewatchd.detectors import DETECTORS, Case, Opinion
 from fusewatchd.drivers import Driver
 from fusewatchd.kubeletdir import parse_bind_path, pods_directory
@@ -51,6 +51,7 @@ class Diagnosis:
     foreign_stale: int
     """Stale FUSE mounts in namespaces that are never entered."""
     owners: Mapping[str, Owner]
+    unproven: tuple[Unproven, ...] = ()
     unclaimed: tuple[tuple[MountNamespace, Mount], ...] = ()
     """FUSE mounts in pods' containers that are none of the volumes that are repaired."""
 
@@ -71,9 +72,10 @@ def diagnose(snapshot: Snapshot, ledger: Ledger, knowledge: Knowledge) -> Diagno
     findings += _bare_binds(snapshot, ledger, by_key)
     owners = switches.learn_owners(ledger.owners, findings, snapshot.pods)
     switched = switches.apply(findings, knowledge.switches, owners)
+    unproven = _unproven(look.unproven, foreign, snapshot)
     unclaimed = tuple(pair for pair in foreign if pair[0].kind is NamespaceKind.CONTAINER)
-    foreign_stale = _count_foreign_stale(foreign, snapshot)
-    return Diagnosis(switched, facts, foreign_stale, owners, unclaimed)
+    foreign_stale = sum(_is_dead(mount, snapshot) for _, mount in foreign)
+    return Diagnosis(switched, facts, foreign_stale, owners, unproven, unclaimed)
 
 
 def _learn(snapshot: Snapshot, ledger: Ledger, knowledge: Knowledge) -> lineage.Facts:
@@ -161,9 +163,7 @@ def _origin_resolution(bind: Bind, origin: Finding | None, snapshot: Snapshot) -
         return Resolution(None, Reason.HOST_BIND_STALE, "its bind on the host is gone")
     if origin.verdict in (Verdict.HEALTHY, Verdict.SLOW):
         return Resolution(origin.bind.mount)
-    connection = snapshot.connections.get(bind.mount.device)
-    is_dead = connection is not None and connection.answer is Answer.DISCONNECTED
-    if origin.verdict is Verdict.SUPERSEDED and is_dead:
+    if origin.verdict is Verdict.SUPERSEDED and _is_dead(bind.mount, snapshot):
         # The host may keep its old server as long as that lives; nothing dead waits for it.
         return Resolution(origin.bind.mount)
     if origin.source_mount is not None and origin.refusal is Reason.NONE:
@@ -210,13 +210,17 @@ def _bare_binds(
         yield _judge(bind, Resolution(None), snapshot, ledger)
 
 
-def _count_foreign_stale(
-    foreign: Iterable[tuple[MountNamespace, Mount]], snapshot: Snapshot
-) -> int:
-    count = 0
-    for namespace, mount in foreign:
-        connection = snapshot.connections.get(mount.device)
-        is_dead = connection is not None and connection.answer is Answer.DISCONNECTED
-        if is_dead and namespace.kind in (NamespaceKind.FOREIGN, NamespaceKind.CONTAINER):
-            count += 1
-    return count
+def _unproven(
+    unproven: hostpaths.Places, foreign: hostpaths.Places, snapshot: Snapshot
+) -> tuple[Unproven, ...]:
+    left = {(namespace.inode, mount.mount_id) for namespace, mount in foreign}
+    return tuple(
+        Unproven(namespace.pod_uid, TargetKey(namespace.inode, mount.mount_point), mount.device)
+        for namespace, mount in unproven
+        if (namespace.inode, mount.mount_id) in left and _is_dead(mount, snapshot)
+    )
+
+
+def _is_dead(mount: Mount, snapshot: Snapshot) -> bool:
+    connection = snapshot.connections.get(mount.device)
+    return connection is not None and connection.answer is Answer.DISCONNECTED

@@ -23,6 +23,8 @@ STALL_SECONDS = 0.05
 """A worker without progress for this long no longer holds up other sources."""
 DEADLINE_SECONDS = 3.0
 """A worker without progress for this long is given up, and its action has failed."""
+SHORTAGE_SECONDS = 0.5
+"""Pause after a worker could not be started."""
 
 
 @dataclass(slots=True)
@@ -82,6 +84,7 @@ class Executor:
         self._idle: list[MountWorker] = [spawn() for _ in range(self._parallel)]
         self._busy: list[_Busy] = []
         self._queue = _Queue()
+        self._spawns_at = float("-inf")
 
     def submit(self, actions: Iterable[Action], now: float) -> None:
         """Accept actions; their outcomes come from ``collect`` later."""
@@ -147,18 +150,27 @@ class Executor:
     def _assign(self, now: float) -> None:
         while self._queue.groups:
             if not self._idle:
-                stalled = all(now - b.progress_at >= STALL_SECONDS for b in self._busy)
-                limit = MAX_WORKERS if stalled else self._parallel
-                if len(self._busy) >= limit:
+                due = self._one_more_at()
+                if due is None or now < due:
                     return
                 try:
                     self._idle.append(self._spawn())
                 except WorkerShortageError:
-                    return  # the next cycle tries again
+                    self._spawns_at = now + SHORTAGE_SECONDS
+                    return
             worker = self._idle.pop()
             actions = self._queue.groups.popleft()
             worker.send(actions)
             self._busy.append(_Busy(worker, actions, now))
+
+    def _one_more_at(self) -> float | None:
+        """Return from when on one more worker may be started; None: only progress helps."""
+        if len(self._busy) < self._parallel:
+            return self._spawns_at
+        if len(self._busy) >= MAX_WORKERS:
+            return None
+        all_stalled_at = max(busy.progress_at for busy in self._busy) + STALL_SECONDS
+        return max(all_stalled_at, self._spawns_at)
 
     @property
     def workers(self) -> tuple[MountWorker, ...]:
@@ -172,8 +184,11 @@ class Executor:
 
     def next_deadline(self) -> float | None:
         """Return when ``collect`` must be called even if no outcome arrives."""
-        limit = STALL_SECONDS if self._queue.groups else DEADLINE_SECONDS
-        return min((busy.progress_at + limit for busy in self._busy), default=None)
+        times = [busy.progress_at + DEADLINE_SECONDS for busy in self._busy]
+        one_more = self._one_more_at() if self._queue.groups else None
+        if one_more is not None:
+            times.append(one_more)
+        return min(times, default=None)
 
     def in_flight(self) -> frozenset[TargetKey]:
         """Return the targets that are being worked on."""

@@ -83,9 +83,7 @@ def _bind(
 
 def _is_ours(layers: int, mount: Mount, key: TargetKey, ledger: Ledger) -> bool:
     """False when the container may have mounted something of its own on the volume."""
-    outcome = ledger.state(key).last_outcome
-    made = outcome.mount if outcome is not None else None
-    return layers <= 1 or (made is not None and mount.has_id(made.mount_id, made.unique_id))
+    return layers <= 1 or any(own.is_about(mount) for own in ledger.own_layers.get(key, ()))
 
 
 def _volume_at(pod: Pod, mount_point: str) -> Volume | None:

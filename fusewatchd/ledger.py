@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fusewatchd.bucket import Bucket
-from fusewatchd.decision import Incident, Outage, Outcome, Phase, Propagation
+from fusewatchd.decision import Incident, Outage, Outcome, OwnLayer, Phase, Propagation
 from fusewatchd.lineage import Facts
 from fusewatchd.liveness import Service
-from fusewatchd.model import Device, MountNamespace, Reason, SourceAnswer, TargetKey
+from fusewatchd.model import Device, Mount, MountNamespace, Reason, SourceAnswer, TargetKey
+from fusewatchd.remedies import RemedyMemory
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +48,12 @@ class ContainerFacts:
     container: str = ""
     """Whose it is: the kernel uses the numbers of namespaces again."""
     origin: str = ""
-    """The host bind that it was last seen to show the same thing as; empty: none so far."""
+    """The host bind that it is a copy of, as far as that was proven; empty: not so far."""
     mount_id: int = 0
     device: Device | None = None
     """Which mount that was: it is true of no other."""
+    inside: tuple[Mount, ...] = ()
+    """What was mounted inside the volume when its server was last known to be alive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +120,8 @@ class Ledger:
     containers: Mapping[TargetKey, ContainerFacts] = field(default_factory=dict)
     former: Mapping[tuple[str, Device, str], Former] = field(default_factory=dict)
     """(pod uid, device, root) that a host bind had earlier -> that bind."""
-    own_layers: Mapping[TargetKey, tuple[int, ...]] = field(default_factory=dict)
-    """Mounts that this daemon made, the newest last, by unique id where there is one."""
+    own_layers: Mapping[TargetKey, tuple[OwnLayer, ...]] = field(default_factory=dict)
+    """Mounts that this daemon put on top of others, the newest last."""
     owners: Mapping[str, Owner] = field(default_factory=dict)
     """By directory uid, of the pods that have binds: as the last list that had them said."""
     over_since: Mapping[str, float] = field(default_factory=dict)
@@ -133,6 +136,7 @@ class Ledger:
     services: Mapping[str, Service] = field(default_factory=dict)
     """By path of the source."""
     budget: Budget = field(default_factory=Budget)
+    remedies: RemedyMemory = field(default_factory=RemedyMemory)
 
     def facts_of(self, namespace: MountNamespace, mount_point: str) -> ContainerFacts | None:
         """Return what was learned of this mount in the very container that lives there now."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from fusewatchd import cleanup, lineage
-from fusewatchd.containers import facts_of, remember_former
+from fusewatchd.containers import facts_of, remember_former, still_true
 from fusewatchd.decision import (
     Change,
     DetachOrphan,
@@ -15,20 +15,20 @@ from fusewatchd.decision import (
     Finding,
     Outcome,
     OutcomeStatus,
+    OwnLayer,
     Phase,
     Plan,
     ReplaceMount,
 )
 from fusewatchd.delays import doubled
 from fusewatchd.diagnosis import Diagnosis
-from fusewatchd.ledger import ContainerFacts, Detached, Ledger, TargetState
+from fusewatchd.ledger import Detached, Ledger, TargetState
 from fusewatchd.lifecycle import Signal, advance, signal_of
 from fusewatchd.lineage import Place
 from fusewatchd.model import SourceAnswer, TargetKey, Verdict
+from fusewatchd.ownlayers import still_there, with_layers
 from fusewatchd.snapshot import Snapshot
 
-MAX_OWN_LAYERS = 8
-"""Own layers remembered for one target, the newest; there are at most two at a time."""
 UNDONE_SECONDS = 120.0
 """What was replaced by the same mount longer ago than this is no quarrel with anybody."""
 
@@ -56,6 +56,7 @@ def take_outcomes(ledger: Ledger, outcomes: Iterable[Outcome], back_off: BackOff
     """End the attempts that the executor reports as ended."""
     states = dict(ledger.states)
     facts = dict(ledger.facts)
+    outcomes = tuple(outcomes)
     own_layers = dict(ledger.own_layers)
     detached = ledger.detached
     for outcome in outcomes:
@@ -73,10 +74,21 @@ def take_outcomes(ledger: Ledger, outcomes: Iterable[Outcome], back_off: BackOff
             origin = action.origin
             source = Place(origin.mount_point, origin.root, origin.unique_id)
             facts[mount.mount_id] = lineage.fact_of(mount, (source,), seen_working=True)
-            if outcome.depth > 1:
-                layer = mount.unique_id or mount.mount_id
-                own_layers[key] = (*own_layers.get(key, ()), layer)[-MAX_OWN_LAYERS:]
-    return replace(ledger, states=states, facts=facts, own_layers=own_layers, detached=detached)
+    return replace(
+        ledger,
+        states=states,
+        facts=facts,
+        own_layers=with_layers(own_layers, _stacked(outcomes)),
+        detached=detached,
+    )
+
+
+def _stacked(outcomes: Iterable[Outcome]) -> Iterable[tuple[TargetKey, OwnLayer]]:
+    for outcome in outcomes:
+        layer, mount = outcome.layer, outcome.mount
+        if layer is not None:
+            is_read_back = mount is not None and layer.is_about(mount)
+            yield outcome.action.key, OwnLayer.of(mount) if mount and is_read_back else layer
 
 
 def _after_attempt(state: TargetState, outcome: Outcome, back_off: BackOff) -> TargetState:
@@ -117,7 +129,8 @@ def take_diagnosis(ledger: Ledger, diagnosis: Diagnosis, snapshot: Snapshot) -> 
     hosts = [f.bind for f in findings if f.bind.key.is_host and f.bind.mount is not None]
     # What an earlier run remembered waits for the first look at the other namespaces.
     has_looked = bool(snapshot.namespaces_looked_at)
-    containers: dict[TargetKey, ContainerFacts] = {} if has_looked else dict(ledger.containers)
+    remembered = ledger.containers
+    containers = still_true(remembered, snapshot) if has_looked else dict(remembered)
     by_key = {bind.key: bind for bind in hosts}
     for finding in findings:
         bind = finding.bind
@@ -125,14 +138,14 @@ def take_diagnosis(ledger: Ledger, diagnosis: Diagnosis, snapshot: Snapshot) -> 
             origin = by_key.get(bind.origin) if bind.origin else None
             known = ledger.facts_of(bind.namespace, bind.key.mount_point)
             containers[bind.key] = facts_of(bind, origin, known, snapshot)
-    present = by_key.keys()
+    binds = (finding.bind for finding in findings)
     return replace(
         ledger,
         facts=diagnosis.facts,
         published=_published(ledger, findings, snapshot),
         containers=containers,
         former=remember_former(ledger.former, hosts, snapshot),
-        own_layers={key: ids for key, ids in ledger.own_layers.items() if key in present},
+        own_layers=still_there(ledger.own_layers, binds, snapshot),
         owners=diagnosis.owners,
         over_since=cleanup.over_since(ledger.over_since, hosts, snapshot),
     )

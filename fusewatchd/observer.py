@@ -7,10 +7,10 @@ leaves a gap in the snapshot and is never a reason not to look.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from fusewatchd.connections import Connections, Question, Shown, credentials_of
+from fusewatchd.connections import Connections, Question, Shown
 from fusewatchd.decision import AbortConnection, Outcome, OutcomeStatus, ReplaceMount
 from fusewatchd.ends import Ends
 from fusewatchd.kubeletdir import directory_named_by_volume, parse_bind_path, publish_directory
@@ -33,6 +33,7 @@ from fusewatchd.model import (
 )
 from fusewatchd.mountinfo import MountTable
 from fusewatchd.pods import Pods
+from fusewatchd.probeuser import credentials_of
 from fusewatchd.snapshot import Snapshot
 
 AFTER_RECOVERY_SECONDS = (0.05, 0.4, 1.5)
@@ -74,6 +75,7 @@ class Observer:
         self.servers: dict[Device, tuple[FuseServer, ...]] = {}
         self.ends = Ends()
         self.holdings: tuple[Holding, ...] = ()
+        self._anonymous_servers: tuple[FuseServer, ...] = ()
         self._root = kubelet_root
         self._ignored = ignored_fs_types
         self._table_source = table
@@ -93,6 +95,7 @@ class Observer:
         self._staging_data: dict[str, VolumeData] = {}
         self._staged: dict[Mount, VolumeData] = {}
         self._scan_gap: Gap | None = None
+        self._held: frozenset[Device] = frozenset()
 
     def adjust(self, ignored_fs_types: frozenset[str], limits: Limits) -> None:
         """Go on with other settings from the next look on, which is now; what was seen stays."""
@@ -114,8 +117,11 @@ class Observer:
         self._scan_gap = result.gaps[0] if result.gaps else None
         self._namespaces = result.namespaces
         self._looked_at, self._look_cost = result.started_at, result.elapsed
-        self.servers = result.servers
+        self.servers, self._anonymous_servers = result.servers, result.anonymous
         self._table = None  # the devices to ask may have changed
+        if result.servers and not result.anonymous and not result.gaps:
+            # The kernel tells who serves what, and everybody was seen.
+            self.connections.note_served(result.servers.keys(), result.started_at)
         return result
 
     def take_answers(self, now: float) -> bool:
@@ -140,6 +146,7 @@ class Observer:
         recovered = [o for o in outcomes if o.status is OutcomeStatus.RECOVERED]
         if not recovered:
             return
+        self.connections.ask_doubtful()
         self._table_source.refresh()
         self._recovery_looks = [now + delay for delay in AFTER_RECOVERY_SECONDS]
         changed: dict[int, dict[int, Mount]] = {}
@@ -205,10 +212,14 @@ class Observer:
         self.take_answers(now)
         for question in self.connections.due(now):
             self._probes.submit(question, now)
+        for question in self.connections.ask_held_anew(now):
+            self._probes.forget(question.device)
+            self._probes.submit(question, now)
         self.connections.note_unasked(self._probes.unasked, self._probes.withdrawn, now)
         waiting = {device: fusectl.waiting(device) for device in self.connections.overdue(now)}
         self.connections.count_requests(waiting, now)
         connections = self.connections.view(now, waiting)
+        self._note_held(connections, now)
         return Snapshot(
             taken_at=now,
             table=table,
@@ -227,7 +238,15 @@ class Observer:
             ends=self.ends.view(connections),
             holdings=self.holdings,
             gaps=self._gaps(connections.values()),
+            anonymous_servers=self._anonymous_servers,
         )
+
+    def _note_held(self, connections: Mapping[Device, Connection], now: float) -> None:
+        """Look for the process that took a connection over: its end must be seen as well."""
+        held = frozenset(d for d, c in connections.items() if c.held_since is not None)
+        if held != self._held:
+            self.expect_containers(now)
+        self._held = held
 
     def _gaps(self, connections: Collection[Connection]) -> tuple[Gap, ...]:
         gaps = [gap for gap in (self._scan_gap, self.pods.gap()) if gap is not None]
@@ -262,13 +281,16 @@ class Observer:
                 mounts = [m for m in namespace.mounts if m.is_fuse]
                 self._show(mounts, namespace.pid, questions, hidden, elsewhere)
 
-        def shown(device: Device, question: Question) -> Shown:
-            host, other = on_host.get(device, ()), elsewhere.get(device, ())
-            return Shown(question, frozenset(host), frozenset(other))
-
-        covered = {d: shown(d, question) for d, question in hidden.items() if d not in questions}
-        visible = {d: shown(d, question) for d, question in questions.items()}
-        for device in self.connections.set_shown(visible, covered):
+        covered = {d: replace(question, is_covered=True) for d, question in hidden.items()}
+        shown = {
+            device: Shown(
+                question,
+                frozenset(on_host.get(device, ())),
+                frozenset(elsewhere.get(device, ())),
+            )
+            for device, question in (covered | questions).items()
+        }
+        for device in self.connections.set_shown(shown):
             self._probes.forget(device)
             self.ends.forget(device)
             self._seen_at.pop(device, None)  # the number may be another's from here on

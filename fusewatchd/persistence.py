@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fusewatchd import lineage
-from fusewatchd.decision import Outage
+from fusewatchd.decision import Outage, OwnLayer
 from fusewatchd.errors import ParseError
 from fusewatchd.history import MAX_OUTAGES
 from fusewatchd.ledger import ContainerFacts, Ledger, Owner
@@ -36,6 +36,8 @@ MAX_UPTIME_SECONDS = 1e10
 class _OwnLayers:
     key: TargetKey
     layers: tuple[int, ...]
+    """By unique id where there is one: all that earlier versions know of them."""
+    mounts: tuple[OwnLayer, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,8 @@ def document_of(ledger: Ledger, boot_id: str) -> dict[str, Any]:
         "boot_id": boot_id,
         "lineage": [encode(fact) for fact in ledger.facts.values()],
         "own_layers": [
-            encode(_OwnLayers(key, layers)) for key, layers in ledger.own_layers.items()
+            encode(_OwnLayers(key, tuple(m.unique_id or m.mount_id for m in layers), layers))
+            for key, layers in ledger.own_layers.items()
         ],
         "containers": [encode(_Container(key, facts)) for key, facts in ledger.containers.items()],
         "owners": [encode(_Owner(uid, owner)) for uid, owner in ledger.owners.items()],
@@ -90,15 +93,15 @@ def ledger_from(document: object, boot_id: str, table: MountTable) -> Ledger:
     if document.get("boot_id") != boot_id:
         raise ParseError("it is from another boot")
     facts = [_fact(item) for item in _list(document, "lineage")]
-    layers = [decode(_OwnLayers, item) for item in _list(document, "own_layers")]
-    containers = [decode(_Container, item) for item in _list(document, "containers")]
+    layers = [_own_layers(item, table) for item in _list(document, "own_layers")]
+    containers = [_container(item) for item in _list(document, "containers")]
     # A file written by an earlier version may lack these.
     document = {"owners": [], "outages": [], **document}
     owners = [decode(_Owner, item) for item in _list(document, "owners")]
     outages = [_outage(item) for item in _list(document, "outages")]
     return Ledger(
         facts=lineage.restore(facts, table),
-        own_layers=_still_there(layers, table),
+        own_layers={item.key: item.mounts for item in layers if item.mounts},
         containers={item.key: item.facts for item in containers},
         owners={item.pod_uid: item.owner for item in owners},
         outages=tuple(outages[-MAX_OUTAGES:]),
@@ -133,6 +136,13 @@ def _outage(item: object) -> Outage:
     return outage
 
 
+def _container(item: object) -> _Container:
+    """Read what is known of a container's mount; earlier versions lack what is inside."""
+    if isinstance(item, Mapping) and isinstance(item.get("facts"), Mapping):
+        item = {**item, "facts": {"inside": [], **item["facts"]}}
+    return decode(_Container, item)
+
+
 def _list(document: Mapping[Any, Any], name: str) -> list[Any]:
     found = document.get(name)
     if not isinstance(found, list):
@@ -140,15 +150,20 @@ def _list(document: Mapping[Any, Any], name: str) -> list[Any]:
     return found
 
 
-def _still_there(
-    remembered: list[_OwnLayers], table: MountTable
-) -> dict[TargetKey, tuple[int, ...]]:
-    kept: dict[TargetKey, tuple[int, ...]] = {}
-    for item in remembered:
-        present = {
-            mount.unique_id or mount.mount_id for mount in table.stack_at(item.key.mount_point)
-        }
-        layers = tuple(layer for layer in item.layers if layer in present)
-        if layers and item.key.is_host:
-            kept[item.key] = layers
-    return kept
+def _own_layers(item: object, table: MountTable) -> _OwnLayers:
+    """Read the layers at one place; those on the host must be there still.
+
+    Who reads what an earlier version wrote takes over what the ids of its layers mean now.
+    """
+    if isinstance(item, Mapping) and "mounts" not in item:
+        item = {**item, "mounts": []}
+        read = decode(_OwnLayers, item)
+        stack = table.stack_at(read.key.mount_point) if read.key.is_host else ()
+        found = [m for m in stack if (m.unique_id or m.mount_id) in read.layers]
+        return _OwnLayers(read.key, read.layers, tuple(OwnLayer.of(m) for m in found))
+    read = decode(_OwnLayers, item)
+    if not read.key.is_host:
+        return read
+    stack = table.stack_at(read.key.mount_point)
+    there = tuple(layer for layer in read.mounts if any(map(layer.is_about, stack)))
+    return _OwnLayers(read.key, read.layers, there)

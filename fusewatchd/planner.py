@@ -25,7 +25,7 @@ from fusewatchd.decision import (
     Refusal,
     ReplaceMount,
 )
-from fusewatchd.ledger import Ledger
+from fusewatchd.ledger import ContainerFacts, Ledger
 from fusewatchd.model import (
     Answer,
     BindKind,
@@ -35,10 +35,13 @@ from fusewatchd.model import (
     TargetKey,
     Verdict,
 )
+from fusewatchd.ownlayers import layers_of, own_top
 from fusewatchd.settings import CleanupSettings, RecoveryMode, SupersededPolicy
 from fusewatchd.snapshot import Snapshot
 from fusewatchd.sources import narrower, subpath_of
 
+LAYERS_SECONDS = 1.0
+"""So long is an answer of what a stale mount covers waited for: not knowing costs a layer."""
 MOST_OF_MOUNT_MAX = 0.9
 """The rest of what the kernel allows is for pods that start, and for others who repair."""
 
@@ -145,7 +148,9 @@ class _Planner:
             return Reason.REPORT_ONLY
         if len(self._snapshot.table) + len(self.actions) >= self._table_limit:
             return Reason.TABLE_FULL
-        return Reason.HOST_BIND_STALE if self._waits_for_host(finding) else Reason.NONE
+        if self._waits_for_host(finding):
+            return Reason.HOST_BIND_STALE
+        return Reason.LAYERS_UNPROVEN if self._waits_for_layers(finding) else Reason.NONE
 
     def _waits_for_host(self, finding: Finding) -> bool:
         """True for a container whose bind on the host stays as it is this time.
@@ -155,8 +160,33 @@ class _Planner:
         origin = self._findings.get(finding.bind.origin) if finding.bind.origin else None
         if origin is None or origin.bind.mount is None or finding.source_mount is None:
             return False
-        is_there = origin.bind.mount.device == finding.source_mount.device
+        is_there = origin.bind.mount.device == self._source_of(finding).device
         return not is_there and origin.bind.key not in self._replaced
+
+    def _source_of(self, finding: Finding) -> Mount:
+        """Return what a bind is to show after this plan.
+
+        A container whose bind on the host may keep its old server, since that is alive, keeps
+        it as well: what is wrong with the container's own mount does not wait for that to end.
+        """
+        assert finding.source_mount is not None
+        origin = self._findings.get(finding.bind.origin) if finding.bind.origin else None
+        if origin is None or origin.bind.mount is None or origin.bind.key in self._replaced:
+            return finding.source_mount
+        is_kept = origin.verdict is Verdict.SUPERSEDED and finding.verdict is Verdict.STALE
+        return origin.bind.mount if is_kept else finding.source_mount
+
+    def _waits_for_layers(self, finding: Finding) -> bool:
+        """True while it is about to turn out whether what the stale mount covers is dead too."""
+        connections = self._snapshot.connections
+        for layer in layers_of(finding.bind, self._snapshot)[:-1]:
+            connection = connections.get(layer.device)
+            if connection is None or connection.answer is not None:
+                continue
+            first = connection.first_asked_at
+            if first is None or self._now < first + LAYERS_SECONDS:
+                return True
+        return False
 
     @property
     def _table_limit(self) -> int:
@@ -166,18 +196,19 @@ class _Planner:
     # ------------------------------------------------------------------ replacement
 
     def _replace(self, finding: Finding) -> None:
-        mount, source = finding.bind.mount, finding.source_mount
-        assert mount is not None and source is not None
+        mount, source = finding.bind.mount, self._source_of(finding)
+        assert mount is not None
         if finding.bind.origin is None:
             origin, subpath = Expect.of(source), subpath_of(mount, source) or ""
         else:
             origin, subpath = self._host_origin(finding, source), ""
+        known = self._ledger.containers.get(finding.bind.key)
         try:
-            children = plan_children(finding.bind, self._snapshot, self._findings)
+            inside = self._known_inside(mount, known)
+            children = plan_children(finding.bind, self._snapshot, self._findings, inside)
         except ChildrenUnknownError:
             self.refused.append(Refusal(finding, Reason.CHILD_MOUNT))
             return
-        known = self._ledger.containers.get(finding.bind.key)
         self._replaced.add(finding.bind.key)
         self.actions.append(
             ReplaceMount(
@@ -187,12 +218,23 @@ class _Planner:
                 propagation=self._propagation(finding, mount),
                 subpath=subpath,
                 stale_devices=self._stale_devices(finding, mount, source.device),
+                own_layers=self._ledger.own_layers.get(finding.bind.key, ()),
                 read_only=known is not None and known.is_read_only,
                 children=children,
                 namespace=_namespace_ref(finding),
                 narrower=narrower(mount, source),
             )
         )
+
+    def _known_inside(self, mount: Mount, known: ContainerFacts | None) -> tuple[Mount, ...] | None:
+        """Return what must be inside a container's volume although it may be gone by now.
+
+        What is gone from a living file system was unmounted by somebody; what a container
+        shares with the host is taken from there as it is.
+        """
+        if known is None or mount.device not in self._dead:
+            return None
+        return None if known.propagation is Propagation.PEER else known.inside
 
     def _host_origin(self, finding: Finding, source: Mount) -> Expect:
         """A container is served from its pod's bind as it will be when its turn comes."""
@@ -239,10 +281,8 @@ class _Planner:
         mount below ours and leaves ours behind.
         """
         bind = finding.bind
-        layers = self._ledger.own_layers.get(bind.key, ())
-        if bind.mount is None or not bind.key.is_host or not layers:
-            return False
-        if (bind.mount.unique_id or bind.mount.mount_id) not in layers:
+        layer = own_top(self._ledger.own_layers, bind, self._snapshot)
+        if bind.mount is None or not bind.key.is_host or layer is None:
             return False
         if self._policy.mode is RecoveryMode.REPORT or self._ledger.state(bind.key).is_in_flight:
             return False
@@ -251,7 +291,7 @@ class _Planner:
         lost_its_base = bind.depth == 1
         if not (is_ending or lost_its_base):
             return False
-        self.actions.append(DetachOwnLayer(bind.key, Expect.of(bind.mount)))
+        self.actions.append(DetachOwnLayer(bind.key, Expect.of(bind.mount), bind.mount.peer_group))
         return True
 
     def _is_left_over(self, finding: Finding) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,8 @@ from typing import Any
 from fusewatchd.demo.container import python_environment
 from fusewatchd.demo.node import DemoNode
 from fusewatchd.demo.patience import patient
+from fusewatchd.errors import ParseError
+from fusewatchd.statussocket import ask
 
 
 class DaemonProcess:
@@ -91,12 +94,15 @@ class DaemonProcess:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=python_environment()
             )
-        socket_path = os.path.join(self.runtime_dir, "fusewatchd.sock")
         end = time.monotonic() + patient(timeout)
-        while not os.path.exists(socket_path):
+        while not self._is_listening():
             if self._process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(f"the daemon did not start:\n{self.log()}")
             time.sleep(0.01)
+
+    def _is_listening(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as client:
+            return client.connect_ex(os.path.join(self.runtime_dir, "fusewatchd.sock")) == 0
 
     def stop(self, timeout: float = 10.0) -> int:
         """SIGTERM; return the exit status."""
@@ -118,21 +124,25 @@ class DaemonProcess:
         os.unlink(os.path.join(self.runtime_dir, "fusewatchd.sock"))
 
     def status(self) -> Any:
-        """Return the status document."""
-        return json.loads(self._ask("--json"))
+        """Return the status document.
+
+        Raises:
+            RuntimeError: the daemon does not answer.
+        """
+        try:
+            return ask(self.values["runtime_dir"])
+        except (OSError, ParseError) as error:
+            raise RuntimeError(f"no status: {error}\n{self.log()}") from error
 
     def table(self) -> str:
         """Return the status as a person sees it."""
-        return self._ask().decode()
-
-    def _ask(self, *options: str) -> bytes:
-        command = [self._python, "-m", "fusewatchd", "status", *options, *self._sets]
+        command = [self._python, "-m", "fusewatchd", "status", *self._sets]
         done = subprocess.run(
             command, capture_output=True, env=python_environment(), timeout=patient(30)
         )
         if not done.stdout:
             raise RuntimeError(done.stderr.decode() + self.log())
-        return done.stdout
+        return done.stdout.decode()
 
     def wait_for(self, condition: Callable[[Any], bool], timeout: float = 15.0) -> Any:
         """Ask for the status until ``condition`` holds; return the document."""
@@ -143,7 +153,7 @@ class DaemonProcess:
                 return document
             if time.monotonic() > end:
                 raise RuntimeError(f"not reached: {json.dumps(document)[:4000]}\n{self.log()}")
-            time.sleep(0.05)
+            time.sleep(0.02)
 
     def wait_until_watching(self, binds: int, timeout: float = 15.0) -> Any:
         """Wait until this many binds, on the host and in containers, are known and healthy."""

@@ -125,6 +125,7 @@ class DemoNode:
         path: str = "",
         options: ServerOptions | None = None,
         command: Sequence[str] = (),
+        detaches: bool = False,
         files: Mapping[str, str] | None = None,
         backing: str = "",
     ) -> Source:
@@ -135,11 +136,18 @@ class DemoNode:
             path: where it is mounted; ``<lab>/sources/<name>`` when empty.
             options: of the demo's own server.
             command: another server, ``("bindfs", "-f", "{backing}", "{mount}")``.
+            detaches: that server goes into the background by itself.
             files: relative path to content, put into the backing directory.
             backing: what the server shows; a new directory when empty.
         """
         source = self.describe_source(
-            name, path=path, options=options, command=command, files=files, backing=backing
+            name,
+            path=path,
+            options=options,
+            command=command,
+            detaches=detaches,
+            files=files,
+            backing=backing,
         )
         source.start()
         return source
@@ -151,6 +159,7 @@ class DemoNode:
         path: str = "",
         options: ServerOptions | None = None,
         command: Sequence[str] = (),
+        detaches: bool = False,
         files: Mapping[str, str] | None = None,
         backing: str = "",
     ) -> Source:
@@ -163,6 +172,7 @@ class DemoNode:
             backing or os.path.join(self.lab, "backing", name),
             options or ServerOptions(),
             command,
+            detaches,
             self._python,
         )
         os.makedirs(source.backing, exist_ok=True)

@@ -13,10 +13,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 
 from fusewatchd.demo.container import python_environment
+from fusewatchd.demo.detached import DetachedServer
 from fusewatchd.demo.patience import patient
 from fusewatchd.errors import FusewatchError
 from fusewatchd.linux import syscalls
@@ -48,6 +50,8 @@ class ServerOptions:
     attr_timeout: float = 1.0
     holds_only: str = ""
     """Name of the only request that ``Source.hold`` leaves unanswered, as ``STATFS``."""
+    keeper: str = ""
+    """Socket of what keeps the connection for the next server; empty: it ends with the server."""
 
     def arguments(self) -> list[str]:
         """Return the command-line arguments of ``fuseserver``."""
@@ -56,6 +60,8 @@ class ServerOptions:
         words += ["--init-delay", str(self.init_delay), "--answer-delay", str(self.answer_delay)]
         if self.holds_only:
             words += ["--hold-only", self.holds_only]
+        if self.keeper:
+            words += ["--keeper", self.keeper]
         if not self.allows_other:
             words.append("--no-allow-other")
         if self.allows_idmap:
@@ -66,9 +72,9 @@ class ServerOptions:
 
 
 class ServerProcess:
-    """One running FUSE server, a child of ours."""
+    """One running FUSE server, as a rule a child of ours."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes] | DetachedServer) -> None:
         self._process = process
 
     @property
@@ -145,12 +151,14 @@ class Source:
         backing: str,
         options: ServerOptions,
         command: Sequence[str] = (),
+        detaches: bool = False,
         python: str = sys.executable,
     ) -> None:
         """Describe a source; nothing is mounted yet.
 
-        ``command`` is an external server that stays in the foreground, each word formatted
-        with ``{backing}`` and ``{mount}``; empty for the demo's own server.
+        ``command`` is an external server, each word formatted with ``{backing}`` and
+        ``{mount}``; empty for the demo's own.  One that ``detaches`` itself is found by the
+        mount point among its arguments, any other must stay in the foreground.
         """
         self.name = name
         self.path = path
@@ -159,6 +167,7 @@ class Source:
         self.draining: list[ServerProcess] = []
         """Old servers that still serve what has not been re-bound."""
         self._command = tuple(command)
+        self._detaches = detaches
         self._python = python
         self._server: ServerProcess | None = None
         self._mount_before = 0
@@ -189,7 +198,9 @@ class Source:
 
     def launch(self) -> None:
         """Begin to start a server; ``wait_ready`` ends it."""
-        os.makedirs(self.path, exist_ok=True)
+        # A dead mount may be there, which is no directory to whoever looks.
+        with suppress(FileExistsError):
+            os.makedirs(self.path)
         self._mount_before = mount_id_at(self.path)
         if self._command:
             words = [word.format(backing=self.backing, mount=self.path) for word in self._command]
@@ -221,12 +232,20 @@ class Source:
         end = time.monotonic() + patient(timeout)
         while mount_id_at(self.path) == self._mount_before:
             if not self.server.is_running:
-                status = self.server.exit_status()
-                raise FusewatchError(f"the server of {self.name} ended with status {status}")
+                self._check_exit_status()
             if time.monotonic() > end:
                 raise TimeoutError(f"source {self.name} is not mounted after {timeout} s")
             time.sleep(0.0002)
-        return time.monotonic()
+        mounted_at = time.monotonic()
+        if self._detaches:
+            self._check_exit_status(timeout)
+            self._server = ServerProcess(DetachedServer(self.path))
+        return mounted_at
+
+    def _check_exit_status(self, timeout: float = 5.0) -> None:
+        status = self.server.exit_status(timeout)
+        if status or not self._detaches:
+            raise FusewatchError(f"the server of {self.name} ended with status {status}")
 
     def kill(self) -> float:
         """SIGKILL the server; returns the moment just before.  The dead mount stays."""

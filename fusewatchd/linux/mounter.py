@@ -14,17 +14,20 @@ from typing import Any
 from fusewatchd.decision import (
     AbortConnection,
     Action,
+    DetachDeadSource,
     DetachOrphan,
     DetachOwnLayer,
     Outcome,
     OutcomeStatus,
+    OwnLayer,
     ReplaceMount,
 )
 from fusewatchd.errors import ParseError
 from fusewatchd.linux.channel import Channel
 from fusewatchd.linux.forkserver import Worker
+from fusewatchd.linux.layerjournal import LayerJournal
 from fusewatchd.linux.mountkernel import MountKernel, Way
-from fusewatchd.linux.replacement import carry_out
+from fusewatchd.linux.replacement import Note, carry_out, ignore
 from fusewatchd.linux.runningkernel import RealKernel
 from fusewatchd.linux.staging import Staging
 from fusewatchd.model import Mount, Reason
@@ -40,16 +43,20 @@ _ACTIONS: dict[str, type[Action]] = {
     "replace": ReplaceMount,
     "detach": DetachOwnLayer,
     "detach_orphan": DetachOrphan,
+    "detach_dead_source": DetachDeadSource,
     "abort": AbortConnection,
 }
 
 
-def mount_worker(way: Way, *, mounts_on_detached: bool) -> Callable[[Channel], None]:
+def mount_worker(
+    way: Way, *, mounts_on_detached: bool, journal: Callable[[], LayerJournal] | None = None
+) -> Callable[[Channel], None]:
     """Return the main function of a mount worker that replaces in this way."""
 
     def serve(channel: Channel) -> None:
         kernel = RealKernel(way, Staging(), mounts_on_detached=mounts_on_detached)
-        channel.serve(_Work(kernel, channel.send).take)
+        note = journal().note if journal is not None else ignore
+        channel.serve(_Work(kernel, channel.send, note).take)
 
     return serve
 
@@ -57,8 +64,9 @@ def mount_worker(way: Way, *, mounts_on_detached: bool) -> Callable[[Channel], N
 class _Work:
     """Carries messages of actions out and reports now and then, not after each one."""
 
-    def __init__(self, kernel: MountKernel, send: Callable[[Any], None]) -> None:
+    def __init__(self, kernel: MountKernel, send: Callable[[Any], None], note: Note) -> None:
         self._kernel = kernel
+        self._note = note
         self._send = send
         self._done: list[Any] = []
         self._flushed_at = 0.0
@@ -69,7 +77,7 @@ class _Work:
         for item in message["actions"]:
             action: Action = decode(_ACTIONS[item["kind"]], item["action"])
             started_at = time.monotonic()
-            outcome = carry_out(self._kernel, action)
+            outcome = carry_out(self._kernel, action, self._note)
             now = time.monotonic()
             self._done.append(_report(replace(outcome, started_at=started_at, finished_at=now)))
             if now - self._flushed_at >= FLUSH_SECONDS:
@@ -91,6 +99,7 @@ def _report(outcome: Outcome) -> dict[str, Any]:
         "detail": outcome.detail,
         "mount": encode(outcome.mount),
         "depth": outcome.depth,
+        "layer": encode(outcome.layer),
         "started_at": outcome.started_at,
         "finished_at": outcome.finished_at,
     }
@@ -141,6 +150,7 @@ class MountWorker:
             detail=item["detail"],
             mount=None if item["mount"] is None else decode(Mount, item["mount"]),
             depth=item["depth"],
+            layer=None if item["layer"] is None else decode(OwnLayer, item["layer"]),
             started_at=item["started_at"],
             finished_at=item["finished_at"],
         )

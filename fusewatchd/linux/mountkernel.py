@@ -68,6 +68,9 @@ class MountKernel(Protocol):
     def mount_of(self, fd: int) -> Mount:
         """Describe the mount that ``fd`` is on, as it is now, in this namespace."""
 
+    def ids_of(self, fd: int) -> tuple[int, int]:
+        """Return mount id and unique id (0 where there is none) of a mount, attached or not."""
+
     def mount_by_id(self, mount_id: int, unique_id: int) -> Mount:
         """Describe a mount of this namespace; ENOENT when it is gone."""
 

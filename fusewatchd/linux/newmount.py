@@ -56,9 +56,9 @@ class NewMount:
         action = self._action
         present = {mount.mount_id: mount for mount in target.children}
         carried = [
-            (child, present[child.expect.mount_id])
+            (child, old)
             for child in action.children
-            if child.expect.mount_id in present
+            if (old := present.get(child.expect.mount_id, child.wanted)) is not None
         ]
         # Attaching children to a peer of the host bind would copy them to the host: there
         # they are already, so the copy takes them along instead.  All of them: when the old

@@ -15,6 +15,7 @@ from typing import Any
 from fusewatchd.connections import Question
 from fusewatchd.linux import syscalls
 from fusewatchd.linux.channel import Channel
+from fusewatchd.linux.covered import CoveredMounts, open_warily
 from fusewatchd.linux.syscalls import closing_fd
 from fusewatchd.model import Answer, Device
 
@@ -37,12 +38,16 @@ class ProbeAnswer:
 
 def serve_probes(channel: Channel) -> None:
     """Main function of a probe child."""
-    channel.serve(lambda message: channel.send(_probe(message)))
+    covered = CoveredMounts()
+    channel.serve(lambda message: channel.send(_probe(message, covered)))
 
 
-def _probe(message: dict[str, Any]) -> dict[str, Any]:
+def _probe(message: dict[str, Any], covered: CoveredMounts) -> dict[str, Any]:
     try:
-        fd = _reach(message["path"], message["pid"])
+        if message["is_covered"]:
+            fd = covered.copy(message["path"], message["pid"], Device(*message["device"]))
+        else:
+            fd = _reach(message["path"], message["pid"])
     except OSError as exc:
         # Whatever this says, it says it of a file system on the way, not of the one asked.
         return {"unreachable": exc.errno or errno.EIO}
@@ -67,23 +72,12 @@ def _reach(path: str, pid: int) -> int:
     base = f"/proc/{pid}/root" if pid else "/"
     directory, _, name = path.rstrip("/").rpartition("/")
     with closing_fd(os.open(base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as root:
-        above = _open_below(root, directory or "/", syscalls.RESOLVE_IN_ROOT)
+        above = open_warily(root, directory or "/", syscalls.RESOLVE_IN_ROOT)
     with closing_fd(above):
         no_link = syscalls.AT_SYMLINK_NOFOLLOW | syscalls.AT_NO_AUTOMOUNT
         with suppress(OSError):
             return syscalls.open_tree(above, name or ".", syscalls.OPEN_TREE_CLONE | no_link)
-        return _open_below(above, name or ".", 0)
-
-
-def _open_below(fd: int, path: str, resolve: int) -> int:
-    resolve |= syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_MAGICLINKS
-    try:
-        return syscalls.openat2(fd, path, os.O_PATH, resolve)
-    except OSError as exc:
-        if exc.errno != errno.ENOSYS:
-            raise
-    # Before Linux 5.6 a symlink may lead elsewhere; the device check finds that out.
-    return os.open(path.lstrip("/") or ".", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+        return open_warily(above, name or ".", 0)
 
 
 def answer_of(question: Question, asked_at: float, message: dict[str, Any]) -> ProbeAnswer:

@@ -210,7 +210,7 @@ class ProbePool:
             question = asking.question
             device = [question.device.major, question.device.minor]
             message = {"path": question.path, "pid": question.pid, "device": device}
-            child.worker.channel.send(message)
+            child.worker.channel.send({**message, "is_covered": question.is_covered})
         del self._lanes[lane]
 
     # ------------------------------------------------------------------------ children

@@ -20,20 +20,24 @@ makes other people's umount(8) answer EBUSY.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from dataclasses import replace
 
 from fusewatchd.decision import (
     AbortConnection,
     Action,
+    DetachDeadSource,
     DetachOrphan,
     DetachOwnLayer,
     Outcome,
     OutcomeStatus,
+    OwnLayer,
     Propagation,
     ReplaceMount,
 )
 from fusewatchd.linux.aborting import abort_connection
+from fusewatchd.linux.deadsource import detach_dead_source
 from fusewatchd.linux.mountkernel import MountKernel, Way, attribute_bits
 from fusewatchd.linux.mountstack import (
     MAX_LAYERS,
@@ -46,20 +50,43 @@ from fusewatchd.linux.mountstack import (
 )
 from fusewatchd.linux.newmount import NewMount, Target, is_expected, options_of
 from fusewatchd.linux.stop import Stop, fail, refuse, skip
-from fusewatchd.model import Device, Mount, Reason, assert_never
+from fusewatchd.model import Device, Mount, Reason, TargetKey, assert_never
+
+Note = Callable[[TargetKey, OwnLayer], None]
 
 
-def carry_out(kernel: MountKernel, action: Action) -> Outcome:
-    """Do one action and say how it ended; never raises for what a kernel may answer."""
+def ignore(key: TargetKey, layer: OwnLayer) -> None:
+    """Take no note of a layer."""
+
+
+def carry_out(kernel: MountKernel, action: Action, note: Note = ignore) -> Outcome:
+    """Do one action and say how it ended; never raises for what a kernel may answer.
+
+    ``note`` is told of a layer of our own before it is attached: whatever happens after that,
+    somebody must know whose it is.
+    """
+    stacked: list[OwnLayer] = []
+
+    def take_note(layer: OwnLayer) -> None:
+        stacked.append(layer)
+        note(action.key, layer)
+
+    outcome = _carry_out(kernel, action, take_note)
+    return replace(outcome, layer=stacked[-1]) if stacked else outcome
+
+
+def _carry_out(kernel: MountKernel, action: Action, note: Callable[[OwnLayer], None]) -> Outcome:
     try:
         try:
             match action:
                 case ReplaceMount():
-                    return _Replacement(kernel, action).run()
+                    return _Replacement(kernel, action, note).run()
                 case DetachOwnLayer():
                     return _detach_own_layer(kernel, action)
                 case DetachOrphan():
                     return _detach_orphan(kernel, action)
+                case DetachDeadSource():
+                    return detach_dead_source(kernel, action)
                 case AbortConnection():
                     return abort_connection(kernel, action)
                 case _:
@@ -83,7 +110,8 @@ def _outcome_of_error(action: Action, exc: OSError) -> Outcome:
 def _detach_own_layer(kernel: MountKernel, action: DetachOwnLayer) -> Outcome:
     with opened(kernel, action.expect.mount_point) as fd:
         mount = kernel.mount_of(fd)
-        if not is_expected(mount, action.expect):
+        is_it = is_expected(mount, action.expect)
+        if not is_it or (not mount.unique_id and mount.peer_group != action.peer_group):
             raise skip(Reason.VANISHED, "our layer is not on top any more")
         kernel.detach(fd)
     return Outcome(action, OutcomeStatus.DETACHED)
@@ -120,12 +148,16 @@ def _points(mounts: Iterable[Mount]) -> _Points:
 class _Replacement:
     """One attempt; every descriptor is on a stack that closes them all."""
 
-    def __init__(self, kernel: MountKernel, action: ReplaceMount) -> None:
+    def __init__(
+        self, kernel: MountKernel, action: ReplaceMount, note: Callable[[OwnLayer], None]
+    ) -> None:
         self._kernel = kernel
+        self._note = note
         self._action = action
         self._path = action.expect.mount_point
         self._open = ExitStack()
         self._new = NewMount(kernel, action, self._open)
+        self._wanted = _points(c.wanted for c in action.children if c.wanted is not None)
 
     def run(self) -> Outcome:
         with self._open:
@@ -143,23 +175,33 @@ class _Replacement:
     # ------------------------------------------------------------------------ look
 
     def _look(self) -> Target | None:
-        """Describe what is to be replaced; None when uncovering was all there was to do."""
-        with opened(self._kernel, self._path) as fd:
-            mount = self._kernel.mount_of(fd)
-            if mount.mount_point != self._path:
-                raise skip(Reason.VANISHED, "nothing is mounted there any more")
-            below = layer_below(self._kernel, mount)
-            children = tree_inside(self._kernel, mount)
-            if below is not None and self._may_uncover(mount, below, _points(children)):
-                # What an attempt left that was cut after its attach, or somebody who put a
-                # writable layer on a read-only mount.
+        """Describe what is to be replaced; None when uncovering was all there was to do.
+
+        What is taken off a layer that is as it shall be is what an attempt left that was cut
+        after its attach, or what somebody put there who stacks writable layers on a read-only
+        mount.
+        """
+        for count in range(MAX_LAYERS):
+            with opened(self._kernel, self._path) as fd:
+                mount = self._kernel.mount_of(fd)
+                if mount.mount_point != self._path:
+                    raise skip(Reason.VANISHED, "nothing is mounted there any more")
+                below = layer_below(self._kernel, mount)
+                children = tree_inside(self._kernel, mount)
+                other = self._first_other_layer(mount, below)
+                if other is None or not self._may_uncover(mount, other, _points(children)):
+                    return None if count else self._target(fd, mount, below, children)
                 self._detach(fd, mount, _points(children))
-                return None
-            if not is_expected(mount, self._action.expect):
-                is_live = mount.device == self._action.origin.device
-                reason = Reason.ALREADY_LIVE if is_live else Reason.RACED
-                raise skip(reason, f"mount {mount.mount_id} of {mount.device} is there now")
-            kind = self._kernel.kind_of(fd)
+        return None
+
+    def _target(
+        self, fd: int, mount: Mount, below: Mount | None, children: tuple[Mount, ...]
+    ) -> Target:
+        if not is_expected(mount, self._action.expect):
+            is_live = mount.device == self._action.origin.device
+            reason = Reason.ALREADY_LIVE if is_live else Reason.RACED
+            raise skip(reason, f"mount {mount.mount_id} of {mount.device} is there now")
+        kind = self._kernel.kind_of(fd)
         if mount.is_of_removed and self._kernel.way is not Way.BENEATH:
             # The kernel mounts nothing on a directory that was removed.
             raise refuse(Reason.SUBPATH_MISSING, "what it shows was removed while it was mounted")
@@ -169,7 +211,13 @@ class _Replacement:
                 detail = f"mount {child.mount_id} inside the volume is not in the plan"
                 raise refuse(Reason.CHILD_MOUNT, detail)
         idmap = self._kernel.idmap_of(mount) if mount.is_idmapped else None
-        return Target(mount, kind, children, idmap, self._stale_layers(below))
+        return Target(mount, kind, children, idmap, self._layers_to_drop(mount, below))
+
+    def _first_other_layer(self, top: Mount, below: Mount | None) -> Mount | None:
+        """Return the layer below ``top`` and below others that are unwanted as it is."""
+        while below is not None and self._is_unwanted(top) and self._may_show(top, below):
+            below = layer_below(self._kernel, below)
+        return below
 
     def _may_uncover(self, top: Mount, below: Mount, inside: _Points) -> bool:
         if below.device != self._action.origin.device:
@@ -184,17 +232,34 @@ class _Replacement:
         same_flags = attribute_bits(below.options) == attribute_bits(top.options)
         return top.device in self._action.stale_devices and same_flags
 
-    def _stale_layers(self, layer: Mount | None) -> tuple[Mount, ...]:
+    def _layers_to_drop(self, top: Mount, layer: Mount | None) -> tuple[Mount, ...]:
+        """Return the layers below, as far as each is no better than the one that covers it."""
         found: list[Mount] = []
-        while layer and layer.device in self._action.stale_devices and len(found) < MAX_LAYERS:
+        above = top
+        while layer and self._may_show(above, layer) and len(found) < MAX_LAYERS:
             found.append(layer)
-            layer = layer_below(self._kernel, layer)
+            above, layer = layer, layer_below(self._kernel, layer)
         return tuple(found)
+
+    def _may_show(self, above: Mount, layer: Mount) -> bool:
+        """True when ``layer`` may be seen for a moment, in the place of what covers it."""
+        action = self._action
+        if self._is_unwanted(above):
+            # It is one of several that somebody put on a read-only mount; it alone may go.
+            is_like = above.device == layer.device and above.root == layer.root
+            return is_like and self._is_unwanted(layer)
+        is_own = any(own.is_about(above) for own in action.own_layers)
+        return is_own or layer.device in action.stale_devices
+
+    def _is_unwanted(self, mount: Mount) -> bool:
+        """True for a living layer whose only fault is that it can be written to."""
+        is_live = mount.device not in self._action.stale_devices
+        return is_live and self._action.read_only and not mount.is_read_only
 
     # ---------------------------------------------------------------------- attach
 
     def _drop_stale_layers(self, target: Target) -> None:
-        """Take a stack down to its last stale layer; never a live one, never the last.
+        """Take a stack down to the last layer that may be seen; never below that.
 
         Only layers that were there at the look: the path may lead to another stack by now.
         """
@@ -206,7 +271,7 @@ class _Replacement:
                 if below is None or not (_is_same(top, above) and _is_same(below, layer)):
                     return
                 inside = _points(tree_inside(self._kernel, top))
-                if not inside <= _points(tree_inside(self._kernel, below)):
+                if not inside <= _points(tree_inside(self._kernel, below)) | self._wanted:
                     # Should this attempt end here, nobody could bring back what is inside.
                     return
                 self._detach(fd, top, inside)
@@ -246,6 +311,7 @@ class _Replacement:
     def _attach_on_top(self, clone: int, fd: int, old: Mount, inside: _Points) -> Mount:
         # Else the new layer would be copied to every peer of the old mount.
         self._kernel.make_private(fd)
+        self._note(OwnLayer(*self._kernel.ids_of(clone), self._action.origin.device))
         self._kernel.attach(clone, fd)
         new = self._let_go(clone)
         if _points(tree_inside(self._kernel, old)) != inside:
@@ -265,7 +331,10 @@ class _Replacement:
         """Detach the topmost mount at ``fd`` if it is ``top`` and holds just what is known.
 
         One look, the last thing before the call, which takes whatever is on top, and all that
-        is mounted inside.
+        is mounted inside.  What comes between the two goes along, and the kernel has no way to
+        look at the old mount where nobody gets at it any more: it cannot be moved away first
+        (EINVAL: it stands on the new one, which is shared as its parent is), and what is
+        detached has lost its inside.  In a dead file system hardly anything can be mounted.
         """
         if _points(mounts_on(self._kernel, top)) != inside:
             raise fail(Reason.RACED, "somebody else mounted there or inside before the detach")

@@ -118,6 +118,9 @@ class RealKernel:
             return statmount.statmount(unique)
         return self.mount_by_id(statmount.mount_id_of_fd(fd), unique or 0)
 
+    def ids_of(self, fd: int) -> tuple[int, int]:
+        return statmount.mount_id_of_fd(fd), statmount.mount_unique_id(fd) or 0
+
     def mount_by_id(self, mount_id: int, unique_id: int) -> Mount:
         if unique_id and statmount.is_supported():
             return statmount.statmount(unique_id)

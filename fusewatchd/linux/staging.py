@@ -8,14 +8,17 @@ pod, nothing propagates, and the namespace holds no mount of anybody else.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from fusewatchd.decision import Propagation
 from fusewatchd.linux import syscalls
 from fusewatchd.linux.home import Home
+from fusewatchd.linux.mountstack import MAX_LAYERS
 from fusewatchd.linux.syscalls import closing_fd
+from fusewatchd.model import Device
 
 _PLACE_DIRECTORY = "/directory"
 _PLACE_FILE = "/file"
@@ -93,6 +96,35 @@ class Staging:
             for clone, directory in children:
                 syscalls.move_mount(clone, directory)
             return _copy_out(_PLACE_DIRECTORY)
+
+    def uncover(self, tree: int, name: str, device: Device) -> int:
+        """Return a detached copy of the uppermost mount of ``device`` at ``name`` in ``tree``.
+
+        ``tree`` is a detached directory; its descriptor stays the caller's, its mounts are
+        consumed.
+
+        Raises:
+            OSError: ENOENT when no mount there is of this device.
+        """
+        flags = syscalls.OPEN_TREE_CLONE | syscalls.AT_SYMLINK_NOFOLLOW | syscalls.AT_NO_AUTOMOUNT
+        path = f"{_PLACE_DIRECTORY}/{name}"
+        with self._occupied(tree, _PLACE_DIRECTORY):
+            # Or what is taken off here would be taken off where it was copied from.
+            syscalls.mount(None, _PLACE_DIRECTORY, None, syscalls.MS_REC | syscalls.MS_PRIVATE)
+            for _ in range(MAX_LAYERS):
+                with ExitStack() as stack:
+                    fd = syscalls.open_tree(syscalls.AT_FDCWD, path, flags)
+                    stack.callback(os.close, fd)
+                    if Device(*syscalls.device_of(fd)) == device:
+                        stack.pop_all()
+                        return fd
+                try:
+                    syscalls.umount2(path, syscalls.MNT_DETACH | syscalls.UMOUNT_NOFOLLOW)
+                except OSError as exc:
+                    if exc.errno != errno.EINVAL:
+                        raise
+                    break
+        raise FileNotFoundError(errno.ENOENT, f"nothing of device {device} is mounted there", name)
 
     @contextmanager
     def _occupied(self, clone: int, place: str) -> Iterator[None]:

@@ -91,10 +91,13 @@ WAITING = frozenset(
     {
         Reason.SOURCE_MISSING,
         Reason.SOURCE_UNPROVEN,
+        Reason.LAYERS_UNPROVEN,
         Reason.HOST_BIND_STALE,
         Reason.BACK_OFF,
         Reason.GRACE,
         Reason.UNCONFIRMED,
+        Reason.SOURCE_DEAD,
+        Reason.AWAITS_ACTION,
     }
 )
 """Refusals that are part of every outage, or of every end of a pod, and pass by themselves."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from fusewatchd.decision import CycleReport
 from fusewatchd.reporters.abortstory import AbortStory
-from fusewatchd.reporters.base import counted
 from fusewatchd.reporters.bindstory import BindStory
+from fusewatchd.reporters.foreignstory import ForeignStory
 from fusewatchd.reporters.holderstory import HolderStory
 from fusewatchd.reporters.log import Log
 from fusewatchd.reporters.outagestory import OutageStory
@@ -26,13 +26,13 @@ class LogReporter:
         """Tell everything to ``log``, which stays its owner's."""
         self._log = log
         self._gaps: dict[str, str] = {}
-        self._foreign_stale = 0
         self._aborts = AbortStory(log)
         self._outages = OutageStory(log)
         self._binds = BindStory(log)
         self._restraint = RestraintStory(log)
         self._outcomes = OutcomeStory(log)
         self._holders = HolderStory(log)
+        self._foreign = ForeignStory(log)
 
     def report(self, cycle: CycleReport) -> None:
         """Say what this cycle brought, in the order in which it happened."""
@@ -45,7 +45,7 @@ class LogReporter:
         self._outcomes.report(cycle)
         self._outages.tell_closed(cycle)
         self._holders.report(cycle)
-        self._tell_foreign(cycle.foreign_stale)
+        self._foreign.report(cycle)
 
     def close(self) -> None:
         """Keep the log open: the daemon says good-bye in it."""
@@ -60,15 +60,3 @@ class LogReporter:
         for source in self._gaps.keys() - gaps.keys():
             self._log.info(f"can see again: {source}", event="gap_closed", gap=source)
         self._gaps = gaps
-
-    def _tell_foreign(self, count: int) -> None:
-        """Only the first and the last one: services come and go."""
-        if count and not self._foreign_stale:
-            self._log.info(
-                f"{counted(count, 'stale mount')} in namespaces that are never entered",
-                event="foreign_stale",
-                mounts=count,
-            )
-        elif self._foreign_stale and not count:
-            self._log.info("no stale mounts in other namespaces any more", event="foreign_clear")
-        self._foreign_stale = count

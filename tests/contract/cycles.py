@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fusewatchd.decision import Action, Outcome, OutcomeStatus, ReplaceMount, Trigger
+from fusewatchd.decision import (
+    Action,
+    Outcome,
+    OutcomeStatus,
+    OwnLayer,
+    ReplaceMount,
+    Trigger,
+)
 from fusewatchd.diagnosis import Knowledge
 from fusewatchd.drivers import drivers_for
 from fusewatchd.linux.mountkernel import MountKernel
 from fusewatchd.linux.replacement import carry_out
 from fusewatchd.memory import BackOff
-from fusewatchd.model import Answer, Connection, MountNamespace, NamespaceKind, Pod, Reason
+from fusewatchd.model import (
+    Answer,
+    Connection,
+    Device,
+    MountNamespace,
+    NamespaceKind,
+    Pod,
+    Reason,
+    TargetKey,
+)
+from fusewatchd.persistence import document_of, ledger_from
 from fusewatchd.planner import Policy
 from fusewatchd.reconciler import Reconciler
 from fusewatchd.settings import DriverSettings, FluidSettings
@@ -33,29 +51,65 @@ class Daemon:
         self._now = 0.0
         self._outcomes: list[Outcome] = []
         self.planned: tuple[Action, ...] = ()
+        self.sees_covered = True
+        """What other mounts cover has answered, as far as it ever did."""
         knowledge = Knowledge(
             drivers_for(DriverSettings(FluidSettings(fluid_mount_root))), frozenset()
         )
-        self._reconciler = Reconciler(self, self, knowledge, Policy(), BackOff(), lambda: self._now)
+        self.policy = Policy()
+        self._knowledge = knowledge
+        self._journal: list[tuple[TargetKey, OwnLayer]] = []
+        self.restart()
+
+    def restart(self, *, remembers: bool = False) -> None:
+        """Begin anew, with what a state file keeps or with nothing but the journal."""
+        document = document_of(self._reconciler.ledger, "boot") if remembers else None
+        self._outcomes, self.planned = [], ()
+        self._reconciler = Reconciler(
+            self,
+            self,
+            self._knowledge,
+            self.policy,
+            BackOff(),
+            lambda: self._now,
+            recall=lambda: self._journal,
+        )
+        if document is not None:
+            ledger = ledger_from(json.loads(json.dumps(document)), "boot", self._stage.mounts())
+            self._reconciler.ledger = ledger
+
+    def forget_journal(self) -> None:
+        """What a node is like whose runtime directory is new."""
+        self._journal.clear()
 
     # What the reconciler asks for.
 
     def observe(self, now: float) -> Snapshot:
         stage = self._stage
-        dead = {d for v in stage.volumes for d in v.dead}
-        answers = {v.live: Answer.ANSWERED for v in stage.volumes}
-        answers.update(dict.fromkeys(dead, Answer.DISCONNECTED))
+        answers = {d: Answer.ANSWERED for v in stage.volumes for d in (v.live, *v.draining)}
+        answers |= {d: Answer.DISCONNECTED for v in stage.volumes for d in v.dead}
+        if not self.sees_covered:
+            tops = self._on_top()
+            answers = {device: answer for device, answer in answers.items() if device in tops}
         pod = Pod(UID, UID, "shop", "web", "Running", stage.pod_is_ending)
         return Snapshot(
             now,
             stage.mounts(),
             stage.root,
-            {device: Connection(device, answer) for device, answer in answers.items()},
+            {device: Connection(device, a, answered_at=now) for device, a in answers.items()},
             namespaces=tuple(self._namespace(c) for c in stage.living()),
             pods={} if stage.pod_is_gone else {UID: pod},
             pods_are_current=True,
             namespaces_looked_at=now,
         )
+
+    def _on_top(self) -> set[Device]:
+        stage, tops = self._stage, set()
+        for container in (None, *stage.living()):
+            table = stage.mounts(container)
+            points = {m.mount_point for m in table}
+            tops |= {table.stack_at(point)[-1].device for point in points}
+        return tops
 
     def _namespace(self, container: Container) -> MountNamespace:
         is_pod = container.kind is NamespaceKind.CONTAINER
@@ -89,12 +143,15 @@ class Daemon:
         done: list[Outcome] = []
         try:
             while self.planned:
-                done.append(carry_out(kernel, self.planned[0]))
+                done.append(carry_out(kernel, self.planned[0], self._note))
                 self.planned = self.planned[1:]
         finally:
             self._outcomes += done
             self.lose_worker()
         return done
+
+    def _note(self, key: TargetKey, layer: OwnLayer) -> None:
+        self._journal.append((key, layer))
 
     def lose_worker(self) -> None:
         """What a worker had in hand when it was killed has failed."""

@@ -33,6 +33,8 @@ class Volume:
     subpath: str
     live: Device
     dead: tuple[Device, ...] = ()
+    draining: tuple[Device, ...] = ()
+    """Of old servers that still answer."""
     generation: int = 0
 
 
@@ -115,6 +117,14 @@ class Stage:
     def crash(self, volume: Volume) -> None:
         """The server dies; the driver unmounts the source and mounts it anew."""
         volume.dead += (volume.live,)
+        self._mount_anew(volume)
+
+    def upgrade(self, volume: Volume) -> None:
+        """The driver mounts the source anew, and the old server goes on."""
+        volume.draining += (volume.live,)
+        self._mount_anew(volume)
+
+    def _mount_anew(self, volume: Volume) -> None:
         while self.stack(volume.source):
             self.world.detach(volume.source)
         volume.generation += 1
@@ -125,6 +135,7 @@ class Stage:
         """The number of a file system that nothing shows any more is used again."""
         for volume in self.volumes:
             volume.dead = tuple(device for device in volume.dead if device != new)
+            volume.draining = tuple(device for device in volume.draining if device != new)
 
     def nest(self, volume: Volume, levels: int = 1) -> list[str]:
         """Mount emptyDirs inside a volume on the host, one in the other; return where."""
@@ -199,7 +210,7 @@ class Stage:
 
     def mounts(self, container: Container | None = None) -> MountTable:
         """Return a mount table as the daemon would see it: the volumes are FUSE."""
-        devices = {d for v in self.volumes for d in (v.live, *v.dead)}
+        devices = {d for v in self.volumes for d in (v.live, *v.dead, *v.draining)}
         with self.world.inside(container.ref if container else None):
             seen = self.world.described()
         return MountTable.of(

@@ -48,6 +48,51 @@ def test_mounts_inside_a_containers_volume_stay(
     in_world(kind, body)
 
 
+@pytest.mark.parametrize("is_seen", [True, False], ids=["seen", "unseen"])
+@pytest.mark.parametrize("restarts", [True, False], ids=["restarted", "at-it"])
+def test_what_the_kernel_unmounts_in_a_dead_volume_comes_back(
+    kind: str, way: Way, is_seen: bool, restarts: bool
+) -> None:
+    """It does so when anybody looks for the directory; what somebody unmounts earlier stays so."""
+
+    def body(world: World) -> None:
+        stage = Stage(world, way)
+        volume = stage.add_volume(is_apart=True)
+        container = stage.start_container(levels=2)
+        stage.daemon.settle()
+        inner, outer = f"{DATA}/inside/inside", f"{DATA}/inside"
+        before = stage.visible(inner, container), stage.visible(outer, container)
+        if is_seen:
+            volume.dead += (volume.live,)
+        else:
+            stage.crash(volume)
+        stage.daemon.look()
+        with world.inside(container.ref):
+            for place in (inner, outer):
+                world.unmount(place)
+        if is_seen:
+            stage.daemon.settle()
+            stage.crash(volume)
+        if restarts:
+            stage.daemon.restart(remembers=True)
+        elif not is_seen:
+            stage.daemon.act()
+        stage.daemon.settle()
+        stage.check_recovered()
+        assert (stage.visible(inner, container), stage.visible(outer, container)) == before
+        with world.inside(container.ref):
+            world.unmount(inner)
+        stage.daemon.look()
+        stage.crash(volume)
+        stage.daemon.settle()
+        stage.check_recovered()
+        assert stage.visible(outer, container) == before[1]
+        assert stage.visible_if_any(inner, container) is None
+        stage.close()
+
+    in_world(kind, body)
+
+
 @KINDS
 @CRASHES
 def test_a_stale_volume_inside_a_stale_volume(

@@ -19,7 +19,7 @@ from fusewatchd.demo.namespace import PrivateWorld
 from fusewatchd.linux.mountkernel import Attributes, Way
 from fusewatchd.model import Device
 from tests.contract.shapes import Shape, as_text, shape_of
-from tests.contract.worlds import WAYS, FakeWorld, RealWorld, World
+from tests.contract.worlds import REAL_WAYS, FakeWorld, RealWorld, World
 from tests.fakes.propagation import Kind
 from tests.features import Feature, lacking, needs_way
 from tests.lab import run_in_world
@@ -336,13 +336,13 @@ def run_examples(way: Way, count: int, seed: int) -> None:
     run_in_world(body, timeout=600)
 
 
-@WAYS
+@REAL_WAYS
 def test_the_fake_kernel_does_as_the_real_one(way: Way) -> None:
     run_examples(way, 40, seed=0)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(620)
-@WAYS
+@REAL_WAYS
 def test_the_fake_kernel_does_as_the_real_one_for_minutes(way: Way) -> None:
     run_examples(way, 400, seed=1)

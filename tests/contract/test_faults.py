@@ -23,7 +23,7 @@ from tests.contract.faults import (
     failing,
 )
 from tests.contract.stage import DATA, Container, Stage, Volumes, stale_stage
-from tests.contract.worlds import WAYS, FakeWorld, World, in_world
+from tests.contract.worlds import REAL_WAYS, WAYS, FakeWorld, World, in_world
 from tests.lab import real_kernel
 
 ERRORS = (
@@ -198,7 +198,7 @@ def test_it_may_be_killed_at_any_call(way: Way, build: Build, moment: Moment) ->
 
 
 @REAL
-@WAYS
+@REAL_WAYS
 @pytest.mark.parametrize(
     "number",
     [errno.EPERM, *(pytest.param(n, marks=pytest.mark.slow) for n in ERRORS[1:])],
@@ -241,7 +241,7 @@ def test_a_full_mount_table(way: Way) -> None:
 
 
 @REAL
-@WAYS
+@REAL_WAYS
 def test_no_descriptor_is_left(way: Way) -> None:
     """RLIMIT_NOFILE lets one more through each time, until it is enough."""
 
@@ -286,7 +286,7 @@ def in_a_process(work: Callable[[], None]) -> int:
 
 
 @REAL
-@WAYS
+@REAL_WAYS
 @builds(a_bind)
 def test_really_killed_before_any_call(way: Way, build: Build) -> None:
     """SIGKILL of the worker; a fresh process, that remembers nothing but the plan, ends it."""

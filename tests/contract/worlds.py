@@ -25,6 +25,7 @@ from fusewatchd.mountinfo import MountTable, parse_mount_table
 from tests.fakes.kernel import FakeKernel
 from tests.fakes.machine import Machine
 from tests.fakes.propagation import Kind
+from tests.features import best_way
 from tests.lab import real_kernel, run_in_world
 
 _PR_SET_PDEATHSIG = 1
@@ -144,7 +145,9 @@ class RealWorld:
         if statmount.is_supported():
             mounts = [statmount.statmount(unique_id) for unique_id in statmount.listmount()]
         else:
-            with open("/proc/self/mountinfo", "rb") as file:
+            # By descriptor: in a container of ours there is no /proc.
+            fd = os.open("self/mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
+            with open(fd, "rb") as file:
                 mounts = list(parse_mount_table(file.read()))
         return mounts
 
@@ -254,4 +257,10 @@ def in_world(kind: str, body: Body, timeout: float = 100.0) -> None:
 
 
 WAYS = pytest.mark.parametrize("way", Way, ids=lambda way: way.value)
+REAL_WAYS = pytest.mark.parametrize(
+    "way",
+    [pytest.param(way, marks=[] if way is best_way() else [pytest.mark.slow]) for way in Way],
+    ids=lambda way: way.value,
+)
+"""On the real kernel the older ways are slow: the quick tests have them on the fake one."""
 WORLDS = pytest.mark.parametrize("kind", ["fake", pytest.param("real", marks=pytest.mark.kernel)])

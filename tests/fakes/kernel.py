@@ -58,6 +58,11 @@ class FakeKernel:
         self._note("mount_of")
         return self._described(self._file(fd).mount)
 
+    def ids_of(self, fd: int) -> tuple[int, int]:
+        self._note("ids_of")
+        mount = self._file(fd).mount
+        return mount.mount_id, mount.unique_id
+
     def mount_by_id(self, mount_id: int, unique_id: int) -> Mount:
         self._note("mount_by_id", mount_id, unique_id)
         if unique_id:

@@ -193,8 +193,7 @@ def test_an_outage_while_the_api_server_is_away_is_told_by_the_next_daemon(node:
             source.kill()
             source.restart()
             container.wait_until_readable("/data/hello", PATIENCE)
-            daemon.wait_for(lambda d: d["totals"]["verdicts"]["healthy"] == 2)
-            until(lambda: len(server.requests) > 0)
+            until(lambda: "event=recovered" in daemon.log() and len(server.requests) > 0)
         server.status = 0
         with DaemonProcess(node, settings=settings):
             until(lambda: len(server.events()) == 4)

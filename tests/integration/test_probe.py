@@ -13,19 +13,26 @@ from dataclasses import dataclass, field
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from fusewatchd.connections import Question
-from fusewatchd.demo.node import DemoNode
+from fusewatchd.demo.node import DemoNode, ForeignKind
 from fusewatchd.demo.pods import PodMount, PodVolume
 from fusewatchd.demo.sources import ServerOptions, Source
 from fusewatchd.errors import WorkerError
-from fusewatchd.linux import probepool, syscalls
+from fusewatchd.linux import fusectl, probepool, syscalls
 from fusewatchd.linux.channel import Channel
 from fusewatchd.linux.forkserver import Credentials, ForkServer, Worker
 from fusewatchd.linux.probe import ProbeAnswer, serve_probes
 from fusewatchd.linux.probepool import ProbePool
 from fusewatchd.model import Answer, Device
+from fusewatchd.mountinfo import parse_mount_table
 from tests.lab import in_lab
 
 SECONDS = 20.0
@@ -103,6 +110,56 @@ def test_healthy_and_dead(node: DemoNode) -> None:
         answer = probes.one(dead)
         assert answer.answer is Answer.DISCONNECTED
         assert answer.errno == errno.ENOTCONN
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("is_inside", [False, True], ids=["host", "container"])
+@in_lab()
+def test_what_others_cover_is_asked_in_a_copy(node: DemoNode, is_inside: bool) -> None:
+    """And nobody else sees anything of it."""
+    dead, living, top = (node.add_source(name) for name in ("dead", "living", "top"))
+    devices = [device_at(source.path) for source in (dead, living, top)]
+    pod = node.add_pod("app", [PodVolume("v", dead)], [PodMount("v", "/data")])
+    place = pod.volume_path("v")
+    for source in (living, top):
+        syscalls.mount(source.path, place, None, syscalls.MS_BIND)
+    # What a container is started with is all of the stack, if it is made like that.
+    inside = node.add_foreign(ForeignKind.NODE_AGENT)
+    pid = inside.pid if is_inside else 0
+    dead.kill()
+    tables = [mounts_of(who) for who in ("self", str(inside.pid))]
+    seen = parse_mount_table(tables[is_inside])
+    path = next(m.mount_point for m in seen.fuse_mounts() if m.mount_point.endswith(place))
+    assert [m.device for m in seen.stack_at(path)][-3:] == devices
+    with Probes() as probes:
+        answers = [
+            probes.one(Question(device, path, pid, is_covered=True)).answer for device in devices
+        ]
+        assert answers == [Answer.DISCONNECTED, Answer.ANSWERED, Answer.ANSWERED]
+        nobody = probes.one(Question(Device(0, 9999), path, pid, is_covered=True))
+        assert (nobody.answer, nobody.errno) == (None, errno.ENOENT)
+        living.pause()
+        probes.ask(Question(devices[1], path, pid, is_covered=True))
+        wait_until_asked(devices[1])
+        # A copy that hangs is in nobody's way.
+        assert [mounts_of(who) for who in ("self", str(inside.pid))] == tables
+        for _ in devices:
+            syscalls.umount2(place, 0)
+        living.resume()
+        (answer,) = probes.wait(1)
+        assert answer.answer is Answer.ANSWERED
+
+
+def mounts_of(process: str) -> bytes:
+    with open(f"/proc/{process}/mountinfo", "rb") as file:
+        return file.read()
+
+
+def wait_until_asked(device: Device) -> None:
+    end = time.monotonic() + SECONDS
+    while not fusectl.waiting(device):
+        assert time.monotonic() < end, "nobody asks"
+        time.sleep(0.005)
 
 
 @pytest.mark.kernel
@@ -431,13 +488,17 @@ class PoolMachine(RuleBasedStateMachine):
         assert due is None or due > self.now, "the loop outside would spin"
 
 
-TestPoolMachine = PoolMachine.TestCase
-TestPoolMachine.settings = settings(
-    max_examples=150,
-    stateful_step_count=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+@pytest.mark.parametrize("examples", [50, pytest.param(400, marks=pytest.mark.slow)])
+def test_any_sequence_of_questions_and_answers(examples: int) -> None:
+    run_state_machine_as_test(
+        PoolMachine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow],
+        ),
+    )
 
 
 def ask_many(pool: ProbePool, count: int, now: float) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import time
+from collections.abc import Iterable
+from contextlib import suppress
 
 import pytest
 
@@ -14,12 +17,18 @@ from fusewatchd.demo.containerspec import Access, MountPropagation
 from fusewatchd.demo.daemonprocess import DaemonProcess
 from fusewatchd.demo.node import DemoNode
 from fusewatchd.demo.pods import PodMount, PodVolume, VolumeKind
-from fusewatchd.demo.sources import OldServer
+from fusewatchd.demo.sources import OldServer, Source
+from fusewatchd.linux import layerjournal
+from fusewatchd.linux.mountkernel import Way
+from fusewatchd.model import Mount
+from fusewatchd.mountinfo import parse_mount_table
+from tests.features import best_way
 from tests.lab import WAYS, in_lab
 
 pytestmark = pytest.mark.kernel
 
 DEADLINE = 10.0
+ENTRIES_EXPIRE = 1.2
 
 
 def fuse_lines(text: str) -> list[str]:
@@ -120,6 +129,77 @@ def test_read_only_and_flags_stay(node: DemoNode, way: str) -> None:
         daemon.wait_until_watching(2)
 
 
+@pytest.mark.slow
+@WAYS
+@in_lab(timeout=120)
+def test_a_daemon_that_is_killed_after_every_crash_leaves_no_layer(
+    node: DemoNode, way: str
+) -> None:
+    """Neither what it was about to write down is lost, nor what a mount covers unknown."""
+    source = node.add_source("one")
+    pod = node.add_pod("app", [PodVolume("v", source)], [PodMount("v", "/data")])
+    container = node.start_container(pod)
+    with DaemonProcess(node, way=way) as daemon:
+        for number in range(4):
+            daemon.wait_until_watching(2)
+            crash(node)
+            container.wait_until_readable("/data/hello", DEADLINE)
+            daemon.kill()
+            if number == 2:
+                # Without its notes it finds out what is dead.
+                shutil.rmtree(daemon.values["state_dir"])
+                with suppress(FileNotFoundError):
+                    os.unlink(os.path.join(daemon.runtime_dir, layerjournal.NAME))
+            daemon.start()
+        daemon.wait_until_watching(2)
+        most = 1 if way == "beneath" else 2
+        on_host = [line.split()[4] for line in host_lines()].count(pod.volume_path("v"))
+        inside = [line.split()[4] for line in fuse_lines(container.mountinfo())].count("/data")
+        assert (on_host <= most, inside <= most) == (True, True), (on_host, inside)
+
+
+@WAYS
+@in_lab(timeout=90)
+def test_a_volume_inside_that_the_kernel_unmounts_meanwhile_comes_back(
+    node: DemoNode, way: str
+) -> None:
+    """It does when somebody looks for the directory in the dead file system below."""
+    source = node.add_source("one", files={"hello": "one", "cache/.keep": ""})
+    volumes = [PodVolume("v", source), PodVolume("e", kind=VolumeKind.EMPTY_DIR)]
+    pod = node.add_pod("app", volumes, [PodMount("v", "/data"), PodMount("e", "/data/cache")])
+    container = node.start_container(pod)
+    container.write("/data/cache/mine", "kept")
+    with DaemonProcess(node, way=way) as daemon:
+        daemon.wait_until_watching(2)
+        for number in range(2):
+            kill_and_look(source, container, pod.volume_path("v"))
+            if number:
+                daemon.kill()
+                daemon.start()
+            source.restart()
+            container.wait_until_readable("/data/hello", DEADLINE)
+            assert container.read("/data/cache/mine") == "kept"
+            daemon.wait_until_watching(2)
+
+
+def kill_and_look(source: Source, container: Container, bind: str) -> None:
+    """Look for the directory just when it is not known any more, and the root still is."""
+    end = time.monotonic() + DEADLINE
+    time.sleep(ENTRIES_EXPIRE)
+    os.stat(bind)
+    source.kill()
+    while any(mount.mount_point == "/data/cache" for mount in mounts_of(container)):
+        assert time.monotonic() < end, "what is mounted there stays"
+        with suppress(OSError):
+            os.stat(f"{bind}/cache")
+        time.sleep(0.01)
+
+
+def mounts_of(container: Container) -> Iterable[Mount]:
+    with open(f"/proc/{container.pid}/mountinfo", "rb") as file:
+        return parse_mount_table(file.read())
+
+
 @WAYS
 @in_lab(timeout=90)
 def test_a_volume_inside_the_volume_survives(node: DemoNode, way: str) -> None:
@@ -170,7 +250,8 @@ def test_a_hung_server_harms_nobody_else(node: DemoNode) -> None:
         daemon.wait_for(lambda d: any(b["verdict"] == "hung" for b in d["binds"]))
         crash(node, "other")
         container.wait_until_readable("/data/hello", DEADLINE)
-        assert len(host_lines()) == len(before)
+        # The older ways leave a layer below the replaced one.
+        assert len(host_lines()) == len(before) + (best_way() is not Way.BENEATH)
         hung.resume()
         daemon.wait_until_watching(3)
 

@@ -43,19 +43,21 @@ def tell(result: Result) -> None:
     print(f"\n{result.story()}\n\n{result.failure}\n\n{result.log[-6000:]}", flush=True)
 
 
-def run(minutes: float, seed: str, way: str, length: int, *, shortens: bool) -> int:
+def run(minutes: float, seed: str, way: str, length: int, *, first: int = 0, shortens: bool) -> int:
     """Live episodes until the time is over; return the exit status."""
     counts: Counter[str] = Counter()
     began = time.monotonic()
     episodes = 0
     while time.monotonic() - began < minutes * 60:
-        result = random_episode(seed, episodes, way, length)
+        number = first + episodes
+        result = random_episode(seed, number, way, length)
         episodes += 1
         total(counts, result.counts)
         print(f"{time.monotonic() - began:6.0f} s  {result.scenario}: {len(result.steps)} steps")
         sys.stdout.flush()
         if result.failure:
-            print(f"FAILED in episode {episodes - 1} of seed {seed}")
+            which = f"--seed {seed} --episode {number}" + (f" --way {way}" if way else "")
+            print(f"FAILED; once more: python -m tests.model {which} --length {length}")
             tell(result)
             if shortens:
                 tell(shrink(result))
@@ -71,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--way", choices=WAYS, default="", help="all in turn when not given")
     parser.add_argument("--length", type=int, default=LENGTH, help="steps of one episode")
     parser.add_argument("--episode", type=int, help="only this one of the seed")
+    parser.add_argument("--first", type=int, default=0, help="begin with this one of the seed")
     parser.add_argument("--as-it-is", action="store_true", help="do not shorten what fails")
     parser.add_argument("--replay", metavar="FILE", help="steps as a failure prints them")
     options = parser.parse_args(arguments)
@@ -88,6 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.seed,
             options.way,
             options.length,
+            first=options.first,
             shortens=not options.as_it_is,
         )
     if result.failure:

@@ -8,22 +8,24 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 from fusewatchd.demo.sources import OldServer
 from fusewatchd.demo.unmounting import Unmounting
 from fusewatchd.linux import syscalls
-from fusewatchd.model import Device, Mount
-from tests.model.shapes import KEPT, SHAPES
-from tests.model.stage import (
+from fusewatchd.model import Device
+from tests.model.places import (
     Options,
     PodState,
     SourceState,
-    Stage,
     Tables,
     Target,
     Violation,
+    layers_at,
     options_of,
 )
+from tests.model.shapes import KEPT, SHAPES
+from tests.model.stage import Stage
 from tests.model.steps import Step
 
 BUSY_SECONDS = 5.0
@@ -96,7 +98,6 @@ def upgrade(stage: Stage, name: str) -> None:
     _note_source_gone(stage, state)
     state.source.restart(old=OldServer.DRAINING)
     stage.note_source(state)
-    stage.expect_layers(name)
 
 
 def _note_source_gone(stage: Stage, state: SourceState) -> None:
@@ -112,7 +113,6 @@ def end_old(stage: Stage, name: str) -> None:
     state = _source(stage, name)
     _need(bool(state.draining))
     state.draining.pop(next(iter(state.draining))).kill()
-    stage.expect_layers(name)
 
 
 def hang(stage: Stage, name: str) -> None:
@@ -174,6 +174,9 @@ def start_container(stage: Stage, name: str, container: str) -> None:
         stage.counts["container did not start"] += 1
         return
     pod.inside[container] = stage.container_targets(pod, container)
+    for target in pod.inside[container]:
+        # A daemon that was not there cannot know whose copy it is, unless it sees them alike.
+        target.is_lost = not stage.is_daemon_up
     if pod.shape == "nested":
         with suppress(OSError):
             pod.pod.containers[container].write("/data/cache/mine", KEPT)
@@ -221,32 +224,29 @@ def stack(stage: Stage, where: str, times: str) -> None:
     state = stage.sources[target.source]
     _need(state.answers and not target.is_bare)
     for _ in range(int(times)):
-        tables = stage.tables()
-        source = tables.host.top_at(state.source.path)
-        assert source is not None
-        _note_layers(stage, tables, target, options_of(source))
-        syscalls.mount(state.source.path, target.path, None, syscalls.MS_BIND)
+        with stage.frozen():
+            before = stage.tables()
+            source = before.host.top_at(state.source.path)
+            assert source is not None
+            syscalls.mount(state.source.path, target.path, None, syscalls.MS_BIND)
+            _note_layers(stage, before, stage.tables(), options_of(source))
         target.is_learned = False
 
 
-def _note_layers(stage: Stage, tables: Tables, target: Target, options: Options) -> None:
-    """Count one layer for every mount in the peer group of what the new one is mounted on."""
-    top = tables.host.top_at(target.path)
-    assert top is not None
-    for _, other in stage.targets():
-        mounts = tables.of(other.container).at(other.path)
-        layers = sum(_receives(mount, top) for mount in mounts) or int(other is target)
-        if layers:
-            other.stacked += layers
-            other.add_options(options)
+def _note_layers(stage: Stage, before: Tables, now: Tables, options: Options) -> None:
+    """Note the new mount, and its copies wherever it was propagated to."""
+    for _, target in stage.targets():
+        container = target.container
+        new = layers_at(now.of(container), target.path) - layers_at(
+            before.of(container), target.path
+        )
+        if new:
+            target.foreign |= new
+            target.is_overlaid = True
+            target.add_options(options)
     for state in stage.sources.values():
-        mounts = tables.host.at(state.source.path)
-        state.stacked += sum(_receives(mount, top) for mount in mounts)
-
-
-def _receives(mount: Mount, top: Mount) -> bool:
-    is_linked = bool(top.peer_group) and top.peer_group in (mount.peer_group, mount.master)
-    return is_linked and mount.root == top.root
+        path = state.source.path
+        state.stacked += len(layers_at(now.host, path) - layers_at(before.host, path))
 
 
 def unpublish(stage: Stage, where: str) -> None:
@@ -255,7 +255,8 @@ def unpublish(stage: Stage, where: str) -> None:
     _need(not target.is_bare)
     hung = stage.sources[target.source].is_hung
     if _insist(stage, lambda: _until_bare(target.path), may_fail=hung):
-        target.is_bare, target.is_learned, target.stacked = True, False, 0
+        target.is_bare, target.is_learned = True, False
+        target.foreign.clear()
 
 
 def _until_bare(path: str) -> None:
@@ -289,7 +290,8 @@ def rebind(stage: Stage, where: str) -> None:
 def _note_published(stage: Stage, target: Target) -> None:
     top = Tables([]).host.top_at(target.path)
     assert top is not None
-    target.is_bare, target.is_learned, target.stacked = False, False, 0
+    target.is_bare, target.is_learned = False, False
+    target.foreign.clear()
     target.options.add(options_of(top))
 
 
@@ -332,18 +334,22 @@ def stop_daemon(stage: Stage) -> None:
 def _note_daemon_gone(stage: Stage) -> None:
     """What is not in the state file has to be learned again, where that can be."""
     stage.is_daemon_up = False
-    kept: set[tuple[str, int, Device]] = set()
+    document: dict[str, Any] = {"lineage": [], "containers": []}
     with suppress(FileNotFoundError):
         path = os.path.join(stage.daemon.values["state_dir"], "state.json")
         with open(path, encoding="utf-8") as file:
-            facts = json.load(file)["lineage"]
-        kept = {(f["mount_point"], f["mount_id"], Device(**f["device"])) for f in facts}
-    table = Tables([]).host
-    for pod in stage.pods.values():
-        for target in pod.on_host.values():
-            top = table.top_at(target.path)
-            if top is None or (target.path, top.mount_id, top.device) not in kept:
-                target.is_learned = False
+            document = json.load(file)
+    facts = document["lineage"]
+    kept = {(f["mount_point"], f["mount_id"], Device(**f["device"])) for f in facts}
+    found = [(item["key"], item["facts"]) for item in document["containers"]]
+    copies = {(key["mount_point"], f["mount_id"]) for key, f in found if f["origin"]}
+    tables = stage.tables()
+    for _, target in stage.targets():
+        top = tables.of(target.container).top_at(target.path)
+        if target.container is not None:
+            target.is_lost = top is None or (target.path, top.mount_id) not in copies
+        elif top is None or (target.path, top.mount_id, top.device) not in kept:
+            target.is_learned = False
 
 
 def start_daemon(stage: Stage) -> None:
@@ -351,6 +357,7 @@ def start_daemon(stage: Stage) -> None:
     stage.write_config()
     stage.daemon.start()
     stage.is_daemon_up = True
+    stage.wait_for_daemon()
 
 
 def reload(stage: Stage, superseded: str) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
+from tests.model.places import PodState
 from tests.model.shapes import SHAPES
-from tests.model.stage import PodState, Stage
+from tests.model.stage import Stage
 from tests.model.steps import Scenario, Step
 
 MOST_PODS = 5

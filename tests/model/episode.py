@@ -13,7 +13,8 @@ from tests.lab import LabFailure, run_in_lab
 from tests.model.actors import NotPossible, carry_out
 from tests.model.choice import choose, choose_scenario
 from tests.model.judge import Judge
-from tests.model.stage import Stage, Violation
+from tests.model.places import Violation
+from tests.model.stage import Stage
 from tests.model.steps import Scenario, Step, parse
 
 SETTLE_SECONDS = 20.0
@@ -108,6 +109,7 @@ def _run(node: DemoNode, scenario: Scenario, draw: Next, settle_seconds: float) 
         settle(stage, settle_seconds)
     except Violation as exc:
         failure = str(exc)
+        failure += f"\n\n{stage.what_is_mounted()}"
         if stage.is_daemon_up:
             failure += f"\n\n{stage.what_they_do()}"
     log = stage.new_log() if failure else ""

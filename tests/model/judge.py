@@ -12,16 +12,9 @@ from typing import Any
 
 from fusewatchd.lineage import plain_root
 from fusewatchd.model import Mount
+from tests.model.places import Layer, PodState, Tables, Target, content, layers_at, options_of
 from tests.model.shapes import KEPT
-from tests.model.stage import (
-    LAYERS_PER_OLD_SERVER,
-    PodState,
-    Stage,
-    Tables,
-    Target,
-    content,
-    options_of,
-)
+from tests.model.stage import Stage
 
 MOST_PROCESSES = 24
 MOST_DESCRIPTORS = 400
@@ -38,6 +31,7 @@ class Judge:
         self._stage = stage
         self._tables: Tables
         self._binds: Binds = {}
+        self._unclaimed: set[tuple[int | None, str]] = set()
         self._has_status = False
 
     def violations(self) -> list[str]:
@@ -75,6 +69,11 @@ class Judge:
             return
         self._has_status = True
         self._binds = {(b["namespace"], b["mount_point"]): b for b in document["binds"]}
+        self._unclaimed = {
+            (u["namespace"], u["mount_point"])
+            for u in document["unclaimed"]
+            if u["verdict"] == "stale"
+        }
         processes = self._stage.daemon_processes()
         for name, number, most in (
             ("processes", len(processes), MOST_PROCESSES),
@@ -85,8 +84,12 @@ class Judge:
                 yield f"the daemon has {number} {name}"
 
     def _bind(self, target: Target) -> Any:
+        return self._binds.get(self._place(target))
+
+    @staticmethod
+    def _place(target: Target) -> tuple[int | None, str]:
         namespace = None if target.container is None else target.container.mount_namespace
-        return self._binds.get((namespace, target.path))
+        return namespace, target.path
 
     # ----------------------------------------------------------------------- target
 
@@ -118,20 +121,31 @@ class Judge:
             yield from self._not_current(target, top)
 
     def _most_layers(self, target: Target) -> int:
+        """Return how deep a target may be: what it began with, what others put there, ours.
+
+        Without BENEATH a mount that is read-only in a container gets one more for every living
+        layer that makes it writable: to take that away could show a dead one for a moment.
+        """
         # A daemon that is killed between attach and detach leaves the end to the next one.
         unfinished = not self._stage.is_daemon_up
-        return self._stage.base_depth + target.stacked + unfinished + self._stuck_below(target)
+        base = self._stage.base_depth
+        for_each = 2 if base > 1 and target.is_read_only else 1
+        # What others put their layers on stays below them while it lives, and is counted.
+        target.foreign |= self._living_below(target)
+        there = layers_at(self._tables.of(target.container), target.path)
+        return base + for_each * len(target.foreign & there) + unfinished
 
-    def _stuck_below(self, target: Target) -> int:
-        """Count covered layers that stay: the living ones, and for each a dead one upon it.
+    def _living_below(self, target: Target) -> set[Layer]:
+        """Return the layers below others' of which the server answers: nobody takes those away.
 
-        Without BENEATH a layer of an old server that answers is never taken away.
+        With BENEATH nothing of ours is ever below another layer of ours.
         """
-        if self._stage.base_depth == 1:
-            return 0
-        draining = self._stage.sources[target.source].draining
+        source = self._stage.sources[target.source]
         stack = self._tables.of(target.container).stack_at(target.path)
-        return LAYERS_PER_OLD_SERVER * sum(layer.device in draining for layer in stack[:-1])
+        names = [(layer.mount_id, layer.device) for layer in stack]
+        covering = [n for n, name in enumerate(names) if name in target.foreign]
+        end = len(stack) - 1 if self._stage.base_depth == 1 else max(covering, default=0)
+        return {name for name in names[:end] if self._stage.is_alive(source, name[1])}
 
     def _flags(self, target: Target, top: Mount) -> Iterator[str]:
         options = options_of(top)
@@ -141,7 +155,7 @@ class Judge:
         # nothing that answers to put in its place.
         source = self._stage.sources[target.source]
         is_busy = self._stage.is_daemon_up and self._stage.is_alive(source, top.device)
-        if is_busy or not target.stacked:
+        if is_busy or not target.is_overlaid:
             wanted = " or ".join(",".join(sorted(o)) for o in target.options)
             yield f"options {','.join(sorted(options))} instead of {wanted}"
 
@@ -152,7 +166,8 @@ class Judge:
         if not self._has_status or target.container is not None:
             return
         bind = self._bind(target)
-        if bind is None or bind["device"] != str(top.device):
+        if bind is None or bind["mount_id"] != top.mount_id:
+            # A status from before somebody stacked the same file system tells nothing of this.
             yield "works and is not in the status"
         elif bind["verdict"] != "healthy":
             yield f"works and is called {bind['verdict']}: {bind['evidence']}"
@@ -172,6 +187,10 @@ class Judge:
             yield f"shows {top.device} instead of {source.device}: {self._bind(target)}"
             return
         bind = self._bind(target)
+        if bind is None and target.is_lost and not target.host.is_bare:
+            if self._place(target) not in self._unclaimed:
+                yield f"shows {top.device} without a server, and nobody says so"
+            return
         if bind is None:
             if not target.host.is_bare:
                 yield f"shows {top.device} without a server and is not in the status"
@@ -184,10 +203,16 @@ class Judge:
             yield f"is stale, and the reason is said to be {bind['refusal']}: {bind['evidence']}"
 
     def _must_follow(self, target: Target) -> bool:
+        if target.is_lost and self._bind(target) is None:
+            # Nothing on the node tells whose copy it is; that it is there must be told.
+            return False
         return target.host.is_learned and not target.host.is_bare
 
     def _right_refusals(self, target: Target) -> set[str]:
         right = set() if self._stage.sources[target.source].answers else set(WAITING)
+        if self._stage.sources[target.source].is_hung and target.container is not None:
+            # The bind on the host may show the new file system already.
+            right |= {"host_bind_stale"}
         if not target.host.is_learned:
             right |= {"no_source"}
         if target.host.is_bare:
@@ -231,7 +256,7 @@ class Judge:
 
     def _table_size(self) -> Iterator[str]:
         stage, host = self._stage, self._tables.host
-        plain = len(host) - len(host.fuse_mounts())
+        plain = stage.count_plain_mounts(self._tables)
         if plain != stage.plain_mounts:
             yield f"{plain} mounts that are not FUSE, {stage.plain_mounts} before"
         allowed: Counter[str] = Counter()
@@ -262,10 +287,14 @@ class Judge:
         """Remember what the daemon knows now, and which layers are gone."""
         stage = self._stage
         for _, target in stage.targets():
-            depth = len(self._tables.of(target.container).at(target.path))
-            may_stay = target.stacked + self._stuck_below(target)
-            target.stacked = min(may_stay, max(0, depth - stage.base_depth))
-            if self._has_status and target.container is None and not target.is_bare:
-                bind = self._bind(target)
-                if bind is not None and bind["source"]["path"]:
-                    target.is_learned = True
+            target.foreign &= layers_at(self._tables.of(target.container), target.path)
+            top = self._tables.of(target.container).top_at(target.path)
+            if top is not None and options_of(top) in target.options:
+                target.is_overlaid = False
+            bind = self._bind(target) if self._has_status else None
+            if bind is None or top is None or bind["mount_id"] != top.mount_id:
+                continue
+            if target.container is not None:
+                target.is_lost = False
+            elif bind["source"]["path"] and not target.is_bare:
+                target.is_learned = True

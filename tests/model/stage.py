@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
+import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from fusewatchd.demo.container import Container
@@ -16,13 +15,22 @@ from fusewatchd.demo.containerspec import Access
 from fusewatchd.demo.daemonprocess import DaemonProcess
 from fusewatchd.demo.kubelet import DemoKubelet
 from fusewatchd.demo.node import DemoNode, ForeignKind
-from fusewatchd.demo.pods import DemoPod
-from fusewatchd.demo.sources import ServerProcess, Source
+from fusewatchd.demo.patience import patient
 from fusewatchd.linux import syscalls
 from fusewatchd.model import Device, Mount
-from fusewatchd.mountinfo import MountTable, parse_mount_table
+from fusewatchd.mountinfo import MountTable
 from fusewatchd.statussocket import ask
-from tests.model.shapes import FLUID, files_of, marker
+from tests.model.places import (
+    Options,
+    PodState,
+    SourceState,
+    Tables,
+    Target,
+    Violation,
+    options_of,
+    table_of,
+)
+from tests.model.shapes import FLUID, files_of
 from tests.model.steps import Scenario
 
 QUICK = {
@@ -32,113 +40,7 @@ QUICK = {
     "look_seconds": "2",
     "kubelet.refresh_seconds": "5",
 }
-LAYERS_PER_OLD_SERVER = 2
-"""That may stay covered without BENEATH: one that answers, and a dead one upon it."""
-Options = frozenset[str]
-
-
-class Violation(Exception):
-    """A promise was broken; the text says which and how."""
-
-
-def options_of(mount: Mount) -> Options:
-    """Return the per-mount options without ``rw``, which is nothing but no ``ro``."""
-    return frozenset(mount.options.split(",")) - {"rw"}
-
-
-@dataclass(slots=True)
-class SourceState:
-    """A source as the model last made it."""
-
-    source: Source
-    device: Device = field(default_factory=lambda: Device(0, 0))
-    mount_id: int = 0
-    is_mounted: bool = True
-    """The newest mount is there, dead or alive."""
-    is_up: bool = True
-    is_hung: bool = False
-    draining: dict[Device, ServerProcess] = field(default_factory=dict)
-    """Old servers that still answer, by the device they serve."""
-    stacked: int = 0
-    """Layers that came to the source's path when the model stacked one on a peer of it."""
-
-    @property
-    def answers(self) -> bool:
-        return self.is_up and not self.is_hung
-
-
-@dataclass(slots=True)
-class Target:
-    """One place where a pod sees a source, on the host or in a container."""
-
-    path: str
-    source: str
-    root: str
-    options: set[Options]
-    """Any of these is right: the ones it began with, or those of a layer of somebody else."""
-    is_read_only: bool = False
-    container: Container | None = None
-    origin: Target | None = None
-    """Of a container's mount: the bind on the host."""
-    stacked: int = 0
-    """Layers of somebody else that were put there and have not been replaced."""
-    is_bare: bool = False
-    """Somebody unmounted it."""
-    is_learned: bool = False
-    """The daemon has said which source this very mount has."""
-
-    @property
-    def host(self) -> Target:
-        return self.origin or self
-
-    def add_options(self, options: Options) -> None:
-        """Note the options of a layer of somebody else that may have arrived here."""
-        was_read_only = self.is_read_only or any("ro" in known for known in self.options)
-        if not self.is_read_only:
-            self.options.add(options)
-        if self.container is not None and was_read_only:
-            # In a container what was read-only stays so, or becomes so again.
-            self.options.add(options | {"ro"})
-
-    def __str__(self) -> str:
-        if self.container is None:
-            return self.path
-        return f"{self.path} in the container of {self.host.path}"
-
-
-@dataclass(slots=True)
-class PodState:
-    """A pod and every place where it sees a source."""
-
-    pod: DemoPod
-    shape: str
-    on_host: dict[str, Target]
-    """By path."""
-    inside: dict[str, list[Target]] = field(default_factory=dict)
-    """By container, of those that run."""
-    is_ending: bool = False
-    """A first attempt to take it away met a hung server."""
-
-    def targets(self) -> Iterator[Target]:
-        yield from self.on_host.values()
-        for targets in self.inside.values():
-            yield from targets
-
-
-class Tables:
-    """The mount tables of the host and of containers at one moment."""
-
-    def __init__(self, containers: list[Container]) -> None:
-        self.host = _table("self")
-        self.inside = {c.pid: _table(str(c.pid)) for c in containers if c.is_running}
-
-    def of(self, container: Container | None) -> MountTable:
-        return self.host if container is None else self.inside[container.pid]
-
-
-def _table(process: str) -> MountTable:
-    with open(f"/proc/{process}/mountinfo", "rb") as file:
-        return parse_mount_table(file.read())
+READY_SECONDS = 20.0
 
 
 class Stage:
@@ -170,9 +72,9 @@ class Stage:
         self.write_config()
         self.daemon = DaemonProcess(node, way=scenario.way, settings=settings, config=self._config)
         self.base_depth = 1 if scenario.way == "beneath" else 2
-        tables = self.tables()
-        self.plain_mounts = len(tables.host) - len(tables.host.fuse_mounts())
+        self.plain_mounts = self.count_plain_mounts(self.tables())
         self.daemon.start()
+        self.wait_for_daemon()
 
     def close(self) -> None:
         """End the daemon; the node takes care of the rest."""
@@ -225,7 +127,7 @@ class Stage:
 
     def note_source(self, state: SourceState) -> None:
         """Take down the mount that a server just made."""
-        top = _table("self").top_at(state.source.path)
+        top = table_of("self").top_at(state.source.path)
         assert top is not None
         state.device, state.mount_id = top.device, top.mount_id
         state.is_mounted = state.is_up = True
@@ -242,12 +144,6 @@ class Stage:
         except (FileNotFoundError, ConnectionError):
             return None
 
-    def expect_layers(self, source: str) -> None:
-        """Allow for layers that an old server keeps from being taken away, until the next look."""
-        for _, target in self.targets():
-            if self.base_depth > 1 and target.source == source:
-                target.stacked += LAYERS_PER_OLD_SERVER
-
     def is_alive(self, source: SourceState, device: Device) -> bool:
         """True when a server answers for this device."""
         return (source.answers and device == source.device) or device in source.draining
@@ -260,7 +156,7 @@ class Stage:
 
     def host_targets(self, pod: PodState) -> dict[str, Target]:
         """Describe the binds that a pod has just been given."""
-        table = _table("self")
+        table = table_of("self")
         found: dict[str, Target] = {}
         roots = {pod.pod.volume_path(v.name): (v.name, "/") for v in pod.pod.volumes if v.source}
         roots |= {
@@ -298,6 +194,10 @@ class Stage:
         return found
 
     # --------------------------------------------------------- what nobody may touch
+
+    def count_plain_mounts(self, tables: Tables) -> int:
+        """Count what is not FUSE in the lab; outside of it the machine may do what it likes."""
+        return sum(not mount.is_fuse for mount in tables.host.below(self.node.lab))
 
     def untouched(self, tables: Tables) -> Iterator[str]:
         """Say which mount outside the pods is not the one that it was."""
@@ -339,6 +239,18 @@ class Stage:
                     queue += map(int, file.read().split())
         return found
 
+    def what_is_mounted(self) -> str:
+        """Return the mounts of every pod, on the host and in its containers."""
+        tables, lines = self.tables(), []
+        for pod, target in self.targets():
+            lines.append(f"{pod.shape} {target}")
+            table = tables.of(target.container)
+            for m in (*table.stack_at(target.path), *table.below(target.path)):
+                group = f"group {m.peer_group} master {m.master}"
+                place = f"{m.mount_id} on {m.parent_id} {m.mount_point} {m.root}"
+                lines.append(f"  {place} of {m.device} {m.fs_type} {m.options} {group}")
+        return "\n".join(lines)
+
     def what_they_do(self) -> str:
         """Say of every process of the daemon what it waits for."""
         lines = []
@@ -351,6 +263,32 @@ class Stage:
                 lines.append(f"process {pid}: {'; '.join(words)}")
         return "\n".join(lines)
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Stop the daemon and its workers wherever they are, for as long as things are counted.
+
+        What they do between two looks of the model would be taken for somebody else's work.
+        """
+        stopped: set[int] = set()
+        try:
+            while self.is_daemon_up and (left := self.daemon_processes().keys() - stopped):
+                for pid in left:
+                    self._freeze(pid)
+                stopped |= left
+            yield
+        finally:
+            for pid in stopped:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+    @staticmethod
+    def _freeze(pid: int) -> None:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+            # One that waits for a hung server is stopped already, in a way, and mounts nothing.
+            while _state_of(pid) not in "TDZX":
+                time.sleep(0.0005)
+
     def new_log(self) -> str:
         """Return what the daemon has logged since the last call."""
         with open(self.daemon.log_path, "rb") as file:
@@ -362,21 +300,24 @@ class Stage:
     def is_daemon_running(self) -> bool:
         """True when its process is there and has not ended."""
         try:
-            with open(f"/proc/{self.daemon.pid}/stat", encoding="utf-8") as file:
-                return re.search(r"\) [ZX]", file.read()) is None
+            return _state_of(self.daemon.pid) not in "ZX"
         except FileNotFoundError:
             return False
+
+    def wait_for_daemon(self) -> None:
+        """Wait until it is ready: before that no init system would send it a signal."""
+        end = time.monotonic() + patient(READY_SECONDS)
+        while self.status() is None:
+            if not self.is_daemon_running() or time.monotonic() > end:
+                raise Violation(f"the daemon did not start:\n{self.daemon.log()[-3000:]}")
+            time.sleep(0.005)
 
     def hang_up(self) -> None:
         """SIGHUP."""
         os.kill(self.daemon.pid, signal.SIGHUP)
 
 
-def content(target: Target) -> tuple[str, str]:
-    """Return what the marker file of a target says, and what it must say."""
-    below, expected = marker(target.root, target.source)
-    path = target.path + below
-    if target.container is not None:
-        return target.container.read(path), expected
-    with open(path, encoding="utf-8") as file:
-        return file.read(), expected
+def _state_of(pid: int) -> str:
+    """Return the letter that proc_pid_stat(5) has for the state of a process."""
+    with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+        return file.read().rpartition(")")[2].split()[0]

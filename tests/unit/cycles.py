@@ -18,6 +18,7 @@ from fusewatchd.decision import (
     Refusal,
     ReplaceMount,
     Trigger,
+    Unproven,
 )
 from fusewatchd.model import (
     Answer,
@@ -160,6 +161,7 @@ def cycle(
     closed: Iterable[Incident] = (),
     gaps: Iterable[Gap] = (),
     foreign_stale: int = 0,
+    unproven: tuple[Unproven, ...] = (),
     kubelet_root: str = ROOT,
     number: int = 1,
 ) -> CycleReport:
@@ -197,6 +199,7 @@ def cycle(
         tuple(closed),
         tuple(gaps),
         foreign_stale,
+        unproven=unproven,
     )
 
 

@@ -72,6 +72,7 @@ class Scene:
     mounts: list[Mount] = field(default_factory=list)
     namespaces: list[MountNamespace] = field(default_factory=list)
     answers: dict[Device, Answer | None] = field(default_factory=dict)
+    first_asked_at: dict[Device, float] = field(default_factory=dict)
     hung: set[Device] = field(default_factory=set)
     slow: set[Device] = field(default_factory=set)
     confirmations: dict[Device, int] = field(default_factory=dict)
@@ -133,6 +134,7 @@ class Scene:
             device: Connection(
                 device,
                 Answer.PENDING if device in self.hung | self.slow else answer,
+                first_asked_at=self.first_asked_at.get(device),
                 answered_at=self.now,
                 is_overdue=device in self.slow | self.hung,
                 is_hung=device in self.hung,

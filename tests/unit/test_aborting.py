@@ -112,6 +112,11 @@ def break_switched_off(scene: Scene) -> None:
     scene.switches = Switches(exclude=exclude)
 
 
+def break_switched_off_in_containers(scene: Scene) -> None:
+    """Nothing is forbidden about its bind on the host."""
+    scene.switches = Switches(containers=False)
+
+
 def break_back_off(scene: Scene) -> None:
     state = TargetState(Phase.SUSPECT, failures=1, retry_at=1e6)
     scene.ledger = replace(scene.ledger, states={TargetKey(0, publish_path()): state})
@@ -139,6 +144,7 @@ def break_orphaned(scene: Scene) -> None:
         (break_fusectl, Reason.NO_FUSECTL),
         (break_pod_ending, Reason.POD_ENDING),
         (break_switched_off, Reason.DISABLED),
+        (break_switched_off_in_containers, Reason.DISABLED),
         (break_back_off, Reason.BACK_OFF),
         (break_slow, None),
         (break_answered, None),

@@ -9,9 +9,9 @@ from fusewatchd.connections import (
     Question,
     Shown,
     Timing,
-    credentials_of,
 )
 from fusewatchd.model import Answer, Device, Mount
+from fusewatchd.probeuser import credentials_of
 
 D = Device(0, 40)
 Q = Question(D, "/source")
@@ -39,30 +39,80 @@ def test_an_answer_is_good_for_one_interval() -> None:
     assert connections.due(11.5) == [Q]
 
 
-def test_a_dead_connection_is_never_asked_again() -> None:
+def test_one_that_is_dead_since_its_server_ended_is_never_asked_again() -> None:
     connections = book()
+    connections.server_gone(D, 0.5)
     connections.due(1.0)
     connections.take_answer(D, Answer.DISCONNECTED, 107, 1.0, 1.5)
     connections.ask_all_again()
+    connections.ask_doubtful()
     connections.set_shown({D: Shown(Question(D, "/other"), frozenset({2, 1}))})
     assert connections.due(1e6) == []
 
 
-def test_a_dead_one_that_is_covered_is_still_dead() -> None:
-    connections = book(1)
+def test_what_a_living_server_may_have_passed_on_is_asked_again_after_a_while() -> None:
+    """One that shows other file systems has their errors, until they are back."""
+    connections = book()
     connections.due(1.0)
     connections.take_answer(D, Answer.DISCONNECTED, 107, 1.0, 1.5)
-    assert connections.set_shown({}, {D: Shown(Q, frozenset({1}))}) == []
+    connections.ask_all_again()
+    assert connections.due(1.5) == []
+    assert connections.due(1.5 + TIMING.interval) == [Q]
+
+
+def test_it_is_asked_at_once_when_something_else_works_again() -> None:
+    connections, other = book(), Device(0, 41)
+    connections.set_shown(
+        {D: Shown(Q, frozenset({1})), other: Shown(Question(other, "/o"), frozenset({2}))}
+    )
+    connections.due(1.0)
+    connections.take_answer(D, Answer.DISCONNECTED, 107, 1.0, 1.5)
+    connections.take_answer(other, Answer.ANSWERED, 0, 1.0, 1.6)
+    assert connections.due(1.6) == [Q]
+    connections.take_answer(D, Answer.DISCONNECTED, 107, 1.6, 1.7)
+    connections.ask_doubtful()
+    assert connections.due(1.7) == [Q]
+    connections.take_answer(D, Answer.ANSWERED, 0, 1.7, 1.8)
+    assert connections.view(2.0, {})[D].answer is Answer.ANSWERED
+
+
+COVERED = Question(D, "/source", is_covered=True)
+
+
+def test_a_dead_one_that_is_covered_is_still_dead() -> None:
+    connections = book(1)
+    connections.server_gone(D, 0.5)
+    connections.due(1.0)
+    connections.take_answer(D, Answer.DISCONNECTED, 107, 1.0, 1.5)
+    assert connections.set_shown({D: Shown(COVERED, frozenset({1}))}) == []
     assert connections.view(2.0, {})[D].answer is Answer.DISCONNECTED
     assert connections.due(1e6) == []
-    assert connections.set_shown({}, {D: Shown(Q, frozenset({7}))}) == [D]
+    assert connections.set_shown({D: Shown(COVERED, frozenset({7}))}) == [D]
 
 
-def test_a_living_one_that_is_covered_cannot_be_judged() -> None:
+def test_a_living_one_that_is_covered_goes_on_being_asked() -> None:
     connections = book(1)
     connections.due(1.0)
     connections.take_answer(D, Answer.ANSWERED, 0, 1.0, 1.5)
-    assert connections.set_shown({}, {D: Shown(Q, frozenset({1}))}) == [D]
+    assert connections.set_shown({D: Shown(COVERED, frozenset({1}))}) == []
+    assert connections.due(1.5 + TIMING.interval) == [COVERED]
+
+
+def test_one_that_nobody_gets_at_below_others_is_tried_when_its_turn_comes() -> None:
+    connections = book(1, question=COVERED)
+    connections.due(1.0)
+    connections.take_back(D, 1.1)
+    assert connections.due(1.1 + MOVED_SECONDS) == []
+    assert connections.due(1.1 + TIMING.interval) == [COVERED]
+
+
+def test_it_is_remembered_when_a_connection_was_asked_first() -> None:
+    connections = book(1)
+    assert connections.view(0.5, {})[D].first_asked_at is None
+    connections.due(1.0)
+    connections.take_back(D, 1.1)
+    connections.due(1.1 + MOVED_SECONDS)
+    assert connections.view(2.0, {})[D].first_asked_at == 1.0
 
 
 def test_a_reused_device_number_has_no_past() -> None:
@@ -173,7 +223,7 @@ def test_a_server_that_ended_was_the_one_of_whoever_is_dead_now() -> None:
     connections.take_answer(D, Answer.DISCONNECTED, 107, 2.0, 2.1)
     # This answer may be from before, and is asked for again.
     connections.take_answer(other, Answer.ANSWERED, 0, 1.0, 2.2)
-    assert [question.device for question in connections.due(2.2)] == [other]
+    assert [question.device for question in connections.due(2.2) if question.is_urgent] == [other]
     view = connections.view(2.2, {})
     assert (view[D].server_gone_at, view[other].server_gone_at) == (2.0, None)
     connections.take_answer(other, Answer.ANSWERED, 0, 2.2, 2.3)
@@ -327,3 +377,93 @@ def test_time_alone_wakes_for_deadline_then_hung_then_never() -> None:
 def test_whom_a_probe_must_be(options: str, expected: tuple[int | None, int | None]) -> None:
     mount = Mount(1, 2, D, "/", "/m", "rw", 0, 0, "fuse", "s", options)
     assert credentials_of(mount) == expected
+
+
+HELD = Timing(interval=10.0, deadline=5.0, hung_after=30.0, confirms=True, held_grace=120.0)
+
+
+def silent_since(asked_at: float) -> Connections:
+    """One that answered once, was asked again, and says nothing."""
+    connections = book()
+    connections.timing = HELD
+    connections.due(1.0)
+    connections.take_answer(D, Answer.ANSWERED, 0, 1.0, 1.5)
+    connections.ask_all_again()
+    connections.due(asked_at)
+    return connections
+
+
+def held_at(connections: Connections, now: float) -> tuple[float | None, bool]:
+    connections.count_requests({D: 1}, now)
+    view = connections.view(now, {D: 1})[D]
+    return view.held_since, view.is_hung
+
+
+def test_one_whose_server_ended_is_held_for_its_grace_and_hung_after_that() -> None:
+    connections = silent_since(20.0)
+    connections.server_gone(D, 20.0)
+    assert held_at(connections, 24.9) == (None, False)
+    assert held_at(connections, 25.0) == (20.0, False)
+    assert held_at(connections, 139.9) == (20.0, False)
+    assert connections.next_due(139.9) == 140.0
+    assert connections.view(139.9, {D: 1})[D].confirmations == 0
+    assert held_at(connections, 140.0) == (None, True)
+    assert held_at(connections, 145.0) == (None, True)
+    assert connections.view(145.0, {D: 1})[D].confirmations == 1
+
+
+def test_one_whose_server_lives_is_hung_and_not_held() -> None:
+    connections = silent_since(20.0)
+    assert held_at(connections, 50.0) == (None, True)
+
+
+def test_some_servers_end_makes_held_what_was_not_silent_before() -> None:
+    connections = silent_since(20.0)
+    connections.some_server_gone(24.0)
+    assert held_at(connections, 30.0) == (24.0, False)
+    # The end of further ones does not make it begin anew.
+    connections.some_server_gone(40.0)
+    assert held_at(connections, 50.0) == (24.0, False)
+    before = silent_since(20.0)
+    before.some_server_gone(25.1)
+    assert held_at(before, 50.0) == (None, True)
+
+
+def test_one_that_is_dead_is_not_held() -> None:
+    connections = silent_since(20.0)
+    connections.server_gone(D, 20.0)
+    connections.take_answer(D, Answer.DISCONNECTED, 107, 20.0, 20.1)
+    view = connections.view(60.0, {})[D]
+    assert (view.held_since, view.disconnected_at) == (None, 20.1)
+
+
+def test_a_successor_that_answers_ends_it_and_its_end_is_another_one() -> None:
+    connections = silent_since(20.0)
+    connections.server_gone(D, 20.0)
+    assert held_at(connections, 40.0) == (20.0, False)
+    (question,) = connections.ask_held_anew(40.0)
+    assert question == Q
+    assert connections.ask_held_anew(49.9) == []
+    connections.take_answer(D, Answer.ANSWERED, 0, 40.0, 41.0)
+    assert held_at(connections, 41.0) == (None, False)
+    assert connections.view(41.0, {})[D].server_gone_at is None
+    connections.server_gone(D, 60.0)
+    assert connections.view(60.0, {})[D].server_gone_at == 60.0
+
+
+def test_an_answer_from_before_the_end_proves_no_successor() -> None:
+    connections = silent_since(20.0)
+    connections.server_gone(D, 20.5)
+    connections.take_answer(D, Answer.ANSWERED, 0, 20.0, 20.6)
+    assert connections.view(20.6, {})[D].server_gone_at == 20.5
+
+
+def test_nobody_who_serves_it_was_seen_at_all() -> None:
+    """Its server ended before the daemon was started."""
+    connections = silent_since(20.0)
+    connections.note_served({Device(0, 99)}, 24.0)
+    assert held_at(connections, 50.0) == (None, True)
+    connections.note_served({Device(0, 99), D}, 25.0)
+    assert held_at(connections, 50.0) == (None, True)
+    connections.note_served({Device(0, 99)}, 25.0)
+    assert held_at(connections, 50.0) == (20.0, False)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusewatchd.decision import DetachOwnLayer, Phase, Propagation
+from fusewatchd.decision import DetachOwnLayer, OwnLayer, Phase, Propagation
 from fusewatchd.ledger import Ledger, TargetState
 from fusewatchd.model import (
     Answer,
@@ -25,10 +25,11 @@ from fusewatchd.model import (
     VolumeData,
     VolumeMount,
 )
-from fusewatchd.planner import Policy
+from fusewatchd.planner import LAYERS_SECONDS, Policy
 from fusewatchd.settings import RecoveryMode, SupersededPolicy
 from fusewatchd.switches import Switches
 from tests.unit.scenes import (
+    NAMESPACE,
     NEW,
     OLD,
     OTHER_UID,
@@ -257,10 +258,130 @@ def test_what_is_under_way_is_not_planned_twice() -> None:
 def test_an_own_layer_goes_when_what_it_covered_is_gone() -> None:
     scene, _, bind = usual()
     key = TargetKey(0, publish_path())
-    scene.ledger = replace(scene.ledger, own_layers={key: (bind.unique_id,)})
+    scene.ledger = replace(scene.ledger, own_layers={key: (OwnLayer.of(bind),)})
     (action,) = scene.plan()[1].actions
     assert isinstance(action, DetachOwnLayer)
     assert action.expect.unique_id == bind.unique_id
+
+
+# ------------------------------------------------------------------- what mounts cover
+
+
+def covered_scene(answer: Answer | None) -> tuple[Scene, TargetKey]:
+    """A stale bind on top of another mount, and its source mounted anew."""
+    scene, source, bind = usual()
+    scene.namespaces.clear()
+    scene.mounts[1] = replace(bind, device=THIRD)
+    scene.mount(publish_path(), OLD, parent=bind.mount_id)
+    scene.look()
+    scene.crash_and_restart(source)
+    scene.answers[THIRD] = answer
+    return scene, TargetKey(0, publish_path())
+
+
+def test_a_replacement_waits_for_what_the_stale_mount_covers() -> None:
+    """Not knowing that it is dead too would leave it there."""
+    scene, key = covered_scene(None)
+    scene.first_asked_at[THIRD] = scene.now + 1
+    _, todo = scene.plan()
+    assert (todo.actions, reasons(todo)) == ((), {Reason.LAYERS_UNPROVEN})
+    scene.answers[THIRD] = Answer.DISCONNECTED
+    (action,) = replacements(scene.plan()[1])
+    assert (action.key, action.stale_devices) == (key, (OLD, THIRD))
+
+
+def test_a_replacement_does_not_wait_for_ever() -> None:
+    scene, key = covered_scene(None)
+    scene.first_asked_at[THIRD] = scene.now
+    scene.now += LAYERS_SECONDS
+    assert [a.key for a in replacements(scene.plan()[1])] == [key]
+
+
+def test_a_living_mount_below_is_known_and_not_waited_for() -> None:
+    scene, _ = covered_scene(Answer.ANSWERED)
+    (action,) = replacements(scene.plan()[1])
+    assert action.stale_devices == (OLD,)
+
+
+def test_a_writable_layer_does_not_wait_for_an_old_server_of_the_host() -> None:
+    """The host may keep it as long as it lives: so may the container, read-only."""
+    scene = Scene()
+    source = scene.mount(SOURCE)
+    bind = scene.mount(publish_path(), peer_group=6)
+    scene.container(scene.inside(options="ro,relatime"))
+    scene.look()
+    scene.unmount(source)
+    scene.mount(SOURCE, NEW)
+    inside = scene.namespaces[0].mounts[0]
+    layer = scene.inside(parent=inside.mount_id)
+    scene.namespaces[0] = replace(scene.namespaces[0], mounts=(inside, layer))
+    findings, todo = scene.plan()
+    assert [f.verdict for f in findings] == [Verdict.SUPERSEDED, Verdict.STALE]
+    (action,) = replacements(todo)
+    assert (action.expect.mount_id, action.read_only) == (layer.mount_id, True)
+    assert (action.origin.mount_point, action.origin.device) == (bind.mount_point, OLD)
+    # With its bind it is replaced by what that shows then.
+    scene.policy = Policy(superseded=SupersededPolicy.REBIND)
+    host, action = replacements(scene.plan()[1])
+    assert host.origin.device == action.origin.device == NEW
+
+
+def test_what_the_hosts_bind_covers_proves_whose_copy_a_container_has() -> None:
+    """A repair that was cut short leaves it there, where nothing else is known."""
+    scene = Scene()
+    scene.mount(SOURCE, NEW)
+    below = scene.mount(publish_path(), OLD, peer_group=0)
+    scene.mount(publish_path(), NEW, parent=below.mount_id)
+    scene.container(scene.inside("/data", OLD))
+    scene.answers[OLD] = Answer.DISCONNECTED
+    (action,) = replacements(scene.plan()[1])
+    assert action.key == TargetKey(NAMESPACE, "/data")
+    scene.unmount(below)
+    scene.ledger = Ledger()
+    assert replacements(scene.plan()[1]) == []
+    (unproven,) = scene.look().unproven
+    assert (unproven.pod_uid, unproven.key) == (UID, TargetKey(NAMESPACE, "/data"))
+
+
+def test_what_is_in_a_pod_without_volumes_claims_nothing() -> None:
+    """A node agent sees every file system of the node."""
+    scene, source, _ = usual()
+    scene.container(scene.inside("/host/source"), uid=OTHER_UID)
+    scene.unmount(source)
+    scene.answers[OLD] = Answer.DISCONNECTED
+    diagnosis = scene.look()
+    assert (diagnosis.foreign_stale, diagnosis.unproven) == (1, ())
+
+
+def test_a_copy_is_remembered_as_one_although_its_bind_was_replaced_at_once() -> None:
+    scene, source, _ = usual()
+    scene.namespaces.clear()
+    scene.look()
+    scene.crash_and_restart(source)
+    scene.mounts[0] = replace(scene.mounts[0], device=NEW)
+    # It was started from the stale bind, and is seen when that is replaced already.
+    scene.container(scene.inside("/data", OLD))
+    scene.look()
+    facts = scene.ledger.containers[TargetKey(NAMESPACE, "/data")]
+    assert (facts.origin, facts.device) == (publish_path(), OLD)
+
+
+def test_a_bind_that_is_published_again_after_a_while_has_its_copies() -> None:
+    scene, source, bind = usual()
+    scene.crash_and_restart(source)
+    scene.unmount(bind)
+    scene.ledger = Ledger(containers=scene.ledger.containers)
+    assert scene.look().findings == ()
+    scene.mount(publish_path(), NEW)
+    (action,) = replacements(scene.plan()[1])
+    assert action.key == TargetKey(NAMESPACE, "/data")
+    # It is true of that very mount only.
+    scene.mounts.pop()
+    scene.look()
+    (inside,) = scene.namespaces[0].mounts
+    scene.namespaces[0] = replace(scene.namespaces[0], mounts=(replace(inside, mount_id=7),))
+    scene.look()
+    assert scene.ledger.containers == {}
 
 
 # ---------------------------------------------------------------------------- sources

@@ -18,6 +18,7 @@ from fusewatchd.executor import (
     DEADLINE_SECONDS,
     MAX_WORKERS,
     SHARD_ACTIONS,
+    SHORTAGE_SECONDS,
     STALL_SECONDS,
     Executor,
 )
@@ -116,6 +117,37 @@ def test_no_more_workers_than_the_limit() -> None:
     assert len(workers) == MAX_WORKERS
 
 
+def test_nothing_is_due_while_every_worker_that_there_may_be_hangs() -> None:
+    """Or the loop would run cycle after cycle until one of them is given up."""
+    crew, workers = executor()
+    for source in range(MAX_WORKERS + 1):
+        crew.submit([action(1, source)], 0.0)
+    now = 0.0
+    while len(workers) < MAX_WORKERS:
+        due = crew.next_deadline()
+        assert due is not None
+        assert due > now
+        now = due
+        crew.collect(now)
+    assert crew.next_deadline() == DEADLINE_SECONDS
+
+
+def test_a_worker_that_could_not_be_started_is_tried_after_a_pause() -> None:
+    crew = Crew()
+    executor = Executor(crew, 1)  # type: ignore[arg-type]
+    executor.submit([action(1, 1)], 0.0)
+    executor.submit([action(1, 2)], 0.0)
+    crew.is_short = True
+    executor.collect(STALL_SECONDS)
+    assert executor.next_deadline() == STALL_SECONDS + SHORTAGE_SECONDS
+    executor.collect(STALL_SECONDS + 0.01)
+    crew.is_short = False
+    executor.collect(STALL_SECONDS + 0.02)
+    assert len(crew.workers) == 1
+    executor.collect(STALL_SECONDS + SHORTAGE_SECONDS)
+    assert len(crew.workers) == 2
+
+
 def test_a_worker_that_hangs_is_given_up_and_the_rest_goes_on() -> None:
     crew, workers = executor()
     actions = [action(n) for n in range(3)]
@@ -167,7 +199,7 @@ def test_work_waits_while_there_is_nothing_to_make_a_worker_of() -> None:
     assert crew.collect(0.2) == []
     assert crew.in_flight() == {action(1).key}
     source.is_short = False
-    crew.collect(0.3)
+    crew.collect(0.1 + SHORTAGE_SECONDS)
     workers[1].done = 1
     assert [o.action for o in crew.collect(0.4)] == [action(1)]
 

@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from fusewatchd.decision import Outcome, OutcomeStatus, Propagation, ReplaceMount
-from fusewatchd.ledger import TargetState
+from fusewatchd.decision import OwnLayer, Propagation, ReplaceMount
 from fusewatchd.model import (
     Answer,
     BindKind,
@@ -167,9 +166,7 @@ def test_a_layer_of_our_own_on_a_hostpath_is_replaced_again() -> None:
     (namespace,) = scene.namespaces
     dead = namespace.mounts[0]
     ours = scene.inside(device=NEW, parent=dead.mount_id)
-    done = Outcome(action, OutcomeStatus.RECOVERED, 1.0, 2.0, mount=ours)
-    states = {action.key: TargetState(last_outcome=done)}
-    scene.ledger = replace(scene.ledger, states=states)
+    scene.ledger = replace(scene.ledger, own_layers={action.key: (OwnLayer.of(ours),)})
     scene.namespaces = [replace(namespace, mounts=(dead, ours))]
     (new,) = (mount for mount in scene.mounts if mount.device == NEW)
     scene.crash_and_restart(new, new=Device(0, 80))

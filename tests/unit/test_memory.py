@@ -14,14 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusewatchd import lineage
-from fusewatchd.decision import Outage, Phase, Propagation
+from fusewatchd.decision import Outage, OwnLayer, Phase, Propagation
 from fusewatchd.errors import ParseError
 from fusewatchd.ledger import ContainerFacts, Ledger, Owner
 from fusewatchd.lifecycle import TRANSITIONS, Signal, advance, signal_of
 from fusewatchd.memory import BackOff
 from fusewatchd.model import Device, FuseServer, Mount, TargetKey, Verdict
 from fusewatchd.mountinfo import MountTable
-from fusewatchd.persistence import document_of, is_same_memory, ledger_from
+from fusewatchd.persistence import VERSION, document_of, is_same_memory, ledger_from
 from fusewatchd.pods import Pods
 from fusewatchd.printable import printable
 from fusewatchd.wire import decode, encode
@@ -75,8 +75,14 @@ def test_back_off_is_bounded_and_repeatable(failures: int, path: str) -> None:
 
 def remembered() -> tuple[Ledger, MountTable]:
     scene, _, bind = usual()
-    facts = ContainerFacts(Propagation.SLAVE, True, UID, "c1", "/bind", 7, Device(0, 8))
-    layers = {TargetKey(0, bind.mount_point): (bind.unique_id,)}
+    inside = Mount(71, 70, Device(0, 9), "/e", "/data/e", "rw", 0, 0, "tmpfs", "t", "rw", 10_071)
+    facts = ContainerFacts(
+        Propagation.SLAVE, True, UID, "c1", "/bind", 7, Device(0, 8), inside=(inside,)
+    )
+    layers = {
+        TargetKey(0, bind.mount_point): (OwnLayer.of(bind),),
+        TargetKey(7, "/data"): (OwnLayer(70, 10_070, Device(0, 8)),),
+    }
     ledger = replace(
         scene.ledger,
         own_layers=layers,
@@ -117,7 +123,17 @@ def test_what_any_version_wrote_is_believed(file: Path) -> None:
     bind = next(m for m in table.fuse_mounts() if m.mount_point.startswith(ROOT))
     found = lineage.answer(again.facts, bind)
     assert found is not None and found == lineage.answer(ledger.facts, bind)
-    assert (again.own_layers, again.containers) == (ledger.own_layers, ledger.containers)
+    assert again.own_layers.keys() <= ledger.own_layers.keys()
+    for key, layers in ledger.own_layers.items():
+        # Earlier versions knew of none in containers.
+        assert again.own_layers.get(key, ()) == (layers if key.is_host or not is_old(file) else ())
+    for key, facts in ledger.containers.items():
+        known = again.containers[key]
+        assert known == (replace(facts, inside=()) if is_old(file) else facts)
+
+
+def is_old(file: Path) -> bool:
+    return file.stem != str(VERSION)
 
 
 def test_what_an_earlier_version_did_not_write_is_nothing() -> None:
@@ -149,14 +165,27 @@ def test_no_more_places_are_alike_than_there_are(tied: int) -> None:
 def test_what_is_not_mounted_any_more_is_forgotten() -> None:
     ledger, _ = remembered()
     again = ledger_from(document_of(ledger, "boot"), "boot", MountTable.of(()))
-    assert (again.facts, again.own_layers) == ({}, {})
+    assert again.facts == {}
+    # What is in a container cannot be seen before the first look into it.
+    assert [key.is_host for key in again.own_layers] == [False]
 
 
 def test_another_mount_at_the_same_place_inherits_nothing() -> None:
     ledger, table = remembered()
     others = [replace(m, unique_id=m.unique_id + 5) for m in table.fuse_mounts()]
     again = ledger_from(document_of(ledger, "boot"), "boot", MountTable.of(others))
-    assert (again.facts, again.own_layers) == ({}, {})
+    assert again.facts == {}
+    assert [key.is_host for key in again.own_layers] == [False]
+
+
+def test_the_layers_that_an_earlier_version_wrote_down_are_known() -> None:
+    ledger, table = remembered()
+    document = document_of(ledger, "boot")
+    for item in document["own_layers"]:
+        del item["mounts"]
+    again = ledger_from(document, "boot", table)
+    (key,) = (key for key in ledger.own_layers if key.is_host)
+    assert again.own_layers == {key: ledger.own_layers[key]}
 
 
 @pytest.mark.parametrize(
@@ -236,7 +265,8 @@ def test_no_number_and_no_text_is_worse_than_an_error(path: tuple[Any, ...]) -> 
         for fact in again.facts.values():
             assert any(fact.is_about(mount) for mount in table.stack_at(fact.mount_point))
         for key, layers in again.own_layers.items():
-            assert set(layers) <= {mount.unique_id for mount in table.stack_at(key.mount_point)}
+            stack = table.stack_at(key.mount_point)
+            assert not key.is_host or all(any(map(own.is_about, stack)) for own in layers)
 
 
 @given(st.recursive(st.none() | st.integers() | st.text(max_size=3), lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=8), x, max_size=3), max_leaves=8))  # fmt: skip

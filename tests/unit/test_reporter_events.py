@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusewatchd.decision import CycleReport, OutcomeStatus, Refusal
@@ -212,6 +212,7 @@ def test_an_old_pod_list_is_not_taken_for_the_pod_being_gone() -> None:
     assert said(*unnamed, cycle(pods={}, are_current=True), cycle()) == []
 
 
+@settings(max_examples=30)
 @given(st.integers(0, 2 * MAX_BACKLOG))
 def test_backlog_is_bounded_and_keeps_the_newest(count: int) -> None:
     drafts: list[EventDraft] = []

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusewatchd.decision import CycleReport, OutcomeStatus, Pause, Refusal
-from fusewatchd.model import Answer, Connection, Gap, Reason, Verdict
+from fusewatchd.decision import CycleReport, OutcomeStatus, Pause, Refusal, Unproven
+from fusewatchd.model import Answer, Connection, Gap, Reason, TargetKey, Verdict
 from fusewatchd.reporters.base import duration_text
 from fusewatchd.reporters.log import (
     LINE_LIMIT,
@@ -434,6 +434,17 @@ def test_foreign_stale_mounts_are_told_at_the_edges() -> None:
         "foreign_clear",
         "foreign_stale",
     ]
+
+
+def test_mounts_that_nothing_claims_are_told_once_each() -> None:
+    one, two = (Unproven("uid-a", TargetKey(7, path), OLD) for path in ("/data", "/more"))
+    steps = ((), (one,), (one,), (one, two), (), (one,))
+    recorder = told(*(cycle(unproven=found) for found in steps))
+    assert [e.fields["mount_point"] for e in recorder.entries] == ["/data", "/more", "/data"]
+    assert {e.fields["event"] for e in recorder.entries} == {"unproven_stale"}
+    assert recorder.texts[0] == (
+        "1 stale mount in containers left alone: nothing tells of which bind"
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,142 @@
+"""What the model knows of sources and of the places where pods see them, and how it looks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from fusewatchd.demo.container import Container
+from fusewatchd.demo.pods import DemoPod
+from fusewatchd.demo.sources import ServerProcess, Source
+from fusewatchd.model import Device, Mount
+from fusewatchd.mountinfo import MountTable, parse_mount_table
+from tests.model.shapes import marker
+
+Options = frozenset[str]
+Layer = tuple[int, Device]
+"""A mount by its id, which alone may mean another one the next moment."""
+
+
+class Violation(Exception):
+    """A promise was broken; the text says which and how."""
+
+
+def options_of(mount: Mount) -> Options:
+    """Return the per-mount options without ``rw``, which is nothing but no ``ro``."""
+    return frozenset(mount.options.split(",")) - {"rw"}
+
+
+@dataclass(slots=True)
+class SourceState:
+    """A source as the model last made it."""
+
+    source: Source
+    device: Device = field(default_factory=lambda: Device(0, 0))
+    mount_id: int = 0
+    is_mounted: bool = True
+    """The newest mount is there, dead or alive."""
+    is_up: bool = True
+    is_hung: bool = False
+    draining: dict[Device, ServerProcess] = field(default_factory=dict)
+    """Old servers that still answer, by the device they serve."""
+    stacked: int = 0
+    """Layers that came to the source's path when the model stacked one on a peer of it."""
+
+    @property
+    def answers(self) -> bool:
+        return self.is_up and not self.is_hung
+
+
+@dataclass(slots=True)
+class Target:
+    """One place where a pod sees a source, on the host or in a container."""
+
+    path: str
+    source: str
+    root: str
+    options: set[Options]
+    """Any of these is right: the ones it began with, or those of a layer of somebody else."""
+    is_read_only: bool = False
+    container: Container | None = None
+    origin: Target | None = None
+    """Of a container's mount: the bind on the host."""
+    foreign: set[Layer] = field(default_factory=set)
+    """Layers that somebody else put there, or put others on, as far as they are there still."""
+    is_bare: bool = False
+    """Somebody unmounted it."""
+    is_overlaid: bool = False
+    """Somebody put a layer of his there, and the flags have not been right since."""
+    is_learned: bool = False
+    """The daemon has said which source this very mount has."""
+    is_lost: bool = False
+    """Of a container's mount: the daemon that knew whose copy it is ended before it could write
+    that down, or there was none, and its successor has not said so yet."""
+
+    @property
+    def host(self) -> Target:
+        return self.origin or self
+
+    def add_options(self, options: Options) -> None:
+        """Note the options of a layer of somebody else that may have arrived here."""
+        was_read_only = self.is_read_only or any("ro" in known for known in self.options)
+        if not self.is_read_only:
+            self.options.add(options)
+        if self.container is not None and was_read_only:
+            # In a container what was read-only stays so, or becomes so again.
+            self.options.add(options | {"ro"})
+
+    def __str__(self) -> str:
+        if self.container is None:
+            return self.path
+        return f"{self.path} in the container of {self.host.path}"
+
+
+@dataclass(slots=True)
+class PodState:
+    """A pod and every place where it sees a source."""
+
+    pod: DemoPod
+    shape: str
+    on_host: dict[str, Target]
+    """By path."""
+    inside: dict[str, list[Target]] = field(default_factory=dict)
+    """By container, of those that run."""
+    is_ending: bool = False
+    """A first attempt to take it away met a hung server."""
+
+    def targets(self) -> Iterator[Target]:
+        yield from self.on_host.values()
+        for targets in self.inside.values():
+            yield from targets
+
+
+class Tables:
+    """The mount tables of the host and of containers at one moment."""
+
+    def __init__(self, containers: list[Container]) -> None:
+        self.host = table_of("self")
+        self.inside = {c.pid: table_of(str(c.pid)) for c in containers if c.is_running}
+
+    def of(self, container: Container | None) -> MountTable:
+        return self.host if container is None else self.inside[container.pid]
+
+
+def layers_at(table: MountTable, path: str) -> set[Layer]:
+    """Return the mounts at a path, those too that others hide."""
+    return {(mount.mount_id, mount.device) for mount in table.at(path)}
+
+
+def table_of(process: str) -> MountTable:
+    """Return the mount table that a process has now."""
+    with open(f"/proc/{process}/mountinfo", "rb") as file:
+        return parse_mount_table(file.read())
+
+
+def content(target: Target) -> tuple[str, str]:
+    """Return what the marker file of a target says, and what it must say."""
+    below, expected = marker(target.root, target.source)
+    path = target.path + below
+    if target.container is not None:
+        return target.container.read(path), expected
+    with open(path, encoding="utf-8") as file:
+        return file.read(), expected
