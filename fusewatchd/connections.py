@@ -15,6 +15,9 @@ from dataclasses import dataclass, field, replace
 from fusewatchd.model import Answer, Connection, Device
 from fusewatchd.standstill import Standstill, continued
 
+ROUND = 0.2
+"""Of the interval: whoever would be asked so soon is asked now."""
+
 MOVED_SECONDS = 0.5
 """Rest after a question that found another mount at its path."""
 WATCH_SECONDS = 0.5
@@ -165,8 +168,11 @@ class Connections:
         wait for its turn.
         """
         questions: list[Question] = []
+        # Who is asked in turn is asked together: each round costs a cycle or two.
+        is_round = any(s.pending_since is None and s.due_at <= now for s in self._states.values())
+        until = now + self.timing.interval * ROUND if is_round else now
         for device, state in self._states.items():
-            if state.pending_since is None and state.due_at <= now:
+            if state.pending_since is None and state.due_at <= until:
                 asked = replace(state.shown.question, is_urgent=state.is_urgent)
                 first = now if state.first_asked_at is None else state.first_asked_at
                 self._states[device] = replace(
@@ -199,11 +205,18 @@ class Connections:
 
     def take_answer(
         self, device: Device, answer: Answer, errno: int, asked_at: float, now: float
-    ) -> None:
-        """Record an answer; one to a question that this superblock was not asked is ignored."""
+    ) -> bool:
+        """Record an answer; one to a question that this superblock was not asked is ignored.
+
+        Returns:
+            True when it says something new: nothing follows from the hundredth answer in turn.
+        """
         state = self._states.get(device)
         if state is None or state.pending_since is None or asked_at < state.pending_since:
-            return
+            return False
+        is_urgent = state.is_urgent or state.must_repeat or state.server_gone_at is not None
+        was_late = _age(state, now) >= self.timing.deadline or state.heard_since is None
+        is_other = (answer, errno) != (state.answer, state.errno)
         interval = 0.0 if state.must_repeat else self.timing.interval
         disconnected_at = None
         gone_at, perhaps = state.server_gone_at, state.perhaps_gone_at
@@ -232,6 +245,7 @@ class Connections:
             must_repeat=False,
             standstill=None,
         )
+        return is_urgent or was_late or is_other or state.standstill is not None
 
     def take_back(self, device: Device, now: float) -> None:
         """Forget a question that found another mount at its path; ask again.

@@ -44,6 +44,9 @@ LOOK_REST_FACTOR = 20
 """After a look that took t, mounts that change elsewhere cause the next one 20 t later."""
 
 AUDIT_SECONDS = 30.0
+AUDIT_REST_FACTOR = 2000
+"""After an audit that took t, the next one is 2000 t later: at most a two-thousandth of one
+processor, however many mounts there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,16 +128,17 @@ class Observer:
         return result
 
     def take_answers(self, now: float) -> bool:
-        """Take in the answers of probes; True when there were any."""
-        answers = self._probes.collect(now)
-        for answer in answers:
+        """Take in the answers of probes; True when there was something new in them."""
+        is_news = False
+        for answer in self._probes.collect(now):
             if answer.answer is None:
                 self.connections.take_back(answer.device, now)
-            else:
-                self.connections.take_answer(
-                    answer.device, answer.answer, answer.errno, answer.asked_at, now
-                )
-        return bool(answers)
+                is_news = True
+            elif self.connections.take_answer(
+                answer.device, answer.answer, answer.errno, answer.asked_at, now
+            ):
+                is_news = True
+        return is_news
 
     def take_outcomes(self, outcomes: Sequence[Outcome], now: float) -> None:
         """Note what the executor changed in other namespaces, and plan a look at the rest."""
@@ -204,7 +208,8 @@ class Observer:
         """Return the node as it is known now, and send out what is to be asked."""
         if now >= self._audit_due:
             self._table_source.audit()
-            self._audit_due = now + AUDIT_SECONDS
+            rest = AUDIT_REST_FACTOR * self._table_source.audit_seconds
+            self._audit_due = now + max(AUDIT_SECONDS, rest)
         table = self._host_table = self._table_source.table()
         if table is not self._table:
             self._take_table(table, now)

@@ -88,6 +88,8 @@ class MountTableSource:
         self._last_read: tuple[bytes, dict[int, int]] | None = None
         """What ``_table`` was made of, unless changes were applied to it since."""
         self._pending: list[MountEvent] = []
+        self.audit_seconds = 0.0
+        """What the last audit took."""
         self._must_read = True
         self._not_before = float("-inf")
         self._settle_at: float | None = None
@@ -171,6 +173,7 @@ class MountTableSource:
         began = self._clock()
         self._read()
         self._rest(began)
+        self.audit_seconds = self._clock() - began
         return not self.drain() and before != self._table
 
     def _is_outdated(self) -> bool:

@@ -39,6 +39,40 @@ def test_an_answer_is_good_for_one_interval() -> None:
     assert connections.due(11.5) == [Q]
 
 
+def test_who_is_asked_in_turn_is_asked_together() -> None:
+    connections, other = book(), Device(0, 41)
+    connections.set_shown(
+        {D: Shown(Q, frozenset({1})), other: Shown(Question(other, "/o"), frozenset({2}))}
+    )
+    assert len(connections.due(1.0)) == 2
+    connections.take_answer(D, Answer.ANSWERED, 0, 1.0, 1.1)
+    connections.take_answer(other, Answer.ANSWERED, 0, 1.0, 1.9)
+    assert connections.due(11.0) == []
+    assert len(connections.due(11.1)) == 2
+    # But nobody is asked for ever sooner because of others.
+    connections.take_answer(D, Answer.ANSWERED, 0, 11.1, 11.2)
+    assert connections.due(11.3) == []
+
+
+def test_the_same_answer_in_turn_is_no_news() -> None:
+    connections = book()
+    connections.due(1.0)
+    assert connections.take_answer(D, Answer.ANSWERED, 0, 1.0, 1.1)
+    connections.due(11.1)
+    assert not connections.take_answer(D, Answer.ANSWERED, 0, 11.1, 11.2)
+    connections.due(21.2)
+    assert connections.take_answer(D, Answer.ERROR, 5, 21.2, 21.3)
+    connections.due(31.3)
+    late = 31.3 + TIMING.deadline
+    assert connections.take_answer(D, Answer.ERROR, 5, 31.3, late)
+    connections.ask_again([D])
+    connections.due(late)
+    assert connections.take_answer(D, Answer.ERROR, 5, late, late + 0.1)
+    connections.server_gone(D, late + 1)
+    connections.due(late + 1)
+    assert connections.take_answer(D, Answer.ERROR, 5, late + 1, late + 1.1)
+
+
 def test_one_that_is_dead_since_its_server_ended_is_never_asked_again() -> None:
     connections = book()
     connections.server_gone(D, 0.5)
