@@ -63,7 +63,7 @@ def test_the_same_answer_in_turn_is_no_news() -> None:
     connections.due(21.2)
     assert connections.take_answer(D, Answer.ERROR, 5, 21.2, 21.3)
     connections.due(31.3)
-    late = 31.3 + TIMING.deadline
+    late = 31.4 + TIMING.deadline
     assert connections.take_answer(D, Answer.ERROR, 5, 31.3, late)
     connections.ask_again([D])
     connections.due(late)
