@@ -212,7 +212,7 @@ def test_override_of_no_key(key: str) -> None:
         ("a: 2001-99-99", "month"),
         ("a: !!timestamp x", "attribute"),
         ("? !!set {a}\n: 1", "unhashable"),
-        ("[" * 1000, "recursion"),
+        ("[" * 5000, "recursion"),
         (f"look_seconds: 0x{'f' * 5000}", "number of seconds above 0, found inf"),
         (f"node_name: 0x{'f' * 5000}", "thousands of digits"),
     ],
