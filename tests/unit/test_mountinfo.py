@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusewatchd.errors import ParseError
@@ -236,6 +236,7 @@ def normal(shown: Mount) -> Mount:
 TABLES = st.lists(MOUNTS, max_size=8, unique_by=lambda one: one.mount_id)
 
 
+@settings(max_examples=40)
 @given(TABLES)
 def test_a_rendered_table_parses_to_the_same_mounts(mounts: list[Mount]) -> None:
     table = parse_mount_table(render_table(mounts))
@@ -245,6 +246,7 @@ def test_a_rendered_table_parses_to_the_same_mounts(mounts: list[Mount]) -> None
     assert table == MountTable.of(map(normal, mounts))
 
 
+@settings(max_examples=40)
 @given(TABLES, TABLES)
 def test_a_previous_table_changes_nothing_but_the_work(
     earlier: list[Mount], later: list[Mount]

@@ -285,7 +285,7 @@ class World:
         return shown == {self.source.device}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.floats(0.1001, 3.0), st.floats(0.0, 3.0))
 def test_a_source_may_crash_as_often_as_it_likes_if_it_serves_in_between(
     life: float, down: float
