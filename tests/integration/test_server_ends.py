@@ -191,9 +191,10 @@ def test_a_socket_makes_what_belongs_to_it_be_asked_and_nothing_else(node: DemoN
         for source in (one, other):
             source.pause()
         listener.kill()
-        document = daemon.wait_for(lambda d: d["totals"]["verdicts"]["slow"])
+        document = daemon.wait_for(lambda d: d["totals"]["verdicts"]["healthy"] == 1)
         verdicts = {bind["source"]["path"]: bind["verdict"] for bind in document["binds"]}
-        assert verdicts == {one.path: "slow", other.path: "healthy"}
+        # Its socket says that the server ended, and it is not dead: something may keep it.
+        assert verdicts == {one.path: "held", other.path: "healthy"}
         for source in (one, other):
             source.resume()
 
