@@ -17,7 +17,7 @@ JOBS ?= $(shell expr 2 \* $$(nproc 2>/dev/null || echo 1))
 install = if [ "$(SUDO_APT)" = yes ] && command -v apt-get >/dev/null && ! dpkg -s $(1) >/dev/null 2>&1; \
   then apt-get update -qq && apt-get install -y -qq --no-install-recommends $(1); fi
 
-.PHONY: demo test test-slow test-kernels test-packages deb rpm release check bench packages clean
+.PHONY: demo test test-slow test-kernels test-packages deb rpm release check bench plots soak packages clean
 
 demo: $(VENV)/.run
 	$(VENV)/bin/fusewatchd demo
@@ -51,8 +51,16 @@ check: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy fusewatchd
 
+# Printed beside the last results, which are kept in tests/bench/results; QUICK=--quick: minutes.
 bench: $(VENV)/.dev
-	$(VENV)/bin/python tests/bench/recovery.py
+	$(VENV)/bin/python -m tests.bench $(QUICK)
+
+plots: $(VENV)/.dev
+	$(VENV)/bin/python -m pip install --quiet matplotlib
+	$(VENV)/bin/python -m tests.bench.plots
+
+soak: $(VENV)/.dev
+	$(VENV)/bin/python -m tests.bench.soak --keep tests/bench/results/soak.json
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \

@@ -1,7 +1,7 @@
 """Nothing grows: a server that crashes 2,000 times under one daemon.
 
-    make soak                                  (as root; about an hour)
-    python -m tests.bench.soak --crashes 150   (five minutes; what CI does)
+    make soak                                  (as root; seven minutes or more)
+    python -m tests.bench.soak --crashes 600   (two minutes; what CI does)
 
 Each crash hits ten volumes with five containers.  At the end every file opens, and memory,
 descriptors, children, threads, the mount tables and the state file are no larger than they were
@@ -100,7 +100,7 @@ def sizes_of(stage: Stage, daemon: DaemonProcess) -> Sizes:
 def grown(early: Sizes, late: Sizes) -> list[str]:
     """Name what is larger than it may be."""
     before, after = asdict(early), asdict(late)
-    allowed = {"rss_mib": ALLOWED_MIB, "fds": 4, "processes": 4, "state_bytes": 512}
+    allowed = {"rss_mib": ALLOWED_MIB, "fds": 4, "processes": 4, "state_bytes": 2048}
     return [name for name in before if after[name] > before[name] + allowed.get(name, 0)]
 
 
