@@ -1,4 +1,5 @@
 # make demo: show a recovery on this machine.  make test: set everything up and run the tests.
+# make deb, make rpm: packages in dist/.  make release: all that a release consists of.
 PYTHON ?= python3
 VENV ?= .venv
 SUDO_APT = $(if $(filter 0,$(shell id -u)),yes)
@@ -6,12 +7,17 @@ TEST_PACKAGES = fuse3 openssl curl procps systemd \
   bindfs mergerfs python3-pyfuse3 rclone s3fs squashfs-tools squashfuse sshfs unionfs-fuse
 SLOW_TEST_PACKAGES = prometheus chromium
 # openssh-server is for .ci/run alone: on a person's machine its service would be started.
+# What builds packages, looks at them, and boots machines to install them on.
+BUILD_PACKAGES = debhelper dh-python pybuild-plugin-pyproject python3-all python3-setuptools \
+  python3-prometheus-client python3-pyinotify python3-requests python3-sdnotify python3-yaml \
+  dpkg-dev rpm
+PACKAGE_TEST_PACKAGES = lintian rpmlint groff zsh cpio systemd-container mmdebstrap
 JOBS ?= $(shell expr 2 \* $$(nproc 2>/dev/null || echo 1))
 # Debian packages, as far as they are missing and this machine is one that has them.
 install = if [ "$(SUDO_APT)" = yes ] && command -v apt-get >/dev/null && ! dpkg -s $(1) >/dev/null 2>&1; \
   then apt-get update -qq && apt-get install -y -qq --no-install-recommends $(1); fi
 
-.PHONY: demo test test-slow test-kernels check bench packages clean
+.PHONY: demo test test-slow test-kernels test-packages deb rpm release check bench packages clean
 
 demo: $(VENV)/.run
 	$(VENV)/bin/fusewatchd demo
@@ -21,10 +27,25 @@ test: check
 
 test-slow: $(VENV)/.dev
 	@$(call install,$(SLOW_TEST_PACKAGES))
-	$(VENV)/bin/python -m pytest -n $(JOBS) -m slow
+	$(VENV)/bin/python -m pytest -n $(JOBS) -m "slow and not packaging"
 
 test-kernels:
 	$(PYTHON) tests/kernels/run.py
+
+# One process for each release of Debian, whose tests go on from each other.
+test-packages: $(VENV)/.dev
+	@$(call install,$(BUILD_PACKAGES) $(PACKAGE_TEST_PACKAGES))
+	$(VENV)/bin/python -m pip install --quiet --editable '.[packaging]'
+	$(VENV)/bin/python -m pytest -n 2 --dist loadscope -m packaging
+
+deb rpm: $(VENV)/bin/python
+	@$(call install,$(BUILD_PACKAGES))
+	$(VENV)/bin/python packaging/build.py $@
+
+release: $(VENV)/bin/python
+	@$(call install,$(BUILD_PACKAGES))
+	rm -rf dist
+	$(VENV)/bin/python packaging/build.py deb rpm python sums
 
 check: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
@@ -51,7 +72,7 @@ $(VENV)/.dev: $(VENV)/bin/python pyproject.toml
 	touch $@ $(VENV)/.run
 
 packages:
-	@echo $(TEST_PACKAGES) $(SLOW_TEST_PACKAGES)
+	@echo $(TEST_PACKAGES) $(SLOW_TEST_PACKAGES) $(BUILD_PACKAGES) $(PACKAGE_TEST_PACKAGES)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

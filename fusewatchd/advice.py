@@ -62,7 +62,7 @@ VERDICTS: Mapping[Verdict, Advice] = {
     Verdict.HELD: Advice(
         "No process serves it at the moment, and the connection is kept for the next one.",
         "Make sure that the FUSE server is started again.",
-        "It is left alone until it answers or is disconnected.",
+        "It is left alone for held.grace_seconds; after that it is hung like any other.",
     ),
     Verdict.UNKNOWN: Advice(
         "It could not be found out whether it works.",
@@ -109,7 +109,8 @@ REASONS: Mapping[Reason, Advice] = {
         "Its source was not mounted again: the driver has not started a new FUSE server there, or"
         " mounts it somewhere else now.",
         "Look at the driver: its pod or unit, its log. A dead mount that is still at the source's"
-        " path can keep a FUSE server from starting; then 'umount -l' of the source's path helps.",
+        " path can keep a FUSE server from starting; then 'umount -l' of the source's path helps."
+        " drivers.on_stale can start a server that nobody else starts.",
         "It is replaced within milliseconds once a new file system is mounted at the source.",
     ),
     Reason.SOURCE_UNPROVEN: Advice(
@@ -123,6 +124,31 @@ REASONS: Mapping[Reason, Advice] = {
         " question yet.",
         BY_ITSELF,
         "It is replaced with the answer, and after a second without one.",
+    ),
+    Reason.SOURCE_DEAD: Advice(
+        "The mount of the old FUSE server is still at its source and dead, for longer than a"
+        " restart takes. Servers on libfuse refuse to start on such a mount.",
+        "'umount -l' of the source's path, or dead_sources.detach: true, which does that when it is"
+        " proven that nobody serves it.",
+        "It is replaced within milliseconds once a new file system is mounted at the source.",
+    ),
+    Reason.SERVER_ALIVE: Advice(
+        "A process that may be the server of this dead file system still runs, so nothing is done"
+        " in its stead.",
+        "End that process if it is of no more use: 'status --json' lists who serves what.",
+        "It is looked for again every look_seconds.",
+    ),
+    Reason.AWAITS_ACTION: Advice(
+        "Its server is gone, and there is a rule in drivers.on_stale for starting it again.",
+        "See 'on_stale' in 'status': how the last attempt ended and when the next one is due.",
+        "It is replaced, or found healthy, when the server is back.",
+    ),
+    Reason.ARGUMENT: Advice(
+        "The rule in drivers.on_stale needs a value that is not known for this volume, or that has"
+        " characters that are not passed on.",
+        "See which fields the rule uses: a volumeHandle is known for CSI volumes only, a source"
+        " only where the server mounts outside the pod.",
+        "Nothing is run for it until that changes.",
     ),
     Reason.SOURCE_CHANGED: Advice(
         "The source was replaced once more between the look and the replacement.",

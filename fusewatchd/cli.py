@@ -95,10 +95,12 @@ def _run(options: argparse.Namespace) -> int:
     from fusewatchd.linux.mountkernel import Way
     from fusewatchd.listening import inherited
     from fusewatchd.node import require_host_namespace
+    from fusewatchd.programs import require_programs
 
     if not options.any_namespace:
         require_host_namespace()
     settings, file, values = _settings(options)
+    require_programs(settings)
     way = Way(options.way) if options.way else None
     sockets = inherited(os.environ, os.getpid())
     start = Start(settings, file, tuple(values.items()), way, options.as_old_kernel, tuple(sockets))
@@ -207,9 +209,11 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _config_check(options: argparse.Namespace) -> int:
+    from fusewatchd.programs import require_programs
     from fusewatchd.websecurity import WebSecurity
 
     settings, file, _ = _settings(options)
+    require_programs(settings)
     WebSecurity(settings.web.config_file)
     print(f"{file or 'built-in defaults'}: fine")
     return 0

@@ -26,6 +26,7 @@ from fusewatchd.reporters.log import Log
 from fusewatchd.reporters.metrics import EventOutcome, Metrics
 from fusewatchd.reporters.nodecondition import NodeCondition, NodeConditionReporter
 from fusewatchd.reporters.podevents import PodEvents
+from fusewatchd.reporters.remedyevents import RemedyEvents
 from fusewatchd.reporters.volumeevents import VolumeEvents
 from fusewatchd.settings import ApiServerSettings, KubeletSettings, Settings
 
@@ -231,6 +232,7 @@ def cluster_reporters(cluster: Callable[[], Cluster], node_name: str) -> tuple[R
             lambda: cluster().most_told(),
         ),
         VolumeEvents(lambda draft: cluster().post(draft), node_name, lambda: cluster().most_told()),
+        RemedyEvents(lambda draft: cluster().post(draft), node_name),
         NodeConditionReporter(lambda condition: cluster().set_condition(condition)),
     )
 

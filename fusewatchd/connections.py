@@ -12,7 +12,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from fusewatchd.model import Answer, Connection, Device, Mount
+from fusewatchd.model import Answer, Connection, Device
+from fusewatchd.standstill import Standstill, continued
+
+ROUND = 0.2
+"""Of the interval: whoever would be asked so soon is asked now."""
 
 MOVED_SECONDS = 0.5
 """Rest after a question that found another mount at its path."""
@@ -45,21 +49,8 @@ class Timing:
     hung_after: float
     confirms: bool = False
     """Somebody wants to know for how long a hung connection has stood still."""
-
-
-@dataclass(frozen=True, slots=True)
-class Standstill:
-    """How often in a row a hung connection was found where it was one deadline before.
-
-    It ends with any answer, with a request less than at the last look (somebody was served,
-    or gave up), and with every look that could not count the requests.
-    """
-
-    waiting: int
-    """Requests at the last look."""
-    since: float
-    """When the last confirmation was made, or the standstill began."""
-    confirmations: int = 0
+    held_grace: float = 0.0
+    """For so long one whose server ended is waited for before it may be called hung."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +89,7 @@ class _State:
     first_asked_at: float | None = None
     asked_at: float = 0.0
     answered_at: float = 0.0
+    disconnected_at: float | None = None
     due_at: float = 0.0
     is_urgent: bool = False
     came_later: bool = False
@@ -176,8 +168,11 @@ class Connections:
         wait for its turn.
         """
         questions: list[Question] = []
+        # Who is asked in turn is asked together: each round costs a cycle or two.
+        is_round = any(s.pending_since is None and s.due_at <= now for s in self._states.values())
+        until = now + self.timing.interval * ROUND if is_round else now
         for device, state in self._states.items():
-            if state.pending_since is None and state.due_at <= now:
+            if state.pending_since is None and state.due_at <= until:
                 asked = replace(state.shown.question, is_urgent=state.is_urgent)
                 first = now if state.first_asked_at is None else state.first_asked_at
                 self._states[device] = replace(
@@ -210,18 +205,30 @@ class Connections:
 
     def take_answer(
         self, device: Device, answer: Answer, errno: int, asked_at: float, now: float
-    ) -> None:
-        """Record an answer; one to a question that this superblock was not asked is ignored."""
+    ) -> bool:
+        """Record an answer; one to a question that this superblock was not asked is ignored.
+
+        Returns:
+            True when it says something new: nothing follows from the hundredth answer in turn.
+        """
         state = self._states.get(device)
         if state is None or state.pending_since is None or asked_at < state.pending_since:
-            return
+            return False
+        is_urgent = state.is_urgent or state.must_repeat or state.server_gone_at is not None
+        was_late = _age(state, now) >= self.timing.deadline or state.heard_since is None
+        is_other = (answer, errno) != (state.answer, state.errno)
         interval = 0.0 if state.must_repeat else self.timing.interval
+        disconnected_at = None
         gone_at, perhaps = state.server_gone_at, state.perhaps_gone_at
         if answer is Answer.DISCONNECTED:
             interval = float("inf") if state.has_lost_server else self.timing.interval
             gone_at = perhaps if gone_at is None else gone_at
-        elif answer is Answer.ANSWERED and state.answer is not answer:
-            self.ask_doubtful()
+            disconnected_at = now if state.disconnected_at is None else state.disconnected_at
+        elif answer is Answer.ANSWERED:
+            if gone_at is not None and asked_at >= gone_at:
+                gone_at = None  # somebody serves it: the next end is another one
+            if state.answer is not answer:
+                self.ask_doubtful()
         self._states[device] = replace(
             state,
             answer=answer,
@@ -232,11 +239,13 @@ class Connections:
             heard_since=None,
             is_withdrawn=False,
             answered_at=now,
+            disconnected_at=disconnected_at,
             due_at=now + interval,
             is_urgent=state.must_repeat,
             must_repeat=False,
             standstill=None,
         )
+        return is_urgent or was_late or is_other or state.standstill is not None
 
     def take_back(self, device: Device, now: float) -> None:
         """Forget a question that found another mount at its path; ask again.
@@ -268,6 +277,16 @@ class Connections:
             state = replace(_asked_again(state), server_gone_at=gone_at, has_lost_server=True)
             self._states[device] = state
 
+    def note_served(self, served: Collection[Device], looked_at: float) -> None:
+        """Take a whole look at who serves what: one that nobody serves had a server once.
+
+        It is the way to learn of an end that nobody saw, before the daemon was started.
+        """
+        for device, state in self._states.items():
+            is_silent = _age(state, looked_at) >= self.timing.deadline
+            if is_silent and state.server_gone_at is None and device not in served:
+                self._states[device] = replace(state, server_gone_at=state.heard_since)
+
     def some_server_gone(self, now: float, among: Collection[Device] | None = None) -> None:
         """Note that a process ended that served one of them, and ask them at once.
 
@@ -275,7 +294,22 @@ class Connections:
         """
         for device, state in self._states.items():
             if _may_change(state) and (among is None or device in among):
-                self._states[device] = replace(_asked_again(state), perhaps_gone_at=now)
+                is_held = self._is_held(state, now)
+                gone_at = state.perhaps_gone_at if is_held else now
+                self._states[device] = replace(_asked_again(state), perhaps_gone_at=gone_at)
+
+    def ask_held_anew(self, now: float) -> list[Question]:
+        """Return questions for held ones whose last is as old as the interval.
+
+        The first one may be lost with the server that had read it; a successor answers the next.
+        """
+        questions: list[Question] = []
+        for device, state in self._states.items():
+            if self._is_held(state, now) and now >= state.asked_at + self.timing.interval:
+                asked = replace(state.shown.question, is_urgent=True)
+                self._states[device] = replace(state, asked=asked, asked_at=now)
+                questions.append(asked)
+        return questions
 
     def count_requests(self, waiting: Mapping[Device, int | None], now: float) -> None:
         """Find out which of the hung connections stand still.
@@ -292,7 +326,7 @@ class Connections:
             may_start = state.came_later and state.answer is None
             may_count = not (state.is_withdrawn or may_start)
             if count and may_count and self._is_hung(state, now, count):
-                still = _still(state.standstill, count, now, self.timing)
+                still = continued(state.standstill, count, now, self.timing.deadline)
             if still != state.standstill:
                 self._states[device] = replace(state, standstill=still)
 
@@ -317,6 +351,9 @@ class Connections:
         for limit in (self.timing.deadline, self.timing.hung_after):
             if state.heard_since + limit > now:
                 return state.heard_since + limit
+        held_since = self._held_since(state)
+        if held_since is not None and held_since + self.timing.held_grace > now:
+            return held_since + self.timing.held_grace
         return self._counted_at + WATCH_SECONDS if self.timing.confirms else float("inf")
 
     def overdue(self, now: float) -> list[Device]:
@@ -352,7 +389,30 @@ class Connections:
             confirmations=still.confirmations if still is not None else 0,
             is_unasked=self._is_unasked(state, now),
             server_gone_at=state.server_gone_at,
+            disconnected_at=state.disconnected_at,
+            held_since=self._held_since(state) if self._is_held(state, now) else None,
         )
+
+    def _is_held(self, state: _State, now: float) -> bool:
+        """Return True for one that has not answered since its server ended, and is not dead."""
+        since = self._held_since(state)
+        if since is None or _age(state, now) < self.timing.deadline:
+            return False
+        return now < since + self.timing.held_grace
+
+    def _held_since(self, state: _State) -> float | None:
+        """Return when the server ended of one that is silent and not dead.
+
+        Where only *some* server's end is known, before Linux 6.16, it may have been this one's
+        unless it was overdue before.
+        """
+        if state.pending_since is None or not _may_change(state):
+            return None
+        if state.server_gone_at is not None:
+            return state.server_gone_at
+        perhaps = state.perhaps_gone_at
+        was_silent = perhaps is None or state.pending_since + self.timing.deadline < perhaps
+        return None if was_silent else perhaps
 
     def _is_unasked(self, state: _State, now: float) -> bool:
         if state.pending_since is None or state.heard_since is not None:
@@ -363,6 +423,8 @@ class Connections:
         # The unanswered probe is itself one of the waiting requests, so 0 means that the
         # connection was drained or aborted and the answer is on its way.
         has_requests = waiting != 0 or state.is_withdrawn
+        if self._is_held(state, now):
+            return False
         return _age(state, now) >= self.timing.hung_after and has_requests
 
 
@@ -375,29 +437,6 @@ def _asked_again(state: _State) -> _State:
     return replace(state, due_at=0.0, is_urgent=True, must_repeat=is_pending)
 
 
-def _still(before: Standstill | None, waiting: int, now: float, timing: Timing) -> Standstill:
-    if before is None or waiting < before.waiting:
-        return Standstill(waiting, now)
-    if now - before.since < timing.deadline:
-        return replace(before, waiting=waiting)
-    return Standstill(waiting, now, before.confirmations + 1)
-
-
 def _may_change(state: _State) -> bool:
     """A dead superblock never comes back to life: no event is a reason to ask again."""
     return state.answer is not Answer.DISCONNECTED
-
-
-def credentials_of(mount: Mount) -> tuple[int | None, int | None]:
-    """Return whom a probe of this mount must be, (None, None) for the daemon itself.
-
-    Without ``allow_other`` the kernel answers everybody but the mount's owner by itself, with
-    success, even when the server is dead (fs/fuse/dir.c, fuse_allow_current_process).
-    """
-    options = dict(option.partition("=")[::2] for option in mount.super_options.split(","))
-    if "allow_other" in options or not mount.fs_type.startswith("fuse"):
-        return None, None
-    uid, gid = options.get("user_id", "0"), options.get("group_id", "0")
-    if not (uid.isdigit() and gid.isdigit()) or (uid == "0" and gid == "0"):
-        return None, None
-    return int(uid), int(gid)

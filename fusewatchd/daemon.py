@@ -36,11 +36,14 @@ from fusewatchd.node import (
     node_name_of,
     policy_of,
     rate_of,
+    remedy_policy_of,
     timing_of,
 )
+from fusewatchd.programs import require_programs
 from fusewatchd.reporters.base import Reporter
 from fusewatchd.reporters.log import Level, Log, open_log
 from fusewatchd.reporters.metrics import Metrics
+from fusewatchd.reporters.remedystory import RemedyStory
 from fusewatchd.reporters.story import LogReporter
 from fusewatchd.reporters.systemd import SystemdNotifier
 from fusewatchd.rundir import RuntimeLock
@@ -120,6 +123,7 @@ class Daemon:
         self._cluster = self._make_cluster()
         self._reporters: tuple[Reporter, ...] = (
             LogReporter(self.log),
+            RemedyStory(self.log),
             self._metrics,
             self._systemd,
             *cluster_reporters(lambda: self._cluster, node_name_of(start.settings)),
@@ -222,6 +226,8 @@ class Daemon:
         self._holders.take_cycle(cycle, self._node.reconciler.ledger.incidents.keys())
         self._state.take(self._node.reconciler.ledger, cycle.started_at)
         now = time.monotonic()
+        if cycle.remedies.wants_look:
+            self._node.observer.expect_containers(now)
         self._effort = self._effort.take(now - cycle.started_at, EFFORT, now)
 
     def _rest(self) -> None:
@@ -235,6 +241,8 @@ class Daemon:
             self._node.observer.next_due(now),
             self._node.scanner.next_deadline(),
             self._node.executor.next_deadline(),
+            self._node.commands.next_deadline(),
+            self._cycle.remedies.due_at if self._cycle else None,
             next_retry(self._node.reconciler.ledger, self._cycle.plan if self._cycle else Plan()),
             self._servers.due_at,
             self._holders.next_due(),
@@ -286,6 +294,7 @@ class Daemon:
         wanted: dict[int, object] = {
             worker.fileno(): worker for worker in self._node.executor.workers
         }
+        wanted |= {worker.fileno(): worker for worker in self._node.commands.workers}
         wanted |= dict.fromkeys(self._node.probes.filenos(), self._node.probes)
         for fd, owner in self._workers.items():
             if wanted.get(fd) is not owner:
@@ -334,6 +343,7 @@ class Daemon:
                     load_settings(self._start.config_file), dict(self._start.overrides)
                 )
                 require_sense(fresh)
+                require_programs(fresh)
                 self._take_over(fresh)
                 self.log.info("configuration reloaded", file=self._start.config_file)
             else:
@@ -349,6 +359,7 @@ class Daemon:
         reconciler.back_off = back_off_of(settings)
         reconciler.flap_rule = flap_rule_of(settings)
         reconciler.rate = rate_of(settings)
+        reconciler.remedy_policy = remedy_policy_of(settings)
         reconciler.knowledge = knowledge_of(settings)
         self._node.connections.timing = timing_of(settings)
         self._node.observer.adjust(frozenset(settings.ignore_fs_types), limits_of(settings))

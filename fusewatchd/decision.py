@@ -7,7 +7,7 @@ carries them out, so a dry run prints them and a test compares them with ``==``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from fusewatchd.model import (
     TargetKey,
     Verdict,
 )
+from fusewatchd.remedies import NO_REMEDIES, RemedyReport
 
 if TYPE_CHECKING:
     from fusewatchd.snapshot import Snapshot
@@ -212,6 +213,21 @@ class DetachOrphan:
 
 
 @dataclass(frozen=True, slots=True)
+class DetachDeadSource:
+    """Take a dead source mount away, so that a server can mount there again."""
+
+    key: TargetKey
+    expect: Expect
+
+    def describe(self) -> str:
+        """Say in one line what this would do."""
+        return (
+            f"detach dead source {self.expect.mount_id} of device {self.expect.device}"
+            f" at {self.expect.mount_point}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class AbortConnection:
     """Make the kernel fail every request of a hung FUSE connection, now and for good."""
 
@@ -228,7 +244,7 @@ class AbortConnection:
         return f"abort connection {self.expect.device}, shown at {self.expect.mount_point}"
 
 
-Action = ReplaceMount | DetachOwnLayer | DetachOrphan | AbortConnection
+Action = ReplaceMount | DetachOwnLayer | DetachOrphan | DetachDeadSource | AbortConnection
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +273,33 @@ class Plan:
         kept = [a for a in self.actions if a.key not in keys or not isinstance(a, ReplaceMount)]
         return Plan(tuple(kept), self.refused + more)
 
+    def explained(self, reasons: Mapping[TargetKey, Reason]) -> Plan:
+        """Return the plan with a better reason for what waits for its server to come back.
+
+        ``reasons`` are of binds on the host; containers wait for the same thing as theirs.
+        """
+        if not reasons:
+            return self
+        refused = []
+        for refusal in self.refused:
+            bind = refusal.finding.bind
+            better = reasons.get(bind.origin or bind.key)
+            if better is not None and refusal.reason in _WITHOUT_SERVER:
+                refusal = replace(refusal, reason=better)
+            refused.append(refusal)
+        return Plan(self.actions, tuple(refused))
+
+
+_WITHOUT_SERVER = frozenset(
+    {
+        Reason.NO_SOURCE,
+        Reason.DIRECT_MOUNT,
+        Reason.SOURCE_MISSING,
+        Reason.SOURCE_UNPROVEN,
+        Reason.HOST_BIND_STALE,
+    }
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Pause:
@@ -282,7 +325,7 @@ class OutcomeStatus(Enum):
     """A rule forbids it: nothing was done."""
     FAILED = "failed"
     DETACHED = "detached"
-    """A layer of our own, or a dead one of a pod that is over, was taken away."""
+    """A layer of our own, a dead one of a pod that is over, or a dead source was taken away."""
     ABORTED = "aborted"
     """A hung connection was aborted, and no request waits for it any more."""
 
@@ -432,3 +475,5 @@ class CycleReport:
     """Dead mounts in containers that are left alone because nothing tells whose they are."""
     unclaimed: tuple[tuple[MountNamespace, Mount], ...] = ()
     """FUSE mounts in pods' containers that are none of the volumes that are repaired."""
+    remedies: RemedyReport = NO_REMEDIES
+    """What is done about servers, next to what is done about binds."""

@@ -60,6 +60,11 @@ def auto_path(value: str) -> str:
     return "" if value == "auto" or value.startswith("/") else "an absolute path, or auto"
 
 
+def glob(value: str) -> str:
+    """A name to match."""
+    return "" if value else "a name or a glob"
+
+
 def globs(value: tuple[str, ...]) -> str:
     """Names to match."""
     return "" if all(value) else "a list of names or globs, none of them empty"

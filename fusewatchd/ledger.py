@@ -15,6 +15,7 @@ from fusewatchd.decision import Incident, Outage, Outcome, OwnLayer, Phase, Prop
 from fusewatchd.lineage import Facts
 from fusewatchd.liveness import Service
 from fusewatchd.model import Device, Mount, MountNamespace, Reason, SourceAnswer, TargetKey
+from fusewatchd.remedies import RemedyMemory
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +136,7 @@ class Ledger:
     services: Mapping[str, Service] = field(default_factory=dict)
     """By path of the source."""
     budget: Budget = field(default_factory=Budget)
+    remedies: RemedyMemory = field(default_factory=RemedyMemory)
 
     def facts_of(self, namespace: MountNamespace, mount_point: str) -> ContainerFacts | None:
         """Return what was learned of this mount in the very container that lives there now."""

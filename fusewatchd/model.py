@@ -134,6 +134,10 @@ class Connection:
     """When the last serving process was seen to exit."""
     first_asked_at: float | None = None
     """None: never asked so far."""
+    disconnected_at: float | None = None
+    """When the first DISCONNECTED came in; None for any other answer."""
+    held_since: float | None = None
+    """Since when something keeps it alive without a serving process, and without an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,6 +333,14 @@ class Reason(Enum):
     """A new source mount is there and has not answered yet."""
     LAYERS_UNPROVEN = "layers_unproven"
     """What the stale mount covers has not answered yet: it may be as dead, and in the way."""
+    SOURCE_DEAD = "source_dead"
+    """Its source shows a dead file system, for longer than a restart takes."""
+    SERVER_ALIVE = "server_alive"
+    """A process that may be the server of a dead file system still runs."""
+    AWAITS_ACTION = "awaits_action"
+    """Its server is to come back by what ``drivers.on_stale`` says."""
+    ARGUMENT = "argument"
+    """A value for a command or unit is not known, or not of a kind that is passed on."""
     SOURCE_CHANGED = "source_changed"
     """The source was replaced again between look and act."""
     SOURCE_TYPE = "source_type"

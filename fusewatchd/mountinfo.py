@@ -13,6 +13,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TypeVar
 
 from fusewatchd.errors import ParseError
@@ -39,8 +40,8 @@ _FUSE_MARK = b" - fuse"
 _Key = TypeVar("_Key", bound=Hashable)
 
 
-def mount_from_line(line: bytes) -> Mount:
-    """Parse one line, without its line feed.
+def mount_from_line(line: bytes, unique_ids: Mapping[int, int] = MappingProxyType({})) -> Mount:
+    """Parse one line, without its line feed; the 64-bit id comes from a map by the other one.
 
     Super options stay as printed: an escaped comma inside a value, once decoded, could not
     be told from the commas between the options.
@@ -52,8 +53,9 @@ def mount_from_line(line: bytes) -> Mount:
     if match is None:
         raise ParseError(f"not a mountinfo line: {_shown(line)}")
     optional = match["optional"]
+    mount_id = int(match["id"])
     return Mount(
-        mount_id=int(match["id"]),
+        mount_id=mount_id,
         parent_id=int(match["parent"]),
         device=Device(int(match["major"]), int(match["minor"])),
         root=unescape(match["root"]),
@@ -64,6 +66,7 @@ def mount_from_line(line: bytes) -> Mount:
         fs_type=unescape(match["type"]),
         source=unescape(match["source"]),
         super_options=_decode(match["super"]),
+        unique_id=unique_ids.get(mount_id, 0),
     )
 
 
@@ -74,12 +77,18 @@ def unescape(field: bytes) -> str:
     return _decode(field)
 
 
-def parse_mount_table(data: bytes, previous: MountTable | None = None) -> MountTable:
+def parse_mount_table(
+    data: bytes,
+    previous: MountTable | None = None,
+    unique_ids: Mapping[int, int] = MappingProxyType({}),
+) -> MountTable:
     """Parse a whole mountinfo file.
 
     Args:
         data: everything that the kernel returned.
         previous: an earlier table of the same process, whose parsed lines are used again.
+        unique_ids: the 64-bit ids by the 32-bit ones.  A mount that it lacks gets 0: an id from
+            an earlier table may be another mount's that looked the same.
 
     Raises:
         ParseError: a FUSE line is malformed, a line has no separator, or the text ends
@@ -92,7 +101,7 @@ def parse_mount_table(data: bytes, previous: MountTable | None = None) -> MountT
     if data.count(b" - ") < len(lines):
         number = next((n for n, line in enumerate(lines, 1) if b" - " not in line), len(lines))
         raise ParseError(f"mountinfo line {number} has no separator: {_shown(lines[number - 1])}")
-    return MountTable._of_lines(lines, previous)
+    return MountTable._of_lines(lines, previous, unique_ids)
 
 
 class MountTable:
@@ -104,13 +113,14 @@ class MountTable:
 
     __slots__ = (
         "_by_device", "_by_id", "_by_master", "_by_parent", "_by_point", "_fuse", "_fuse_points",
-        "_lines", "_parsed",
+        "_lines", "_parsed", "_unique_ids",
     )  # fmt: skip
 
     def __init__(self) -> None:
         """Make an empty table; see ``of`` and ``parse_mount_table`` for others."""
         self._lines: list[bytes] = []
         self._parsed: dict[bytes, Mount] = {}
+        self._unique_ids: Mapping[int, int] = {}
         self._fuse: tuple[Mount, ...] = ()
         self._fuse_points: list[str] | None = None
         self._by_id: Overlay[int, Mount] | None = Overlay({})
@@ -128,9 +138,12 @@ class MountTable:
         return table
 
     @classmethod
-    def _of_lines(cls, lines: list[bytes], previous: MountTable | None) -> MountTable:
+    def _of_lines(
+        cls, lines: list[bytes], previous: MountTable | None, unique_ids: Mapping[int, int]
+    ) -> MountTable:
         table = cls()
         table._lines = lines
+        table._unique_ids = unique_ids
         table._by_id = None
         # Only what is still in the table is carried along, or it would grow for ever.
         known = previous._parsed if previous is not None else {}
@@ -144,9 +157,12 @@ class MountTable:
         mount = self._parsed.get(line)
         if mount is None:
             try:
-                mount = self._parsed[line] = mount_from_line(line)
+                mount = self._parsed[line] = mount_from_line(line, self._unique_ids)
             except ParseError as exc:
                 raise ParseError(f"mountinfo line {number}: {exc}") from exc
+        unique_id = self._unique_ids.get(mount.mount_id, 0)
+        if mount.unique_id != unique_id:
+            mount = self._parsed[line] = replace(mount, unique_id=unique_id)
         return mount
 
     def fuse_mounts(self) -> tuple[Mount, ...]:
@@ -235,25 +251,6 @@ class MountTable:
         table._by_master = _regrouped(self._by_master, _master, gone, new)
         return table
 
-    def with_unique_ids(self, unique_ids: Mapping[int, int]) -> MountTable:
-        """Return the table with the 64-bit ids set from a map of the 32-bit ones.
-
-        A mount that the map lacks gets 0: an id from an earlier table may be another
-        mount's that looked the same.
-        """
-        wrong = [m for m in self if m.unique_id != unique_ids.get(m.mount_id, 0)]
-        if not wrong:
-            return self
-        by_id = self._ids()
-        right = {m.mount_id: replace(m, unique_id=unique_ids.get(m.mount_id, 0)) for m in wrong}
-        table = self.with_changes((), right.values())
-        # The next table of the same lines then starts with the ids that are known.
-        table._parsed = {
-            line: right.get(m.mount_id, m) if m is by_id.get(m.mount_id) else m
-            for line, m in self._parsed.items()
-        }
-        return table
-
     def __len__(self) -> int:
         return len(self._lines) if self._by_id is None else len(self._by_id)
 
@@ -261,7 +258,9 @@ class MountTable:
         return iter(self._ids().values())
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, MountTable) and self._ids() == other._ids()
+        if not isinstance(other, MountTable) or len(self) != len(other):
+            return False
+        return self._ids() == other._ids()
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -335,7 +334,7 @@ def _regrouped(
 def _fuse_after(
     fuse: tuple[Mount, ...], gone: Iterable[Mount], new: Mapping[int, Mount]
 ) -> tuple[Mount, ...]:
-    """Replace in place what has an id in both, so that setting unique ids keeps the order."""
+    """Replace in place what has an id in both, so that a change of flags keeps the order."""
     left = {mount.mount_id for mount in gone}
     kept = {m.mount_id: m for m in fuse if m.mount_id not in left or m.mount_id in new}
     kept.update(new)

@@ -16,6 +16,7 @@ from typing import Any
 from fusewatchd import __version__
 from fusewatchd.breaker import FlapRule
 from fusewatchd.bucket import Rate
+from fusewatchd.commandrunner import CommandRunner
 from fusewatchd.connections import Connections, Timing
 from fusewatchd.decision import CycleReport, Trigger
 from fusewatchd.diagnosis import Knowledge
@@ -23,6 +24,7 @@ from fusewatchd.documents import Clocks
 from fusewatchd.drivers import drivers_for
 from fusewatchd.errors import NamespaceError, ParseError
 from fusewatchd.executor import Executor
+from fusewatchd.linux.commands import CommandWorker, serve_commands
 from fusewatchd.linux.features import probe_features
 from fusewatchd.linux.forkserver import ForkServer
 from fusewatchd.linux.holders import HolderScanner, serve_holder_looks
@@ -36,8 +38,11 @@ from fusewatchd.linux.probe import serve_probes
 from fusewatchd.linux.probepool import ProbePool
 from fusewatchd.memory import BackOff
 from fusewatchd.observer import Limits, Observer
+from fusewatchd.onstale import ActionPolicy
 from fusewatchd.planner import Policy
+from fusewatchd.programs import find_systemctl
 from fusewatchd.reconciler import Reconciler
+from fusewatchd.remedying import RemedyPolicy
 from fusewatchd.settings import RecoveryMode, Settings, override
 from fusewatchd.statefile import read_boot_id
 from fusewatchd.statekeeper import recall
@@ -71,6 +76,7 @@ class Node:
                 "mount": mount_worker(
                     self.way, mounts_on_detached=detached, journal=partial(LayerJournal, *place)
                 ),
+                "command": serve_commands,
                 "probe": serve_probes,
                 "holders": serve_holder_looks,
                 "scan": partial(serve_scans, reads_connections=not as_old_kernel),
@@ -96,6 +102,7 @@ class Node:
         self.executor = Executor(
             lambda: MountWorker(self.forks.spawn("mount")), min(MAX_PARALLEL, os.cpu_count() or 1)
         )
+        self.commands = CommandRunner(lambda: CommandWorker(self.forks.spawn("command")))
         self.reconciler = Reconciler(
             self.observer,
             self.executor,
@@ -106,6 +113,8 @@ class Node:
             flap_rule=flap_rule_of(settings),
             rate=rate_of(settings),
             recall=lambda: read_journal(*place),
+            commands=self.commands,
+            remedy_policy=remedy_policy_of(settings),
         )
 
     def document(self, cycle: CycleReport, started_wall: float) -> Any:
@@ -128,6 +137,7 @@ class Node:
     def close(self) -> None:
         """End all workers; nothing that is mounted changes."""
         self.executor.close()
+        self.commands.close()
         self.probes.close()
         self.scanner.close()
         self.holders.close()
@@ -162,6 +172,7 @@ def timing_of(settings: Settings) -> Timing:
         settings.probe.deadline_seconds,
         settings.hung.after_seconds,
         confirms=settings.hung.abort,
+        held_grace=settings.held.grace_seconds,
     )
 
 
@@ -192,6 +203,15 @@ def policy_of(settings: Settings) -> Policy:
         settings.cleanup,
         abort_after=hung.abort_confirmations if hung.abort else 0,
     )
+
+
+def remedy_policy_of(settings: Settings) -> RemedyPolicy:
+    """Return what may be done so that servers can come back."""
+    drivers = settings.drivers
+    rate = Rate(drivers.on_stale_per_second, drivers.on_stale_burst)
+    systemctl = find_systemctl() if any(rule.unit for rule in drivers.on_stale) else ""
+    actions = ActionPolicy(drivers.on_stale, rate, systemctl)
+    return RemedyPolicy(settings.recovery.mode, settings.dead_sources, actions)
 
 
 def back_off_of(settings: Settings) -> BackOff:

@@ -7,10 +7,10 @@ leaves a gap in the snapshot and is never a reason not to look.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from fusewatchd.connections import Connections, Question, Shown, credentials_of
+from fusewatchd.connections import Connections, Question, Shown
 from fusewatchd.decision import AbortConnection, Outcome, OutcomeStatus, ReplaceMount
 from fusewatchd.ends import Ends
 from fusewatchd.kubeletdir import directory_named_by_volume, parse_bind_path, publish_directory
@@ -33,6 +33,7 @@ from fusewatchd.model import (
 )
 from fusewatchd.mountinfo import MountTable
 from fusewatchd.pods import Pods
+from fusewatchd.probeuser import credentials_of
 from fusewatchd.snapshot import Snapshot
 
 AFTER_RECOVERY_SECONDS = (0.05, 0.4, 1.5)
@@ -43,6 +44,9 @@ LOOK_REST_FACTOR = 20
 """After a look that took t, mounts that change elsewhere cause the next one 20 t later."""
 
 AUDIT_SECONDS = 30.0
+AUDIT_REST_FACTOR = 2000
+"""After an audit that took t, the next one is 2000 t later: at most a two-thousandth of one
+processor, however many mounts there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,7 @@ class Observer:
         self.servers: dict[Device, tuple[FuseServer, ...]] = {}
         self.ends = Ends()
         self.holdings: tuple[Holding, ...] = ()
+        self._anonymous_servers: tuple[FuseServer, ...] = ()
         self._root = kubelet_root
         self._ignored = ignored_fs_types
         self._table_source = table
@@ -93,6 +98,7 @@ class Observer:
         self._staging_data: dict[str, VolumeData] = {}
         self._staged: dict[Mount, VolumeData] = {}
         self._scan_gap: Gap | None = None
+        self._held: frozenset[Device] = frozenset()
 
     def adjust(self, ignored_fs_types: frozenset[str], limits: Limits) -> None:
         """Go on with other settings from the next look on, which is now; what was seen stays."""
@@ -114,21 +120,25 @@ class Observer:
         self._scan_gap = result.gaps[0] if result.gaps else None
         self._namespaces = result.namespaces
         self._looked_at, self._look_cost = result.started_at, result.elapsed
-        self.servers = result.servers
+        self.servers, self._anonymous_servers = result.servers, result.anonymous
         self._table = None  # the devices to ask may have changed
+        if result.servers and not result.anonymous and not result.gaps:
+            # The kernel tells who serves what, and everybody was seen.
+            self.connections.note_served(result.servers.keys(), result.started_at)
         return result
 
     def take_answers(self, now: float) -> bool:
-        """Take in the answers of probes; True when there were any."""
-        answers = self._probes.collect(now)
-        for answer in answers:
+        """Take in the answers of probes; True when there was something new in them."""
+        is_news = False
+        for answer in self._probes.collect(now):
             if answer.answer is None:
                 self.connections.take_back(answer.device, now)
-            else:
-                self.connections.take_answer(
-                    answer.device, answer.answer, answer.errno, answer.asked_at, now
-                )
-        return bool(answers)
+                is_news = True
+            elif self.connections.take_answer(
+                answer.device, answer.answer, answer.errno, answer.asked_at, now
+            ):
+                is_news = True
+        return is_news
 
     def take_outcomes(self, outcomes: Sequence[Outcome], now: float) -> None:
         """Note what the executor changed in other namespaces, and plan a look at the rest."""
@@ -198,7 +208,8 @@ class Observer:
         """Return the node as it is known now, and send out what is to be asked."""
         if now >= self._audit_due:
             self._table_source.audit()
-            self._audit_due = now + AUDIT_SECONDS
+            rest = AUDIT_REST_FACTOR * self._table_source.audit_seconds
+            self._audit_due = now + max(AUDIT_SECONDS, rest)
         table = self._host_table = self._table_source.table()
         if table is not self._table:
             self._take_table(table, now)
@@ -206,10 +217,14 @@ class Observer:
         self.take_answers(now)
         for question in self.connections.due(now):
             self._probes.submit(question, now)
+        for question in self.connections.ask_held_anew(now):
+            self._probes.forget(question.device)
+            self._probes.submit(question, now)
         self.connections.note_unasked(self._probes.unasked, self._probes.withdrawn, now)
         waiting = {device: fusectl.waiting(device) for device in self.connections.overdue(now)}
         self.connections.count_requests(waiting, now)
         connections = self.connections.view(now, waiting)
+        self._note_held(connections, now)
         return Snapshot(
             taken_at=now,
             table=table,
@@ -228,7 +243,15 @@ class Observer:
             ends=self.ends.view(connections),
             holdings=self.holdings,
             gaps=self._gaps(connections.values()),
+            anonymous_servers=self._anonymous_servers,
         )
+
+    def _note_held(self, connections: Mapping[Device, Connection], now: float) -> None:
+        """Look for the process that took a connection over: its end must be seen as well."""
+        held = frozenset(d for d, c in connections.items() if c.held_since is not None)
+        if held != self._held:
+            self.expect_containers(now)
+        self._held = held
 
     def _gaps(self, connections: Collection[Connection]) -> tuple[Gap, ...]:
         gaps = [gap for gap in (self._scan_gap, self.pods.gap()) if gap is not None]

@@ -30,6 +30,8 @@ from fusewatchd.memory import BackOff, take_diagnosis, take_outcomes, take_plan
 from fusewatchd.model import TargetKey
 from fusewatchd.ownlayers import recalled
 from fusewatchd.planner import Policy, plan
+from fusewatchd.remedies import CommandEnd, RunCommand
+from fusewatchd.remedying import RemedyPolicy, remedy, split
 from fusewatchd.services import follow_services
 from fusewatchd.snapshot import Snapshot
 
@@ -54,6 +56,16 @@ class Executes(Protocol):
         """Return what has ended since the last call."""
 
 
+class RunsCommands(Protocol):
+    """Programs of the node that bring servers back."""
+
+    def submit(self, commands: Sequence[RunCommand], now: float) -> None:
+        """Accept commands without waiting for them."""
+
+    def collect(self, now: float) -> list[CommandEnd]:
+        """Return what has ended since the last call."""
+
+
 class Reconciler:
     """Owns the ledger; everything else it uses is handed to it."""
 
@@ -69,6 +81,8 @@ class Reconciler:
         flap_rule: FlapRule | None = None,
         rate: Rate = budget.DEFAULT,
         recall: Callable[[], Iterable[tuple[TargetKey, OwnLayer]]] = tuple,
+        commands: RunsCommands | None = None,
+        remedy_policy: RemedyPolicy | None = None,
     ) -> None:
         """Begin with what an earlier run remembered, if anything.
 
@@ -80,9 +94,11 @@ class Reconciler:
         self.back_off = back_off
         self.flap_rule = flap_rule or FlapRule()
         self.rate = rate
+        self.remedy_policy = remedy_policy or RemedyPolicy()
         self.ledger = ledger or Ledger()
         self._observer = observer
         self._executor = executor
+        self._commands = commands
         self._clock = clock
         self._recall = recall
         self._number = 0
@@ -90,7 +106,8 @@ class Reconciler:
     def reconcile(self, triggers: Sequence[Trigger]) -> CycleReport:
         """Run one cycle and return what reporters may know of it."""
         started = self._clock()
-        outcomes = self._executor.collect(started)
+        outcomes, of_sources = split(self._executor.collect(started))
+        ends = self._commands.collect(started) if self._commands else []
         self._observer.take_outcomes(outcomes, started)
         snapshot = self._observer.observe(started)
 
@@ -109,7 +126,13 @@ class Reconciler:
         todo = plan(findings, snapshot, ledger, self.policy, started)
         todo = hold_back(todo, findings, sources, self.flap_rule, started)
         todo, ledger = ration(todo, findings, ledger, self.rate, started)
-        self._executor.submit(todo.actions, started)
+        done = remedy(
+            todo, findings, snapshot, ledger, of_sources, ends, self.remedy_policy, started
+        )
+        todo, ledger, remedies = done.plan, done.ledger, done.report
+        self._executor.submit((*todo.actions, *remedies.detaches), started)
+        if self._commands:
+            self._commands.submit(remedies.commands, started)
 
         ledger, changes = take_plan(ledger, findings, todo, outcomes, started)
         step = follow(ledger.incidents, findings, outcomes, ledger.states, snapshot, started)
@@ -135,4 +158,5 @@ class Reconciler:
             services=services,
             unproven=diagnosis.unproven,
             unclaimed=diagnosis.unclaimed,
+            remedies=remedies,
         )

@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import ClassVar
 
+from fusewatchd.commandtemplate import problem_of_command, problem_of_unit
 from fusewatchd.errors import ConfigError
 from fusewatchd.expectations import (
     auto_path,
     count,
     count_or_none,
     flexvolume,
+    glob,
     globs,
     group,
     label,
@@ -140,6 +142,36 @@ class CleanupSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class DeadSourceSettings:
+    """What is done about source mounts that are dead themselves."""
+
+    detach: bool = False
+    grace_seconds: float = checked(10.0, positive)
+    confirmations: int = checked(2, count)
+
+
+@dataclass(frozen=True, slots=True)
+class OnStaleSettings:
+    """How the server of a driver is started again; one of ``unit`` and ``command``."""
+
+    driver: str = checked("", glob)
+    unit: str = checked("", problem_of_unit)
+    command: tuple[str, ...] = checked((), problem_of_command)
+    timeout_seconds: float = checked(30.0, positive)
+    grace_seconds: float = checked(5.0, positive)
+    back_off_initial_seconds: float = checked(5.0, positive)
+    back_off_max_seconds: float = checked(300.0, positive)
+
+    def problem(self) -> str:
+        """Return what is wrong with the keys together."""
+        if not self.driver:
+            return "it needs the driver that it is about"
+        if bool(self.unit) == bool(self.command):
+            return "it needs one of unit and command, and not both"
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
 class FluidSettings:
     """Fluid's layout."""
 
@@ -184,6 +216,9 @@ class DriverSettings:
     fluid: FluidSettings = field(default_factory=FluidSettings)
     juicefs: JuiceFSSettings = field(default_factory=JuiceFSSettings)
     templates: tuple[TemplateSettings, ...] = checked((), templates)
+    on_stale: tuple[OnStaleSettings, ...] = ()
+    on_stale_burst: int = checked(20, count)
+    on_stale_per_second: float = checked(0.1, per_second)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +257,13 @@ class HungSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldSettings:
+    """What keeps the connection of a server that ended, for its successor."""
+
+    grace_seconds: float = checked(120.0, positive)
+
+
+@dataclass(frozen=True, slots=True)
 class WebSettings:
     """The metrics server."""
 
@@ -254,6 +296,7 @@ class Settings:
     apiserver: ApiServerSettings = field(default_factory=ApiServerSettings)
     recovery: RecoverySettings = field(default_factory=RecoverySettings)
     cleanup: CleanupSettings = field(default_factory=CleanupSettings)
+    dead_sources: DeadSourceSettings = field(default_factory=DeadSourceSettings)
     drivers: DriverSettings = field(default_factory=DriverSettings)
     ignore_fs_types: tuple[str, ...] = (
         "fuse.lxcfs",
@@ -267,6 +310,7 @@ class Settings:
     sockets: tuple[SocketSettings, ...] = field(default=(), metadata={"at_start": True})
     probe: ProbeSettings = field(default_factory=ProbeSettings)
     hung: HungSettings = field(default_factory=HungSettings)
+    held: HeldSettings = field(default_factory=HeldSettings)
     look_seconds: float = checked(15.0, positive)
     web: WebSettings = field(default_factory=WebSettings)
     state_dir: str = at_start("/var/lib/fusewatchd", path)

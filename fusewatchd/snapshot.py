@@ -43,6 +43,8 @@ class Snapshot:
     gaps: tuple[Gap, ...] = ()
     staging_data: Mapping[str, VolumeData] = field(default_factory=dict)
     """``vol_data.json`` beside a staging path that is only a name, by that path."""
+    anonymous_servers: tuple[FuseServer, ...] = ()
+    """Servers of which the kernel does not tell the connection (before about 6.16)."""
 
     def has_gap(self, source: str) -> bool:
         """Return True when this source of facts could not be read."""

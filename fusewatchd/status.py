@@ -29,6 +29,7 @@ from fusewatchd.model import (
     TargetKey,
     Verdict,
 )
+from fusewatchd.remedystatus import dead_source_document, trouble_document
 from fusewatchd.snapshot import Snapshot
 from fusewatchd.statusservers import end_document, holders_document, servers_document
 from fusewatchd.surroundings import (
@@ -114,6 +115,8 @@ def status_document(
         "incidents": [_incident(incident, snapshot, clocks) for incident in incidents],
         "dead_mount_holders": holders_document(snapshot, clocks),
         "outages": [_outage(outage, clocks) for outage in outages],
+        "dead_sources": [dead_source_document(one, clocks) for one in cycle.remedies.dead_sources],
+        "on_stale": [trouble_document(one, clocks) for one in cycle.remedies.troubles],
         "flapping_sources": [_pause(pause) for pause in cycle.pauses],
         "namespaces": {
             "containers": len(snapshot.namespaces) - len(foreign),

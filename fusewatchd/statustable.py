@@ -39,8 +39,9 @@ def status_table(document: Document, width: int, color: bool) -> str:
         lines += [_bind_line(bind, widths, color) for bind in group]
     outages, flapping = _outages(document, width), _flapping(document, width)
     servers, holders = server_lines(document), holder_lines(document)
+    dead, actions = _dead_sources(document, width), _actions(document, width)
     for paragraph in (
-        outages, servers, holders, flapping, _not_entered(document), _gaps(document),
+        outages, servers, holders, dead, actions, flapping, _not_entered(document), _gaps(document),
     ):  # fmt: skip
         if paragraph:
             lines += ["", *(_fit(line, width) for line in paragraph)]
@@ -168,6 +169,26 @@ def _outages(document: Document, width: int) -> list[str]:
         lines.append(head + _shorten(path, width - len(head)))
         if incident["server_end"] is not None:
             lines.append(f"  its server: {end_text(incident['server_end'])}")
+    return lines
+
+
+def _dead_sources(document: Document, width: int) -> list[str]:
+    lines = []
+    for source in document["dead_sources"]:
+        why = (source["held_back"] or "being detached").replace("_", " ")
+        head = f"Dead itself since {_clock(source['since'])} ({why}): "
+        lines.append(head + _shorten(source["source"], width - len(head)))
+    return lines
+
+
+def _actions(document: Document, width: int) -> list[str]:
+    lines = []
+    for action in document["on_stale"]:
+        why = (action["held_back"] or "running").replace("_", " ")
+        tries = f", {_count(action['attempts'], 'attempt')}" if action["attempts"] else ""
+        last = f", the last one {action['last']['outcome']}" if action["last"] else ""
+        head = f"Server to be started by {action['kind']} ({why}{tries}{last}): ".replace("_", " ")
+        lines.append(head + _shorten(action["place"], width - len(head)))
     return lines
 
 

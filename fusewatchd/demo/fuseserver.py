@@ -9,6 +9,9 @@ From SIGUSR1 on it reads requests and answers none (or all but those of one kind
 whose backend is away; SIGUSR2 makes it answer what it holds, in the order in which that came,
 and go on as before.
 
+With ``--keeper SOCKET`` it gives its connection to a keeper (``handover``), or goes on with the one
+that is kept there.
+
 One thread: a request that blocks in the backing directory blocks them all.
 """
 
@@ -26,6 +29,7 @@ from types import FrameType
 from typing import NoReturn
 
 from fusewatchd.demo import fuseprotocol as fuse
+from fusewatchd.demo import handover
 from fusewatchd.demo.fuseprotocol import Opcode
 from fusewatchd.demo.passthrough import HANDLERS, PassThrough
 from fusewatchd.linux import syscalls
@@ -51,6 +55,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--answer-delay", type=float, default=0.0, metavar="SECONDS")
     parser.add_argument("--attr-timeout", type=float, default=1.0, metavar="SECONDS")
     parser.add_argument("--hold-only", default="", metavar="OPCODE", help="hold no other request")
+    parser.add_argument("--keeper", default="", metavar="SOCKET", help="keeps the connection")
     return parser.parse_args(arguments)
 
 
@@ -210,12 +215,14 @@ def _raise_terminated(number: int, frame: FrameType | None) -> NoReturn:
 def main(arguments: Sequence[str]) -> int:
     """Mount, serve, end.  Returns the exit status; 1 when mounting failed."""
     options = parse_arguments(arguments)
+    kept = handover.take(options.keeper) if options.keeper else None
     signal.signal(signal.SIGTERM, _raise_terminated)
     signal.signal(signal.SIGINT, _raise_terminated)
     os.umask(0)
     try:
-        file_system = PassThrough(options.backing, options.attr_timeout)
-        fd = mount_fuse(options, file_system.root_type)
+        first_id = fuse.ROOT_ID + 1 if kept is None else time.monotonic_ns()
+        file_system = PassThrough(options.backing, options.attr_timeout, first_id)
+        fd = mount_fuse(options, file_system.root_type) if kept is None else kept
     except OSError as error:
         print(f"fuseserver: {error}", file=sys.stderr)
         return 1
@@ -223,6 +230,10 @@ def main(arguments: Sequence[str]) -> int:
     # A descriptor of the backing tree must not keep a directory of the node busy.
     os.chdir("/")
     try:
+        if kept is not None:
+            print(f"READY mounted_at={mounted_at:.9f}", flush=True)
+        elif options.keeper:
+            handover.keep(options.keeper, fd)
         server = Server(fd, file_system, options)
         signal.signal(signal.SIGUSR1, lambda *_: server.hold())
         signal.signal(signal.SIGUSR2, lambda *_: server.release())

@@ -59,15 +59,21 @@ def _magic(fd: int) -> str:
 class PassThrough:
     """The file system: each public request method gets a node id and the request's body."""
 
-    def __init__(self, backing: str, attr_timeout: float) -> None:
-        """Open the backing directory (or file).  ``attr_timeout`` is in seconds."""
+    def __init__(self, backing: str, attr_timeout: float, first_id: int = fuse.ROOT_ID + 1) -> None:
+        """Open the backing directory (or file).
+
+        Args:
+            backing: its path.
+            attr_timeout: how long the kernel may keep what it is told, in seconds.
+            first_id: of nodes; ids below belong to a server before this one, if there was one.
+        """
         fd = os.open(backing, os.O_PATH | os.O_CLOEXEC)
         status = os.fstat(fd)
         self.root_type = stat.S_IFMT(status.st_mode)
         key = (status.st_dev, status.st_ino)
         self._nodes = {fuse.ROOT_ID: Node(fd, key, 1)}
         self._ids = {key: fuse.ROOT_ID}
-        self._next_id = fuse.ROOT_ID + 1
+        self._next_id = first_id
         self._listings: dict[int, list[bytes]] = {}
         self._valid = divmod(int(attr_timeout * 1e9), 1_000_000_000)
         self._owner = (fuse.NO_ID, fuse.NO_ID)
@@ -99,7 +105,10 @@ class PassThrough:
         )
 
     def _fd(self, node_id: int) -> int:
-        return self._nodes[node_id].fd
+        node = self._nodes.get(node_id)
+        if node is None:
+            raise OSError(errno.ESTALE, "a node of the server before this one")
+        return node.fd
 
     def _attr_out(self, fd: int) -> bytes:
         return fuse.ATTR_OUT.pack(*self._valid, *_attributes(os.fstat(fd)))

@@ -50,6 +50,8 @@ class ServerOptions:
     attr_timeout: float = 1.0
     holds_only: str = ""
     """Name of the only request that ``Source.hold`` leaves unanswered, as ``STATFS``."""
+    keeper: str = ""
+    """Socket of what keeps the connection for the next server; empty: it ends with the server."""
 
     def arguments(self) -> list[str]:
         """Return the command-line arguments of ``fuseserver``."""
@@ -58,6 +60,8 @@ class ServerOptions:
         words += ["--init-delay", str(self.init_delay), "--answer-delay", str(self.answer_delay)]
         if self.holds_only:
             words += ["--hold-only", self.holds_only]
+        if self.keeper:
+            words += ["--keeper", self.keeper]
         if not self.allows_other:
             words.append("--no-allow-other")
         if self.allows_idmap:

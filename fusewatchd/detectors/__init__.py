@@ -9,6 +9,7 @@ from __future__ import annotations
 from fusewatchd.detectors.base import Case, Detector, Opinion
 from fusewatchd.detectors.connection import (
     detect_connection_state,
+    detect_held,
     detect_superseded,
     detect_unanswered,
     detect_writable_layer,
@@ -18,6 +19,7 @@ from fusewatchd.detectors.pod import detect_bare, detect_orphaned
 DETECTORS: tuple[Detector, ...] = (
     detect_bare,
     detect_orphaned,
+    detect_held,
     detect_unanswered,
     detect_connection_state,
     detect_writable_layer,

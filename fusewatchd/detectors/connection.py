@@ -6,6 +6,14 @@ from fusewatchd.detectors.base import Case, Opinion
 from fusewatchd.model import Answer, Reason, Verdict, assert_never
 
 
+def detect_held(case: Case) -> Opinion | None:
+    """Find one that is kept for the successor of its server: neither dead nor hung."""
+    connection = case.connection
+    if connection is None or connection.held_since is None:
+        return None
+    return Opinion(Verdict.HELD, "its server ended, and something keeps the connection")
+
+
 def detect_unanswered(case: Case) -> Opinion | None:
     """Tell slow from hung; neither is ever taken for dead."""
     connection = case.connection

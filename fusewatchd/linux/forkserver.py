@@ -172,6 +172,13 @@ def _run_and_exit(main: Callable[[], None]) -> None:
         os._exit(status)
 
 
+def end_with_parent(parent: int) -> None:
+    """Have the kernel end this process when ``parent``, which forked it, ends."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
 def _prctl(option: int, value: int | bytes) -> None:
     argument = ctypes.c_char_p(value) if isinstance(value, bytes) else ctypes.c_ulong(value)
     zero = ctypes.c_ulong(0)

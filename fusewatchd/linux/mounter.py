@@ -14,6 +14,7 @@ from typing import Any
 from fusewatchd.decision import (
     AbortConnection,
     Action,
+    DetachDeadSource,
     DetachOrphan,
     DetachOwnLayer,
     Outcome,
@@ -42,6 +43,7 @@ _ACTIONS: dict[str, type[Action]] = {
     "replace": ReplaceMount,
     "detach": DetachOwnLayer,
     "detach_orphan": DetachOrphan,
+    "detach_dead_source": DetachDeadSource,
     "abort": AbortConnection,
 }
 

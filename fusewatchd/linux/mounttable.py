@@ -85,7 +85,11 @@ class MountTableSource:
                 self._events = MountEvents()
                 self._epoll.register(self._events.fileno(), select.EPOLLIN)
         self._table = MountTable.of(())
+        self._last_read: tuple[bytes, dict[int, int]] | None = None
+        """What ``_table`` was made of, unless changes were applied to it since."""
         self._pending: list[MountEvent] = []
+        self.audit_seconds = 0.0
+        """What the last audit took."""
         self._must_read = True
         self._not_before = float("-inf")
         self._settle_at: float | None = None
@@ -169,6 +173,7 @@ class MountTableSource:
         began = self._clock()
         self._read()
         self._rest(began)
+        self.audit_seconds = self._clock() - began
         return not self.drain() and before != self._table
 
     def _is_outdated(self) -> bool:
@@ -212,10 +217,12 @@ class MountTableSource:
             if not self._poll.poll(0):
                 break
             data = _read_all(self._file)
-        unique_ids = self._ids.of_all_through(present)
-        table = parse_mount_table(data, self._table).with_unique_ids(unique_ids)
-        if table != self._table:
-            self._table = table
+        read = data, self._ids.of_all_through(present)
+        if read != self._last_read:
+            table = parse_mount_table(data, self._table, read[1])
+            self._last_read = read
+            if table != self._table:
+                self._table = table
         self._must_read = False
         self._settle_at = None
 
@@ -231,6 +238,7 @@ class MountTableSource:
         self._ids.change(changes)
         if changes.removed_ids or changes.added:
             self._table = self._table.with_changes(changes.removed_ids, changes.added)
+            self._last_read = None
         now = self._clock()
         if self._settle_at is None:
             self._settle_by = now + MAX_SETTLE_SECONDS
@@ -335,14 +343,12 @@ class _UniqueIds:
         mean no other by it.  Mounts that came or went meanwhile are left out.
         """
         through = set(before).intersection(self.listed())
-        known: dict[int, int] = {}
-        for unique_id in sorted(through):
-            mount_id = self.known.get(unique_id)
-            if mount_id is None:
-                with suppress(FileNotFoundError):
-                    mount_id = statmount.reused_id(unique_id)
-            if mount_id is not None:
-                known[unique_id] = mount_id
+        fresh = statmount.reused_ids(through - self.known.keys())
+        known = {
+            unique_id: mount_id
+            for unique_id in sorted(through)
+            if (mount_id := self.known.get(unique_id) or fresh.get(unique_id)) is not None
+        }
         self.known = known
         return {mount_id: unique_id for unique_id, mount_id in known.items()}
 

@@ -27,6 +27,7 @@ from dataclasses import replace
 from fusewatchd.decision import (
     AbortConnection,
     Action,
+    DetachDeadSource,
     DetachOrphan,
     DetachOwnLayer,
     Outcome,
@@ -36,6 +37,7 @@ from fusewatchd.decision import (
     ReplaceMount,
 )
 from fusewatchd.linux.aborting import abort_connection
+from fusewatchd.linux.deadsource import detach_dead_source
 from fusewatchd.linux.mountkernel import MountKernel, Way, attribute_bits
 from fusewatchd.linux.mountstack import (
     MAX_LAYERS,
@@ -83,6 +85,8 @@ def _carry_out(kernel: MountKernel, action: Action, note: Callable[[OwnLayer], N
                     return _detach_own_layer(kernel, action)
                 case DetachOrphan():
                     return _detach_orphan(kernel, action)
+                case DetachDeadSource():
+                    return detach_dead_source(kernel, action)
                 case AbortConnection():
                     return abort_connection(kernel, action)
                 case _:

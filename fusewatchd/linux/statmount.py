@@ -11,6 +11,7 @@ import ctypes
 import errno
 import struct
 import sys
+from collections.abc import Iterable
 from functools import cache
 from typing import Final
 
@@ -40,6 +41,8 @@ _MNT_ID_REQ_SIZE_VER0: Final = 24
 # struct statmount up to mnt_gidmap; the strings start at a fixed place behind it.
 _STATMOUNT: Final = struct.Struct("=IIQIIQIIQQIIQQQQQIIQIIIIIIQIIII")
 _STRINGS: Final = 512
+_OLD_ID: Final = struct.Struct("=I")
+_OLD_ID_OFFSET: Final = struct.calcsize("=IIQIIQIIQQ")
 _FIRST_SIZE: Final = 4096
 _LARGEST_SIZE: Final = 1 << 20
 
@@ -149,10 +152,24 @@ def parent_unique_id(unique_id: int) -> int:
     return parent
 
 
-def reused_id(unique_id: int) -> int:
-    """Return the 32-bit id that mountinfo shows for this mount; raises ``OSError``."""
-    mount_id: int = _call(unique_id, _MNT_BASIC).mnt_id_old
-    return mount_id
+def reused_ids(unique_ids: Iterable[int]) -> dict[int, int]:
+    """Return the 32-bit ids that mountinfo shows for these mounts; those that are gone left out.
+
+    Raises:
+        OSError: ENOSYS on old kernels, EPERM where the calls are filtered.
+    """
+    # One request and one buffer for all of them: a node has tens of thousands.
+    request = _MntIdReq(_MNT_ID_REQ_SIZE_VER0, 0, 0, _MNT_BASIC)
+    buffer = ctypes.create_string_buffer(_STRINGS)
+    where, number = ctypes.byref(request), ctypes.c_long(SYS_STATMOUNT)
+    found: dict[int, int] = {}
+    for unique_id in unique_ids:
+        request.mnt_id = unique_id
+        if _libc.syscall(number, where, buffer, _STRINGS, 0) == 0:
+            found[unique_id] = _OLD_ID.unpack_from(buffer, _OLD_ID_OFFSET)[0]
+        elif ctypes.get_errno() != errno.ENOENT:
+            syscalls.raise_errno()
+    return found
 
 
 def listmount(below: int = LSMT_ROOT) -> list[int]:

@@ -96,6 +96,8 @@ WAITING = frozenset(
         Reason.BACK_OFF,
         Reason.GRACE,
         Reason.UNCONFIRMED,
+        Reason.SOURCE_DEAD,
+        Reason.AWAITS_ACTION,
     }
 )
 """Refusals that are part of every outage, or of every end of a pod, and pass by themselves."""

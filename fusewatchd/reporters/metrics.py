@@ -24,9 +24,10 @@ from fusewatchd.decision import (
 from fusewatchd.liveness import OomKill
 from fusewatchd.model import BindKind, Device, Reason, TargetKey, Verdict
 from fusewatchd.printable import printable
+from fusewatchd.remedies import CommandKind, CommandResult, RemedyReport
 from fusewatchd.reporters.base import WAITING, NewsMemory, is_about_abort, new_refusals
 from fusewatchd.reporters.exposition import Exposition, Page
-from fusewatchd.reporters.results import ABORT_RESULTS, RESULTS
+from fusewatchd.reporters.results import ABORT_RESULTS, RESULTS, SOURCE_ENDINGS
 
 MAX_DRIVERS = 20
 OTHER_DRIVERS = "other"
@@ -79,6 +80,7 @@ class Metrics:
         self._make_outage_metrics()
         self._make_liveness_metrics()
         self._make_cleanup_metrics()
+        self._make_remedy_metrics()
         self._make_edge_metrics()
 
     def _make_cycle_metrics(self, version: str, way: str) -> None:
@@ -174,6 +176,29 @@ class Metrics:
             if status is not OutcomeStatus.RECOVERED:
                 self._orphans.labels(status.value)
 
+    def _make_remedy_metrics(self) -> None:
+        series = self._series
+        self._dead_sources = series.gauge(
+            "fusewatchd_dead_sources",
+            "Source mounts that are dead themselves, for longer than a restart takes.",
+        )
+        self._source_detaches = series.counter(
+            "fusewatchd_source_detaches_total",
+            "Attempts to detach a dead source mount, so that a server can mount there.",
+            "outcome",
+        )
+        for status in SOURCE_ENDINGS:
+            self._source_detaches.labels(status.value)
+        self._actions = series.counter(
+            "fusewatchd_on_stale_actions_total",
+            "Commands that were to start a server again (drivers.on_stale), by their end.",
+            "kind",
+            "outcome",
+        )
+        for kind in CommandKind:
+            for result in CommandResult:
+                self._actions.labels(kind.value, result.value)
+
     def _make_edge_metrics(self) -> None:
         series = self._series
         self._stuck = series.gauge(
@@ -205,6 +230,7 @@ class Metrics:
         """Count a finished cycle."""
         self._count_mounts(cycle)
         self._count_results(cycle)
+        self._count_remedies(cycle.remedies)
         for incident in cycle.incidents_opened:
             end = incident.end
             self._ends.labels((end.oom if end is not None else OomKill.UNKNOWN).value).inc()
@@ -276,6 +302,13 @@ class Metrics:
         for _, reason in left_alone:
             # Once for a connection, however many binds show it.
             self._aborts.labels(OutcomeStatus.REFUSED.value, reason.value).inc()
+
+    def _count_remedies(self, remedies: RemedyReport) -> None:
+        self._dead_sources.set(len(remedies.dead_sources))
+        for outcome in remedies.outcomes:
+            self._source_detaches.labels(outcome.status.value).inc()
+        for end in remedies.ends:
+            self._actions.labels(end.command.kind.value, end.result.value).inc()
 
     def _count_incident(self, incident: Incident) -> None:
         if incident.recovered_at is None:

@@ -17,6 +17,8 @@ _NEVER_REFUSED = WAITING | {
     Reason.NAMESPACE_GONE,
     Reason.ANSWERING,
     Reason.NO_FUSECTL,
+    Reason.SERVER_ALIVE,
+    Reason.ARGUMENT,
 }
 RESULTS: tuple[tuple[OutcomeStatus, Reason], ...] = (
     *((status, Reason.NONE) for status in _DONE),
@@ -44,6 +46,14 @@ RESULTS: tuple[tuple[OutcomeStatus, Reason], ...] = (
     *((OutcomeStatus.REFUSED, reason) for reason in Reason if reason not in _NEVER_REFUSED),
 )
 """What the executor and the planner are known to answer; others appear when they happen."""
+
+SOURCE_ENDINGS = (
+    OutcomeStatus.DETACHED,
+    OutcomeStatus.SKIPPED,
+    OutcomeStatus.REFUSED,
+    OutcomeStatus.FAILED,
+)
+"""What the executor answers about a dead source."""
 
 ABORT_RESULTS: tuple[tuple[OutcomeStatus, Reason], ...] = (
     (OutcomeStatus.ABORTED, Reason.NONE),

@@ -25,6 +25,7 @@ _BY_BADNESS = (
     Verdict.BARE,
     Verdict.ORPHANED,
     Verdict.SLOW,
+    Verdict.HELD,
     Verdict.SUPERSEDED,
     Verdict.UNKNOWN,
     Verdict.HEALTHY,

@@ -1,6 +1,6 @@
 """Run benchmarks, print them beside the last results, and keep them.
 
-python -m tests.bench [--quick] [recovery|notice|changes|idle|fleet|soak ...]      (as root)
+python -m tests.bench [--quick] [recovery|notice|changes|idle|start|fleet|soak ...]      (as root)
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.bench.rows import keep, key_of, line_of, load, machine
 
-NAMES = ("recovery", "notice", "changes", "idle", "fleet")
+NAMES = ("recovery", "notice", "changes", "idle", "start", "fleet")
 RESULTS = Path(__file__).parent / "results"
 
 

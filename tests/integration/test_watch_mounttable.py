@@ -34,7 +34,7 @@ def read_table() -> MountTable:
 
 
 def without_unique_ids(table: MountTable) -> MountTable:
-    return table.with_unique_ids({})
+    return MountTable.of(replace(mount, unique_id=0) for mount in table)
 
 
 def unmount_all(lab: str) -> None:

@@ -229,10 +229,11 @@ def test_a_mount_that_is_gone_is_enoent() -> None:
             shown = statmount.mount_id_of_fd(fd)
         assert unique_id is not None
         assert statmount.statmount(unique_id).mount_id == shown
-        assert statmount.reused_id(unique_id) == shown
+        assert statmount.reused_ids([unique_id]) == {unique_id: shown}
         assert statmount.parent_unique_id(unique_id) in statmount.listmount()
         syscalls.umount2(target)
-        for call in (statmount.statmount, statmount.reused_id, statmount.idmap_of):
+        assert statmount.reused_ids([unique_id]) == {}
+        for call in (statmount.statmount, statmount.idmap_of):
             with pytest.raises(FileNotFoundError):
                 call(unique_id)
         with pytest.raises(FileNotFoundError):

@@ -9,9 +9,9 @@ from fusewatchd.connections import (
     Question,
     Shown,
     Timing,
-    credentials_of,
 )
 from fusewatchd.model import Answer, Device, Mount
+from fusewatchd.probeuser import credentials_of
 
 D = Device(0, 40)
 Q = Question(D, "/source")
@@ -37,6 +37,40 @@ def test_an_answer_is_good_for_one_interval() -> None:
     connections.take_answer(D, Answer.ANSWERED, 0, 1.0, 1.5)
     assert connections.due(11.4) == []
     assert connections.due(11.5) == [Q]
+
+
+def test_who_is_asked_in_turn_is_asked_together() -> None:
+    connections, other = book(), Device(0, 41)
+    connections.set_shown(
+        {D: Shown(Q, frozenset({1})), other: Shown(Question(other, "/o"), frozenset({2}))}
+    )
+    assert len(connections.due(1.0)) == 2
+    connections.take_answer(D, Answer.ANSWERED, 0, 1.0, 1.1)
+    connections.take_answer(other, Answer.ANSWERED, 0, 1.0, 1.9)
+    assert connections.due(11.0) == []
+    assert len(connections.due(11.1)) == 2
+    # But nobody is asked for ever sooner because of others.
+    connections.take_answer(D, Answer.ANSWERED, 0, 11.1, 11.2)
+    assert connections.due(11.3) == []
+
+
+def test_the_same_answer_in_turn_is_no_news() -> None:
+    connections = book()
+    connections.due(1.0)
+    assert connections.take_answer(D, Answer.ANSWERED, 0, 1.0, 1.1)
+    connections.due(11.1)
+    assert not connections.take_answer(D, Answer.ANSWERED, 0, 11.1, 11.2)
+    connections.due(21.2)
+    assert connections.take_answer(D, Answer.ERROR, 5, 21.2, 21.3)
+    connections.due(31.3)
+    late = 31.4 + TIMING.deadline
+    assert connections.take_answer(D, Answer.ERROR, 5, 31.3, late)
+    connections.ask_again([D])
+    connections.due(late)
+    assert connections.take_answer(D, Answer.ERROR, 5, late, late + 0.1)
+    connections.server_gone(D, late + 1)
+    connections.due(late + 1)
+    assert connections.take_answer(D, Answer.ERROR, 5, late + 1, late + 1.1)
 
 
 def test_one_that_is_dead_since_its_server_ended_is_never_asked_again() -> None:
@@ -377,3 +411,93 @@ def test_time_alone_wakes_for_deadline_then_hung_then_never() -> None:
 def test_whom_a_probe_must_be(options: str, expected: tuple[int | None, int | None]) -> None:
     mount = Mount(1, 2, D, "/", "/m", "rw", 0, 0, "fuse", "s", options)
     assert credentials_of(mount) == expected
+
+
+HELD = Timing(interval=10.0, deadline=5.0, hung_after=30.0, confirms=True, held_grace=120.0)
+
+
+def silent_since(asked_at: float) -> Connections:
+    """One that answered once, was asked again, and says nothing."""
+    connections = book()
+    connections.timing = HELD
+    connections.due(1.0)
+    connections.take_answer(D, Answer.ANSWERED, 0, 1.0, 1.5)
+    connections.ask_all_again()
+    connections.due(asked_at)
+    return connections
+
+
+def held_at(connections: Connections, now: float) -> tuple[float | None, bool]:
+    connections.count_requests({D: 1}, now)
+    view = connections.view(now, {D: 1})[D]
+    return view.held_since, view.is_hung
+
+
+def test_one_whose_server_ended_is_held_for_its_grace_and_hung_after_that() -> None:
+    connections = silent_since(20.0)
+    connections.server_gone(D, 20.0)
+    assert held_at(connections, 24.9) == (None, False)
+    assert held_at(connections, 25.0) == (20.0, False)
+    assert held_at(connections, 139.9) == (20.0, False)
+    assert connections.next_due(139.9) == 140.0
+    assert connections.view(139.9, {D: 1})[D].confirmations == 0
+    assert held_at(connections, 140.0) == (None, True)
+    assert held_at(connections, 145.0) == (None, True)
+    assert connections.view(145.0, {D: 1})[D].confirmations == 1
+
+
+def test_one_whose_server_lives_is_hung_and_not_held() -> None:
+    connections = silent_since(20.0)
+    assert held_at(connections, 50.0) == (None, True)
+
+
+def test_some_servers_end_makes_held_what_was_not_silent_before() -> None:
+    connections = silent_since(20.0)
+    connections.some_server_gone(24.0)
+    assert held_at(connections, 30.0) == (24.0, False)
+    # The end of further ones does not make it begin anew.
+    connections.some_server_gone(40.0)
+    assert held_at(connections, 50.0) == (24.0, False)
+    before = silent_since(20.0)
+    before.some_server_gone(25.1)
+    assert held_at(before, 50.0) == (None, True)
+
+
+def test_one_that_is_dead_is_not_held() -> None:
+    connections = silent_since(20.0)
+    connections.server_gone(D, 20.0)
+    connections.take_answer(D, Answer.DISCONNECTED, 107, 20.0, 20.1)
+    view = connections.view(60.0, {})[D]
+    assert (view.held_since, view.disconnected_at) == (None, 20.1)
+
+
+def test_a_successor_that_answers_ends_it_and_its_end_is_another_one() -> None:
+    connections = silent_since(20.0)
+    connections.server_gone(D, 20.0)
+    assert held_at(connections, 40.0) == (20.0, False)
+    (question,) = connections.ask_held_anew(40.0)
+    assert question == Q
+    assert connections.ask_held_anew(49.9) == []
+    connections.take_answer(D, Answer.ANSWERED, 0, 40.0, 41.0)
+    assert held_at(connections, 41.0) == (None, False)
+    assert connections.view(41.0, {})[D].server_gone_at is None
+    connections.server_gone(D, 60.0)
+    assert connections.view(60.0, {})[D].server_gone_at == 60.0
+
+
+def test_an_answer_from_before_the_end_proves_no_successor() -> None:
+    connections = silent_since(20.0)
+    connections.server_gone(D, 20.5)
+    connections.take_answer(D, Answer.ANSWERED, 0, 20.0, 20.6)
+    assert connections.view(20.6, {})[D].server_gone_at == 20.5
+
+
+def test_nobody_who_serves_it_was_seen_at_all() -> None:
+    """Its server ended before the daemon was started."""
+    connections = silent_since(20.0)
+    connections.note_served({Device(0, 99)}, 24.0)
+    assert held_at(connections, 50.0) == (None, True)
+    connections.note_served({Device(0, 99), D}, 25.0)
+    assert held_at(connections, 50.0) == (None, True)
+    connections.note_served({Device(0, 99)}, 25.0)
+    assert held_at(connections, 50.0) == (20.0, False)

@@ -12,17 +12,18 @@ ROOT = Path(fusewatchd.__file__).parent
 
 BASE = {
     "model", "liveness", "decision", "snapshot", "errors", "printable", "wire", "bucket", "delays",
-    "overlay", "__init__",
+    "overlay", "remedies", "unitname", "__init__",
 }  # fmt: skip
 PARSERS = {
     "mountinfo", "cgroups", "kubeletdir", "podlist", "settings", "schema", "expectations",
-    "sourcetemplate", "webconfig",
+    "sourcetemplate", "webconfig", "commandtemplate",
 }  # fmt: skip
 CORE = {
     "lifecycle", "lineage", "sources", "containers", "children", "connections", "incidents",
     "ledger", "memory", "services", "history", "aborting", "persistence", "switches", "cleanup",
     "pods", "diagnosis", "planner", "drivers", "detectors", "ends", "holding", "belongings",
     "budget", "breaker", "ownlayers", "hostpaths", "checkup",
+    "deadsources", "standstill", "probeuser", "onstale", "remedying",
 }  # fmt: skip
 EDGE = {
     "linux",
@@ -47,9 +48,11 @@ EDGE = {
     "statefile",
     "serving",
     "rundir",
+    "programs",
+    "remedystatus",
 }
 SHELL = {
-    "observer", "servers", "holderwatch", "executor", "reconciler", "node", "cluster",
+    "observer", "servers", "holderwatch", "executor", "commandrunner", "reconciler", "node", "cluster",
     "statekeeper", "doors", "doctor", "daemon", "cli", "__main__",
 }  # fmt: skip
 DEMO = {"demo"}

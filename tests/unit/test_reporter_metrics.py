@@ -40,6 +40,9 @@ NAMES = {
     "fusewatchd_events_total": "counter",
     "fusewatchd_inotify_overflows_total": "counter",
     "fusewatchd_last_reconcile_timestamp_seconds": "gauge",
+    "fusewatchd_dead_sources": "gauge",
+    "fusewatchd_source_detaches_total": "counter",
+    "fusewatchd_on_stale_actions_total": "counter",
 }
 
 

@@ -101,6 +101,42 @@ def test_the_shipped_file_names_every_key() -> None:
             {"recovery": {"exclude": {"drivers": ["a", ""]}}},
             "f: recovery.exclude.drivers: expected a list of names or globs, none of them empty, found ('a', '')",
         ),
+        (
+            {"drivers": {"on_stale": {}}},
+            "f: drivers.on_stale: expected a list of at most 1000 entries, found {}",
+        ),
+        (
+            {"drivers": {"on_stale": [{"unit": "a@{volume}.service"}]}},
+            "f: drivers.on_stale[0]: it needs the driver that it is about",
+        ),
+        (
+            {"drivers": {"on_stale": [{"driver": "a"}]}},
+            "f: drivers.on_stale[0]: it needs one of unit and command, and not both",
+        ),
+        (
+            {"drivers": {"on_stale": [{"driver": "a", "unit": "a.service", "command": ["/b"]}]}},
+            "f: drivers.on_stale[0]: it needs one of unit and command, and not both",
+        ),
+        (
+            {"drivers": {"on_stale": [{"driver": "a", "command": ["b"]}]}},
+            "f: drivers.on_stale[0].command: expected a list that begins with the absolute path of a program, found ('b',)",
+        ),
+        (
+            {"drivers": {"on_stale": [{"driver": "a", "command": "/b"}]}},
+            "f: drivers.on_stale[0].command: expected a list of text, found /b",
+        ),
+        (
+            {"drivers": {"on_stale": [{"driver": "a", "command": ["/b", "{pod}"]}]}},
+            "f: drivers.on_stale[0].command: expected no other fields than {target}, {source}, {volume}, {handle}, {driver}, {pod_uid}, found ('/b', '{pod}')",
+        ),
+        (
+            {"drivers": {"on_stale": [{"driver": "a", "unit": "x {volume}"}]}},
+            "f: drivers.on_stale[0].unit: expected the whole name of a unit, as name@{volume}.service, found x {volume}",
+        ),
+        (
+            {"drivers": {"on_stale": [{"driver": "a", "unit": "a.service", "timeout": 1}]}},
+            "f: drivers.on_stale[0].timeout: no such key; did you mean timeout_seconds?",
+        ),
         ([], "f: the file: expected keys and values, found []"),
         (
             {"log": {"level": "\x1b[31m"}},

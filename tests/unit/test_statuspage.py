@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fusewatchd.model import Verdict
+from fusewatchd.model import BindKind, Verdict
 from fusewatchd.reporters.timelines import (
     MAX_CHANGES,
     MAX_VOLUMES,
@@ -132,3 +132,12 @@ def test_the_worst_come_first_and_the_rest_is_counted() -> None:
 
 def test_a_node_without_volumes_says_so() -> None:
     assert "No pod of this node uses a FUSE volume." in status_page(shown(), {}, 1.0).decode()
+
+
+@pytest.mark.parametrize("verdict", Verdict)
+def test_the_history_knows_every_verdict(verdict: Verdict) -> None:
+    history = Timelines()
+    binds = (bind(), bind(kind=BindKind.SUBPATH))
+    history.report(cycle(*(finding(one, verdict) for one in binds)))
+    (spells,) = history.volumes().values()
+    assert [spell.verdict for spell in spells] == [verdict.value]

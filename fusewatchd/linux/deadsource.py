@@ -1,0 +1,59 @@
+"""Detach a dead source mount, and nothing that answers."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from fusewatchd.decision import DetachDeadSource, Expect, Outcome, OutcomeStatus
+from fusewatchd.linux.mountkernel import MountKernel
+from fusewatchd.linux.mountstack import opened
+from fusewatchd.linux.newmount import is_expected
+from fusewatchd.linux.stop import fail, refuse, skip
+from fusewatchd.model import Mount, Reason
+
+_DISCONNECTED = (errno.ENOTCONN, errno.ECONNABORTED)
+
+
+def detach_dead_source(kernel: MountKernel, action: DetachDeadSource) -> Outcome:
+    """Carry the action out: prove once more that the mount is dead, detach it, look again.
+
+    Raises:
+        Stop: it was not done, or something else was taken.
+        OSError: the path or the mount table cannot be read.
+    """
+    try:
+        with opened(kernel, action.expect.mount_point) as fd:
+            mount = kernel.mount_of(fd)
+            if not (mount.is_fuse and is_expected(mount, action.expect)):
+                raise skip(Reason.VANISHED, f"mount {mount.mount_id} of {mount.device} is there")
+            _require_dead(fd)
+            # The last thing before the call, which takes whatever is on top by then.
+            if kernel.children_of(mount):
+                raise refuse(Reason.CHILD_MOUNT, "something is mounted there or inside")
+            kernel.detach(fd)
+    except FileNotFoundError:
+        raise skip(Reason.VANISHED, "the path is gone") from None
+    if _is_still_there(kernel, mount):
+        raise fail(Reason.RACED, "somebody mounted there in the moment of the call")
+    return Outcome(action, OutcomeStatus.DETACHED)
+
+
+def _require_dead(fd: int) -> None:
+    try:
+        os.fstatvfs(fd)
+    except OSError as exc:
+        if exc.errno in _DISCONNECTED:
+            return
+        raise refuse(Reason.ANSWERING, f"statfs failed with {exc.strerror}") from exc
+    raise refuse(Reason.ANSWERING, "it answers")
+
+
+def _is_still_there(kernel: MountKernel, mount: Mount) -> bool:
+    try:
+        found = kernel.mount_by_id(mount.mount_id, mount.unique_id)
+    except OSError as exc:
+        if exc.errno != errno.ENOENT:
+            raise
+        return False
+    return is_expected(found, Expect.of(mount))

@@ -1,0 +1,273 @@
+"""What ``drivers.on_stale`` says is to be done when a server is gone; pure.
+
+For drivers of which nobody else starts the server again, above all those that mount straight into
+the pod, where there is no source to bind from.  One command at a time for each place where a
+server mounts, however many binds show it, only for a file system that is proven dead and that no
+process serves, and never for one that somebody switched off.
+
+A command that ended well proves nothing: until the mount table shows a new server it counts as an
+attempt, and the next one waits longer.  All of a node share one budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+from fusewatchd.bucket import Bucket, Rate
+from fusewatchd.budget import source_of
+from fusewatchd.commandtemplate import UnusableValueError, argument, unit
+from fusewatchd.decision import Finding, OutcomeStatus
+from fusewatchd.ledger import Ledger
+from fusewatchd.memory import BackOff
+from fusewatchd.model import BindKind, Device, Reason, TargetKey, Verdict
+from fusewatchd.remedies import Attempts, CommandEnd, CommandKind, RunCommand, Trouble
+from fusewatchd.settings import OnStaleSettings, RecoveryMode
+from fusewatchd.snapshot import Snapshot
+
+RESTART = ("--no-ask-password", "restart", "--")
+"""What ``systemctl`` is told before the name of a unit."""
+ROUNDING = 1e-6
+DEFAULT_RATE = Rate(per_second=0.1, burst=20.0)
+_WITHOUT_SERVER = frozenset(
+    {Reason.NO_SOURCE, Reason.DIRECT_MOUNT, Reason.SOURCE_MISSING, Reason.SOURCE_UNPROVEN}
+)
+_TARGETS = frozenset({BindKind.PUBLISH, BindKind.FLEXVOLUME})
+"""Where a server can mount straight into a pod."""
+_SWITCHED_OFF = frozenset({Reason.DISABLED, Reason.OWNER_UNKNOWN})
+
+
+@dataclass(frozen=True, slots=True)
+class ActionPolicy:
+    """The rules, and how much of it a node may have."""
+
+    rules: tuple[OnStaleSettings, ...] = ()
+    rate: Rate = DEFAULT_RATE
+    systemctl: str = ""
+    """Path of the program; empty: there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The places without a server and what to run for them."""
+
+    troubles: tuple[Trouble, ...]
+    commands: tuple[RunCommand, ...]
+    attempts: Mapping[str, Attempts]
+    bucket: Bucket
+    reasons: Mapping[TargetKey, Reason]
+    due_at: float | None
+    wants_look: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where one dead server had mounted, and every bind on the host that shows it."""
+
+    path: str
+    device: Device
+    since: float
+    rule: OnStaleSettings
+    hit: tuple[Finding, ...]
+
+
+class _Stepper:
+    """Collects the step of one cycle; lives no longer than that."""
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        ledger: Ledger,
+        policy: ActionPolicy,
+        mode: RecoveryMode,
+        attempts: dict[str, Attempts],
+        now: float,
+    ) -> None:
+        self._snapshot = snapshot
+        self._ledger = ledger
+        self._policy = policy
+        self._mode = mode
+        self._now = now
+        self._attempts = attempts
+        self._bucket = ledger.remedies.bucket
+        self._troubles: list[Trouble] = []
+        self._commands: list[RunCommand] = []
+        self._reasons: dict[TargetKey, Reason] = {}
+        self._due: list[float] = []
+        self._wants_look = False
+
+    def take(self, place: _Place) -> None:
+        """Decide about one place."""
+        known = self._attempts.get(place.path, Attempts())
+        reason, command, retry_at = self._decide(place, known)
+        if command is not None:
+            self._bucket = self._bucket.take(1.0, self._policy.rate, self._now)
+            self._commands.append(command)
+            known = replace(known, count=command.attempt, is_running=True)
+            self._attempts[place.path] = known
+        if retry_at is not None:
+            self._due.append(retry_at)
+        self._wants_look = self._wants_look or reason is Reason.UNCONFIRMED
+        kind = CommandKind.UNIT if place.rule.unit else CommandKind.COMMAND
+        driver = place.hit[0].bind.driver
+        self._troubles.append(
+            Trouble(place.path, driver, kind, known.count, reason, retry_at, known.last)
+        )
+        if reason not in (Reason.ARGUMENT, Reason.REPORT_ONLY, Reason.SERVER_ALIVE):
+            self._reasons |= {f.bind.key: Reason.AWAITS_ACTION for f in place.hit}
+
+    def step(self) -> Step:
+        """Return what was collected."""
+        return Step(
+            tuple(self._troubles),
+            tuple(self._commands),
+            self._attempts,
+            self._bucket,
+            self._reasons,
+            min(self._due, default=None),
+            self._wants_look,
+        )
+
+    def _decide(
+        self, place: _Place, known: Attempts
+    ) -> tuple[Reason, RunCommand | None, float | None]:
+        """Return why nothing is run, or what is, and when to think again."""
+        begins_at = place.since + place.rule.grace_seconds
+        if known.is_running:
+            return Reason.NONE, None, None
+        if self._mode is RecoveryMode.REPORT:
+            return Reason.REPORT_ONLY, None, None
+        if self._now < begins_at:
+            return Reason.GRACE, None, begins_at
+        if self._snapshot.namespaces_looked_at < place.since:
+            return Reason.UNCONFIRMED, None, None
+        if self._snapshot.servers.get(place.device) and not self._was_aborted(place):
+            return Reason.SERVER_ALIVE, None, None
+        try:
+            command = self._command(place, known.count + 1)
+        except UnusableValueError:
+            return Reason.ARGUMENT, None, None
+        if self._now < known.retry_at:
+            return Reason.BACK_OFF, None, known.retry_at
+        if self._bucket.left(self._policy.rate, self._now) + ROUNDING < 1.0:
+            return Reason.BUDGET, None, self._now + 1.0 / self._policy.rate.per_second
+        return Reason.NONE, command, None
+
+    def _was_aborted(self, place: _Place) -> bool:
+        """The server of an aborted connection may hang on for ever, and is of no more use."""
+        outcomes = (self._ledger.state(f.bind.key).last_outcome for f in place.hit)
+        return any(o is not None and o.status is OutcomeStatus.ABORTED for o in outcomes)
+
+    def _command(self, place: _Place, attempt: int) -> RunCommand:
+        rule, values = place.rule, _values(place, self._snapshot)
+        argv: tuple[str, ...]
+        if rule.unit:
+            kind = CommandKind.UNIT
+            argv = (self._policy.systemctl, *RESTART, unit(rule.unit, values))
+        else:
+            kind = CommandKind.COMMAND
+            argv = tuple(argument(word, values) for word in rule.command)
+        pods = dict.fromkeys(finding.bind.path.pod_uid for finding in place.hit)
+        driver = place.hit[0].bind.driver
+        return RunCommand(
+            place.path, place.device, driver, kind, argv, rule.timeout_seconds, attempt, tuple(pods)
+        )
+
+
+def step(
+    findings: Iterable[Finding],
+    snapshot: Snapshot,
+    ledger: Ledger,
+    ends: Iterable[CommandEnd],
+    policy: ActionPolicy,
+    mode: RecoveryMode,
+    now: float,
+) -> Step:
+    """Decide for every place without a server whether something is to be run."""
+    attempts = _ended(ledger.remedies.attempts, ends, policy)
+    places = _places(findings, snapshot, policy.rules)
+    stepper = _Stepper(snapshot, ledger, policy, mode, attempts, now)
+    for place in places:
+        stepper.take(place)
+    result = stepper.step()
+    paths = {place.path for place in places}
+    kept = {p: a for p, a in attempts.items() if p in paths or _is_fresh(a, policy.rules, now)}
+    return replace(result, attempts=kept)
+
+
+def _places(
+    findings: Iterable[Finding], snapshot: Snapshot, rules: tuple[OnStaleSettings, ...]
+) -> list[_Place]:
+    if not rules:
+        return []
+    dead: dict[Device, list[Finding]] = {}
+    for finding in findings:
+        bind = finding.bind
+        if bind.mount is None or not bind.key.is_host or finding.verdict is not Verdict.STALE:
+            continue
+        if finding.refusal in _WITHOUT_SERVER | _SWITCHED_OFF:
+            dead.setdefault(bind.mount.device, []).append(finding)
+    found: dict[str, _Place] = {}
+    for device, hit in sorted(dead.items()):
+        place = _place(device, hit, snapshot, rules)
+        if place is not None:
+            found.setdefault(place.path, place)
+    return list(found.values())
+
+
+def _place(
+    device: Device, hit: list[Finding], snapshot: Snapshot, rules: tuple[OnStaleSettings, ...]
+) -> _Place | None:
+    """Return where the server of a device had mounted; None where nothing is to be run."""
+    connection = snapshot.connections.get(device)
+    if connection is None or connection.disconnected_at is None:
+        return None
+    if any(finding.refusal in _SWITCHED_OFF for finding in hit):
+        return None  # one pod that is to be left alone speaks for all that share it
+    hit = sorted(hit, key=_rank)
+    first = hit[0]
+    rule = next((rule for rule in rules if fnmatchcase(first.bind.driver, rule.driver)), None)
+    source = source_of(first)
+    if rule is None or not (source or first.bind.path.kind in _TARGETS):
+        return None
+    path = source or first.bind.key.mount_point
+    return _Place(path, device, connection.disconnected_at, rule, tuple(hit))
+
+
+def _rank(finding: Finding) -> tuple[bool, str]:
+    return finding.bind.path.kind not in _TARGETS, finding.bind.key.mount_point
+
+
+def _values(place: _Place, snapshot: Snapshot) -> dict[str, str]:
+    first = place.hit[0]
+    path = first.bind.path
+    data = snapshot.volume_data.get((path.pod_uid, path.volume))
+    return {
+        "target": first.bind.key.mount_point,
+        "source": source_of(first),
+        "volume": path.volume,
+        "handle": data.volume_handle if data is not None else "",
+        "driver": first.bind.driver,
+        "pod_uid": path.pod_uid,
+    }
+
+
+def _ended(
+    attempts: Mapping[str, Attempts], ends: Iterable[CommandEnd], policy: ActionPolicy
+) -> dict[str, Attempts]:
+    after = dict(attempts)
+    for end in ends:
+        place, count = end.command.place, end.command.attempt
+        rule = next((r for r in policy.rules if fnmatchcase(end.command.driver, r.driver)), None)
+        initial = rule.back_off_initial_seconds if rule else 1.0
+        back_off = BackOff(initial, rule.back_off_max_seconds if rule else 60.0)
+        retry_at = end.finished_at + back_off.delay(TargetKey(0, place), count)
+        after[place] = Attempts(count, retry_at, last=end)
+    return after
+
+
+def _is_fresh(known: Attempts, rules: tuple[OnStaleSettings, ...], now: float) -> bool:
+    """A server that dies again soon goes on where the last trouble ended."""
+    longest = max((rule.back_off_max_seconds for rule in rules), default=0.0)
+    return known.is_running or now < known.retry_at + longest

@@ -1,0 +1,75 @@
+"""What to do about servers in one cycle, next to what is done about binds; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from fusewatchd import deadsources, onstale
+from fusewatchd.decision import DetachDeadSource, Finding, Outcome, Plan
+from fusewatchd.ledger import Ledger
+from fusewatchd.onstale import ActionPolicy
+from fusewatchd.remedies import CommandEnd, RemedyMemory, RemedyReport
+from fusewatchd.settings import DeadSourceSettings, RecoveryMode
+from fusewatchd.snapshot import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class RemedyPolicy:
+    """What the configuration allows."""
+
+    mode: RecoveryMode = RecoveryMode.RECOVER
+    dead_sources: DeadSourceSettings = field(default_factory=DeadSourceSettings)
+    actions: ActionPolicy = field(default_factory=ActionPolicy)
+
+
+@dataclass(frozen=True, slots=True)
+class Remedied:
+    """The plan with reasons that say more, the ledger, and what to do."""
+
+    plan: Plan
+    ledger: Ledger
+    report: RemedyReport
+
+
+def split(outcomes: Iterable[Outcome]) -> tuple[list[Outcome], list[Outcome]]:
+    """Return the outcomes that are about binds, and those that are about sources."""
+    binds: list[Outcome] = []
+    sources: list[Outcome] = []
+    for outcome in outcomes:
+        is_source = isinstance(outcome.action, DetachDeadSource)
+        (sources if is_source else binds).append(outcome)
+    return binds, sources
+
+
+def remedy(
+    todo: Plan,
+    findings: tuple[Finding, ...],
+    snapshot: Snapshot,
+    ledger: Ledger,
+    outcomes: Iterable[Outcome],
+    ends: Iterable[CommandEnd],
+    policy: RemedyPolicy,
+    now: float,
+) -> Remedied:
+    """Decide about dead sources and about servers that are to be started again."""
+    outcomes, ends = tuple(outcomes), tuple(ends)
+    dead = deadsources.step(
+        findings, snapshot, ledger.remedies.sources, outcomes, policy.dead_sources, policy.mode, now
+    )
+    acts = onstale.step(findings, snapshot, ledger, ends, policy.actions, policy.mode, now)
+    due = [at for at in (dead.due_at, acts.due_at) if at is not None]
+    report = RemedyReport(
+        dead.sources,
+        acts.troubles,
+        dead.detaches,
+        acts.commands,
+        outcomes,
+        ends,
+        min(due, default=None),
+        dead.wants_look or acts.wants_look,
+    )
+    # What somebody is at work on says more than that he is waited for.
+    plan = todo.explained(acts.reasons).explained(deadsources.reasons(dead.sources))
+    memory = RemedyMemory(dead.watches, acts.attempts, acts.bucket)
+    return Remedied(plan, replace(ledger, remedies=memory), report)
