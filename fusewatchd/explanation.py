@@ -13,9 +13,9 @@ from os import strerror
 
 from fusewatchd.advice import NOT_RUNNING, REASONS, UNCLAIMED, VERDICTS, Advice
 from fusewatchd.documents import Document
-from fusewatchd.model import Answer, Reason, Verdict
-from fusewatchd.reporters.base import duration_text
-from fusewatchd.status import ALARMING
+from fusewatchd.model import ALARMING, Answer, BindKind, Reason, Verdict
+from fusewatchd.reporters.base import counted, duration_text
+from fusewatchd.servertable import end_text, process_text
 
 MAX_MOUNTS = 50
 """Explained in full as text; the document has them all."""
@@ -86,11 +86,13 @@ def _unclaimed(document: Document, bind: Document) -> Document:
 # ------------------------------------------------------------------------- what it is
 
 
-_KINDS: Mapping[str, str] = {
-    "publish": "the volume on the host",
-    "flexvolume": "the volume on the host (FlexVolume)",
-    "subpath": "a subPath of the volume on the host",
-    "container": "the volume as a container sees it",
+KINDS: Mapping[BindKind, str] = {
+    BindKind.PUBLISH: "the volume on the host",
+    BindKind.FLEXVOLUME: "the volume on the host (FlexVolume)",
+    BindKind.LOCAL: "the volume on the host (local)",
+    BindKind.EMPTY_DIR: "a file system inside the emptyDir",
+    BindKind.SUBPATH: "a subPath of the volume on the host",
+    BindKind.CONTAINER: "the volume as a container sees it",
 }
 
 
@@ -102,7 +104,7 @@ def _identity(bind: Document) -> Lines:
         layers = f", {bind['depth']} layers" if bind["depth"] > 1 else ""
         mount = f"{bind['fs_type']}, device {bind['device']}, mount id {bind['mount_id']}{layers}"
     driver = f", driver {bind['driver']}" if bind["driver"] else ""
-    return [*lines, ("kind", f"{_KINDS[bind['kind']]}: {mount}{driver}")]
+    return [*lines, ("kind", f"{KINDS[BindKind(bind['kind'])]}: {mount}{driver}")]
 
 
 def _who(bind: Document) -> str:
@@ -169,18 +171,19 @@ def _state(document: Document, bind: Document) -> Lines:
 
 
 def _connection(connection: Document, now: str) -> str:
-    parts = [_answer(connection) or "not asked yet"]
+    is_silent = connection["is_overdue"] or connection["is_hung"]
+    answer = _ANSWERS[Answer.PENDING.value] if is_silent else _answer(connection)
+    parts = [answer or "not asked yet"]
     if connection["asked_at"] is not None:
         parts.append(f"asked {_ago(connection['asked_at'], now)}")
     if connection["waiting"]:
-        parts.append(f"{connection['waiting']} requests wait")
+        number = connection["waiting"]
+        parts.append("1 request waits" if number == 1 else f"{number} requests wait")
     if connection["server_gone_at"] is not None:
         parts.append(f"its server was gone {_ago(connection['server_gone_at'], now)}")
     is_over = connection["answer"] == Answer.DISCONNECTED.value
     for server in connection["servers"]:
-        of_pod = f" of pod {server['pod_uid']}" if server["pod_uid"] else ""
-        who = f"{server['program'] or '?'} (process {server['pid']}{of_pod})"
-        parts.append(f"{'was ' if is_over else ''}served by {who}")
+        parts.append(f"{'was ' if is_over else ''}served by {process_text(server)}")
     return ", ".join(parts)
 
 
@@ -216,14 +219,18 @@ def _history(bind: Document, outages: Iterable[Document]) -> Lines:
 def _outage(outage: Document) -> str:
     began = outage["server_gone_at"] or outage["noticed_at"]
     if "open" in outage:
-        back = f"source back {outage['source_up_at']}" if outage["source_up_at"] else "no source"
-        return f"{began} server gone, {back}, {outage['open']} of {outage['binds']} binds open"
+        end = f" ({end_text(outage['server_end'])})" if outage["server_end"] is not None else ""
+        is_back = outage["source_up_at"] is not None
+        back = f"source back {outage['source_up_at']}" if is_back else "source not back"
+        still = f"{outage['open']} of {counted(outage['binds'], 'bind')} open"
+        return f"{began} server gone{end}, {back}, {still}"
     lasted = _duration(outage["lasted_ms"])
     if outage["recovered_at"] is None:
         return f"{began} server gone, over after {lasted}, nothing was replaced"
     took = outage["recovery_ms"]
     after = f", {_duration(took)} after the source was back" if took is not None else ""
-    return f"{began} server gone, {outage['recovered']} binds recovered after {lasted}{after}"
+    done = counted(outage["recovered"], "bind")
+    return f"{began} server gone, {done} recovered after {lasted}{after}"
 
 
 # ------------------------------------------------------------------------ what is next

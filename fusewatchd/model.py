@@ -316,6 +316,10 @@ class Verdict(Enum):
     UNKNOWN = "unknown"
 
 
+ALARMING = frozenset({Verdict.HUNG, Verdict.STALE, Verdict.BARE})
+"""A pod cannot use its volume.  Slow, held and superseded ones work, orphans have no pod."""
+
+
 class Reason(Enum):
     """Why something was not done, or failed (label ``reason``); a closed set."""
 

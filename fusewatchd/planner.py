@@ -6,7 +6,7 @@ the reason; nothing is ever left out in silence.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from fusewatchd import cleanup
@@ -58,6 +58,16 @@ class Policy:
     """Confirmations after which a hung connection is aborted; 0: never."""
 
 
+RANKS: Mapping[BindKind, int] = {
+    BindKind.PUBLISH: 0,
+    BindKind.FLEXVOLUME: 0,
+    BindKind.LOCAL: 0,
+    BindKind.EMPTY_DIR: 0,
+    BindKind.SUBPATH: 1,
+    BindKind.CONTAINER: 2,
+}
+
+
 def plan(
     findings: Iterable[Finding],
     snapshot: Snapshot,
@@ -78,15 +88,7 @@ def plan(
 def _order(finding: Finding) -> tuple[int, int, str]:
     """Host before containers, publish binds before what is inside or below them."""
     bind = finding.bind
-    rank = {
-        BindKind.PUBLISH: 0,
-        BindKind.FLEXVOLUME: 0,
-        BindKind.LOCAL: 0,
-        BindKind.EMPTY_DIR: 0,
-        BindKind.SUBPATH: 1,
-        BindKind.CONTAINER: 2,
-    }[bind.path.kind]
-    return rank, bind.key.mount_point.count("/"), bind.key.mount_point
+    return RANKS[bind.path.kind], bind.key.mount_point.count("/"), bind.key.mount_point
 
 
 class _Planner:

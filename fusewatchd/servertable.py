@@ -20,7 +20,7 @@ def server_lines(document: Document) -> list[str]:
     for server in document["servers"]:
         if not server["outages"]:
             continue
-        now = ", ".join(map(_process_text, server["processes"])) or "no process known"
+        now = ", ".join(map(process_text, server["processes"])) or "no process known"
         lines.append(f"Server of {server['source']}: {now}")
         parts = [counted(server["outages"], "outage"), counted(server["restarts"], "restart")]
         if server["oom_kills"]:
@@ -36,7 +36,7 @@ def server_lines(document: Document) -> list[str]:
 def end_text(end: Document) -> str:
     """Return ``python3 (pid 12) of pod shop/fuse-0, killed by SIGKILL``."""
     process = end["process"]
-    text = end["how"] if process is None else f"{_process_text(process)}, {end['how']}"
+    text = end["how"] if process is None else f"{process_text(process)}, {end['how']}"
     is_said = end["oom_kill"] == OomKill.YES.value or not end["oom_evidence"]
     return str(text) if is_said else f"{text} ({end['oom_evidence']})"
 
@@ -69,7 +69,8 @@ def _holder_text(holder: Document) -> str:
     return f"{', '.join(parts)} ({', '.join(held)})"
 
 
-def _process_text(process: Document) -> str:
+def process_text(process: Document) -> str:
+    """Return ``python3 (pid 12) of pod shop/fuse-0``."""
     name = process["name"] or "a process"
     place = ", ".join(_place(process))
     return f"{name} (pid {process['pid']}){f' of {place}' if place else ''}"

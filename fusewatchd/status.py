@@ -22,6 +22,7 @@ from fusewatchd.decision import (
 from fusewatchd.documents import PATH_LIMIT, Clocks, Document, rfc3339, shown
 from fusewatchd.ledger import NOTHING_DETACHED, Detached, TargetState
 from fusewatchd.model import (
+    ALARMING,
     Answer,
     MountNamespace,
     NamespaceKind,
@@ -43,8 +44,6 @@ from fusewatchd.surroundings import (
 MAX_NAMESPACES = 100
 """Namespaces listed one by one; the totals count all."""
 
-ALARMING = frozenset({Verdict.HUNG, Verdict.STALE, Verdict.BARE})
-"""A pod cannot use its volume.  Slow, held and superseded ones work, orphans have no pod."""
 POORER = frozenset({"kubelet", "pods", "apiserver", "fusectl"})
 """Gaps that cost names or detail, but hide no bind: with one of them *healthy* stands."""
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from fusewatchd.decision import CycleReport
 from fusewatchd.documents import PATH_LIMIT, Clocks, Document, shown
 from fusewatchd.liveness import Holder, Holding, ServerEnd, Service
-from fusewatchd.model import Answer, Device, FuseServer
+from fusewatchd.model import Answer, Device
 from fusewatchd.snapshot import Snapshot
-from fusewatchd.surroundings import pod_document
+from fusewatchd.surroundings import pod_document, process_document
 
 MAX_SERVERS = 1000
 MAX_HOLDERS = 100
@@ -32,7 +32,7 @@ def servers_document(cycle: CycleReport, clocks: Clocks) -> list[Document]:
             {
                 "source": shown(path, PATH_LIMIT),
                 "device": str(device) if device is not None else None,
-                "processes": [_process(server, snapshot) for server in serving],
+                "processes": [process_document(server, snapshot) for server in serving],
                 "outages": service.outages,
                 "restarts": service.restarts,
                 "oom_kills": service.oom_kills,
@@ -63,26 +63,12 @@ def end_document(end: ServerEnd | None, snapshot: Snapshot, clocks: Clocks) -> D
     return {
         "seen_at": clocks.date(end.seen_at),
         "how": end.describe(),
-        "process": _process(end.server, snapshot) if end.server is not None else None,
+        "process": process_document(end.server, snapshot) if end.server is not None else None,
         "oom_kill": end.oom.value,
         "oom_evidence": end.why or None,
         "wait_status": end.status,
         "socket": shown(end.socket, PATH_LIMIT) or None,
     }
-
-
-def _process(server: FuseServer, snapshot: Snapshot) -> Document:
-    return {
-        "pid": server.pid,
-        "name": shown(server.name) or None,
-        "unit": shown(server.unit) or None,
-        "pod": _pod(server.pod_uid, snapshot),
-        "container": server.container_id or None,
-    }
-
-
-def _pod(uid: str, snapshot: Snapshot) -> Document | None:
-    return pod_document(uid, snapshot) if uid else None
 
 
 def holders_document(snapshot: Snapshot, clocks: Clocks) -> list[Document]:
@@ -106,7 +92,7 @@ def _holder(holder: Holder, snapshot: Snapshot) -> Document:
     return {
         "pid": holder.pid,
         "name": shown(holder.name),
-        "pod": _pod(holder.pod_uid, snapshot),
+        "pod": pod_document(holder.pod_uid, snapshot) if holder.pod_uid else None,
         "container": holder.container_id or None,
         "unit": shown(holder.unit) or None,
         "open_files": holder.files,

@@ -162,9 +162,8 @@ def _outages(document: Document, width: int) -> list[str]:
     lines = []
     for incident in document["incidents"]:
         since = _clock(incident["server_gone_at"] or incident["noticed_at"])
-        state = "back" if incident["source_up_at"] else "missing"
         opened = f"{incident['open']} of {_count(incident['binds'], 'bind')}"
-        head = f"Outage since {since}, {opened} open, source {state}: "
+        head = f"Outage since {since}, {opened} open, {_source_state(incident)}: "
         path = incident["source"] or f"device {incident['device']}"
         lines.append(head + _shorten(path, width - len(head)))
         if incident["server_end"] is not None:
@@ -190,6 +189,12 @@ def _actions(document: Document, width: int) -> list[str]:
         head = f"Server to be started by {action['kind']} ({why}{tries}{last}): ".replace("_", " ")
         lines.append(head + _shorten(action["place"], width - len(head)))
     return lines
+
+
+def _source_state(incident: Document) -> str:
+    if incident["source"] is None:
+        return "no known source"
+    return "source back" if incident["source_up_at"] else "source missing"
 
 
 def _flapping(document: Document, width: int) -> list[str]:

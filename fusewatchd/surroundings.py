@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from fusewatchd.decision import CycleReport
 from fusewatchd.documents import PATH_LIMIT, Clocks, Document, shown
-from fusewatchd.model import Answer, Device, Mount, MountNamespace, Verdict
+from fusewatchd.model import Answer, Device, FuseServer, Mount, MountNamespace, Verdict
 from fusewatchd.snapshot import Snapshot
 
 MAX_SERVERS = 8
@@ -39,19 +39,22 @@ def _connection(device: Device, snapshot: Snapshot, clocks: Clocks) -> Document:
         "is_hung": connection.is_hung,
         "server_gone_at": clocks.date(connection.server_gone_at),
         "servers": [
-            {
-                "pid": server.pid,
-                "program": _program(server.command),
-                "pod_uid": shown(server.pod_uid) or None,
-            }
+            process_document(server, snapshot)
             for server in snapshot.servers.get(device, ())[:MAX_SERVERS]
         ],
     }
 
 
-def _program(command: str) -> str:
-    """Return what runs, without its arguments: drivers put passwords there."""
-    return shown(command.partition(" ")[0].rpartition("/")[2])
+def process_document(server: FuseServer, snapshot: Snapshot) -> Document:
+    """Return who a server is; without its arguments: drivers put passwords there."""
+    program = server.command.partition(" ")[0].rpartition("/")[2]
+    return {
+        "pid": server.pid,
+        "name": shown(server.name or program) or None,
+        "unit": shown(server.unit) or None,
+        "pod": pod_document(server.pod_uid, snapshot) if server.pod_uid else None,
+        "container": shown(server.container_id) or None,
+    }
 
 
 def sources_document(cycle: CycleReport) -> Document:

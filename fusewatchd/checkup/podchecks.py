@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fusewatchd.checkup.findings import Finding, fail, ok, warn
-from fusewatchd.model import Reason, Verdict
+from fusewatchd.model import ALARMING, Reason
 
 Bind = Mapping[str, Any]
 
-BROKEN = frozenset({Verdict.STALE.value, Verdict.HUNG.value, Verdict.BARE.value})
+BROKEN = frozenset(verdict.value for verdict in ALARMING)
 _LET_ALONE = frozenset({Reason.DISABLED.value, Reason.REPORT_ONLY.value})
 _ADVICE: Mapping[str, str] = {
     Reason.NO_SOURCE.value: "restart the pod; a daemon that ran before the crash would know",
@@ -51,9 +51,10 @@ def _judged(name: str, binds: Sequence[Bind], is_report_only: bool) -> Finding:
     broken = [bind for bind in binds if bind["verdict"] in BROKEN]
     if broken:
         verdicts = ", ".join(sorted({bind["verdict"] for bind in broken}))
-        reason = next((bind["refusal"] for bind in broken if bind["refusal"]), None)
-        why = f": {_words(reason)}" if reason else ""
-        advice = _ADVICE.get(reason or "", "fusewatchd status names the reason beside each bind")
+        reasons = dict.fromkeys(bind["refusal"] for bind in broken if bind["refusal"])
+        reason = next(iter(reasons)) if len(reasons) == 1 else None
+        why = f": {', '.join(map(_words, reasons))}" if reasons else ""
+        advice = _ADVICE.get(reason or "", f"'fusewatchd explain {name}' says what and why")
         return fail(check, f"{len(broken)} of {len(binds)} binds are {verdicts}{why}", advice)
     ways = {bind["refusal"] for bind in binds if bind["refusal"] in _LET_ALONE}
     if is_report_only or ways == {Reason.REPORT_ONLY.value}:

@@ -25,9 +25,10 @@ def detect_unanswered(case: Case) -> Opinion | None:
         waiting = connection.waiting
         if waiting is None:
             return Opinion(Verdict.UNKNOWN, "no answer, and fusectl cannot be read")
+        requests = "1 request" if waiting == 1 else f"{waiting} requests"
         times = connection.confirmations
-        more = f", confirmed {times} times" if times else ""
-        return Opinion(Verdict.HUNG, f"no answer, {waiting} requests waiting{more}")
+        more = f", confirmed {times} time{'s' if times > 1 else ''}" if times else ""
+        return Opinion(Verdict.HUNG, f"no answer, {requests} waiting{more}")
     return Opinion(Verdict.SLOW, "the last probe passed its deadline")
 
 

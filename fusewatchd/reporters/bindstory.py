@@ -21,7 +21,7 @@ from fusewatchd.reporters.log import Level, Log, Value
 from fusewatchd.reporters.restraint import TOLD_ONCE
 from fusewatchd.snapshot import Snapshot
 
-_SAYINGS: dict[Verdict, tuple[Level, str]] = {
+SAYINGS: dict[Verdict, tuple[Level, str]] = {
     Verdict.HEALTHY: (Level.INFO, "answering again"),
     Verdict.SLOW: (Level.INFO, "slow"),
     Verdict.HUNG: (Level.ERROR, "hung"),
@@ -62,7 +62,7 @@ class BindStory:
                 notable.append(change.finding)
         groups = grouped(notable, lambda f: (device_of(f), f.verdict))
         for (_, verdict), findings in groups.items():
-            level, saying = _SAYINGS[verdict]
+            level, saying = SAYINGS[verdict]
             self._tell_group(level, saying, findings, cycle.snapshot)
 
     def _tell_group(

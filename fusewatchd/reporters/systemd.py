@@ -10,11 +10,9 @@ from collections.abc import Callable, Mapping
 import sdnotify  # type: ignore[import-untyped]
 
 from fusewatchd.decision import CycleReport
-from fusewatchd.model import Verdict
+from fusewatchd.model import ALARMING, Verdict
 from fusewatchd.printable import printable
 from fusewatchd.reporters.base import counted, duration_text
-
-_NOT_WELL = (Verdict.HUNG, Verdict.STALE, Verdict.BARE)
 
 
 class SystemdNotifier:
@@ -99,7 +97,7 @@ class SystemdNotifier:
     def _summary(self, cycle: CycleReport) -> str:
         volumes = {(f.bind.path.pod_uid, f.bind.path.volume) for f in cycle.findings}
         parts = [counted(len(volumes), "volume")]
-        for verdict in _NOT_WELL:
+        for verdict in (v for v in Verdict if v in ALARMING):
             hit = {
                 (f.bind.path.pod_uid, f.bind.path.volume)
                 for f in cycle.findings

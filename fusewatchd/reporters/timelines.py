@@ -19,7 +19,7 @@ MAX_VOLUMES = 5000
 VolumeKey = tuple[str, str]
 """Directory uid of the pod, name of the volume."""
 
-_BY_BADNESS = (
+BY_BADNESS = (
     Verdict.STALE,
     Verdict.HUNG,
     Verdict.BARE,
@@ -30,7 +30,7 @@ _BY_BADNESS = (
     Verdict.UNKNOWN,
     Verdict.HEALTHY,
 )
-_RANK = {verdict: rank for rank, verdict in enumerate(_BY_BADNESS)}
+_RANK = {verdict: rank for rank, verdict in enumerate(BY_BADNESS)}
 
 
 @dataclass(frozen=True, slots=True)

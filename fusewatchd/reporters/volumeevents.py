@@ -19,7 +19,7 @@ from fusewatchd.reporters.troubles import Troubles
 
 FLUID_CSI_DRIVER = "fuse.csi.fluid.io"
 
-_ON_CLAIM = {
+ON_CLAIM = {
     EventKind.STALE: "the server of this volume is gone: pods there get 'Transport endpoint is"
     " not connected' until the volume is bound to a new server.",
     EventKind.HUNG: "the server of this volume does not answer: whoever opens a file there waits."
@@ -96,7 +96,7 @@ class VolumeEvents:
         reason, action, type_, _ = kind.value
         where = f"On node {self._node_name}:"
         claim = VolumeReference(volume.name, VolumeObject.CLAIM)
-        self._post(EventDraft(claim, reason, action, f"{where} {_ON_CLAIM[kind]}", type_))
+        self._post(EventDraft(claim, reason, action, f"{where} {ON_CLAIM[kind]}", type_))
         if volume.is_fluid and kind in _ON_DATASET:
             reason, note = _ON_DATASET[kind]
             dataset = VolumeReference(volume.name, VolumeObject.DATASET)

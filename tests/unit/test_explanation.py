@@ -14,6 +14,7 @@ from fusewatchd.advice import NOT_RUNNING, REASONS, UNCLAIMED, VERDICTS, Advice
 from fusewatchd.decision import CycleReport, Incident, Outage, OutcomeStatus, Pause, Phase, Refusal
 from fusewatchd.documents import Clocks, Document
 from fusewatchd.explanation import (
+    KINDS,
     MAX_MOUNTS,
     Asked,
     exit_code,
@@ -183,13 +184,28 @@ def test_how_its_connection_answers() -> None:
     of = cycle(finding(HOST, Verdict.STALE))
     known = Connection(OLD, Answer.DISCONNECTED, 98.0, 98.1, 107, 3, server_gone_at=40.0)
     secret = "/sbin/juicefs mount redis://:hunter2@db"
-    server = FuseServer(77, 1, (OLD,), secret, "uid-m")
+    server = FuseServer(77, 1, (OLD,), secret, "uid-m", unit="juicefs.service")
     seen = replace(of.snapshot, connections={OLD: known}, servers={OLD: (server,)})
     assert says(document(replace(of, snapshot=seen)))["connection"] == (
         "has no server any more (Transport endpoint is not connected), asked 2.0 s ago,"
         " 3 requests wait, its server was gone 60.0 s ago,"
-        " was served by juicefs (process 77 of pod uid-m)"
+        " was served by juicefs (pid 77) of pod uid-m, unit juicefs.service"
     )
+
+
+def test_a_server_that_is_silent_is_not_said_to_answer() -> None:
+    of = cycle(finding(HOST, Verdict.HUNG))
+    known = Connection(OLD, Answer.ANSWERED, 98.0, 90.0, waiting=1, is_overdue=True, is_hung=True)
+    seen = replace(of.snapshot, connections={OLD: known})
+    assert says(document(replace(of, snapshot=seen)))["connection"] == (
+        "has not answered yet, asked 2.0 s ago, 1 request waits"
+    )
+
+
+@pytest.mark.parametrize("kind", BindKind)
+def test_every_kind_of_bind_is_explained(kind: BindKind) -> None:
+    told = says(document(cycle(finding(replace(HOST, path=replace(HOST.path, kind=kind))))))
+    assert told["kind"].startswith(f"{KINDS[kind]}: fuse.juicefs")
 
 
 def test_its_outages_and_attempts() -> None:
@@ -207,7 +223,7 @@ def test_its_outages_and_attempts() -> None:
     assert told["history"].splitlines() == [
         "2023-11-14T22:11:49.000Z server gone, 3 binds recovered after 11.0 s,"
         " 10.0 ms after the source was back",
-        "2023-11-14T22:11:50.000Z server gone, no source, 1 of 1 binds open",
+        "2023-11-14T22:11:50.000Z server gone, source not back, 1 of 1 bind open",
         "2023-11-14T22:12:10.000Z server gone, over after 10.0 s, nothing was replaced",
         "2023-11-14T22:13:19.000Z attempt failed, system call: move_mount"
         " (No space left on device)",
