@@ -118,25 +118,32 @@ def _status(options: argparse.Namespace) -> int:
     from fusewatchd.statussocket import ask
 
     settings, _, _ = _settings(options)
-    status = 0
+    status: int | None = None
     try:
         while True:
-            document = ask(settings.runtime_dir)
-            if options.watch and sys.stdout.isatty():
-                print(_HOME_AND_CLEAR, end="")
-            status = _print_document(document, as_json=options.json, in_a_line=options.watch)
-            if not options.watch:
-                return status
+            try:
+                document = ask(settings.runtime_dir)
+            except (FileNotFoundError, ConnectionRefusedError):
+                print(f"no fusewatchd is running ({settings.runtime_dir})", file=sys.stderr)
+                # Whoever watches wants to see the end of a restart.
+                if status is None or not options.watch:
+                    return 2
+                status = 2
+            else:
+                if options.watch and sys.stdout.isatty():
+                    print(_HOME_AND_CLEAR, end="")
+                status = _print_document(document, as_json=options.json, in_a_line=options.watch)
+                if not options.watch:
+                    return status
+                if not options.json:
+                    print()
             sys.stdout.flush()
             time.sleep(WATCH_SECONDS)
-    except (FileNotFoundError, ConnectionRefusedError):
-        print(f"no fusewatchd is running ({settings.runtime_dir})", file=sys.stderr)
-        return 2
     except PermissionError:
         print("only root and the members of status_group may ask", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        return status
+        return 0 if status is None else status
 
 
 def _explain(options: argparse.Namespace) -> int:
@@ -189,7 +196,7 @@ def _print_document(document: Any, *, as_json: bool, in_a_line: bool = False) ->
         print(json.dumps(document, indent=None if in_a_line else 2))
     else:
         width = shutil.get_terminal_size((100, 24)).columns
-        print(status_table(document, width, sys.stdout.isatty()))
+        print(status_table(document, width, sys.stdout.isatty()), end="")
     return exit_code(document)
 
 

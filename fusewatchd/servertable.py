@@ -15,10 +15,11 @@ MAX_SHOWN = 20
 
 
 def server_lines(document: Document) -> list[str]:
-    """Return two lines for each source whose server was gone at least once."""
+    """Return two lines for each source whose server was gone and came back, or was gone often."""
     lines = []
     for server in document["servers"]:
-        if not server["outages"]:
+        # Of the first one that goes on, the line of the outage says it all.
+        if server["outages"] < 2 and not server["restarts"]:
             continue
         now = ", ".join(map(process_text, server["processes"])) or "no process known"
         lines.append(f"Server of {server['source']}: {now}")

@@ -35,9 +35,9 @@ from fusewatchd.linux import syscalls
 _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
-def python_environment() -> dict[str, str]:
+def python_environment(package_parent: str = _PACKAGE_PARENT) -> dict[str, str]:
     """Return the environment in which a child finds this package wherever it is run from."""
-    return {**os.environ, "PYTHONPATH": _PACKAGE_PARENT, "PYTHONSAFEPATH": "1"}
+    return {**os.environ, "PYTHONPATH": package_parent, "PYTHONSAFEPATH": "1"}
 
 
 class Container:

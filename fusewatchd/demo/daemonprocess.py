@@ -31,8 +31,10 @@ class DaemonProcess:
         settings: dict[str, str] | None = None,
         config: str = "",
         as_old_kernel: bool = False,
+        environment: dict[str, str] | None = None,
     ) -> None:
         """Prepare the command line; ``start`` runs it with ``values`` as they are then."""
+        self._environment = environment or python_environment()
         self.runtime_dir = os.path.join(node.lab, "run")
         self.log_path = os.path.join(node.lab, "fusewatchd.log")
         self.values = {
@@ -92,7 +94,7 @@ class DaemonProcess:
         command += self._sets
         with open(self.log_path, "ab") as log:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=python_environment()
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment
             )
         end = time.monotonic() + patient(timeout)
         while not self._is_listening():

@@ -1,16 +1,18 @@
 """What is known of the layouts of FUSE drivers; pure.
 
-``drivers_for`` lists every driver in the order in which they are asked: one look tells what
-runs, and the order is no accident of imports.
+A driver is a module of this package with a function ``driver(settings)``: nothing else has to be
+told of it.  Each knows its volumes by the name of their CSI driver, so among these modules the
+order does not matter; those that answer for whoever is left come last.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from importlib import import_module
+from pkgutil import iter_modules
+
 from fusewatchd.drivers.base import Driver
 from fusewatchd.drivers.directmounts import DirectMounts, EmptyDirs
-from fusewatchd.drivers.fluid import Fluid
-from fusewatchd.drivers.juicefs import JuiceFS
-from fusewatchd.drivers.ossfs import Ossfs
 from fusewatchd.drivers.staging import Staging
 from fusewatchd.drivers.template import Template
 from fusewatchd.settings import DriverSettings
@@ -21,12 +23,17 @@ def drivers_for(settings: DriverSettings) -> tuple[Driver, ...]:
     return (
         EmptyDirs(),
         *map(Template, settings.templates),
-        Fluid(settings.fluid.mount_root),
-        JuiceFS(settings.juicefs.mount_root),
-        Ossfs(),
+        *_drivers_with_a_module(settings),
         Staging(),
         DirectMounts(),
     )
+
+
+def _drivers_with_a_module(settings: DriverSettings) -> Iterator[Driver]:
+    for name in sorted(found.name for found in iter_modules(__path__)):
+        module = import_module(f"{__name__}.{name}")
+        if hasattr(module, "driver"):
+            yield module.driver(settings)
 
 
 __all__ = ["Driver", "drivers_for"]

@@ -17,13 +17,19 @@ not: the one dataset that is there may be another team's.
 
 from __future__ import annotations
 
-from fusewatchd.drivers.base import namespace_of, volume_data
+from fusewatchd.drivers.base import Driver, namespace_of, volume_data
 from fusewatchd.model import BindPath, Mount, SourceAnswer, SourcePath
+from fusewatchd.settings import DriverSettings
 from fusewatchd.snapshot import Snapshot
 
 CSI_DRIVER = "fuse.csi.fluid.io"
 RUNTIMES = ("alluxio", "jindo", "juicefs", "thin", "efc", "vineyard", "cache", "goosefs")
 """Directories of ``MOUNT_ROOT``."""
+
+
+def driver(settings: DriverSettings) -> Driver:
+    """Return this driver, with its configured mount root."""
+    return Fluid(settings.fluid.mount_root)
 
 
 class Fluid:

@@ -21,8 +21,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from fusewatchd.drivers.base import is_one_name, sources_at, volume_data
+from fusewatchd.drivers.base import Driver, is_one_name, sources_at, volume_data
 from fusewatchd.model import BindPath, Mount, SourceAnswer, VolumeData
+from fusewatchd.settings import DriverSettings
 from fusewatchd.snapshot import Snapshot
 
 CSI_DRIVER = "csi.juicefs.com"
@@ -31,6 +32,11 @@ PROCESS_ROOT = "/var/lib/jfs/"
 Volumes = Mapping[tuple[str, str], VolumeData]
 
 _SUFFIX = re.compile(r"-[a-z]{6}")
+
+
+def driver(settings: DriverSettings) -> Driver:
+    """Return this driver, with its configured mount root."""
+    return JuiceFS(settings.juicefs.mount_root)
 
 
 class JuiceFS:

@@ -7,12 +7,18 @@ kind of server), bound to the pod by ``pkg/oss/nodeserver.go``.
 
 from __future__ import annotations
 
-from fusewatchd.drivers.base import sources_at, volume_data
+from fusewatchd.drivers.base import Driver, sources_at, volume_data
 from fusewatchd.model import BindPath, Mount, SourceAnswer
+from fusewatchd.settings import DriverSettings
 from fusewatchd.snapshot import Snapshot
 
 CSI_DRIVER = "ossplugin.csi.alibabacloud.com"
 ATTACH_ROOT = "/run/fuse.ossfs"
+
+
+def driver(_: DriverSettings) -> Driver:
+    """Return this driver, which has nothing to configure."""
+    return Ossfs()
 
 
 class Ossfs:
