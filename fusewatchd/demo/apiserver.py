@@ -9,9 +9,11 @@ import json
 import re
 import threading
 import time
+import uuid
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
+from fusewatchd.demo.apireading import DISCOVERY, event_list
 from fusewatchd.demo.loopback import LoopbackServer
 
 _PATHS = {
@@ -70,6 +72,7 @@ class DemoApiServer(LoopbackServer):
         """Method and path of every request so far."""
         self._has_events_v1 = has_events_v1
         self._events: dict[tuple[str, str], Object] = {}
+        self._resource_version = 0
         self._lock = threading.Lock()
         super().__init__(self._handler(), certificate)
 
@@ -116,9 +119,13 @@ class DemoApiServer(LoopbackServer):
     def _get(self, path: str) -> Object:
         if any(path.startswith(beginning) for beginning in self.forbidden):
             raise _Refusal(403, "Forbidden", "not allowed by the demo")
-        if path not in self.objects:
+        with self._lock:
+            shown = event_list(path, self._events.values(), self._resource_version)
+        plain = path.partition("?")[0]
+        found = shown or self.objects.get(plain) or DISCOVERY.get(plain)
+        if found is None:
             raise _Refusal(404, "NotFound", "the server could not find the requested resource")
-        return self.objects[path]
+        return found
 
     def _patch_node(self, patch: Object) -> Object:
         if "/api/v1/nodes/" in self.forbidden:
@@ -151,8 +158,18 @@ class DemoApiServer(LoopbackServer):
         key = (namespace, event["metadata"]["name"])
         if key in self._events:
             raise _Refusal(409, "AlreadyExists", f'events "{key[1]}" already exists')
-        self._events[key] = event
-        return event
+        metadata = {
+            **event["metadata"],
+            "uid": str(uuid.uuid4()),
+            "creationTimestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+        return self._keep(key, {**event, "metadata": metadata})
+
+    def _keep(self, key: tuple[str, str], event: Object) -> Object:
+        self._resource_version += 1
+        metadata = {**event["metadata"], "resourceVersion": str(self._resource_version)}
+        self._events[key] = kept = {**event, "metadata": metadata}
+        return kept
 
     def _patch(self, version: str, namespace: str, name: str, patch: Object) -> Object:
         event = self._events.get((namespace, name))
@@ -165,8 +182,7 @@ class DemoApiServer(LoopbackServer):
         if changed or problems:
             what = "; ".join([*(f"{f}: field is immutable" for f in changed), *problems])
             raise _Refusal(422, "Invalid", f"Event is invalid: {what}")
-        self._events[namespace, name] = merged
-        return merged
+        return self._keep((namespace, name), merged)
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         server = self
