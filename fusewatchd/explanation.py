@@ -219,11 +219,12 @@ def _history(bind: Document, outages: Iterable[Document]) -> Lines:
 def _outage(outage: Document) -> str:
     began = outage["server_gone_at"] or outage["noticed_at"]
     if "open" in outage:
-        end = f" ({end_text(outage['server_end'])})" if outage["server_end"] is not None else ""
-        is_back = outage["source_up_at"] is not None
-        back = f"source back {outage['source_up_at']}" if is_back else "source not back"
+        end = f": {end_text(outage['server_end'])};" if outage["server_end"] is not None else ","
+        back = "source not back" if outage["source"] is not None else "no source to come back"
+        if outage["source_up_at"] is not None:
+            back = f"source back {outage['source_up_at']}"
         still = f"{outage['open']} of {counted(outage['binds'], 'bind')} open"
-        return f"{began} server gone{end}, {back}, {still}"
+        return f"{began} server gone{end} {back}, {still}"
     lasted = _duration(outage["lasted_ms"])
     if outage["recovered_at"] is None:
         return f"{began} server gone, over after {lasted}, nothing was replaced"

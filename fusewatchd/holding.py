@@ -179,5 +179,5 @@ def _is_used_again(device: Device, traces: _Traces, snapshot: Snapshot) -> bool:
     connection = snapshot.connections.get(device)
     if connection is not None and connection.answer is Answer.ANSWERED:
         return True
-    shown = [m for m in snapshot.table.fuse_mounts() if m.device == device]
+    shown = snapshot.table.on_device(device)
     return any(mount.mount_id not in traces.mount_ids for mount in shown)

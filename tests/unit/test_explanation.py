@@ -22,6 +22,7 @@ from fusewatchd.explanation import (
     explanation_text,
 )
 from fusewatchd.ledger import TargetState
+from fusewatchd.liveness import OomKill, ServerEnd
 from fusewatchd.model import (
     Answer,
     BindKind,
@@ -232,6 +233,20 @@ def test_its_outages_and_attempts() -> None:
         "back-off until 2023-11-14T22:13:23.000Z after 3 failures"
     )
     assert told["held back"].startswith("system call: A system call failed")
+
+
+def test_how_a_server_ended_and_that_there_is_nothing_to_come_back() -> None:
+    end = ServerEnd(10.0, FuseServer(77, 1, (OLD,), name="juicefs"), OomKill.YES)
+    ended = replace(incident(HOST), end=end)
+    told = says(document(cycle(finding(HOST, Verdict.STALE)), None, [ended]))
+    assert told["history"].endswith(
+        " server gone: juicefs (pid 77), killed by the kernel for lack of memory;"
+        " source not back, 1 of 1 bind open"
+    )
+    direct = replace(HOST, source=SourceAnswer("direct", "mounts in the pod"))
+    alone = replace(incident(direct), source_path="")
+    told = says(document(cycle(finding(direct, Verdict.STALE)), None, [alone]))
+    assert told["history"].endswith("server gone, no source to come back, 1 of 1 bind open")
 
 
 def test_a_recovery_that_somebody_undoes() -> None:
