@@ -8,7 +8,7 @@ from fusewatchd.decision import CycleReport, Incident
 from fusewatchd.liveness import Service
 from fusewatchd.model import Device, Verdict
 from fusewatchd.reporters.base import counted, duration_text
-from fusewatchd.reporters.bindfields import device_of, milliseconds, whose
+from fusewatchd.reporters.bindfields import device_of, grouped, milliseconds, whose
 from fusewatchd.reporters.log import Log, Value
 from fusewatchd.reporters.serverfields import end_fields, server_text
 
@@ -33,8 +33,9 @@ class OutageStory:
 
     def tell_opened(self, cycle: CycleReport) -> None:
         """Say whose server is gone, and what is known of its end."""
+        by_device = grouped(cycle.findings, device_of) if cycle.incidents_opened else {}
         for incident in cycle.incidents_opened:
-            hit = [f for f in cycle.findings if device_of(f) == incident.device]
+            hit = by_device.get(incident.device, [])
             outage = self._outages[incident.device] = _Outage(incident)
             outage.whose = whose(hit, cycle.snapshot)
             end, gone = incident.end, incident.server_gone_at
