@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 
+from fusewatchd.demo.containerspec import MountPropagation
 from fusewatchd.demo.daemonprocess import DaemonProcess
 from fusewatchd.demo.kubelet import DemoKubelet
 from fusewatchd.demo.node import DemoNode
@@ -27,7 +28,10 @@ def explain(daemon: DaemonProcess, *words: str) -> subprocess.CompletedProcess[s
 def test_why_did_it_not_recover(node: DemoNode) -> None:
     source = node.add_source("one")
     other = PodVolume("h", kind=VolumeKind.HOST_PATH, host_path=node.add_source("two").path)
-    mounts = [PodMount("v", "/data"), PodMount("h", "/host")]
+    mounts = [
+        PodMount("v", "/data"),
+        PodMount("h", "/host", propagation=MountPropagation.BIDIRECTIONAL),
+    ]
     pod = node.add_pod("app", [PodVolume("v", source), other], mounts)
     container = node.start_container(pod)
     bind = pod.volume_path("v")
