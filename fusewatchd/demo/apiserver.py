@@ -15,6 +15,7 @@ from typing import Any
 
 from fusewatchd.demo.apireading import DISCOVERY, event_list
 from fusewatchd.demo.loopback import LoopbackServer
+from fusewatchd.demo.rbac import Permission, is_allowed, permission_of
 
 _PATHS = {
     "/apis/events.k8s.io/v1": "events.k8s.io/v1",
@@ -60,6 +61,8 @@ class DemoApiServer(LoopbackServer):
         self.delay_seconds = 0.0
         self.denied: set[tuple[str, str]] = set()
         """Verb and resource (with its group) that nobody is allowed."""
+        self.rules: list[Object] | None = None
+        """Of a ClusterRole: all that is allowed; None: everything is."""
         self.missing_namespaces: set[str] = set()
         self.ending_namespaces: set[str] = set()
         self.conditions: dict[str, Object] = {}
@@ -97,6 +100,9 @@ class DemoApiServer(LoopbackServer):
                 raise _Refusal(401, "Unauthorized", "Unauthorized")
             if self.status:
                 raise _Refusal(self.status, "Refused", "refused by the demo")
+            wanted = permission_of(method, path)
+            if wanted is not None and self.rules is not None and not is_allowed(wanted, self.rules):
+                raise _Refusal(403, "Forbidden", wanted.refusal())
             if method == "GET":
                 return 200, self._get(path)
             if method == "PATCH" and _NODE_STATUS.fullmatch(path):
@@ -143,7 +149,11 @@ class DemoApiServer(LoopbackServer):
             raise _Refusal(422, "Invalid", "SelfSubjectAccessReview is invalid: spec: required")
         resource = ".".join(filter(None, (attributes.get("resource"), attributes.get("group"))))
         resource += f"/{attributes['subresource']}" if "subresource" in attributes else ""
-        allowed = (attributes.get("verb"), resource) not in self.denied
+        verb, group = attributes.get("verb", ""), attributes.get("group", "")
+        part = f"/{attributes['subresource']}" if "subresource" in attributes else ""
+        asked = Permission(verb, group, f"{attributes.get('resource')}{part}")
+        allowed = (verb, resource) not in self.denied
+        allowed = allowed and (self.rules is None or is_allowed(asked, self.rules))
         return {**review, "status": {"allowed": allowed}}
 
     def _create(self, version: str, namespace: str, event: Object) -> Object:
@@ -175,7 +185,13 @@ class DemoApiServer(LoopbackServer):
         event = self._events.get((namespace, name))
         if event is None:
             raise _Refusal(404, "NotFound", f'events "{name}" not found')
-        merged = {**event, **patch}
+        known = event["metadata"].get("resourceVersion")
+        if patch.get("metadata", {}).get("resourceVersion", known) != known:
+            message = (
+                "the object has been modified; please apply your changes to the latest version"
+            )
+            raise _Refusal(409, "Conflict", message)
+        merged = {**event, **patch, "metadata": event["metadata"]}
         immutable = ("eventTime", "reason", "action", "note", "regarding", "reportingController")
         changed = [f for f in immutable if merged.get(f) != event.get(f)]
         problems = _problems(version, namespace, merged)
@@ -206,7 +222,7 @@ class DemoApiServer(LoopbackServer):
             def date_time_string(self, timestamp: float | None = None) -> str:
                 return super().date_time_string(time.time() + server.ahead_seconds)
 
-            do_GET = do_POST = do_PATCH = _serve
+            do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = _serve
 
             def log_message(self, format: str, *args: object) -> None:
                 pass
