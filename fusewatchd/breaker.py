@@ -11,16 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from fusewatchd.actions import Outcome, OutcomeStatus, ReplaceMount
 from fusewatchd.budget import source_of
-from fusewatchd.decision import (
-    Finding,
-    Outcome,
-    OutcomeStatus,
-    Pause,
-    Plan,
-    Refusal,
-    ReplaceMount,
-)
+from fusewatchd.decision import Finding, Pause, Plan, Refusal
 from fusewatchd.ledger import SourceLife
 from fusewatchd.memory import BackOff
 from fusewatchd.model import Answer, Device, Reason, TargetKey

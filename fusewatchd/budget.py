@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from fusewatchd.actions import ReplaceMount
 from fusewatchd.bucket import Rate
-from fusewatchd.decision import Finding, Plan, Refusal, ReplaceMount
+from fusewatchd.decision import Finding, Plan, Refusal
 from fusewatchd.ledger import Ledger
 from fusewatchd.model import Reason, TargetKey
 

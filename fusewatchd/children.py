@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from fusewatchd.decision import Bind, ChildMount, Expect, Finding
+from fusewatchd.actions import ChildMount, Expect
+from fusewatchd.decision import Bind, Finding
 from fusewatchd.errors import FusewatchError
 from fusewatchd.lineage import below, plain_root
 from fusewatchd.model import Mount, Reason, TargetKey, Verdict

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from fusewatchd.decision import Bind, DetachOrphan, Expect, Finding, Refusal
+from fusewatchd.actions import DetachOrphan, Expect
+from fusewatchd.decision import Bind, Finding, Refusal
 from fusewatchd.ledger import Ledger
 from fusewatchd.model import Answer, Reason, Verdict
 from fusewatchd.settings import CleanupSettings, RecoveryMode

@@ -10,9 +10,10 @@ No clock and no I/O: the observer passes the time in and carries the questions o
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from fusewatchd.model import Answer, Connection, Device
+from fusewatchd.questions import Question, Shown, Timing
 from fusewatchd.standstill import Standstill, continued
 
 ROUND = 0.2
@@ -22,55 +23,6 @@ MOVED_SECONDS = 0.5
 """Rest after a question that found another mount at its path."""
 WATCH_SECONDS = 0.5
 """How often requests are counted, at least, while a hung connection is being confirmed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """Where to ask one connection, and as whom."""
-
-    device: Device
-    path: str
-    pid: int = 0
-    """Not 0: the path is inside the mount namespace of this process."""
-    uid: int | None = None
-    gid: int | None = None
-    is_covered: bool = False
-    """The path leads to another mount on top of it: it is asked in a copy of what is there."""
-    is_urgent: bool = field(default=False, compare=False)
-    """Something happened to this connection: it is not merely its turn."""
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """How often connections are asked, in seconds."""
-
-    interval: float
-    deadline: float
-    hung_after: float
-    confirms: bool = False
-    """Somebody wants to know for how long a hung connection has stood still."""
-    held_grace: float = 0.0
-    """For so long one whose server ended is waited for before it may be called hung."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """Where a device can be asked now, and the ids of the mounts that show it."""
-
-    question: Question
-    on_host: frozenset[int]
-    elsewhere: frozenset[int] = frozenset()
-    """In other namespaces, as they were at the last look there: some may be gone by now."""
-
-    def is_same_superblock(self, before: Shown) -> bool:
-        """Return True when a mount that stayed proves that the number was not reused.
-
-        The host's table is up to date, the others may be older than the reuse: where the
-        host shows the device, it alone can tell.
-        """
-        if self.on_host:
-            return bool(self.on_host & before.on_host)
-        return bool(self.elsewhere & before.elsewhere)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from fusewatchd.actions import Propagation
 from fusewatchd.children import mounts_inside
-from fusewatchd.decision import Bind, Propagation
+from fusewatchd.decision import Bind
 from fusewatchd.ledger import ContainerFacts, Former, Ledger
 from fusewatchd.lineage import plain_root
 from fusewatchd.model import (

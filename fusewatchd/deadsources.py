@@ -15,8 +15,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from fusewatchd.actions import DetachDeadSource, Expect, Outcome, OutcomeStatus
 from fusewatchd.budget import source_of
-from fusewatchd.decision import DetachDeadSource, Expect, Finding, Outcome, OutcomeStatus
+from fusewatchd.decision import Finding
 from fusewatchd.kubeletdir import pods_directory
 from fusewatchd.memory import BackOff
 from fusewatchd.model import Answer, Connection, Mount, Reason, TargetKey

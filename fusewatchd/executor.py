@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-from fusewatchd.decision import Action, Outcome, OutcomeStatus, ReplaceMount
+from fusewatchd.actions import Action, Outcome, OutcomeStatus, ReplaceMount
 from fusewatchd.errors import WorkerShortageError
 from fusewatchd.linux.mounter import MountWorker
 from fusewatchd.model import Device, Reason, TargetKey

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from fusewatchd.decision import Finding, Incident, Outcome, OutcomeStatus, ReplaceMount
+from fusewatchd.actions import Outcome, OutcomeStatus, ReplaceMount
+from fusewatchd.decision import Finding, Incident
 from fusewatchd.ledger import TargetState
 from fusewatchd.liveness import ServerEnd
 from fusewatchd.model import Answer, Device, Reason, TargetKey, Verdict

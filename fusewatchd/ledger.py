@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from fusewatchd.actions import Outcome, OwnLayer, Propagation
 from fusewatchd.bucket import Bucket
-from fusewatchd.decision import Incident, Outage, Outcome, OwnLayer, Phase, Propagation
+from fusewatchd.decision import Incident, Outage, Phase
 from fusewatchd.lineage import Facts
 from fusewatchd.liveness import Service
 from fusewatchd.model import Device, Mount, MountNamespace, Reason, SourceAnswer, TargetKey

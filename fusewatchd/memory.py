@@ -7,19 +7,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from fusewatchd import cleanup, lineage
-from fusewatchd.containers import facts_of, remember_former, still_true
-from fusewatchd.decision import (
-    Change,
+from fusewatchd.actions import (
     DetachOrphan,
     DetachOwnLayer,
-    Finding,
     Outcome,
     OutcomeStatus,
     OwnLayer,
-    Phase,
-    Plan,
     ReplaceMount,
 )
+from fusewatchd.containers import facts_of, remember_former, still_true
+from fusewatchd.decision import Change, Finding, Phase, Plan
 from fusewatchd.delays import doubled
 from fusewatchd.diagnosis import Diagnosis
 from fusewatchd.ledger import Detached, Ledger, TargetState

@@ -17,7 +17,7 @@ from fusewatchd import __version__
 from fusewatchd.breaker import FlapRule
 from fusewatchd.bucket import Rate
 from fusewatchd.commandrunner import CommandRunner
-from fusewatchd.connections import Connections, Timing
+from fusewatchd.connections import Connections
 from fusewatchd.decision import CycleReport, Trigger
 from fusewatchd.diagnosis import Knowledge
 from fusewatchd.documents import Clocks
@@ -41,6 +41,7 @@ from fusewatchd.observer import Limits, Observer
 from fusewatchd.onstale import ActionPolicy
 from fusewatchd.planner import Policy
 from fusewatchd.programs import find_systemctl
+from fusewatchd.questions import Timing
 from fusewatchd.reconciler import Reconciler
 from fusewatchd.remedying import RemedyPolicy
 from fusewatchd.settings import RecoveryMode, Settings, override

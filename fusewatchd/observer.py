@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from fusewatchd.connections import Connections, Question, Shown
-from fusewatchd.decision import AbortConnection, Outcome, OutcomeStatus, ReplaceMount
+from fusewatchd.actions import AbortConnection, Outcome, OutcomeStatus, ReplaceMount
+from fusewatchd.connections import Connections
 from fusewatchd.ends import Ends
 from fusewatchd.kubeletdir import directory_named_by_volume, parse_bind_path, publish_directory
 from fusewatchd.linux import fusectl
@@ -34,6 +34,7 @@ from fusewatchd.model import (
 from fusewatchd.mountinfo import MountTable
 from fusewatchd.pods import Pods
 from fusewatchd.probeuser import credentials_of
+from fusewatchd.questions import Question, Shown
 from fusewatchd.snapshot import Snapshot
 
 AFTER_RECOVERY_SECONDS = (0.05, 0.4, 1.5)

@@ -15,10 +15,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
+from fusewatchd.actions import OutcomeStatus
 from fusewatchd.bucket import Bucket, Rate
 from fusewatchd.budget import source_of
 from fusewatchd.commandtemplate import UnusableValueError, argument, unit
-from fusewatchd.decision import Finding, OutcomeStatus
+from fusewatchd.decision import Finding
 from fusewatchd.ledger import Ledger
 from fusewatchd.memory import BackOff
 from fusewatchd.model import BindKind, Device, Reason, TargetKey, Verdict

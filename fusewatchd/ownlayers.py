@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from fusewatchd.decision import Bind, OwnLayer
+from fusewatchd.actions import OwnLayer
+from fusewatchd.decision import Bind
 from fusewatchd.kubeletdir import pods_directory
 from fusewatchd.model import Mount, TargetKey
 from fusewatchd.mountinfo import MountTable

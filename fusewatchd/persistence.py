@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fusewatchd import lineage
-from fusewatchd.decision import Outage, OwnLayer
+from fusewatchd.actions import OwnLayer
+from fusewatchd.decision import Outage
 from fusewatchd.errors import ParseError
 from fusewatchd.history import MAX_OUTAGES
 from fusewatchd.ledger import ContainerFacts, Ledger, Owner

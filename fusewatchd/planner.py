@@ -11,20 +11,18 @@ from dataclasses import dataclass, field
 
 from fusewatchd import cleanup
 from fusewatchd.aborting import HungConnections
-from fusewatchd.children import ChildrenUnknownError, plan_children
-from fusewatchd.decision import (
+from fusewatchd.actions import (
     AbortConnection,
     Action,
     DetachOrphan,
     DetachOwnLayer,
     Expect,
-    Finding,
     NamespaceRef,
-    Plan,
     Propagation,
-    Refusal,
     ReplaceMount,
 )
+from fusewatchd.children import ChildrenUnknownError, plan_children
+from fusewatchd.decision import Finding, Plan, Refusal
 from fusewatchd.ledger import ContainerFacts, Ledger
 from fusewatchd.model import (
     Answer,

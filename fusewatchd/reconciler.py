@@ -11,17 +11,11 @@ from dataclasses import replace
 from typing import Protocol
 
 from fusewatchd import budget
+from fusewatchd.actions import Action, Outcome, OutcomeStatus, OwnLayer
 from fusewatchd.breaker import FlapRule, follow_sources, hold_back, pauses
 from fusewatchd.bucket import Rate
 from fusewatchd.budget import ration
-from fusewatchd.decision import (
-    Action,
-    CycleReport,
-    Outcome,
-    OutcomeStatus,
-    OwnLayer,
-    Trigger,
-)
+from fusewatchd.decision import CycleReport, Trigger
 from fusewatchd.diagnosis import Knowledge, diagnose
 from fusewatchd.history import remember
 from fusewatchd.incidents import follow

@@ -16,7 +16,7 @@ from fusewatchd.bucket import Bucket
 from fusewatchd.model import Device, Mount, Reason, TargetKey
 
 if TYPE_CHECKING:
-    from fusewatchd.decision import DetachDeadSource, Outcome
+    from fusewatchd.actions import DetachDeadSource, Outcome
 
 # ---------------------------------------------------------------------- dead sources
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from fusewatchd import deadsources, onstale
-from fusewatchd.decision import DetachDeadSource, Finding, Outcome, Plan
+from fusewatchd.actions import DetachDeadSource, Outcome
+from fusewatchd.decision import Finding, Plan
 from fusewatchd.ledger import Ledger
 from fusewatchd.onstale import ActionPolicy
 from fusewatchd.remedies import CommandEnd, RemedyMemory, RemedyReport

@@ -9,16 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from fusewatchd.decision import (
-    Action,
-    CycleReport,
-    Finding,
-    Incident,
-    Outage,
-    OutcomeStatus,
-    Pause,
-    Refusal,
-)
+from fusewatchd.actions import Action, OutcomeStatus
+from fusewatchd.decision import CycleReport, Finding, Incident, Outage, Pause, Refusal
 from fusewatchd.documents import PATH_LIMIT, Clocks, Document, rfc3339, shown
 from fusewatchd.ledger import NOTHING_DETACHED, Detached, TargetState
 from fusewatchd.model import (

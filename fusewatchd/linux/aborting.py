@@ -15,7 +15,7 @@ import errno
 import os
 import time
 
-from fusewatchd.decision import AbortConnection, Outcome, OutcomeStatus
+from fusewatchd.actions import AbortConnection, Outcome, OutcomeStatus
 from fusewatchd.linux import fusectl
 from fusewatchd.linux.mountkernel import MountKernel
 from fusewatchd.linux.newmount import is_expected

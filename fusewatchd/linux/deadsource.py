@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-from fusewatchd.decision import DetachDeadSource, Expect, Outcome, OutcomeStatus
+from fusewatchd.actions import DetachDeadSource, Expect, Outcome, OutcomeStatus
 from fusewatchd.linux.mountkernel import MountKernel
 from fusewatchd.linux.mountstack import opened
 from fusewatchd.linux.newmount import is_expected

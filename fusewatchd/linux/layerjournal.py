@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-from fusewatchd.decision import OwnLayer
+from fusewatchd.actions import OwnLayer
 from fusewatchd.errors import ParseError
 from fusewatchd.linux.syscalls import closing_fd
 from fusewatchd.model import TargetKey

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from fusewatchd.decision import (
+from fusewatchd.actions import (
     AbortConnection,
     Action,
     DetachDeadSource,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from fusewatchd.decision import NamespaceRef, Propagation
+from fusewatchd.actions import NamespaceRef, Propagation
 from fusewatchd.linux import syscalls
 from fusewatchd.model import Device, Mount
 

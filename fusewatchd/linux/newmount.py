@@ -10,7 +10,7 @@ import errno
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from fusewatchd.decision import ChildMount, Expect, Propagation, ReplaceMount
+from fusewatchd.actions import ChildMount, Expect, Propagation, ReplaceMount
 from fusewatchd.linux.mountkernel import Attributes, FileKind, MountKernel
 from fusewatchd.linux.mountstack import opened, tree_inside
 from fusewatchd.linux.stop import Stop, refuse, skip

@@ -12,12 +12,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from fusewatchd.connections import Question
 from fusewatchd.linux import syscalls
 from fusewatchd.linux.channel import Channel
 from fusewatchd.linux.covered import CoveredMounts, open_warily
 from fusewatchd.linux.syscalls import closing_fd
 from fusewatchd.model import Answer, Device
+from fusewatchd.questions import Question
 
 _DISCONNECTED = (errno.ENOTCONN, errno.ECONNABORTED)
 _NO_STATFS = (errno.ENOSYS, errno.EOPNOTSUPP)

@@ -12,11 +12,11 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from fusewatchd.connections import Question
 from fusewatchd.errors import WorkerError
 from fusewatchd.linux.forkserver import Credentials, Worker
 from fusewatchd.linux.probe import ProbeAnswer, answer_of
 from fusewatchd.model import Device
+from fusewatchd.questions import Question
 
 STALL_SECONDS = 0.02
 """A child without an answer for this long no longer holds up the questions behind it."""

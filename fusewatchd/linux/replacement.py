@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import replace
 
-from fusewatchd.decision import (
+from fusewatchd.actions import (
     AbortConnection,
     Action,
     DetachDeadSource,

@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Callable, Sequence
 
-from fusewatchd.decision import NamespaceRef, Propagation
+from fusewatchd.actions import NamespaceRef, Propagation
 from fusewatchd.linux import statmount, syscalls
 from fusewatchd.linux.home import Home
 from fusewatchd.linux.mountkernel import (

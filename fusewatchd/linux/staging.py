@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from fusewatchd.decision import Propagation
+from fusewatchd.actions import Propagation
 from fusewatchd.linux import syscalls
 from fusewatchd.linux.home import Home
 from fusewatchd.linux.mountstack import MAX_LAYERS

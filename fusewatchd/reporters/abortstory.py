@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fusewatchd.decision import AbortConnection, CycleReport, Outcome, OutcomeStatus
+from fusewatchd.actions import AbortConnection, Outcome, OutcomeStatus
+from fusewatchd.decision import CycleReport
 from fusewatchd.model import Answer, Device
 from fusewatchd.reporters.log import Log, Value
 

@@ -13,14 +13,8 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
-from fusewatchd.decision import (
-    AbortConnection,
-    CycleReport,
-    DetachOrphan,
-    Incident,
-    OutcomeStatus,
-    Trigger,
-)
+from fusewatchd.actions import AbortConnection, DetachOrphan, OutcomeStatus
+from fusewatchd.decision import CycleReport, Incident, Trigger
 from fusewatchd.liveness import OomKill
 from fusewatchd.model import BindKind, Device, Reason, TargetKey, Verdict
 from fusewatchd.printable import printable

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from fusewatchd.decision import (
-    AbortConnection,
-    CycleReport,
-    DetachOrphan,
-    Finding,
-    Outcome,
-    OutcomeStatus,
-)
+from fusewatchd.actions import AbortConnection, DetachOrphan, Outcome, OutcomeStatus
+from fusewatchd.decision import CycleReport, Finding
 from fusewatchd.model import Device, TargetKey
 from fusewatchd.reporters.base import NewsMemory, counted, unwell_keys
 from fusewatchd.reporters.bindfields import bind_fields, grouped, milliseconds, whose

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from enum import Enum
 
-from fusewatchd.decision import CycleReport, OutcomeStatus
+from fusewatchd.actions import OutcomeStatus
+from fusewatchd.decision import CycleReport
 from fusewatchd.model import Pod
 from fusewatchd.remedies import CommandEnd, CommandResult
 from fusewatchd.reporters.base import EventDraft, ObjectReference

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 
-from fusewatchd.decision import CycleReport, Outcome, OutcomeStatus
+from fusewatchd.actions import Outcome, OutcomeStatus
+from fusewatchd.decision import CycleReport
 from fusewatchd.model import Reason, assert_never
 from fusewatchd.remedies import CommandEnd, CommandResult, DeadSource, RunCommand, Trouble
 from fusewatchd.reporters.base import counted

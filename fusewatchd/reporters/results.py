@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fusewatchd.decision import OutcomeStatus
+from fusewatchd.actions import OutcomeStatus
 from fusewatchd.model import Reason
 from fusewatchd.reporters.base import WAITING
 

@@ -12,7 +12,8 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from fusewatchd.decision import AbortConnection, CycleReport, Finding, OutcomeStatus
+from fusewatchd.actions import AbortConnection, OutcomeStatus
+from fusewatchd.decision import CycleReport, Finding
 from fusewatchd.model import Device, TargetKey, Verdict
 from fusewatchd.reporters.base import is_disconnected
 from fusewatchd.reporters.events import NOT_FOR_GOOD, EventKind

@@ -6,14 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fusewatchd.decision import (
-    Action,
-    Outcome,
-    OutcomeStatus,
-    OwnLayer,
-    ReplaceMount,
-    Trigger,
-)
+from fusewatchd.actions import Action, Outcome, OutcomeStatus, OwnLayer, ReplaceMount
+from fusewatchd.decision import Trigger
 from fusewatchd.diagnosis import Knowledge
 from fusewatchd.drivers import drivers_for
 from fusewatchd.linux.mountkernel import MountKernel

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from fusewatchd.decision import NamespaceRef
+from fusewatchd.actions import NamespaceRef
 from fusewatchd.linux.mountkernel import Way
 from fusewatchd.model import Device, Mount, NamespaceKind
 from fusewatchd.mountinfo import MountTable

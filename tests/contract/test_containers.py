@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from fusewatchd.decision import DetachOwnLayer, OutcomeStatus
+from fusewatchd.actions import DetachOwnLayer, OutcomeStatus
 from fusewatchd.linux.mountkernel import Way
 from fusewatchd.model import NamespaceKind, Reason
 from tests.contract.stage import DATA, Stage, Volumes

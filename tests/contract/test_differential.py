@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from fusewatchd.decision import NamespaceRef, Propagation
+from fusewatchd.actions import NamespaceRef, Propagation
 from fusewatchd.demo.namespace import PrivateWorld
 from fusewatchd.linux.mountkernel import Attributes, Way
 from fusewatchd.model import Device

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import pytest
 
-from fusewatchd.decision import Outcome, OutcomeStatus
+from fusewatchd.actions import Outcome, OutcomeStatus
 from fusewatchd.linux.mountkernel import MountKernel, Way
 from fusewatchd.model import Device, Reason
 from tests.contract.faults import (

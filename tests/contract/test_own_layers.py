@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from fusewatchd.decision import OutcomeStatus
+from fusewatchd.actions import OutcomeStatus
 from fusewatchd.linux.mountkernel import Way
 from fusewatchd.settings import SupersededPolicy
 from tests.contract.faults import MOST_CALLS, FaultyKernel, Killed, Moment

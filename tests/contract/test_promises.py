@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from fusewatchd.decision import OutcomeStatus
+from fusewatchd.actions import OutcomeStatus
 from fusewatchd.linux.mountkernel import Way
 from fusewatchd.linux.replacement import carry_out
 from fusewatchd.model import Device, Reason

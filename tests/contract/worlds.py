@@ -15,7 +15,7 @@ from typing import Protocol
 
 import pytest
 
-from fusewatchd.decision import NamespaceRef
+from fusewatchd.actions import NamespaceRef
 from fusewatchd.demo.namespace import PrivateWorld
 from fusewatchd.linux import statmount, syscalls
 from fusewatchd.linux.mountkernel import MountKernel, Way

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Sequence
 
-from fusewatchd.decision import NamespaceRef, Propagation
+from fusewatchd.actions import NamespaceRef, Propagation
 from fusewatchd.linux.mountkernel import Attributes, FileKind, Way
 from fusewatchd.model import Device, Mount
 from tests.fakes.filesystem import Node, NodeKind, raise_errno

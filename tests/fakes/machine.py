@@ -10,7 +10,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from fusewatchd.decision import NamespaceRef
+from fusewatchd.actions import NamespaceRef
 from fusewatchd.model import Device, Mount
 from fusewatchd.mountinfo import MountTable
 from tests.fakes.filesystem import FileSystem, Node, NodeKind, raise_errno

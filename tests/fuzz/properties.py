@@ -18,9 +18,10 @@ from typing import Any
 import yaml
 from hypothesis import strategies as st
 
+from fusewatchd.actions import DetachOwnLayer, Propagation, ReplaceMount
 from fusewatchd.cgroups import pod_uid_of_cgroup
 from fusewatchd.configfile import load_settings, parse_value
-from fusewatchd.decision import DetachOwnLayer, Propagation, ReplaceMount, Verdict
+from fusewatchd.decision import Verdict
 from fusewatchd.documents import Clocks
 from fusewatchd.errors import ConfigError, ParseError
 from fusewatchd.kubeletdir import parse_bind_path, pods_directory

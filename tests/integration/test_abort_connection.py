@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import pytest
 
-from fusewatchd.decision import AbortConnection, Expect, NamespaceRef, Outcome, OutcomeStatus
+from fusewatchd.actions import AbortConnection, Expect, NamespaceRef, Outcome, OutcomeStatus
 from fusewatchd.demo.node import DemoNode
 from fusewatchd.demo.sources import Source
 from fusewatchd.linux import aborting, fusectl, syscalls

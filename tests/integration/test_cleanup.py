@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from fusewatchd.decision import DetachOrphan, Expect, OutcomeStatus
+from fusewatchd.actions import DetachOrphan, Expect, OutcomeStatus
 from fusewatchd.demo.daemonprocess import DaemonProcess
 from fusewatchd.demo.kubelet import DemoKubelet
 from fusewatchd.demo.node import DemoNode

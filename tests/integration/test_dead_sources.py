@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from fusewatchd.decision import DetachDeadSource, Expect, OutcomeStatus
+from fusewatchd.actions import DetachDeadSource, Expect, OutcomeStatus
 from fusewatchd.demo.daemonprocess import DaemonProcess
 from fusewatchd.demo.node import DemoNode
 from fusewatchd.demo.patience import patient

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from fusewatchd.decision import (
+from fusewatchd.actions import (
     Expect,
     NamespaceRef,
     Outcome,

@@ -21,7 +21,6 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from fusewatchd.connections import Question
 from fusewatchd.demo.node import DemoNode, ForeignKind
 from fusewatchd.demo.pods import PodMount, PodVolume
 from fusewatchd.demo.sources import ServerOptions, Source
@@ -33,6 +32,7 @@ from fusewatchd.linux.probe import ProbeAnswer, serve_probes
 from fusewatchd.linux.probepool import ProbePool
 from fusewatchd.model import Answer, Device
 from fusewatchd.mountinfo import parse_mount_table
+from fusewatchd.questions import Question
 from tests.lab import in_lab
 
 SECONDS = 20.0

@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from fusewatchd.actions import Expect, Outcome, OutcomeStatus, Propagation, ReplaceMount
 from fusewatchd.decision import (
     Bind,
     CycleReport,
-    Expect,
     Finding,
     Incident,
-    Outcome,
-    OutcomeStatus,
     Plan,
-    Propagation,
     Refusal,
-    ReplaceMount,
     Trigger,
     Unproven,
 )

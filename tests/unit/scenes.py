@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from fusewatchd.decision import Finding, Plan, ReplaceMount
+from fusewatchd.actions import ReplaceMount
+from fusewatchd.decision import Finding, Plan
 from fusewatchd.diagnosis import Diagnosis, Knowledge, diagnose
 from fusewatchd.drivers import drivers_for
 from fusewatchd.ledger import Ledger

@@ -7,16 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from fusewatchd.decision import (
-    AbortConnection,
-    Expect,
-    Finding,
-    NamespaceRef,
-    Outcome,
-    OutcomeStatus,
-    Phase,
-    Plan,
-)
+from fusewatchd.actions import AbortConnection, Expect, NamespaceRef, Outcome, OutcomeStatus
+from fusewatchd.decision import Finding, Phase, Plan
 from fusewatchd.ledger import TargetState
 from fusewatchd.memory import BackOff, take_outcomes, take_plan
 from fusewatchd.model import Answer, BindKind, Reason, TargetKey, Verdict

@@ -2,16 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from fusewatchd.connections import (
-    MOVED_SECONDS,
-    WATCH_SECONDS,
-    Connections,
-    Question,
-    Shown,
-    Timing,
-)
+from fusewatchd.connections import MOVED_SECONDS, WATCH_SECONDS, Connections
 from fusewatchd.model import Answer, Device, Mount
 from fusewatchd.probeuser import credentials_of
+from fusewatchd.questions import Question, Shown, Timing
 
 D = Device(0, 40)
 Q = Question(D, "/source")

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from fusewatchd import deadsources
-from fusewatchd.decision import DetachDeadSource, Expect, Outcome, OutcomeStatus
+from fusewatchd.actions import DetachDeadSource, Expect, Outcome, OutcomeStatus
 from fusewatchd.model import Answer, FuseServer, Gap, Mount, Reason, TargetKey
 from fusewatchd.remedies import SourceWatch
 from fusewatchd.settings import DeadSourceSettings, ExcludeSettings, RecoveryMode

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusewatchd.decision import DetachOwnLayer, OwnLayer, Phase, Propagation
+from fusewatchd.actions import DetachOwnLayer, OwnLayer, Propagation
+from fusewatchd.decision import Phase
 from fusewatchd.ledger import Ledger, TargetState
 from fusewatchd.model import (
     Answer,

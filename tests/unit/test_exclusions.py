@@ -9,16 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusewatchd.decision import (
-    CycleReport,
-    Finding,
-    Incident,
-    Outcome,
-    OutcomeStatus,
-    Plan,
-    Refusal,
-    ReplaceMount,
-)
+from fusewatchd.actions import Outcome, OutcomeStatus, ReplaceMount
+from fusewatchd.decision import CycleReport, Finding, Incident, Plan, Refusal
 from fusewatchd.incidents import IncidentStep, follow
 from fusewatchd.model import Answer, Device, Mount, Reason, Verdict, VolumeData
 from fusewatchd.reporters.base import EventDraft

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fusewatchd.decision import (
+from fusewatchd.actions import (
     Action,
     Expect,
     NamespaceRef,

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from fusewatchd.actions import OutcomeStatus
 from fusewatchd.advice import NOT_RUNNING, REASONS, UNCLAIMED, VERDICTS, Advice
-from fusewatchd.decision import CycleReport, Incident, Outage, OutcomeStatus, Pause, Phase, Refusal
+from fusewatchd.decision import CycleReport, Incident, Outage, Pause, Phase, Refusal
 from fusewatchd.documents import Clocks, Document
 from fusewatchd.explanation import (
     KINDS,

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from fusewatchd.decision import OwnLayer, Propagation, ReplaceMount
+from fusewatchd.actions import OwnLayer, Propagation, ReplaceMount
 from fusewatchd.model import (
     Answer,
     BindKind,

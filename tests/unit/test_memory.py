@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusewatchd import lineage
-from fusewatchd.decision import Outage, OwnLayer, Phase, Propagation
+from fusewatchd.actions import OwnLayer, Propagation
+from fusewatchd.decision import Outage, Phase
 from fusewatchd.errors import ParseError
 from fusewatchd.ledger import ContainerFacts, Ledger, Owner
 from fusewatchd.lifecycle import TRANSITIONS, Signal, advance, signal_of

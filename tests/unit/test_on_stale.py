@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from fusewatchd import onstale
+from fusewatchd.actions import AbortConnection, Expect, Outcome, OutcomeStatus
 from fusewatchd.bucket import Rate
-from fusewatchd.decision import AbortConnection, Expect, Outcome, OutcomeStatus
 from fusewatchd.ledger import TargetState
 from fusewatchd.model import Answer, FuseServer, Reason, TargetKey, VolumeData
 from fusewatchd.onstale import ActionPolicy, Step

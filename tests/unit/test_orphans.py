@@ -8,17 +8,9 @@ from typing import Any
 
 import pytest
 
+from fusewatchd.actions import DetachOrphan, Expect, Outcome, OutcomeStatus
 from fusewatchd.cleanup import step
-from fusewatchd.decision import (
-    CycleReport,
-    DetachOrphan,
-    Expect,
-    Outcome,
-    OutcomeStatus,
-    Phase,
-    Plan,
-    Refusal,
-)
+from fusewatchd.decision import CycleReport, Phase, Plan, Refusal
 from fusewatchd.documents import Clocks
 from fusewatchd.ledger import Detached, TargetState
 from fusewatchd.memory import BackOff, take_outcomes

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fusewatchd.decision import DetachOwnLayer, OwnLayer
+from fusewatchd.actions import DetachOwnLayer, OwnLayer
 from fusewatchd.linux import layerjournal
 from fusewatchd.linux.layerjournal import LayerJournal, read_journal
 from fusewatchd.model import Device, Mount, TargetKey

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from fusewatchd.decision import CycleReport, DetachDeadSource, Expect, Outcome, OutcomeStatus
+from fusewatchd.actions import DetachDeadSource, Expect, Outcome, OutcomeStatus
+from fusewatchd.decision import CycleReport
 from fusewatchd.model import Reason, TargetKey, Verdict
 from fusewatchd.remedies import (
     CommandEnd,

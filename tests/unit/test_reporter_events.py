@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusewatchd.decision import CycleReport, OutcomeStatus, Refusal
+from fusewatchd.actions import OutcomeStatus
+from fusewatchd.decision import CycleReport, Refusal
 from fusewatchd.model import BindKind, Reason, Verdict
 from fusewatchd.reporters.base import EventDraft, ObjectReference
 from fusewatchd.reporters.crowd import MAX_PODS, WINDOW_SECONDS, Crowd

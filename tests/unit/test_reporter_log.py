@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusewatchd.decision import CycleReport, OutcomeStatus, Pause, Refusal, Unproven
+from fusewatchd.actions import OutcomeStatus
+from fusewatchd.decision import CycleReport, Pause, Refusal, Unproven
 from fusewatchd.model import Answer, Connection, Gap, Reason, TargetKey, Verdict
 from fusewatchd.reporters.base import duration_text
 from fusewatchd.reporters.log import (

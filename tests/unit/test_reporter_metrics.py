@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from fusewatchd.decision import OutcomeStatus, Pause, Refusal
+from fusewatchd.actions import OutcomeStatus
+from fusewatchd.decision import Pause, Refusal
 from fusewatchd.model import BindKind, Reason, Verdict
 from fusewatchd.reporters.metrics import MAX_DRIVERS, EventOutcome, Metrics
 from tests.unit.cycles import bind, closed, cycle, finding, incident, outage, outcome

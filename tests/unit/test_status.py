@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusewatchd.decision import CycleReport, Finding, OutcomeStatus, Pause, Phase, Refusal
+from fusewatchd.actions import OutcomeStatus
+from fusewatchd.decision import CycleReport, Finding, Pause, Phase, Refusal
 from fusewatchd.documents import Clocks, Document
 from fusewatchd.ledger import TargetState
 from fusewatchd.model import (

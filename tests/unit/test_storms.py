@@ -9,19 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fusewatchd.actions import Expect, Outcome, OutcomeStatus, Propagation, ReplaceMount
 from fusewatchd.breaker import FlapRule, follow_sources, hold_back, pauses
 from fusewatchd.bucket import Bucket, Rate
 from fusewatchd.budget import DEFAULT, ration
-from fusewatchd.decision import (
-    Expect,
-    Finding,
-    Outcome,
-    OutcomeStatus,
-    Phase,
-    Plan,
-    Propagation,
-    ReplaceMount,
-)
+from fusewatchd.decision import Finding, Phase, Plan
 from fusewatchd.ledger import Ledger, TargetState
 from fusewatchd.memory import BackOff, next_retry, take_outcomes, take_plan
 from fusewatchd.model import (

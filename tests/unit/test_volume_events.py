@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from fusewatchd.decision import CycleReport, Finding, OutcomeStatus
+from fusewatchd.actions import OutcomeStatus
+from fusewatchd.decision import CycleReport, Finding
 from fusewatchd.model import BindKind, Pod, Reason, Verdict, Volume, VolumeData
 from fusewatchd.reporters.base import EventDraft, VolumeObject, VolumeReference
 from fusewatchd.reporters.crowd import MAX_PODS

@@ -6,9 +6,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from fusewatchd.decision import (
-    DetachOrphan,
-)
+from fusewatchd.actions import DetachOrphan
 from fusewatchd.ledger import Ledger
 from fusewatchd.model import (
     Answer,
