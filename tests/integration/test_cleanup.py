@@ -254,7 +254,7 @@ def test_report_mode_says_it_and_touches_nothing(node: DemoNode) -> None:
             before = lines_below(gone.directory)
             forget(node, gone)
             daemon.wait_for(lambda d: any(b["refusal"] == "report_only" for b in d["binds"]))
-            assert "detach dead layer" in daemon.log()
+            daemon.wait_for(lambda d: "detach dead layer" in daemon.log())
             assert lines_below(gone.directory) == before
 
 
