@@ -167,7 +167,7 @@ class Connections:
         if state is None or state.pending_since is None or asked_at < state.pending_since:
             return False
         is_urgent = state.is_urgent or state.must_repeat or state.server_gone_at is not None
-        was_late = _age(state, now) >= self.timing.deadline or state.heard_since is None
+        was_late = now - state.pending_since >= self.timing.deadline
         is_other = (answer, errno) != (state.answer, state.errno)
         interval = 0.0 if state.must_repeat else self.timing.interval
         disconnected_at = None

@@ -52,7 +52,7 @@ from fusewatchd.servers import Servers
 from fusewatchd.settings import Settings, override, require_sense
 from fusewatchd.statekeeper import StateKeeper
 
-MAX_SLEEP_SECONDS = 5.0
+MAX_SLEEP_SECONDS = 10.0
 CYCLE_REST_FACTOR = 4
 """Mount changes alone start a new cycle no sooner than four times the last one's cost after it."""
 
