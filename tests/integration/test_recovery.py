@@ -147,7 +147,7 @@ def test_a_daemon_that_is_killed_after_every_crash_leaves_no_layer(
             daemon.kill()
             if number == 2:
                 # Without its notes it finds out what is dead.
-                shutil.rmtree(daemon.values["state_dir"])
+                shutil.rmtree(daemon.values["state_dir"], ignore_errors=True)
                 with suppress(FileNotFoundError):
                     os.unlink(os.path.join(daemon.runtime_dir, layerjournal.NAME))
             daemon.start()

@@ -11,6 +11,7 @@ from fusewatchd.daemon import EFFORT
 from fusewatchd.demo.daemonprocess import DaemonProcess
 from fusewatchd.demo.node import DemoNode
 from fusewatchd.demo.pods import PodVolume
+from fusewatchd.kube import pace
 from fusewatchd.linux import syscalls
 from fusewatchd.linux.mountkernel import Way
 from fusewatchd.linux.procfs import read_mount_max
@@ -175,7 +176,10 @@ def check_storm(node: DemoNode, size: Size, seconds: float, settings: dict[str, 
             assert after.processes <= 24
         total = time.monotonic() - start
         assert len(told.apiserver.events()) <= len(EventKind) * (MAX_PODS + 1)
-        assert len(told.apiserver.requests) <= share(1).burst + share(1).per_second * total + 500
+        assert (
+            len(told.apiserver.requests)
+            <= pace.share(1).burst + pace.share(1).per_second * total + 500
+        )
 
 
 @pytest.mark.slow
