@@ -18,7 +18,7 @@ from tests.model.stage import Stage
 
 MOST_PROCESSES = 24
 MOST_DESCRIPTORS = 400
-WAITING = {"source_missing", "source_unproven"}
+WAITING = {"source_missing", "source_unproven", "source_dead"}
 """Why a bind is not replaced whose source has no server."""
 
 Binds = dict[tuple[int | None, str], Any]
