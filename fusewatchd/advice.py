@@ -184,6 +184,13 @@ REASONS: Mapping[Reason, Advice] = {
         "Put back into the volume what was there, or restart the pod.",
         "It is tried again, with longer and longer pauses.",
     ),
+    Reason.DIRECTORY_DROPPED: Advice(
+        "The kernel has dropped this directory of the dead file system, as it does when a look-up"
+        " fails there: nothing can be mounted on top of it any more.",
+        "Restart the pod. On Linux 6.5 and newer mounts are replaced from beneath, and it does not"
+        " happen.",
+        "It is tried again when the node changes, but only a new bind of the kubelet helps.",
+    ),
     Reason.CHILD_MOUNT: Advice(
         "Another volume is mounted inside this one and cannot be carried over: its place is not"
         " in the new file system, or what it shows cannot be seen from the host.",

@@ -355,6 +355,8 @@ class Reason(Enum):
     SUBPATH_UNSAFE = "subpath_unsafe"
     TYPE_MISMATCH = "type_mismatch"
     """Directory against file."""
+    DIRECTORY_DROPPED = "directory_dropped"
+    """The kernel has forgotten the dead directory: nothing can be mounted on it any more."""
     CHILD_MOUNT = "child_mount"
     """A mount inside the volume could not be carried over."""
     IDMAP = "idmap"

@@ -312,7 +312,12 @@ class _Replacement:
         # Else the new layer would be copied to every peer of the old mount.
         self._kernel.make_private(fd)
         self._note(OwnLayer(*self._kernel.ids_of(clone), self._action.origin.device))
-        self._kernel.attach(clone, fd)
+        try:
+            self._kernel.attach(clone, fd)
+        except FileNotFoundError:
+            # A look-up that fails when a server dies can drop a directory (d_invalidate), for
+            # every mount of it, and nothing is mounted on what is dropped (d_set_mounted).
+            raise refuse(Reason.DIRECTORY_DROPPED, "its root is no directory any more") from None
         new = self._let_go(clone)
         if _points(tree_inside(self._kernel, old)) != inside:
             # It would be hidden for good: rather take our own layer away again.

@@ -90,6 +90,8 @@ def test_every_name_recovers(
         for _ in range(2):
             source.kill()
             source.restart()
+            # Whoever looks for a directory in the dead file system can make the kernel drop it.
+            daemon.wait_until_watching(4 * len(subjects) + 2, 60)
             for subject in subjects:
                 for path in subject.paths:
                     subject.container.wait_until_readable(path, DEADLINE)
