@@ -62,7 +62,7 @@ def staged(node: DemoNode, layout: Layout) -> Iterator[Stage]:
         if number < layout.containers:
             stage.pids.append(node.start_container(pod).pid)
     add_mounts(node, layout.other_mounts)
-    with crowd(layout.other_processes, layout.other_namespaces):
+    with crowd(layout.other_processes, layout.other_namespaces, node.lab):
         yield stage
 
 
@@ -81,8 +81,11 @@ def add_mounts(node: DemoNode, count: int) -> None:
 
 
 @contextmanager
-def crowd(processes: int, namespaces: int) -> Iterator[None]:
-    """Have so many sleeping processes in so many mount namespaces."""
+def crowd(processes: int, namespaces: int, hidden: str) -> Iterator[None]:
+    """Have so many sleeping processes in so many mount namespaces.
+
+    As in the containers of others nothing of the node's own directories is mounted there.
+    """
     leaders: list[int] = []
     gate, keep = os.pipe2(os.O_CLOEXEC)
     try:
@@ -94,6 +97,8 @@ def crowd(processes: int, namespaces: int) -> Iterator[None]:
                     os.close(keep)
                     os.setsid()
                     syscalls.unshare(syscalls.CLONE_NEWNS)
+                    syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
+                    syscalls.umount2(hidden, syscalls.MNT_DETACH)
                     for _ in range(share - 1):
                         if os.fork() == 0:
                             break
