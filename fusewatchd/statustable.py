@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fusewatchd.documents import Document
 from fusewatchd.model import Verdict
 from fusewatchd.printable import SHORT_ID
+from fusewatchd.reporters.base import duration_text
 from fusewatchd.servertable import end_text, holder_lines, server_lines
 
 _COLOURS: Mapping[str, str] = {
@@ -23,6 +24,8 @@ _OTHER_COLOUR = "33"
 _VERDICT_WIDTH = max(len(verdict.value) for verdict in Verdict)
 _ORDER = {"subpath": 1, "container": 2}
 """By kind; all others come first."""
+PAST_OUTAGES = 8
+"""Of those that are over; ``--json`` and the status page have more."""
 MIN_WIDTH = 60
 
 
@@ -39,9 +42,11 @@ def status_table(document: Document, width: int, color: bool) -> str:
         lines += [_bind_line(bind, widths, color) for bind in group]
     outages, flapping = _outages(document, width), _flapping(document, width)
     servers, holders = server_lines(document), holder_lines(document)
+    past = _past_outages(document, width)
     dead, actions = _dead_sources(document, width), _actions(document, width)
     for paragraph in (
-        outages, servers, holders, dead, actions, flapping, _not_entered(document), _gaps(document),
+        outages, past, servers, holders, dead, actions, flapping,
+        _not_entered(document), _gaps(document),
     ):  # fmt: skip
         if paragraph:
             lines += ["", *(_fit(line, width) for line in paragraph)]
@@ -168,6 +173,19 @@ def _outages(document: Document, width: int) -> list[str]:
         lines.append(head + _shorten(path, width - len(head)))
         if incident["server_end"] is not None:
             lines.append(f"  its server: {end_text(incident['server_end'])}")
+    return lines
+
+
+def _past_outages(document: Document, width: int) -> list[str]:
+    """Tell the last outages that are over, newest first."""
+    lines = []
+    for outage in list(reversed(document["outages"]))[:PAST_OUTAGES]:
+        when = _clock(outage["server_gone_at"] or outage["noticed_at"])
+        binds = f"{outage['recovered']} of {_count(outage['binds'], 'bind')} recovered"
+        lasted = outage["lasted_ms"]
+        length = "" if lasted is None else f" after {duration_text(lasted / 1000)}"
+        head = f"Outage at {when}, {binds}{length}: "
+        lines.append(head + _shorten(outage["source"] or "no source", width - len(head)))
     return lines
 
 

@@ -174,6 +174,20 @@ def test_foreign_text_is_escaped() -> None:
         assert "udcff" not in text
 
 
+def test_outages_of_late_are_told_newest_first_and_not_all_of_them() -> None:
+    made = document(cycle(finding(bind())))
+    made["outages"] = [
+        {
+            "source": f"/src/{n}", "server_gone_at": f"2026-01-01T00:00:{n:02}.000Z",
+            "noticed_at": None, "lasted_ms": 1500.0, "binds": 2, "recovered": 2,
+        }
+        for n in range(20)
+    ]  # fmt: skip
+    lines = [ln for ln in status_table(made, 100, color=False).splitlines() if "Outage at" in ln]
+    assert lines[0] == "Outage at 00:00:19Z, 2 of 2 binds recovered after 1.5 s: /src/19"
+    assert len(lines) == 8
+
+
 # ------------------------------------------------------------------------ exit code
 
 
