@@ -16,7 +16,7 @@ from fusewatchd.budget import source_of
 from fusewatchd.decision import Finding, Pause, Plan, Refusal
 from fusewatchd.ledger import SourceLife
 from fusewatchd.memory import BackOff
-from fusewatchd.model import Answer, Device, Reason, TargetKey
+from fusewatchd.model import Device, Reason, TargetKey
 from fusewatchd.snapshot import Snapshot
 
 INITIAL_SECONDS = 0.25
@@ -76,8 +76,7 @@ def _followed(
     top = snapshot.table.top_at(path)
     device = top.device if top is not None else None
     connection = snapshot.connections.get(device) if device is not None else None
-    is_dead = connection is not None and connection.answer is Answer.DISCONNECTED
-    lives_on = device if not is_dead else None
+    lives_on = None if connection is not None and connection.is_dead else device
     if life is None:
         # Nobody knows how long it has been there, or its binds on it.
         return SourceLife(lives_on, served_at=float("-inf"))

@@ -18,9 +18,10 @@ from collections.abc import Iterable, Mapping
 from fusewatchd.actions import DetachOrphan, Expect
 from fusewatchd.decision import Bind, Finding, Refusal
 from fusewatchd.ledger import Ledger
-from fusewatchd.model import Answer, Reason, Verdict
+from fusewatchd.model import Reason, Verdict
 from fusewatchd.settings import CleanupSettings, RecoveryMode
 from fusewatchd.snapshot import Snapshot
+from fusewatchd.switches import SWITCHED_OFF
 
 
 def over_since(
@@ -80,9 +81,7 @@ def _is_dead_host_bind(finding: Finding, snapshot: Snapshot) -> bool:
         return False
     if finding.verdict not in (Verdict.ORPHANED, Verdict.STALE):
         return False
-    if finding.refusal in (Reason.DISABLED, Reason.OWNER_UNKNOWN):
+    if finding.refusal in SWITCHED_OFF:
         return False
-    connection = snapshot.connections.get(bind.mount.device)
-    is_disconnected = connection is not None and connection.answer is Answer.DISCONNECTED
     # A server that itself reads from a dead file system passes that answer on.
-    return is_disconnected and not snapshot.servers.get(bind.mount.device)
+    return snapshot.is_dead(bind.mount.device) and not snapshot.servers.get(bind.mount.device)

@@ -18,12 +18,13 @@ from dataclasses import dataclass, replace
 from fusewatchd.actions import DetachDeadSource, Expect, Outcome, OutcomeStatus
 from fusewatchd.budget import source_of
 from fusewatchd.decision import Finding
-from fusewatchd.kubeletdir import pods_directory
+from fusewatchd.kubeletdir import pods_prefix
 from fusewatchd.memory import BackOff
-from fusewatchd.model import Answer, Connection, Mount, Reason, TargetKey
+from fusewatchd.model import Connection, Mount, Reason, TargetKey
 from fusewatchd.remedies import DeadSource, SourceWatch
 from fusewatchd.settings import DeadSourceSettings, RecoveryMode
 from fusewatchd.snapshot import Snapshot
+from fusewatchd.switches import SWITCHED_OFF
 
 SURE_COMMAND = 250
 """Of a longer command line the rest may have been cut off, and the path with it."""
@@ -111,16 +112,15 @@ def _find(findings: Iterable[Finding], snapshot: Snapshot) -> list[tuple[str, _F
 def _dead_at(path: str, hit: list[Finding], snapshot: Snapshot) -> _Found | None:
     """Return the dead mount on top of a source's path, if it can be nothing else."""
     stack = snapshot.table.stack_at(path)
-    top = snapshot.table.top_at(path)
-    if top is None or not _is_source(top, hit, snapshot):
+    if not stack or not _is_source(stack[-1], hit, snapshot):
         return None
+    top = stack[-1]
     connection = snapshot.connections.get(top.device)
     if connection is None or connection.disconnected_at is None:
         return None
     layers = 0
     for layer in reversed(stack):
-        below = snapshot.connections.get(layer.device)
-        if not layer.is_fuse or below is None or below.answer is not Answer.DISCONNECTED:
+        if not layer.is_fuse or not snapshot.is_dead(layer.device):
             break
         layers += 1
     return _Found(top, layers, connection.disconnected_at, connection, tuple(hit))
@@ -128,8 +128,7 @@ def _dead_at(path: str, hit: list[Finding], snapshot: Snapshot) -> _Found | None
 
 def _is_source(mount: Mount, hit: list[Finding], snapshot: Snapshot) -> bool:
     """Return True for what a bind was cloned from: that kind of file system, shown from there."""
-    inside = pods_directory(snapshot.kubelet_root).rstrip("/") + "/"
-    if not mount.is_fuse or mount.mount_point.startswith(inside):
+    if not mount.is_fuse or mount.mount_point.startswith(pods_prefix(snapshot.kubelet_root)):
         return False
     return any(
         finding.bind.mount is not None
@@ -165,7 +164,7 @@ def _held_back(
     if not settings.detach:
         return Reason.SOURCE_DEAD
     for finding in found.hit:
-        if finding.refusal in (Reason.DISABLED, Reason.OWNER_UNKNOWN):
+        if finding.refusal in SWITCHED_OFF:
             return finding.refusal
     if mode is RecoveryMode.REPORT:
         return Reason.REPORT_ONLY

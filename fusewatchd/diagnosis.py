@@ -74,7 +74,7 @@ def diagnose(snapshot: Snapshot, ledger: Ledger, knowledge: Knowledge) -> Diagno
     switched = switches.apply(findings, knowledge.switches, owners)
     unproven = _unproven(look.unproven, foreign, snapshot)
     unclaimed = tuple(pair for pair in foreign if pair[0].kind is NamespaceKind.CONTAINER)
-    foreign_stale = sum(_is_dead(mount, snapshot) for _, mount in foreign)
+    foreign_stale = sum(snapshot.is_dead(mount.device) for _, mount in foreign)
     return Diagnosis(switched, facts, foreign_stale, owners, unproven, unclaimed)
 
 
@@ -163,7 +163,7 @@ def _origin_resolution(bind: Bind, origin: Finding | None, snapshot: Snapshot) -
         return Resolution(None, Reason.HOST_BIND_STALE, "its bind on the host is gone")
     if origin.verdict in (Verdict.HEALTHY, Verdict.SLOW):
         return Resolution(origin.bind.mount)
-    if origin.verdict is Verdict.SUPERSEDED and _is_dead(bind.mount, snapshot):
+    if origin.verdict is Verdict.SUPERSEDED and snapshot.is_dead(bind.mount.device):
         # The host may keep its old server as long as that lives; nothing dead waits for it.
         return Resolution(origin.bind.mount)
     if origin.source_mount is not None and origin.refusal is Reason.NONE:
@@ -217,10 +217,5 @@ def _unproven(
     return tuple(
         Unproven(namespace.pod_uid, TargetKey(namespace.inode, mount.mount_point), mount.device)
         for namespace, mount in unproven
-        if (namespace.inode, mount.mount_id) in left and _is_dead(mount, snapshot)
+        if (namespace.inode, mount.mount_id) in left and snapshot.is_dead(mount.device)
     )
-
-
-def _is_dead(mount: Mount, snapshot: Snapshot) -> bool:
-    connection = snapshot.connections.get(mount.device)
-    return connection is not None and connection.answer is Answer.DISCONNECTED

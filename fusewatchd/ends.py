@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from fusewatchd.liveness import ServerEnd
-from fusewatchd.model import Answer, Connection, Device
+from fusewatchd.model import Connection, Device
 
 MAX_ANONYMOUS = 64
 
@@ -55,7 +55,7 @@ class Ends:
         that was found to have lost its server, and no other one did.
         """
         for device, connection in connections.items() if self._anonymous else ():
-            if connection.answer is Answer.DISCONNECTED and device not in self._by_device:
+            if connection.is_dead and device not in self._by_device:
                 gone_at = connection.server_gone_at
                 same = [end for end in self._anonymous if end.seen_at == gone_at]
                 if len(same) == 1:

@@ -67,7 +67,7 @@ class Holdings:
     def take_cycle(self, cycle: CycleReport, open_incidents: Collection[Device]) -> None:
         """Note what is dead, and begin to look where a recovery is complete."""
         snapshot = cycle.snapshot
-        dead = {d for d, c in snapshot.connections.items() if c.answer is Answer.DISCONNECTED}
+        dead = snapshot.dead_devices()
         self._note_traces(dead, snapshot)
         for incident in cycle.incidents_closed:
             traces = self._traces.get(incident.device)

@@ -15,7 +15,7 @@ from fusewatchd.actions import Outcome, OutcomeStatus, ReplaceMount
 from fusewatchd.decision import Finding, Incident
 from fusewatchd.ledger import TargetState
 from fusewatchd.liveness import ServerEnd
-from fusewatchd.model import Answer, Device, Reason, TargetKey, Verdict
+from fusewatchd.model import Device, Reason, TargetKey, Verdict
 from fusewatchd.snapshot import Snapshot
 
 SURVIVED_SECONDS = 60.0
@@ -71,8 +71,7 @@ def _stale_by_device(
         mount = finding.bind.mount
         if finding.verdict is not Verdict.STALE or mount is None:
             continue
-        connection = snapshot.connections.get(mount.device)
-        if connection is not None and connection.answer is Answer.DISCONNECTED:
+        if snapshot.is_dead(mount.device):
             grouped.setdefault(mount.device, []).append(finding)
     return {device: tuple(found) for device, found in grouped.items()}
 

@@ -22,6 +22,11 @@ def pods_directory(kubelet_root: str) -> str:
     return kubelet_root.rstrip("/") + "/pods"
 
 
+def pods_prefix(kubelet_root: str) -> str:
+    """Return how every path inside the directory of pods begins."""
+    return pods_directory(kubelet_root) + "/"
+
+
 def staging_paths(kubelet_root: str, data: VolumeData, volume: str) -> tuple[str, str]:
     """Return where the kubelet has a CSI volume staged, once for all pods of the node.
 
@@ -62,7 +67,7 @@ def parse_bind_path(kubelet_root: str, mount_point: str) -> BindPath | None:
     A mount below a volume's own mount point is part of that volume and no bind of the
     kubelet's.  An emptyDir is no mount point: what is mounted in it is the pod's own.
     """
-    prefix = pods_directory(kubelet_root) + "/"
+    prefix = pods_prefix(kubelet_root)
     if not mount_point.startswith(prefix):
         return None
     parts = mount_point[len(prefix) :].split("/")

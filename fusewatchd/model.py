@@ -139,6 +139,11 @@ class Connection:
     held_since: float | None = None
     """Since when something keeps it alive without a serving process, and without an answer."""
 
+    @property
+    def is_dead(self) -> bool:
+        """True when it answered that it has no server; that is for good."""
+        return self.answer is Answer.DISCONNECTED
+
 
 @dataclass(frozen=True, slots=True)
 class MemoryCgroup:

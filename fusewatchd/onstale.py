@@ -26,6 +26,7 @@ from fusewatchd.model import BindKind, Device, Reason, TargetKey, Verdict
 from fusewatchd.remedies import Attempts, CommandEnd, CommandKind, RunCommand, Trouble
 from fusewatchd.settings import OnStaleSettings, RecoveryMode
 from fusewatchd.snapshot import Snapshot
+from fusewatchd.switches import SWITCHED_OFF
 
 RESTART = ("--no-ask-password", "restart", "--")
 """What ``systemctl`` is told before the name of a unit."""
@@ -36,7 +37,6 @@ _WITHOUT_SERVER = frozenset(
 )
 _TARGETS = frozenset({BindKind.PUBLISH, BindKind.FLEXVOLUME})
 """Where a server can mount straight into a pod."""
-_SWITCHED_OFF = frozenset({Reason.DISABLED, Reason.OWNER_UNKNOWN})
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,14 @@ class _Place:
     since: float
     rule: OnStaleSettings
     hit: tuple[Finding, ...]
+
+    @property
+    def driver(self) -> str:
+        return self.hit[0].bind.driver
+
+    @property
+    def kind(self) -> CommandKind:
+        return CommandKind.UNIT if self.rule.unit else CommandKind.COMMAND
 
 
 class _Stepper:
@@ -110,10 +118,8 @@ class _Stepper:
         if retry_at is not None:
             self._due.append(retry_at)
         self._wants_look = self._wants_look or reason is Reason.UNCONFIRMED
-        kind = CommandKind.UNIT if place.rule.unit else CommandKind.COMMAND
-        driver = place.hit[0].bind.driver
         self._troubles.append(
-            Trouble(place.path, driver, kind, known.count, reason, retry_at, known.last)
+            Trouble(place.path, place.driver, place.kind, known.count, reason, retry_at, known.last)
         )
         if reason not in (Reason.ARGUMENT, Reason.REPORT_ONLY, Reason.SERVER_ALIVE):
             self._reasons |= {f.bind.key: Reason.AWAITS_ACTION for f in place.hit}
@@ -164,15 +170,19 @@ class _Stepper:
         rule, values = place.rule, _values(place, self._snapshot)
         argv: tuple[str, ...]
         if rule.unit:
-            kind = CommandKind.UNIT
             argv = (self._policy.systemctl, *RESTART, unit(rule.unit, values))
         else:
-            kind = CommandKind.COMMAND
             argv = tuple(argument(word, values) for word in rule.command)
         pods = dict.fromkeys(finding.bind.path.pod_uid for finding in place.hit)
-        driver = place.hit[0].bind.driver
         return RunCommand(
-            place.path, place.device, driver, kind, argv, rule.timeout_seconds, attempt, tuple(pods)
+            place.path,
+            place.device,
+            place.driver,
+            place.kind,
+            argv,
+            rule.timeout_seconds,
+            attempt,
+            tuple(pods),
         )
 
 
@@ -207,7 +217,7 @@ def _places(
         bind = finding.bind
         if bind.mount is None or not bind.key.is_host or finding.verdict is not Verdict.STALE:
             continue
-        if finding.refusal in _WITHOUT_SERVER | _SWITCHED_OFF:
+        if finding.refusal in _WITHOUT_SERVER | SWITCHED_OFF:
             dead.setdefault(bind.mount.device, []).append(finding)
     found: dict[str, _Place] = {}
     for device, hit in sorted(dead.items()):
@@ -224,16 +234,20 @@ def _place(
     connection = snapshot.connections.get(device)
     if connection is None or connection.disconnected_at is None:
         return None
-    if any(finding.refusal in _SWITCHED_OFF for finding in hit):
+    if any(finding.refusal in SWITCHED_OFF for finding in hit):
         return None  # one pod that is to be left alone speaks for all that share it
     hit = sorted(hit, key=_rank)
     first = hit[0]
-    rule = next((rule for rule in rules if fnmatchcase(first.bind.driver, rule.driver)), None)
+    rule = _rule_for(first.bind.driver, rules)
     source = source_of(first)
     if rule is None or not (source or first.bind.path.kind in _TARGETS):
         return None
     path = source or first.bind.key.mount_point
     return _Place(path, device, connection.disconnected_at, rule, tuple(hit))
+
+
+def _rule_for(driver: str, rules: Iterable[OnStaleSettings]) -> OnStaleSettings | None:
+    return next((rule for rule in rules if fnmatchcase(driver, rule.driver)), None)
 
 
 def _rank(finding: Finding) -> tuple[bool, str]:
@@ -260,7 +274,7 @@ def _ended(
     after = dict(attempts)
     for end in ends:
         place, count = end.command.place, end.command.attempt
-        rule = next((r for r in policy.rules if fnmatchcase(end.command.driver, r.driver)), None)
+        rule = _rule_for(end.command.driver, policy.rules)
         initial = rule.back_off_initial_seconds if rule else 1.0
         back_off = BackOff(initial, rule.back_off_max_seconds if rule else 60.0)
         retry_at = end.finished_at + back_off.delay(TargetKey(0, place), count)

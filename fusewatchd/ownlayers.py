@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from fusewatchd.actions import OwnLayer
 from fusewatchd.decision import Bind
-from fusewatchd.kubeletdir import pods_directory
+from fusewatchd.kubeletdir import pods_prefix
 from fusewatchd.model import Mount, TargetKey
 from fusewatchd.mountinfo import MountTable
 from fusewatchd.snapshot import Snapshot
@@ -117,7 +117,7 @@ def _is_proven(layer: OwnLayer, mount: Mount, snapshot: Snapshot) -> bool:
 
 def _is_apart(mount: Mount, snapshot: Snapshot) -> bool:
     """True when a bind of any source of this file system would be in another peer group."""
-    inside = pods_directory(snapshot.kubelet_root).rstrip("/") + "/"
+    inside = pods_prefix(snapshot.kubelet_root)
     sources = [
         other.peer_group
         for other in snapshot.table.on_device(mount.device)

@@ -25,7 +25,6 @@ from fusewatchd.children import ChildrenUnknownError, plan_children
 from fusewatchd.decision import Finding, Plan, Refusal
 from fusewatchd.ledger import ContainerFacts, Ledger
 from fusewatchd.model import (
-    Answer,
     BindKind,
     Device,
     Mount,
@@ -108,13 +107,7 @@ class _Planner:
         self._now = now
         self._replaced: set[TargetKey] = set()
         self._findings = {finding.bind.key: finding for finding in findings}
-        self._dead = tuple(
-            sorted(
-                device
-                for device, connection in snapshot.connections.items()
-                if connection.answer is Answer.DISCONNECTED
-            )
-        )
+        self._dead = tuple(sorted(snapshot.dead_devices()))
 
     def consider(self, finding: Finding) -> None:
         """Add an action, a refusal or nothing."""

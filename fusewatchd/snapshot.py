@@ -46,6 +46,15 @@ class Snapshot:
     anonymous_servers: tuple[FuseServer, ...] = ()
     """Servers of which the kernel does not tell the connection (before about 6.16)."""
 
+    def is_dead(self, device: Device) -> bool:
+        """Return True when the connection of a device is known to have no server any more."""
+        connection = self.connections.get(device)
+        return connection is not None and connection.is_dead
+
+    def dead_devices(self) -> frozenset[Device]:
+        """Return the devices whose connection has no server any more."""
+        return frozenset(d for d, connection in self.connections.items() if connection.is_dead)
+
     def has_gap(self, source: str) -> bool:
         """Return True when this source of facts could not be read."""
         return any(gap.source == source for gap in self.gaps)

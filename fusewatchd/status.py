@@ -15,7 +15,6 @@ from fusewatchd.documents import PATH_LIMIT, Clocks, Document, rfc3339, shown
 from fusewatchd.ledger import NOTHING_DETACHED, Detached, TargetState
 from fusewatchd.model import (
     ALARMING,
-    Answer,
     MountNamespace,
     NamespaceKind,
     Reason,
@@ -265,13 +264,12 @@ def _pause(pause: Pause) -> Document:
 
 def _namespace(namespace: MountNamespace, snapshot: Snapshot) -> Document:
     fuse = [mount for mount in namespace.mounts if mount.is_fuse]
-    dead = {d for d, c in snapshot.connections.items() if c.answer is Answer.DISCONNECTED}
     return {
         "inode": namespace.inode,
         "pid": namespace.pid or None,
         "pod_uid": shown(namespace.pod_uid) or None,
         "fuse_mounts": len(fuse),
-        "stale_mounts": sum(mount.device in dead for mount in fuse),
+        "stale_mounts": sum(snapshot.is_dead(mount.device) for mount in fuse),
     }
 
 

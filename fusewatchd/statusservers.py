@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from fusewatchd.decision import CycleReport
 from fusewatchd.documents import PATH_LIMIT, Clocks, Document, shown
 from fusewatchd.liveness import Holder, Holding, ServerEnd, Service
-from fusewatchd.model import Answer, Device
+from fusewatchd.model import Device
 from fusewatchd.snapshot import Snapshot
 from fusewatchd.surroundings import pod_document, process_document
 
@@ -51,8 +51,8 @@ def _sources(cycle: CycleReport) -> Mapping[str, Device | None]:
             if place.mount_point not in devices:
                 top = snapshot.table.top_at(place.mount_point)
                 connection = snapshot.connections.get(top.device) if top is not None else None
-                is_dead = connection is None or connection.answer is Answer.DISCONNECTED
-                devices[place.mount_point] = None if top is None or is_dead else top.device
+                is_living = connection is not None and not connection.is_dead
+                devices[place.mount_point] = top.device if top is not None and is_living else None
     return devices
 
 

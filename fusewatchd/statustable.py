@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fusewatchd.documents import Document
 from fusewatchd.model import Verdict
 from fusewatchd.printable import SHORT_ID
-from fusewatchd.reporters.base import duration_text
+from fusewatchd.reporters.base import counted, duration_text
 from fusewatchd.servertable import end_text, holder_lines, server_lines
 
 _COLOURS: Mapping[str, str] = {
@@ -55,15 +55,15 @@ def status_table(document: Document, width: int, color: bool) -> str:
 
 def _headline(document: Document) -> str:
     totals = document["totals"]
-    binds, volumes = _count(totals["binds"], "bind"), _count(totals["volumes"], "volume")
+    binds, volumes = counted(totals["binds"], "bind"), counted(totals["volumes"], "volume")
     parts = [f"{count} {name}" for name, count in totals["verdicts"].items() if count]
     latest = document["last_recovery"]
     if latest is not None:
         parts.append(f"last recovery {_clock(latest['at'])} in {latest['took_ms']:.1f} ms")
     layers = document["orphans_detached"]["layers"]
     if layers:
-        parts.append(f"{_count(layers, 'dead layer')} of ended pods detached")
-    head = f"{binds} of {volumes} in {_count(totals['pods'], 'pod')}"
+        parts.append(f"{counted(layers, 'dead layer')} of ended pods detached")
+    head = f"{binds} of {volumes} in {counted(totals['pods'], 'pod')}"
     return f"{head}: {', '.join(parts)}" if parts else head
 
 
@@ -167,7 +167,7 @@ def _outages(document: Document, width: int) -> list[str]:
     lines = []
     for incident in document["incidents"]:
         since = _clock(incident["server_gone_at"] or incident["noticed_at"])
-        opened = f"{incident['open']} of {_count(incident['binds'], 'bind')}"
+        opened = f"{incident['open']} of {counted(incident['binds'], 'bind')}"
         head = f"Outage since {since}, {opened} open, {_source_state(incident)}: "
         path = incident["source"] or f"device {incident['device']}"
         lines.append(head + _shorten(path, width - len(head)))
@@ -181,7 +181,7 @@ def _past_outages(document: Document, width: int) -> list[str]:
     lines = []
     for outage in list(reversed(document["outages"]))[:PAST_OUTAGES]:
         when = _clock(outage["server_gone_at"] or outage["noticed_at"])
-        binds = f"{outage['recovered']} of {_count(outage['binds'], 'bind')} recovered"
+        binds = f"{outage['recovered']} of {counted(outage['binds'], 'bind')} recovered"
         lasted = outage["lasted_ms"]
         length = "" if lasted is None else f" after {duration_text(lasted / 1000)}"
         head = f"Outage at {when}, {binds}{length}: "
@@ -202,7 +202,7 @@ def _actions(document: Document, width: int) -> list[str]:
     lines = []
     for action in document["on_stale"]:
         why = (action["held_back"] or "running").replace("_", " ")
-        tries = f", {_count(action['attempts'], 'attempt')}" if action["attempts"] else ""
+        tries = f", {counted(action['attempts'], 'attempt')}" if action["attempts"] else ""
         last = f", the last one {action['last']['outcome']}" if action["last"] else ""
         head = f"Server to be started by {action['kind']} ({why}{tries}{last}): ".replace("_", " ")
         lines.append(head + _shorten(action["place"], width - len(head)))
@@ -229,7 +229,7 @@ def _not_entered(document: Document) -> list[str]:
     if not count:
         return []
     return [
-        f"{_count(count, 'other mount namespace')} with FUSE mounts, never entered"
+        f"{counted(count, 'other mount namespace')} with FUSE mounts, never entered"
         f" ({stale} stale there)"
     ]
 
@@ -241,10 +241,6 @@ def _gaps(document: Document) -> list[str]:
 def _clock(date: str) -> str:
     """Return the time of day in UTC of a date in the document."""
     return f"{date[11:19]}Z"
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _fit(text: str, width: int) -> str:

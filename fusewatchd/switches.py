@@ -27,6 +27,8 @@ CONTAINERS_ANNOTATION = "fusewatchd.io/containers"
 _ON = ("", "enabled")
 """Every other value switches off: who writes ``false`` or mistypes ``disabled`` means it."""
 
+SWITCHED_OFF = frozenset({Reason.DISABLED, Reason.OWNER_UNKNOWN})
+"""Refusals of what somebody wants left alone, or may want so."""
 _ACTED_ON = frozenset({Verdict.STALE, Verdict.SUPERSEDED, Verdict.HUNG, Verdict.ORPHANED})
 
 

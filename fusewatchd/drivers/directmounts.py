@@ -18,7 +18,7 @@ all.  Such binds are named and left alone.
 from __future__ import annotations
 
 from fusewatchd.drivers.base import volume_data
-from fusewatchd.kubeletdir import pods_directory
+from fusewatchd.kubeletdir import pods_prefix
 from fusewatchd.model import BindKind, BindPath, Mount, Reason, SourceAnswer, VolumeData
 from fusewatchd.snapshot import Snapshot
 
@@ -75,6 +75,6 @@ def _direct(name: str, why: str) -> SourceAnswer:
 
 
 def _is_shown_elsewhere(mount: Mount, snapshot: Snapshot) -> bool:
-    inside = pods_directory(snapshot.kubelet_root) + "/"
+    inside = pods_prefix(snapshot.kubelet_root)
     shown = snapshot.table.on_device(mount.device)
     return any(not other.mount_point.startswith(inside) for other in shown)

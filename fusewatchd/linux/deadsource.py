@@ -9,10 +9,9 @@ from fusewatchd.actions import DetachDeadSource, Expect, Outcome, OutcomeStatus
 from fusewatchd.linux.mountkernel import MountKernel
 from fusewatchd.linux.mountstack import opened
 from fusewatchd.linux.newmount import is_expected
+from fusewatchd.linux.probe import DISCONNECTED
 from fusewatchd.linux.stop import fail, refuse, skip
 from fusewatchd.model import Mount, Reason
-
-_DISCONNECTED = (errno.ENOTCONN, errno.ECONNABORTED)
 
 
 def detach_dead_source(kernel: MountKernel, action: DetachDeadSource) -> Outcome:
@@ -43,7 +42,7 @@ def _require_dead(fd: int) -> None:
     try:
         os.fstatvfs(fd)
     except OSError as exc:
-        if exc.errno in _DISCONNECTED:
+        if exc.errno in DISCONNECTED:
             return
         raise refuse(Reason.ANSWERING, f"statfs failed with {exc.strerror}") from exc
     raise refuse(Reason.ANSWERING, "it answers")

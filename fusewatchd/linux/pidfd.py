@@ -10,6 +10,7 @@ import select
 from collections.abc import Callable, Mapping
 
 from fusewatchd.linux.exitstatus import exit_status
+from fusewatchd.linux.procfs import process_start_time
 from fusewatchd.model import Device, FuseServer
 
 MAX_UNTOLD = 64
@@ -140,10 +141,8 @@ class ServerWatch:
 
 
 def _start_time(pid: int) -> int | None:
-    """Return field 22 of ``/proc/<pid>/stat``, proc_pid_stat(5); None for no process."""
+    """Return the start time; None for no process, and for one that cannot be looked at."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            # The command's name, in brackets, may hold brackets and spaces itself.
-            return int(file.read().rpartition(b")")[2].split()[19])
-    except (OSError, IndexError, ValueError):
+        return process_start_time(pid)
+    except OSError:
         return None

@@ -19,7 +19,8 @@ from fusewatchd.linux.syscalls import closing_fd
 from fusewatchd.model import Answer, Device
 from fusewatchd.questions import Question
 
-_DISCONNECTED = (errno.ENOTCONN, errno.ECONNABORTED)
+DISCONNECTED = (errno.ENOTCONN, errno.ECONNABORTED)
+"""With what the kernel refuses everything on a connection that has no server any more."""
 _NO_STATFS = (errno.ENOSYS, errno.EOPNOTSUPP)
 """A server that has no statfs says so itself, and so is alive."""
 _NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ESRCH)
@@ -88,7 +89,7 @@ def answer_of(question: Question, asked_at: float, message: dict[str, Any]) -> P
     if unreachable in _NOWHERE:
         return ProbeAnswer(question.device, None, unreachable, asked_at)
     number = unreachable or message["errno"]
-    if not unreachable and number in _DISCONNECTED:
+    if not unreachable and number in DISCONNECTED:
         answer = Answer.DISCONNECTED
     elif not unreachable and number in _NO_STATFS:
         answer = Answer.ANSWERED

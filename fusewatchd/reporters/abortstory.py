@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fusewatchd.actions import AbortConnection, Outcome, OutcomeStatus
 from fusewatchd.decision import CycleReport
-from fusewatchd.model import Answer, Device
+from fusewatchd.model import Device
 from fusewatchd.reporters.log import Log, Value
 
 
@@ -50,7 +50,7 @@ class AbortStory:
         connections = cycle.snapshot.connections
         self._unproven &= connections.keys()
         for device in sorted(self._unproven):
-            if connections[device].answer is Answer.DISCONNECTED:
+            if connections[device].is_dead:
                 self._unproven.discard(device)
                 self._log.info(
                     "the aborted connection is dead: it waits for a new server now",

@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Protocol
 
 from fusewatchd.decision import CycleReport, Finding, Refusal
-from fusewatchd.model import Answer, Connection, Pod, Reason, TargetKey, Verdict
+from fusewatchd.model import Connection, Pod, Reason, TargetKey, Verdict
 from fusewatchd.snapshot import Snapshot
 
 
@@ -37,6 +37,20 @@ class ObjectReference:
     name: str
     uid: str
     api_version: str = "v1"
+
+
+def pod_reference(pod: Pod) -> ObjectReference:
+    """Return what names a pod, with the uid that the API server knows."""
+    return ObjectReference("Pod", pod.namespace, pod.name, pod.uid)
+
+
+def node_reference(name: str) -> ObjectReference:
+    """Return what names a node.
+
+    The uid is what the kubelet writes into its Events on the node, and what ``kubectl describe
+    node`` looks for.
+    """
+    return ObjectReference("Node", "", name, name)
 
 
 class VolumeObject(Enum):
@@ -190,8 +204,8 @@ def connection_of(finding: Finding, snapshot: Snapshot) -> Connection | None:
 
 def is_disconnected(finding: Finding, snapshot: Snapshot) -> bool:
     """Return True for a bind that is stale because its server is gone."""
-    connection = connection_of(finding, snapshot)
-    is_dead = connection is not None and connection.answer is Answer.DISCONNECTED
+    mount = finding.bind.mount
+    is_dead = mount is not None and snapshot.is_dead(mount.device)
     return is_dead and finding.verdict is Verdict.STALE
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from fusewatchd.liveness import OomKill, ServerEnd
 from fusewatchd.printable import printable
-from fusewatchd.reporters.base import EventDraft, ObjectReference
+from fusewatchd.reporters.base import EventDraft, pod_reference
 from fusewatchd.reporters.serverfields import pod_of_server
 from fusewatchd.snapshot import Snapshot
 
@@ -29,5 +29,5 @@ def with_end(draft: EventDraft, end: ServerEnd | None, snapshot: Snapshot) -> Ev
     if end.oom is OomKill.YES:
         note += _OUT_OF_MEMORY
     pod = pod_of_server(end.server, snapshot)
-    related = ObjectReference("Pod", pod.namespace, pod.name, pod.uid) if pod is not None else None
+    related = pod_reference(pod) if pod is not None else None
     return replace(draft, note=note, related=related)

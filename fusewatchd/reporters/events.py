@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 from fusewatchd.model import Pod, Reason
-from fusewatchd.reporters.base import EventDraft, ObjectReference
+from fusewatchd.reporters.base import EventDraft, node_reference, pod_reference
 
 _CROWD_NOTE = (
     "More pods of this node are hit than get an Event each; the others are counted here, and"
@@ -67,20 +67,14 @@ class EventKind(Enum):
     )
 
     def draft(self, pod: Pod) -> EventDraft:
-        """Return the Event about this pod, which carries the uid that the API server knows."""
+        """Return the Event about this pod."""
         reason, action, type_, note = self.value
-        regarding = ObjectReference("Pod", pod.namespace, pod.name, pod.uid)
-        return EventDraft(regarding, reason, action, note, type_)
+        return EventDraft(pod_reference(pod), reason, action, note, type_)
 
     def draft_for_node(self, name: str) -> EventDraft:
-        """Return the Event that counts the pods which get none of their own.
-
-        The uid is what the kubelet writes into its Events on the node, and what ``kubectl
-        describe node`` looks for.
-        """
+        """Return the Event that counts the pods which get none of their own."""
         reason, action, type_, note = self.value
-        regarding = ObjectReference("Node", "", name, name)
-        return EventDraft(regarding, reason, action, f"{_CROWD_NOTE} {note}", type_)
+        return EventDraft(node_reference(name), reason, action, f"{_CROWD_NOTE} {note}", type_)
 
 
 NOT_FOR_GOOD = frozenset(

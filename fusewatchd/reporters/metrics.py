@@ -311,9 +311,7 @@ class Metrics:
         if incident.source_up_at is not None:
             took = max(0.0, incident.recovered_at - incident.source_up_at)
             self._recovery.labels(driver).observe(took)
-        gone = incident.server_gone_at
-        began = incident.noticed_at if gone is None else gone
-        self._outage.labels(driver).observe(max(0.0, incident.recovered_at - began))
+        self._outage.labels(driver).observe(max(0.0, incident.recovered_at - incident.began_at))
 
     def _driver(self, name: str) -> str:
         """Return the label for a driver; a new one brings its series with it."""

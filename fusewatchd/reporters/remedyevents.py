@@ -9,7 +9,7 @@ from fusewatchd.actions import OutcomeStatus
 from fusewatchd.decision import CycleReport
 from fusewatchd.model import Pod
 from fusewatchd.remedies import CommandEnd, CommandResult
-from fusewatchd.reporters.base import EventDraft, ObjectReference
+from fusewatchd.reporters.base import EventDraft, ObjectReference, node_reference, pod_reference
 from fusewatchd.reporters.crowd import Crowd
 
 
@@ -57,7 +57,7 @@ class RemedyEvents:
     def __init__(self, post: Callable[[EventDraft], None], node_name: str) -> None:
         """Take the means to post, which never waits, and whom to tell for a crowd of pods."""
         self._post = post
-        self._node = ObjectReference("Node", "", node_name, node_name)
+        self._node = node_reference(node_name)
         self._crowd = Crowd()
         self._waiting: dict[str, frozenset[str]] = {}
         """Pods that wait for each dead source that is being detached, by its path."""
@@ -90,7 +90,7 @@ class RemedyEvents:
 
     def _tell(self, kind: RemedyEvent, pod: Pod, now: float) -> None:
         if self._crowd.admits(pod.uid, now):
-            self._post(kind.draft(ObjectReference("Pod", pod.namespace, pod.name, pod.uid)))
+            self._post(kind.draft(pod_reference(pod)))
         else:
             self._post(kind.draft(self._node))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -18,6 +18,7 @@ from fusewatchd.demo.node import DemoNode
 from fusewatchd.demo.patience import patient
 from fusewatchd.demo.sources import Source
 from tests.lab import in_lab, pod_with_container
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.kernel
 
@@ -61,14 +62,7 @@ def crash(source: Source) -> None:
 
 
 def wait_for_reasons(apiserver: DemoApiServer, reasons: list[str]) -> None:
-    wait_until(lambda: apiserver.reasons() == reasons, lambda: str(apiserver.events()))
-
-
-def wait_until(condition: Callable[[], bool], what: Callable[[], str]) -> None:
-    end = time.monotonic() + patient(DEADLINE)
-    while not condition():
-        assert time.monotonic() < end, what()
-        time.sleep(0.02)
+    wait_until(lambda: apiserver.reasons() == reasons, lambda: str(apiserver.events()), DEADLINE)
 
 
 @pytest.mark.parametrize("is_old", [False, True], ids=["kernel", "old-kernel"])
@@ -94,7 +88,7 @@ def test_a_crash_is_told_as_events_and_metrics(node: DemoNode, is_old: bool) -> 
         assert world.metric(recovered % "container") == 1
         # Counted only when the answer is there, which the events do not wait for.
         posted = 'fusewatchd_events_total{outcome="posted"}'
-        wait_until(lambda: world.metric(posted) == 2, daemon.log)
+        wait_until(lambda: world.metric(posted) == 2, daemon.log, DEADLINE)
         assert world.metric('fusewatchd_kubelet_requests_total{code="2xx"}') >= 1
         assert (
             world.metric('fusewatchd_recovery_duration_seconds_count{driver="fuse.csi.demo"}') == 1
@@ -144,7 +138,7 @@ def test_events_are_kept_while_the_api_server_is_away(node: DemoNode) -> None:
         world.apiserver.status = 503
         crash(source)
         container.wait_until_readable("/data/hello", DEADLINE)
-        wait_until(lambda: bool(world.apiserver.requests), daemon.log)
+        wait_until(lambda: bool(world.apiserver.requests), daemon.log, DEADLINE)
         assert world.apiserver.reasons() == []
         world.apiserver.status = 0
         wait_for_reasons(world.apiserver, ["FuseMountStale", "FuseMountRecovered"])

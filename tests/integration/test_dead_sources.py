@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable
 
 import pytest
 
 from fusewatchd.actions import DetachDeadSource, Expect, OutcomeStatus
 from fusewatchd.demo.daemonprocess import DaemonProcess
 from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.patience import patient
 from fusewatchd.demo.pods import PodVolume
 from fusewatchd.demo.sources import Source, detach_all
 from fusewatchd.linux import syscalls
@@ -22,6 +20,7 @@ from fusewatchd.mountinfo import parse_mount_table
 from tests.features import best_way
 from tests.integration.test_cluster import cluster
 from tests.lab import in_lab, pod_with_container, real_kernel, run_command
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.kernel
 
@@ -45,13 +44,6 @@ KERNELS = pytest.mark.parametrize(
 def layers_at(path: str) -> tuple[Mount, ...]:
     with open("/proc/self/mountinfo", "rb") as file:
         return parse_mount_table(file.read()).stack_at(path)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + patient(DEADLINE)
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def wait_for_layers(path: str, count: int) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -20,6 +19,7 @@ from fusewatchd.kube.nodestatus import (
 )
 from fusewatchd.reporters.nodecondition import TYPE, WELL, NodeCondition
 from tests.lab import in_lab, pod_with_container
+from tests.waiting import wait_until
 
 PATIENCE = 30.0
 BAD = NodeCondition(True, "FuseMountsNotAnswering", "1 FUSE mount in 1 pod does not answer")
@@ -49,20 +49,13 @@ def posting(server: DemoApiServer, hands: Hands) -> Iterator[NodeConditionPoster
         poster.wait(PATIENCE)
 
 
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def test_told_kept_alive_changed_and_taken_away() -> None:
     hands = Hands()
     with DemoApiServer() as server:
         server.conditions = {"Ready": {"type": "Ready"}}
         with posting(server, hands) as poster:
             poster.tell(WELL)
-            until(lambda: poster._posted == WELL)
+            wait_until(lambda: poster._posted == WELL)
             first = server.conditions[TYPE]
             assert first == {
                 "type": "FuseMountsUnavailable", "status": "False", "reason": "FuseMountsAvailable",
@@ -71,13 +64,13 @@ def test_told_kept_alive_changed_and_taken_away() -> None:
                 "lastTransitionTime": "2023-11-14T22:30:00Z",
             }  # fmt: skip
             hands.move(poster, HEARTBEAT_SECONDS)
-            until(lambda: server.conditions[TYPE] != first)
+            wait_until(lambda: server.conditions[TYPE] != first)
             beat = server.conditions[TYPE]
-            until(lambda: poster._not_before > hands.now)
+            wait_until(lambda: poster._not_before > hands.now)
             assert beat["lastTransitionTime"] == first["lastTransitionTime"]
             poster.tell(BAD)
             hands.move(poster, REST_SECONDS)
-            until(lambda: server.conditions[TYPE]["status"] == "True")
+            wait_until(lambda: server.conditions[TYPE]["status"] == "True")
             assert server.conditions[TYPE]["lastTransitionTime"] > beat["lastHeartbeatTime"]
         assert set(server.conditions) == {"Ready"}
         assert {path for _, path in server.requests} == {"/api/v1/nodes/node%2F1/status"}
@@ -87,13 +80,13 @@ def test_what_flaps_is_not_written_each_time() -> None:
     hands = Hands()
     with DemoApiServer() as server, posting(server, hands) as poster:
         poster.tell(WELL)
-        until(lambda: poster._posted == WELL)
+        wait_until(lambda: poster._posted == WELL)
         for _ in range(50):
             poster.tell(BAD)
             poster.tell(WELL)
         poster.tell(BAD)
         hands.move(poster, REST_SECONDS)
-        until(lambda: server.conditions[TYPE]["status"] == "True")
+        wait_until(lambda: server.conditions[TYPE]["status"] == "True")
         assert len(server.requests) == 2
 
 
@@ -102,11 +95,11 @@ def test_a_missing_permission_is_named_and_tried_again_later() -> None:
     with DemoApiServer() as server, posting(server, hands) as poster:
         server.forbidden = {"/api/v1/nodes/"}
         poster.tell(BAD)
-        until(lambda: poster.problem == "not allowed to patch nodes/status")
+        wait_until(lambda: poster.problem == "not allowed to patch nodes/status")
         assert len(server.requests) == 1
         server.forbidden = set()
         hands.move(poster, 2.0)
-        until(lambda: poster.problem == "")
+        wait_until(lambda: poster.problem == "")
         assert server.conditions[TYPE]["status"] == "True"
 
 
@@ -120,10 +113,12 @@ def test_an_outage_that_lasts_is_a_condition_of_the_node(node: DemoNode) -> None
         settings = {"apiserver.url": server.url, "apiserver.node_condition": "true"}
         with DaemonProcess(node, settings=settings) as daemon:
             daemon.wait_until_watching(2)
-            until(lambda: server.conditions.get(TYPE, {}).get("status") == "False")
+            wait_until(
+                lambda: server.conditions.get(TYPE, {}).get("status") == "False", seconds=PATIENCE
+            )
             source.kill()
-            until(lambda: server.conditions[TYPE]["status"] == "True")
+            wait_until(lambda: server.conditions[TYPE]["status"] == "True", seconds=PATIENCE)
             assert "2 FUSE mounts in 1 pod" in server.conditions[TYPE]["message"]
             source.restart()
-            until(lambda: server.conditions[TYPE]["status"] == "False")
+            wait_until(lambda: server.conditions[TYPE]["status"] == "False", seconds=PATIENCE)
         assert server.conditions == {}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from fusewatchd.kube.http import Client, Endpoint
 from fusewatchd.kube.nodestatus import NodeConditionPoster
 from fusewatchd.reporters.base import EventDraft, ObjectReference, VolumeObject, VolumeReference
 from fusewatchd.reporters.nodecondition import TYPE, WELL
+from tests.waiting import wait_until
 
 KUBERNETES = Path(__file__).parents[2] / "conf" / "kubernetes"
 PATIENCE = 20.0
@@ -39,15 +38,6 @@ def rules_of(*names: str) -> list[dict[str, Any]]:
     return [rule for d in documents if d["kind"] == "ClusterRole" for rule in d["rules"]]
 
 
-def until(condition: Callable[[], bool]) -> bool:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True
-
-
 def told(server: DemoApiServer) -> tuple[set[str], list[str]]:
     """Say everything that the daemon ever says; return what arrived and what was complained of."""
     poster = EventPoster(Endpoint(server.url), "node-1", chance=lambda: 0.0)
@@ -64,7 +54,7 @@ def told(server: DemoApiServer) -> tuple[set[str], list[str]]:
         done[0] += news.posted + news.failed
         return done[0] >= 6 or bool(problems)
 
-    assert until(is_over)
+    wait_until(is_over)
     poster.stop(1.0)
     return {event["regarding"]["kind"] for event in server.events()}, problems
 
@@ -79,13 +69,13 @@ def test_what_is_shipped_is_enough(has_events_v1: bool) -> None:
             poster = EventPoster(Endpoint(server.url), "node-1", nodes=1)
             poster.start()
             poster.post(EventDraft(ABOUT["pod"], "R", "A", "n", "Normal"))
-            assert until(lambda: len(server.events()) == 1)
+            wait_until(lambda: len(server.events()) == 1)
             poster.stop(1.0)
         server.rules += rules_of("rbac-node-condition.yaml")
         condition = NodeConditionPoster(Endpoint(server.url), "node-1")
         condition.start()
         condition.tell(WELL)
-        assert until(lambda: TYPE in server.conditions)
+        wait_until(lambda: TYPE in server.conditions)
         condition.stop()
         condition.wait(PATIENCE)
         assert server.conditions == {}
@@ -133,7 +123,7 @@ def told_pod(server: DemoApiServer) -> tuple[set[str], list[str]]:
     poster = EventPoster(Endpoint(server.url), "node-1", nodes=1)
     poster.start()
     poster.post(EventDraft(ABOUT["pod"], "R", "A", "n", "Normal"))
-    assert until(lambda: len(server.events()) == 1)
+    wait_until(lambda: len(server.events()) == 1)
     poster.stop(1.0)
     return {event["regarding"]["kind"] for event in server.events()}, list(
         poster.collect().problems

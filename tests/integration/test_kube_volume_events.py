@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from fusewatchd.kube.apiserver import STATE_NAME, EventPoster, PosterNews
 from fusewatchd.kube.http import Endpoint
 from fusewatchd.reporters.base import EventDraft, ObjectReference, VolumeObject, VolumeReference
 from tests.lab import in_lab, pod_with_container
+from tests.waiting import wait_until
 
 PATIENCE = 20.0
 VOLUME = "/api/v1/persistentvolumes/shop-data"
@@ -46,13 +46,6 @@ def posting(url: str, state_dir: str = "") -> Iterator[EventPoster]:
         poster.stop(1.0)
 
 
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def news_of(poster: EventPoster, condition: Callable[[PosterNews], bool]) -> PosterNews:
     seen: list[PosterNews] = []
 
@@ -65,7 +58,7 @@ def news_of(poster: EventPoster, condition: Callable[[PosterNews], bool]) -> Pos
             tuple(p for n in seen for p in n.problems),
         )
 
-    until(lambda: condition(total()))
+    wait_until(lambda: condition(total()))
     return total()
 
 
@@ -102,7 +95,7 @@ def test_a_volume_without_a_claim_is_nobodys_event(spec: object) -> None:
         for draft in (ON_CLAIM, ON_DATASET, ON_POD):
             poster.post(draft)
         news = news_of(poster, lambda n: n.posted == 1)
-        until(lambda: len(server.requests) >= 3)
+        wait_until(lambda: len(server.requests) >= 3)
         assert (news.failed, news.dropped, news.problems) == (0, 0, ())
         assert [event["regarding"]["kind"] for event in server.events()] == ["Pod"]
 
@@ -139,8 +132,8 @@ def test_what_could_not_be_said_is_said_by_the_next_run(tmp_path: Path) -> None:
     assert os.stat(tmp_path / STATE_NAME).st_mode & 0o077 == 0
     with DemoApiServer() as server, posting(server.url, state) as poster:
         server.objects = {VOLUME: {"spec": {"claimRef": CLAIM_REF}}}
-        until(lambda: len(server.events()) == 2)
-        until(lambda: any(e.get("series", {}).get("count") == 3 for e in server.events()))
+        wait_until(lambda: len(server.events()) == 2)
+        wait_until(lambda: any(e.get("series", {}).get("count") == 3 for e in server.events()))
         (name,) = (e["metadata"]["name"] for e in server.events() if "series" in e)
     with posting(server.url, state):
         pass
@@ -149,7 +142,7 @@ def test_what_could_not_be_said_is_said_by_the_next_run(tmp_path: Path) -> None:
         server._events[("shop", name)] = json.loads(json.dumps(_event_of(name)))
         with posting(server.url, state) as poster:
             poster.post(ON_POD)
-            until(lambda: bool(server.requests))
+            wait_until(lambda: bool(server.requests))
             news_of(poster, lambda n: n.posted == 1)
             assert [method for method, _ in server.requests] == ["PATCH"]
             (event,) = server.events()
@@ -193,10 +186,10 @@ def test_an_outage_while_the_api_server_is_away_is_told_by_the_next_daemon(node:
             source.kill()
             source.restart()
             container.wait_until_readable("/data/hello", PATIENCE)
-            until(lambda: "event=recovered" in daemon.log() and len(server.requests) > 0)
+            wait_until(lambda: "event=recovered" in daemon.log() and len(server.requests) > 0)
         server.status = 0
         with DaemonProcess(node, settings=settings):
-            until(lambda: len(server.events()) == 4)
+            wait_until(lambda: len(server.events()) == 4)
     told = {(e["regarding"]["kind"], e["regarding"]["uid"], e["reason"]) for e in server.events()}
     assert told == {
         (kind, uid, reason)

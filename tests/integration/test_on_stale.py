@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,12 +16,12 @@ import pytest
 from fusewatchd.demo.container import Container, python_environment
 from fusewatchd.demo.daemonprocess import DaemonProcess
 from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.patience import patient
 from fusewatchd.demo.pods import DemoPod, PodMount, PodVolume
 from fusewatchd.demo.sources import Source
 from fusewatchd.linux import syscalls
 from tests.integration.test_cluster import cluster
 from tests.lab import in_lab, pod_with_container
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.kernel
 
@@ -104,13 +104,6 @@ def has_ended(pid: str) -> bool:
             return file.read().rpartition(")")[2].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):
         return True
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + patient(DEADLINE)
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 @in_lab(timeout=90)

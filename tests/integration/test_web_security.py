@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from fusewatchd.reporters.exposition import Page
 from fusewatchd.web import Health, Pages, WebServer
 from fusewatchd.websecurity import WebSecurity
 from tests.certificates import Authority, make_authority, make_certificate
+from tests.waiting import wait_until
 
 SECRET_HASH = "$2y$04$abcdefghijklmnopqrstuu2r9OfJnfCsdneAXAGHnS4UpFFP8WIrW"
 """Of ``secret``, at the cheapest cost there is."""
@@ -210,13 +211,6 @@ def test_new_certificates_are_served_and_bad_ones_are_not(authority: Authority) 
             text = (authority.directory / f"server.{end}").read_text()
             written(authority.directory / f"gone.{end}", text)
         wait_until(lambda: served_certificate(server) == pem(authority, "server"))
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    end = time.monotonic() + patient(seconds)
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def pem(authority: Authority, name: str) -> str:
