@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from fusewatchd.decision import Finding, Refusal
 from fusewatchd.ledger import Ledger
-from fusewatchd.model import Connection, Device, Reason, Verdict
+from fusewatchd.model import Connection, Device
 from fusewatchd.settings import RecoveryMode
 from fusewatchd.snapshot import Snapshot
+from fusewatchd.verdicts import Reason, Verdict
 
 
 @dataclass(frozen=True, slots=True)

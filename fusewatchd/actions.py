@@ -9,12 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from fusewatchd.model import (
-    Device,
-    Mount,
-    Reason,
-    TargetKey,
-)
+from fusewatchd.model import Device, Mount, TargetKey
+from fusewatchd.verdicts import Reason
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fusewatchd.model import Reason, Verdict
+from fusewatchd.verdicts import Reason, Verdict
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,9 @@ from fusewatchd.budget import source_of
 from fusewatchd.decision import Finding, Pause, Plan, Refusal
 from fusewatchd.ledger import SourceLife
 from fusewatchd.memory import BackOff
-from fusewatchd.model import Device, Reason, TargetKey
+from fusewatchd.model import Device, TargetKey
 from fusewatchd.snapshot import Snapshot
+from fusewatchd.verdicts import Reason
 
 INITIAL_SECONDS = 0.25
 MOST_STEPS = 8

@@ -14,7 +14,8 @@ from fusewatchd.actions import ReplaceMount
 from fusewatchd.bucket import Rate
 from fusewatchd.decision import Finding, Plan, Refusal
 from fusewatchd.ledger import Ledger
-from fusewatchd.model import Reason, TargetKey
+from fusewatchd.model import TargetKey
+from fusewatchd.verdicts import Reason
 
 REST_SECONDS = 0.5
 """Once spent, nothing is replaced for so long, and then what has come together meanwhile: a

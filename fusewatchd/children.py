@@ -13,8 +13,9 @@ from fusewatchd.actions import ChildMount, Expect
 from fusewatchd.decision import Bind, Finding
 from fusewatchd.errors import FusewatchError
 from fusewatchd.lineage import below, plain_root
-from fusewatchd.model import Mount, Reason, TargetKey, Verdict
+from fusewatchd.model import Mount, TargetKey
 from fusewatchd.snapshot import Snapshot
+from fusewatchd.verdicts import Reason, Verdict
 
 MAX_CHILDREN = 64
 

@@ -18,10 +18,10 @@ from collections.abc import Iterable, Mapping
 from fusewatchd.actions import DetachOrphan, Expect
 from fusewatchd.decision import Bind, Finding, Refusal
 from fusewatchd.ledger import Ledger
-from fusewatchd.model import Reason, Verdict
 from fusewatchd.settings import CleanupSettings, RecoveryMode
 from fusewatchd.snapshot import Snapshot
 from fusewatchd.switches import SWITCHED_OFF
+from fusewatchd.verdicts import Reason, Verdict
 
 
 def over_since(

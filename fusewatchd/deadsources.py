@@ -20,11 +20,12 @@ from fusewatchd.budget import source_of
 from fusewatchd.decision import Finding
 from fusewatchd.kubeletdir import pods_prefix
 from fusewatchd.memory import BackOff
-from fusewatchd.model import Connection, Mount, Reason, TargetKey
+from fusewatchd.model import Connection, Mount, TargetKey
 from fusewatchd.remedies import DeadSource, SourceWatch
 from fusewatchd.settings import DeadSourceSettings, RecoveryMode
 from fusewatchd.snapshot import Snapshot
 from fusewatchd.switches import SWITCHED_OFF
+from fusewatchd.verdicts import Reason
 
 SURE_COMMAND = 250
 """Of a longer command line the rest may have been cut off, and the path with it."""

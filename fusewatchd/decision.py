@@ -13,18 +13,9 @@ from fusewatchd.actions import (
     ReplaceMount,
 )
 from fusewatchd.liveness import ServerEnd, Service
-from fusewatchd.model import (
-    BindPath,
-    Device,
-    Gap,
-    Mount,
-    MountNamespace,
-    Reason,
-    SourceAnswer,
-    TargetKey,
-    Verdict,
-)
+from fusewatchd.model import BindPath, Device, Gap, Mount, MountNamespace, SourceAnswer, TargetKey
 from fusewatchd.remedies import NO_REMEDIES, RemedyReport
+from fusewatchd.verdicts import Reason, Verdict
 
 if TYPE_CHECKING:
     from fusewatchd.snapshot import Snapshot

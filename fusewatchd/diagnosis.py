@@ -22,13 +22,12 @@ from fusewatchd.model import (
     Mount,
     MountNamespace,
     NamespaceKind,
-    Reason,
     TargetKey,
-    Verdict,
 )
 from fusewatchd.snapshot import Snapshot
 from fusewatchd.sources import Resolution, locate, resolve, subpath_of
 from fusewatchd.switches import Switches
+from fusewatchd.verdicts import Reason, Verdict
 
 HEALTHY = Opinion(Verdict.HEALTHY, "answers")
 

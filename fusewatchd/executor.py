@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from fusewatchd.actions import Action, Outcome, OutcomeStatus, ReplaceMount
 from fusewatchd.errors import WorkerShortageError
 from fusewatchd.linux.mounter import MountWorker
-from fusewatchd.model import Device, Reason, TargetKey
+from fusewatchd.model import Device, TargetKey
+from fusewatchd.verdicts import Reason
 
 MAX_WORKERS = 4
 SHARD_ACTIONS = 32

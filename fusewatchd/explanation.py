@@ -13,9 +13,10 @@ from os import strerror
 
 from fusewatchd.advice import NOT_RUNNING, REASONS, UNCLAIMED, VERDICTS, Advice
 from fusewatchd.documents import Document
-from fusewatchd.model import ALARMING, Answer, BindKind, Reason, Verdict
+from fusewatchd.model import Answer, BindKind
 from fusewatchd.reporters.base import counted, duration_text
 from fusewatchd.servertable import end_text, process_text
+from fusewatchd.verdicts import ALARMING, Reason, Verdict
 
 MAX_MOUNTS = 50
 """Explained in full as text; the document has them all."""

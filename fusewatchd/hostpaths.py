@@ -27,7 +27,6 @@ from fusewatchd.model import (
     MountNamespace,
     NamespaceKind,
     Pod,
-    Reason,
     SourceAnswer,
     SourcePath,
     TargetKey,
@@ -35,6 +34,7 @@ from fusewatchd.model import (
 )
 from fusewatchd.mountinfo import MountTable
 from fusewatchd.snapshot import Snapshot
+from fusewatchd.verdicts import Reason
 
 RULE = "host-path"
 _PLUGIN = "kubernetes.io~host-path"

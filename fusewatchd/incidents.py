@@ -15,8 +15,9 @@ from fusewatchd.actions import Outcome, OutcomeStatus, ReplaceMount
 from fusewatchd.decision import Finding, Incident
 from fusewatchd.ledger import TargetState
 from fusewatchd.liveness import ServerEnd
-from fusewatchd.model import Device, Reason, TargetKey, Verdict
+from fusewatchd.model import Device, TargetKey
 from fusewatchd.snapshot import Snapshot
+from fusewatchd.verdicts import Reason, Verdict
 
 SURVIVED_SECONDS = 60.0
 """A connection that is alive for so long after the end of a process was not served by it alone."""

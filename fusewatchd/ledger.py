@@ -15,8 +15,9 @@ from fusewatchd.bucket import Bucket
 from fusewatchd.decision import Incident, Outage, Phase
 from fusewatchd.lineage import Facts
 from fusewatchd.liveness import Service
-from fusewatchd.model import Device, Mount, MountNamespace, Reason, SourceAnswer, TargetKey
+from fusewatchd.model import Device, Mount, MountNamespace, SourceAnswer, TargetKey
 from fusewatchd.remedies import RemedyMemory
+from fusewatchd.verdicts import Reason
 
 
 @dataclass(frozen=True, slots=True)

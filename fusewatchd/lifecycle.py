@@ -16,7 +16,7 @@ from __future__ import annotations
 from enum import Enum
 
 from fusewatchd.decision import Phase
-from fusewatchd.model import Verdict
+from fusewatchd.verdicts import Verdict
 
 
 class Signal(Enum):

@@ -22,9 +22,10 @@ from fusewatchd.diagnosis import Diagnosis
 from fusewatchd.ledger import Detached, Ledger, TargetState
 from fusewatchd.lifecycle import Signal, advance, signal_of
 from fusewatchd.lineage import Place
-from fusewatchd.model import SourceAnswer, TargetKey, Verdict
+from fusewatchd.model import SourceAnswer, TargetKey
 from fusewatchd.ownlayers import still_there, with_layers
 from fusewatchd.snapshot import Snapshot
+from fusewatchd.verdicts import Verdict
 
 UNDONE_SECONDS = 120.0
 """What was replaced by the same mount longer ago than this is no quarrel with anybody."""

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NoReturn
 
+from fusewatchd.verdicts import Reason
+
 
 def assert_never(value: NoReturn) -> NoReturn:
     """Prove to the type checker that a match over a closed union is complete."""
@@ -304,98 +306,7 @@ class MountNamespace:
         return None
 
 
-# ------------------------------------------------------------------------- verdicts
-
-
-class Verdict(Enum):
-    """State of one bind (label ``verdict``)."""
-
-    HEALTHY = "healthy"
-    SLOW = "slow"
-    HUNG = "hung"
-    STALE = "stale"
-    SUPERSEDED = "superseded"
-    BARE = "bare"
-    ORPHANED = "orphaned"
-    HELD = "held"
-    UNKNOWN = "unknown"
-
-
-ALARMING = frozenset({Verdict.HUNG, Verdict.STALE, Verdict.BARE})
-"""A pod cannot use its volume.  Slow, held and superseded ones work, orphans have no pod."""
-
-
-class Reason(Enum):
-    """Why something was not done, or failed (label ``reason``); a closed set."""
-
-    NONE = "none"
-    NO_SOURCE = "no_source"
-    """Nothing says where this bind came from."""
-    AMBIGUOUS_SOURCE = "ambiguous_source"
-    DIRECT_MOUNT = "direct_mount"
-    """The server mounts straight into the pod: there is nothing to bind from."""
-    BLOCK_DEVICE = "block_device"
-    """``fuseblk``: no second superblock of its disk can be made while a bind holds this one."""
-    SOURCE_MISSING = "source_missing"
-    """The source is known and nothing new is mounted there yet."""
-    SOURCE_UNPROVEN = "source_unproven"
-    """A new source mount is there and has not answered yet."""
-    LAYERS_UNPROVEN = "layers_unproven"
-    """What the stale mount covers has not answered yet: it may be as dead, and in the way."""
-    SOURCE_DEAD = "source_dead"
-    """Its source shows a dead file system, for longer than a restart takes."""
-    SERVER_ALIVE = "server_alive"
-    """A process that may be the server of a dead file system still runs."""
-    AWAITS_ACTION = "awaits_action"
-    """Its server is to come back by what ``drivers.on_stale`` says."""
-    ARGUMENT = "argument"
-    """A value for a command or unit is not known, or not of a kind that is passed on."""
-    SOURCE_CHANGED = "source_changed"
-    """The source was replaced again between look and act."""
-    SOURCE_TYPE = "source_type"
-    """What is mounted at the source now is another kind of file system."""
-    HOST_BIND_STALE = "host_bind_stale"
-    """A container waits for its pod's bind on the host."""
-    SUBPATH_MISSING = "subpath_missing"
-    SUBPATH_UNSAFE = "subpath_unsafe"
-    TYPE_MISMATCH = "type_mismatch"
-    """Directory against file."""
-    DIRECTORY_DROPPED = "directory_dropped"
-    """The kernel has forgotten the dead directory: nothing can be mounted on it any more."""
-    CHILD_MOUNT = "child_mount"
-    """A mount inside the volume could not be carried over."""
-    IDMAP = "idmap"
-    LOCKED = "locked"
-    POD_ENDING = "pod_ending"
-    POD_UNKNOWN = "pod_unknown"
-    REPORT_ONLY = "report_only"
-    DISABLED = "disabled"
-    """Switched off for this bind, by the configuration or by its pod."""
-    OWNER_UNKNOWN = "owner_unknown"
-    """Namespaces are excluded, and nobody has told yet in which one the pod is."""
-    GRACE = "grace"
-    """The pod is over, and not for long enough yet to take its mounts away."""
-    BACK_OFF = "back_off"
-    TABLE_FULL = "table_full"
-    BUDGET = "budget"
-    """The node has had enough replacements for now."""
-    SOURCE_FLAPPING = "source_flapping"
-    """The source comes and goes; it is waited for until it stays."""
-    NAMESPACE_GONE = "namespace_gone"
-    VANISHED = "vanished"
-    """The target was unmounted or replaced by somebody else before we acted."""
-    RACED = "raced"
-    TIMED_OUT = "timed_out"
-    NOT_VERIFIED = "not_verified"
-    SYSTEM_CALL = "system_call"
-    """A system call failed; the outcome carries its errno."""
-    ALREADY_LIVE = "already_live"
-    UNCONFIRMED = "unconfirmed"
-    """A hung connection that has not stood still for long enough, or waits for its turn."""
-    ANSWERING = "answering"
-    """A connection that was to be aborted has served somebody in the last moment."""
-    NO_FUSECTL = "no_fusectl"
-    """The FUSE control file system cannot be read or written."""
+# ---------------------------------------------------------- sources and targets
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,11 +22,12 @@ from fusewatchd.commandtemplate import UnusableValueError, argument, unit
 from fusewatchd.decision import Finding
 from fusewatchd.ledger import Ledger
 from fusewatchd.memory import BackOff
-from fusewatchd.model import BindKind, Device, Reason, TargetKey, Verdict
+from fusewatchd.model import BindKind, Device, TargetKey
 from fusewatchd.remedies import Attempts, CommandEnd, CommandKind, RunCommand, Trouble
 from fusewatchd.settings import OnStaleSettings, RecoveryMode
 from fusewatchd.snapshot import Snapshot
 from fusewatchd.switches import SWITCHED_OFF
+from fusewatchd.verdicts import Reason, Verdict
 
 RESTART = ("--no-ask-password", "restart", "--")
 """What ``systemctl`` is told before the name of a unit."""

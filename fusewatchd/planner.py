@@ -24,18 +24,12 @@ from fusewatchd.actions import (
 from fusewatchd.children import ChildrenUnknownError, plan_children
 from fusewatchd.decision import Finding, Plan, Refusal
 from fusewatchd.ledger import ContainerFacts, Ledger
-from fusewatchd.model import (
-    BindKind,
-    Device,
-    Mount,
-    Reason,
-    TargetKey,
-    Verdict,
-)
+from fusewatchd.model import BindKind, Device, Mount, TargetKey
 from fusewatchd.ownlayers import layers_of, own_top
 from fusewatchd.settings import CleanupSettings, RecoveryMode, SupersededPolicy
 from fusewatchd.snapshot import Snapshot
 from fusewatchd.sources import narrower, subpath_of
+from fusewatchd.verdicts import Reason, Verdict
 
 LAYERS_SECONDS = 1.0
 """So long is an answer of what a stale mount covers waited for: not knowing costs a layer."""

@@ -13,7 +13,8 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from fusewatchd.bucket import Bucket
-from fusewatchd.model import Device, Mount, Reason, TargetKey
+from fusewatchd.model import Device, Mount, TargetKey
+from fusewatchd.verdicts import Reason
 
 if TYPE_CHECKING:
     from fusewatchd.actions import DetachDeadSource, Outcome

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from fusewatchd.documents import PATH_LIMIT, Clocks, Document, shown
-from fusewatchd.model import Reason
 from fusewatchd.remedies import DeadSource, Trouble
+from fusewatchd.verdicts import Reason
 
 
 def dead_source_document(source: DeadSource, clocks: Clocks) -> Document:

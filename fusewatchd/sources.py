@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 
 from fusewatchd import lineage
 from fusewatchd.drivers import Driver
-from fusewatchd.model import Answer, BindKind, BindPath, Mount, Reason, SourceAnswer, SourcePath
+from fusewatchd.model import Answer, BindKind, BindPath, Mount, SourceAnswer, SourcePath
 from fusewatchd.snapshot import Snapshot
+from fusewatchd.verdicts import Reason
 
 UNKNOWN_SOURCE = SourceAnswer("", "never seen mounted outside the pods directory")
 

@@ -13,14 +13,7 @@ from fusewatchd.actions import Action, OutcomeStatus
 from fusewatchd.decision import CycleReport, Finding, Incident, Outage, Pause, Refusal
 from fusewatchd.documents import PATH_LIMIT, Clocks, Document, rfc3339, shown
 from fusewatchd.ledger import NOTHING_DETACHED, Detached, TargetState
-from fusewatchd.model import (
-    ALARMING,
-    MountNamespace,
-    NamespaceKind,
-    Reason,
-    TargetKey,
-    Verdict,
-)
+from fusewatchd.model import MountNamespace, NamespaceKind, TargetKey
 from fusewatchd.remedystatus import dead_source_document, trouble_document
 from fusewatchd.snapshot import Snapshot
 from fusewatchd.statusservers import end_document, holders_document, servers_document
@@ -31,6 +24,7 @@ from fusewatchd.surroundings import (
     sources_document,
     unclaimed_document,
 )
+from fusewatchd.verdicts import ALARMING, Reason, Verdict
 
 MAX_NAMESPACES = 100
 """Namespaces listed one by one; the totals count all."""

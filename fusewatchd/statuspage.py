@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from fusewatchd.documents import Document
-from fusewatchd.model import ALARMING, Verdict
 from fusewatchd.reporters.timelines import SPAN_SECONDS, Spell, VolumeKey
+from fusewatchd.verdicts import ALARMING, Verdict
 
 REFRESH_SECONDS = 5
 MAX_VOLUMES = 300

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fusewatchd.documents import Document
-from fusewatchd.model import Verdict
 from fusewatchd.printable import SHORT_ID
 from fusewatchd.reporters.base import counted, duration_text
 from fusewatchd.servertable import end_text, holder_lines, server_lines
+from fusewatchd.verdicts import Verdict
 
 _COLOURS: Mapping[str, str] = {
     Verdict.HEALTHY.value: "32",

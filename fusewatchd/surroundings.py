@@ -9,8 +9,9 @@ from collections.abc import Mapping
 
 from fusewatchd.decision import CycleReport
 from fusewatchd.documents import PATH_LIMIT, Clocks, Document, shown
-from fusewatchd.model import Answer, Device, FuseServer, Mount, MountNamespace, Verdict
+from fusewatchd.model import Answer, Device, FuseServer, Mount, MountNamespace
 from fusewatchd.snapshot import Snapshot
+from fusewatchd.verdicts import Verdict
 
 MAX_SERVERS = 8
 """Processes of one connection."""

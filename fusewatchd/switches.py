@@ -17,9 +17,10 @@ from fnmatch import fnmatchcase
 
 from fusewatchd.decision import Bind, Finding
 from fusewatchd.ledger import Owner
-from fusewatchd.model import Pod, Reason, Verdict
+from fusewatchd.model import Pod
 from fusewatchd.printable import printable
 from fusewatchd.settings import ExcludeSettings
+from fusewatchd.verdicts import Reason, Verdict
 
 RECOVERY_ANNOTATION = "fusewatchd.io/recovery"
 CONTAINERS_ANNOTATION = "fusewatchd.io/containers"

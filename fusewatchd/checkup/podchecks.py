@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fusewatchd.checkup.findings import Finding, fail, ok, warn
-from fusewatchd.model import ALARMING, Reason
+from fusewatchd.verdicts import ALARMING, Reason
 
 Bind = Mapping[str, Any]
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from fusewatchd.decision import Bind
 from fusewatchd.ledger import Ledger
-from fusewatchd.model import Connection, Reason, Verdict
+from fusewatchd.model import Connection
 from fusewatchd.snapshot import Snapshot
 from fusewatchd.sources import Resolution
+from fusewatchd.verdicts import Reason, Verdict
 
 
 @dataclass(frozen=True, slots=True)

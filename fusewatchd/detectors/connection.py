@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from fusewatchd.detectors.base import Case, Opinion
-from fusewatchd.model import Answer, Reason, Verdict, assert_never
+from fusewatchd.model import Answer, assert_never
+from fusewatchd.verdicts import Reason, Verdict
 
 
 def detect_held(case: Case) -> Opinion | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fusewatchd.detectors.base import Case, Opinion
-from fusewatchd.model import Reason, Verdict
+from fusewatchd.verdicts import Reason, Verdict
 
 
 def detect_bare(case: Case) -> Opinion | None:

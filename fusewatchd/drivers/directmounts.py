@@ -19,8 +19,9 @@ from __future__ import annotations
 
 from fusewatchd.drivers.base import volume_data
 from fusewatchd.kubeletdir import pods_prefix
-from fusewatchd.model import BindKind, BindPath, Mount, Reason, SourceAnswer, VolumeData
+from fusewatchd.model import BindKind, BindPath, Mount, SourceAnswer, VolumeData
 from fusewatchd.snapshot import Snapshot
+from fusewatchd.verdicts import Reason
 
 MOUNTPOINT_S3 = "s3.csi.aws.com"
 

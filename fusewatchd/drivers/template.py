@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from fusewatchd.drivers.base import is_one_name, namespace_of, volume_data
 from fusewatchd.kubeletdir import pods_directory
-from fusewatchd.model import BindKind, BindPath, Mount, Reason, SourceAnswer, SourcePath
+from fusewatchd.model import BindKind, BindPath, Mount, SourceAnswer, SourcePath
 from fusewatchd.settings import TemplateSettings
 from fusewatchd.snapshot import Snapshot
 from fusewatchd.sourcetemplate import ROOT_FIELD, fields_of, fill
+from fusewatchd.verdicts import Reason
 
 
 class Template:

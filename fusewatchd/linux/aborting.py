@@ -21,7 +21,8 @@ from fusewatchd.linux.mountkernel import MountKernel
 from fusewatchd.linux.newmount import is_expected
 from fusewatchd.linux.stop import fail, refuse, skip
 from fusewatchd.linux.syscalls import closing_fd
-from fusewatchd.model import Device, Reason
+from fusewatchd.model import Device
+from fusewatchd.verdicts import Reason
 
 WATCH_SECONDS = 1.0
 """How long nobody must be served before it is done."""

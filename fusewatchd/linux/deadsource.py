@@ -11,7 +11,8 @@ from fusewatchd.linux.mountstack import opened
 from fusewatchd.linux.newmount import is_expected
 from fusewatchd.linux.probe import DISCONNECTED
 from fusewatchd.linux.stop import fail, refuse, skip
-from fusewatchd.model import Mount, Reason
+from fusewatchd.model import Mount
+from fusewatchd.verdicts import Reason
 
 
 def detach_dead_source(kernel: MountKernel, action: DetachDeadSource) -> Outcome:

@@ -30,7 +30,8 @@ from fusewatchd.linux.mountkernel import MountKernel, Way
 from fusewatchd.linux.replacement import Note, carry_out, ignore
 from fusewatchd.linux.runningkernel import RealKernel
 from fusewatchd.linux.staging import Staging
-from fusewatchd.model import Mount, Reason
+from fusewatchd.model import Mount
+from fusewatchd.verdicts import Reason
 from fusewatchd.wire import decode, encode
 
 FLUSH_SECONDS = 0.04

@@ -14,7 +14,8 @@ from fusewatchd.actions import ChildMount, Expect, Propagation, ReplaceMount
 from fusewatchd.linux.mountkernel import Attributes, FileKind, MountKernel
 from fusewatchd.linux.mountstack import opened, tree_inside
 from fusewatchd.linux.stop import Stop, refuse, skip
-from fusewatchd.model import Mount, Reason
+from fusewatchd.model import Mount
+from fusewatchd.verdicts import Reason
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,8 @@ from fusewatchd.linux.mountstack import (
 )
 from fusewatchd.linux.newmount import NewMount, Target, is_expected, options_of
 from fusewatchd.linux.stop import Stop, fail, refuse, skip
-from fusewatchd.model import Device, Mount, Reason, TargetKey, assert_never
+from fusewatchd.model import Device, Mount, TargetKey, assert_never
+from fusewatchd.verdicts import Reason
 
 Note = Callable[[TargetKey, OwnLayer], None]
 

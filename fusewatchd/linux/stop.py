@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fusewatchd.actions import OutcomeStatus
-from fusewatchd.model import Reason
+from fusewatchd.verdicts import Reason
 
 
 class Stop(Exception):

@@ -14,8 +14,9 @@ from enum import Enum
 from typing import Protocol
 
 from fusewatchd.decision import CycleReport, Finding, Refusal
-from fusewatchd.model import Connection, Pod, Reason, TargetKey, Verdict
+from fusewatchd.model import Connection, Pod, TargetKey
 from fusewatchd.snapshot import Snapshot
+from fusewatchd.verdicts import Reason, Verdict
 
 
 class Reporter(Protocol):

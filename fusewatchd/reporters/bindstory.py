@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fusewatchd.decision import CycleReport, Finding, Refusal
-from fusewatchd.model import Answer, Device, Reason, TargetKey, Verdict
+from fusewatchd.model import Answer, Device, TargetKey
 from fusewatchd.reporters.base import (
     WAITING,
     NewsMemory,
@@ -20,6 +20,7 @@ from fusewatchd.reporters.bindfields import bind_fields, device_of, group_fields
 from fusewatchd.reporters.log import Level, Log, Value
 from fusewatchd.reporters.restraint import TOLD_ONCE
 from fusewatchd.snapshot import Snapshot
+from fusewatchd.verdicts import Reason, Verdict
 
 SAYINGS: dict[Verdict, tuple[Level, str]] = {
     Verdict.HEALTHY: (Level.INFO, "answering again"),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from enum import Enum
 
-from fusewatchd.model import Pod, Reason
+from fusewatchd.model import Pod
 from fusewatchd.reporters.base import EventDraft, node_reference, pod_reference
+from fusewatchd.verdicts import Reason
 
 _CROWD_NOTE = (
     "More pods of this node are hit than get an Event each; the others are counted here, and"

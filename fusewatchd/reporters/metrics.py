@@ -16,12 +16,13 @@ from typing import Any
 from fusewatchd.actions import AbortConnection, DetachOrphan, OutcomeStatus
 from fusewatchd.decision import CycleReport, Incident, Trigger
 from fusewatchd.liveness import OomKill
-from fusewatchd.model import BindKind, Device, Reason, TargetKey, Verdict
+from fusewatchd.model import BindKind, Device, TargetKey
 from fusewatchd.printable import printable
 from fusewatchd.remedies import CommandKind, CommandResult, RemedyReport
 from fusewatchd.reporters.base import WAITING, NewsMemory, is_about_abort, new_refusals
 from fusewatchd.reporters.exposition import Exposition, Page
 from fusewatchd.reporters.results import ABORT_RESULTS, RESULTS, SOURCE_ENDINGS
+from fusewatchd.verdicts import Reason, Verdict
 
 MAX_DRIVERS = 20
 OTHER_DRIVERS = "other"

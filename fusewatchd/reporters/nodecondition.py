@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fusewatchd.decision import CycleReport, Finding
-from fusewatchd.model import TargetKey, Verdict
+from fusewatchd.model import TargetKey
 from fusewatchd.reporters.base import counted, is_disconnected
+from fusewatchd.verdicts import Verdict
 
 TYPE = "FuseMountsUnavailable"
 AFTER_SECONDS = 10.0

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 
 from fusewatchd.decision import CycleReport, Incident
 from fusewatchd.liveness import Service
-from fusewatchd.model import Device, Verdict
+from fusewatchd.model import Device
 from fusewatchd.reporters.base import counted, duration_text
 from fusewatchd.reporters.bindfields import device_of, grouped, milliseconds, whose
 from fusewatchd.reporters.log import Log, Value
 from fusewatchd.reporters.serverfields import end_fields, server_text
+from fusewatchd.verdicts import Verdict
 
 
 @dataclass(slots=True)

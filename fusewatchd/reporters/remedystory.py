@@ -6,10 +6,11 @@ import shlex
 
 from fusewatchd.actions import Outcome, OutcomeStatus
 from fusewatchd.decision import CycleReport
-from fusewatchd.model import Reason, assert_never
+from fusewatchd.model import assert_never
 from fusewatchd.remedies import CommandEnd, CommandResult, DeadSource, RunCommand, Trouble
 from fusewatchd.reporters.base import counted
 from fusewatchd.reporters.log import Level, Log, Value
+from fusewatchd.verdicts import Reason
 
 _PASSING = frozenset(
     {Reason.NONE, Reason.GRACE, Reason.UNCONFIRMED, Reason.BACK_OFF, Reason.SOURCE_DEAD}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from fusewatchd.decision import CycleReport, Pause
-from fusewatchd.model import Reason
 from fusewatchd.reporters.base import counted
 from fusewatchd.reporters.log import Log
+from fusewatchd.verdicts import Reason
 
 QUIET_SECONDS = 5.0
 """A limit that held nothing back for so long is over."""

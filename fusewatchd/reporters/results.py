@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from fusewatchd.actions import OutcomeStatus
-from fusewatchd.model import Reason
 from fusewatchd.reporters.base import WAITING
+from fusewatchd.verdicts import Reason
 
 _DONE = (OutcomeStatus.RECOVERED, OutcomeStatus.DETACHED)
 _NEVER_REFUSED = WAITING | {

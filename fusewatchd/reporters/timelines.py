@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fusewatchd.decision import CycleReport
-from fusewatchd.model import Verdict
+from fusewatchd.verdicts import Verdict
 
 SPAN_SECONDS = 24 * 3600.0
 """How far back it goes."""

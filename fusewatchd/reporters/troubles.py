@@ -14,9 +14,10 @@ from typing import Generic, TypeVar
 
 from fusewatchd.actions import AbortConnection, OutcomeStatus
 from fusewatchd.decision import CycleReport, Finding
-from fusewatchd.model import Device, TargetKey, Verdict
+from fusewatchd.model import Device, TargetKey
 from fusewatchd.reporters.base import is_disconnected
 from fusewatchd.reporters.events import NOT_FOR_GOOD, EventKind
+from fusewatchd.verdicts import Verdict
 
 _NOT_OVER = (Verdict.STALE, Verdict.SLOW, Verdict.UNKNOWN)
 """Nothing to say by themselves, but while it looks so a trouble has not ended."""

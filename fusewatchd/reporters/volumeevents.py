@@ -11,11 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fusewatchd.decision import CycleReport, Finding
-from fusewatchd.model import Device, Reason
+from fusewatchd.model import Device
 from fusewatchd.reporters.base import EventDraft, VolumeObject, VolumeReference
 from fusewatchd.reporters.crowd import MAX_PODS, Crowd
 from fusewatchd.reporters.events import EventKind
 from fusewatchd.reporters.troubles import Troubles
+from fusewatchd.verdicts import Reason
 
 FLUID_CSI_DRIVER = "fuse.csi.fluid.io"
 

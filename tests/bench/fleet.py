@@ -26,10 +26,11 @@ from fusewatchd.delays import doubled
 from fusewatchd.kube.apiserver import FIRST_BACK_OFF_SECONDS, MAX_BACK_OFF_SECONDS
 from fusewatchd.kube.outbox import Outbox, Wait
 from fusewatchd.kube.pace import Pace, most_told, share
-from fusewatchd.model import Pod, Verdict, Volume
+from fusewatchd.model import Pod, Volume
 from fusewatchd.reporters.base import EventDraft, VolumeReference
 from fusewatchd.reporters.podevents import PodEvents
 from fusewatchd.reporters.volumeevents import VolumeEvents
+from fusewatchd.verdicts import Verdict
 from tests.bench.rows import Row
 from tests.unit.cycles import NEW, bind, cycle, finding, mount, outcome, replace_action
 

@@ -20,7 +20,6 @@ from fusewatchd.model import (
     MountNamespace,
     NamespaceKind,
     Pod,
-    Reason,
     TargetKey,
 )
 from fusewatchd.persistence import document_of, ledger_from
@@ -28,6 +27,7 @@ from fusewatchd.planner import Policy
 from fusewatchd.reconciler import Reconciler
 from fusewatchd.settings import DriverSettings, FluidSettings
 from fusewatchd.snapshot import Snapshot
+from fusewatchd.verdicts import Reason
 
 if TYPE_CHECKING:
     from tests.contract.stage import Container, Stage

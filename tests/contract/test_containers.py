@@ -8,7 +8,8 @@ import pytest
 
 from fusewatchd.actions import DetachOwnLayer, OutcomeStatus
 from fusewatchd.linux.mountkernel import Way
-from fusewatchd.model import NamespaceKind, Reason
+from fusewatchd.model import NamespaceKind
+from fusewatchd.verdicts import Reason
 from tests.contract.stage import DATA, Stage, Volumes
 from tests.contract.worlds import WAYS, WORLDS, World, in_world
 from tests.fakes.propagation import Kind

@@ -13,7 +13,8 @@ import pytest
 
 from fusewatchd.actions import Outcome, OutcomeStatus
 from fusewatchd.linux.mountkernel import MountKernel, Way
-from fusewatchd.model import Device, Reason
+from fusewatchd.model import Device
+from fusewatchd.verdicts import Reason
 from tests.contract.faults import (
     MOST_CALLS,
     FaultyKernel,

@@ -9,7 +9,8 @@ import pytest
 from fusewatchd.actions import OutcomeStatus
 from fusewatchd.linux.mountkernel import Way
 from fusewatchd.linux.replacement import carry_out
-from fusewatchd.model import Device, Reason
+from fusewatchd.model import Device
+from fusewatchd.verdicts import Reason
 from tests.contract.stage import DATA, Stage, Volumes, stale_stage
 from tests.contract.worlds import WAYS, WORLDS, World, in_world
 from tests.fakes.propagation import Kind

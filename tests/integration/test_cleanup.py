@@ -23,8 +23,9 @@ from fusewatchd.demo.unmounting import Unmounting
 from fusewatchd.linux import syscalls
 from fusewatchd.linux.mountkernel import Way
 from fusewatchd.linux.replacement import carry_out
-from fusewatchd.model import Device, Mount, Reason, TargetKey
+from fusewatchd.model import Device, Mount, TargetKey
 from fusewatchd.mountinfo import parse_mount_table
+from fusewatchd.verdicts import Reason
 from tests.lab import WAYS, in_lab, pod_with_container, real_kernel
 
 pytestmark = pytest.mark.kernel

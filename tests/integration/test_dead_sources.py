@@ -15,8 +15,9 @@ from fusewatchd.demo.pods import PodVolume
 from fusewatchd.demo.sources import Source, detach_all
 from fusewatchd.linux import syscalls
 from fusewatchd.linux.replacement import carry_out
-from fusewatchd.model import Mount, Reason, TargetKey
+from fusewatchd.model import Mount, TargetKey
 from fusewatchd.mountinfo import parse_mount_table
+from fusewatchd.verdicts import Reason
 from tests.features import best_way
 from tests.integration.test_cluster import cluster
 from tests.lab import in_lab, pod_with_container, real_kernel, run_command

@@ -26,14 +26,13 @@ from fusewatchd.model import (
     Mount,
     MountNamespace,
     Pod,
-    Reason,
     SourceAnswer,
     SourcePath,
     TargetKey,
-    Verdict,
 )
 from fusewatchd.mountinfo import MountTable
 from fusewatchd.snapshot import Snapshot
+from fusewatchd.verdicts import Reason, Verdict
 
 OLD = Device(0, 133)
 NEW = Device(0, 140)

@@ -20,7 +20,6 @@ from fusewatchd.model import (
     MountNamespace,
     NamespaceKind,
     Pod,
-    Reason,
     Volume,
     VolumeData,
     VolumeMount,
@@ -30,6 +29,7 @@ from fusewatchd.planner import Policy, plan
 from fusewatchd.settings import DriverSettings
 from fusewatchd.snapshot import Snapshot
 from fusewatchd.switches import Switches
+from fusewatchd.verdicts import Reason
 
 ROOT = "/var/lib/kubelet"
 UID = "aaaaaaaa-0000-4000-8000-000000000001"

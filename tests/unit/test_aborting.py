@@ -11,7 +11,7 @@ from fusewatchd.actions import AbortConnection, Expect, NamespaceRef, Outcome, O
 from fusewatchd.decision import Finding, Phase, Plan
 from fusewatchd.ledger import TargetState
 from fusewatchd.memory import BackOff, take_outcomes, take_plan
-from fusewatchd.model import Answer, BindKind, Reason, TargetKey, Verdict
+from fusewatchd.model import Answer, BindKind, TargetKey
 from fusewatchd.planner import Policy
 from fusewatchd.reporters.log import Level, Log
 from fusewatchd.reporters.metrics import Metrics
@@ -19,6 +19,7 @@ from fusewatchd.reporters.podevents import PodEvents
 from fusewatchd.reporters.story import LogReporter
 from fusewatchd.settings import ExcludeSettings, RecoveryMode
 from fusewatchd.switches import Switches
+from fusewatchd.verdicts import Reason, Verdict
 from tests.unit import cycles
 from tests.unit.scenes import (
     NAMESPACE,

@@ -19,9 +19,7 @@ from fusewatchd.model import (
     Mount,
     NamespaceKind,
     Pod,
-    Reason,
     TargetKey,
-    Verdict,
     Volume,
     VolumeData,
     VolumeMount,
@@ -29,6 +27,7 @@ from fusewatchd.model import (
 from fusewatchd.planner import LAYERS_SECONDS, Policy
 from fusewatchd.settings import RecoveryMode, SupersededPolicy
 from fusewatchd.switches import Switches
+from fusewatchd.verdicts import Reason, Verdict
 from tests.unit.scenes import (
     NAMESPACE,
     NEW,

@@ -9,11 +9,12 @@ import pytest
 from fusewatchd.drivers import Driver, drivers_for
 from fusewatchd.drivers.hostservice import service_of
 from fusewatchd.kubeletdir import parse_bind_path
-from fusewatchd.model import Device, Mount, Pod, Reason, SourceAnswer, Volume, VolumeData
+from fusewatchd.model import Device, Mount, Pod, SourceAnswer, Volume, VolumeData
 from fusewatchd.mountinfo import MountTable
 from fusewatchd.settings import DriverSettings, TemplateSettings
 from fusewatchd.snapshot import Snapshot
 from fusewatchd.sources import locate, resolve
+from fusewatchd.verdicts import Reason
 
 ROOT = "/var/lib/kubelet"
 UID, OTHER_UID = (f"00000000-0000-4000-8000-00000000000{n}" for n in (1, 2))

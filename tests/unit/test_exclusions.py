@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fusewatchd.actions import Outcome, OutcomeStatus, ReplaceMount
 from fusewatchd.decision import CycleReport, Finding, Incident, Plan, Refusal
 from fusewatchd.incidents import IncidentStep, follow
-from fusewatchd.model import Answer, Device, Mount, Reason, Verdict, VolumeData
+from fusewatchd.model import Answer, Device, Mount, VolumeData
 from fusewatchd.reporters.base import EventDraft
 from fusewatchd.reporters.log import Level, Log
 from fusewatchd.reporters.metrics import Metrics
@@ -20,6 +20,7 @@ from fusewatchd.reporters.podevents import PodEvents
 from fusewatchd.reporters.story import LogReporter
 from fusewatchd.settings import ExcludeSettings, RecoveryMode, SupersededPolicy
 from fusewatchd.switches import Switches
+from fusewatchd.verdicts import Reason, Verdict
 from tests.unit.cycles import bind, cycle, finding
 from tests.unit.scenes import (
     NEW,

@@ -22,7 +22,8 @@ from fusewatchd.executor import (
     STALL_SECONDS,
     Executor,
 )
-from fusewatchd.model import Device, Reason, TargetKey
+from fusewatchd.model import Device, TargetKey
+from fusewatchd.verdicts import Reason
 
 
 class Worker:

@@ -31,14 +31,13 @@ from fusewatchd.model import (
     FuseServer,
     MountNamespace,
     NamespaceKind,
-    Reason,
     SourceAnswer,
     SourcePath,
     TargetKey,
-    Verdict,
 )
 from fusewatchd.status import status_document
 from fusewatchd.targets import MAX_NEAR, find, near
+from fusewatchd.verdicts import Reason, Verdict
 from tests.unit.cycles import (
     NEW,
     OLD,

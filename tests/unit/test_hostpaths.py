@@ -8,17 +8,8 @@ from dataclasses import replace
 import pytest
 
 from fusewatchd.actions import OwnLayer, Propagation, ReplaceMount
-from fusewatchd.model import (
-    Answer,
-    BindKind,
-    Device,
-    FuseServer,
-    Mount,
-    NamespaceKind,
-    Reason,
-    Verdict,
-    Volume,
-)
+from fusewatchd.model import Answer, BindKind, Device, FuseServer, Mount, NamespaceKind, Volume
+from fusewatchd.verdicts import Reason, Verdict
 from tests.unit.scenes import (
     NEW,
     OLD,

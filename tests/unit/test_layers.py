@@ -11,7 +11,7 @@ import fusewatchd
 ROOT = Path(fusewatchd.__file__).parent
 
 BASE = {
-    "model", "liveness", "actions", "decision", "questions", "snapshot", "errors", "printable", "wire", "bucket", "delays",
+    "model", "verdicts", "liveness", "actions", "decision", "questions", "snapshot", "errors", "printable", "wire", "bucket", "delays",
     "overlay", "remedies", "unitname", "__init__",
 }  # fmt: skip
 PARSERS = {

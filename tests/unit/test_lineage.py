@@ -14,7 +14,6 @@ from fusewatchd.model import (
     Device,
     Mount,
     Pod,
-    Reason,
     SourceAnswer,
     SourcePath,
     VolumeData,
@@ -22,6 +21,7 @@ from fusewatchd.model import (
 from fusewatchd.mountinfo import MountTable
 from fusewatchd.settings import DriverSettings, FluidSettings
 from fusewatchd.snapshot import Snapshot
+from fusewatchd.verdicts import Reason
 
 PODS = "/k/pods"
 OLD, NEW, OTHER = Device(0, 40), Device(0, 41), Device(0, 42)

@@ -14,7 +14,7 @@ from fusewatchd.incidents import SURVIVED_SECONDS, IncidentStep, follow
 from fusewatchd.kube.eventobjects import EventsApi, Occurrences, event_object
 from fusewatchd.kube.series import Series, document_of, series_from
 from fusewatchd.liveness import Holder, Holding, OomKill, ServerEnd, Service
-from fusewatchd.model import Answer, Connection, Device, FuseServer, Verdict
+from fusewatchd.model import Answer, Connection, Device, FuseServer
 from fusewatchd.reporters.base import EventDraft, ObjectReference
 from fusewatchd.reporters.endnote import with_end
 from fusewatchd.reporters.events import EventKind
@@ -27,6 +27,7 @@ from fusewatchd.settings import SocketSettings
 from fusewatchd.snapshot import Snapshot
 from fusewatchd.status import Clocks, status_document
 from fusewatchd.statustable import status_table
+from fusewatchd.verdicts import Verdict
 from tests.unit.cycles import (
     NEW,
     OLD,

@@ -20,11 +20,12 @@ from fusewatchd.errors import ParseError
 from fusewatchd.ledger import ContainerFacts, Ledger, Owner
 from fusewatchd.lifecycle import TRANSITIONS, Signal, advance, signal_of
 from fusewatchd.memory import BackOff
-from fusewatchd.model import Device, FuseServer, Mount, TargetKey, Verdict
+from fusewatchd.model import Device, FuseServer, Mount, TargetKey
 from fusewatchd.mountinfo import MountTable
 from fusewatchd.persistence import VERSION, document_of, is_same_memory, ledger_from
 from fusewatchd.pods import Pods
 from fusewatchd.printable import printable
+from fusewatchd.verdicts import Verdict
 from fusewatchd.wire import decode, encode
 from tests.unit.scenes import ROOT, SOURCE, UID, Scene, pod, usual
 

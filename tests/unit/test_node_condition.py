@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from fusewatchd.decision import CycleReport
-from fusewatchd.model import Verdict
 from fusewatchd.reporters.nodecondition import (
     AFTER_SECONDS,
     WELL,
     NodeCondition,
     NodeConditionReporter,
 )
+from fusewatchd.verdicts import Verdict
 from tests.unit.cycles import bind, cycle, finding
 
 LATER = 10.0 + AFTER_SECONDS

@@ -11,11 +11,12 @@ from fusewatchd import onstale
 from fusewatchd.actions import AbortConnection, Expect, Outcome, OutcomeStatus
 from fusewatchd.bucket import Rate
 from fusewatchd.ledger import TargetState
-from fusewatchd.model import Answer, FuseServer, Reason, TargetKey, VolumeData
+from fusewatchd.model import Answer, FuseServer, TargetKey, VolumeData
 from fusewatchd.onstale import ActionPolicy, Step
 from fusewatchd.remedies import CommandEnd, CommandKind, CommandResult, RunCommand
 from fusewatchd.settings import ExcludeSettings, OnStaleSettings, RecoveryMode
 from fusewatchd.switches import Switches
+from fusewatchd.verdicts import Reason
 from tests.unit.scenes import (
     OLD,
     OTHER_UID,

@@ -14,16 +14,7 @@ from fusewatchd.decision import CycleReport, Phase, Plan, Refusal
 from fusewatchd.documents import Clocks
 from fusewatchd.ledger import Detached, TargetState
 from fusewatchd.memory import BackOff, take_outcomes
-from fusewatchd.model import (
-    Answer,
-    FuseServer,
-    Gap,
-    Mount,
-    NamespaceKind,
-    Reason,
-    TargetKey,
-    Verdict,
-)
+from fusewatchd.model import Answer, FuseServer, Gap, Mount, NamespaceKind, TargetKey
 from fusewatchd.planner import Policy
 from fusewatchd.reporters.log import Log
 from fusewatchd.reporters.metrics import Metrics
@@ -32,6 +23,7 @@ from fusewatchd.settings import CleanupSettings, ExcludeSettings, RecoveryMode
 from fusewatchd.status import status_document
 from fusewatchd.statustable import status_table
 from fusewatchd.switches import Switches
+from fusewatchd.verdicts import Reason, Verdict
 from tests.unit.cycles import bind, cycle, finding, mount
 from tests.unit.scenes import (
     NEW,

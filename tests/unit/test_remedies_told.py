@@ -8,7 +8,7 @@ import pytest
 
 from fusewatchd.actions import DetachDeadSource, Expect, Outcome, OutcomeStatus
 from fusewatchd.decision import CycleReport
-from fusewatchd.model import Reason, TargetKey, Verdict
+from fusewatchd.model import TargetKey
 from fusewatchd.remedies import (
     CommandEnd,
     CommandKind,
@@ -25,6 +25,7 @@ from fusewatchd.reporters.remedyevents import RemedyEvents
 from fusewatchd.reporters.remedystory import RemedyStory
 from fusewatchd.status import Clocks, status_document
 from fusewatchd.statustable import status_table
+from fusewatchd.verdicts import Reason, Verdict
 from tests.unit import cycles
 from tests.unit.test_reporter_log import Recorder
 from tests.unit.test_reporter_metrics import value

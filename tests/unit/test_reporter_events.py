@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from fusewatchd.actions import OutcomeStatus
 from fusewatchd.decision import CycleReport, Refusal
-from fusewatchd.model import BindKind, Reason, Verdict
+from fusewatchd.model import BindKind
 from fusewatchd.reporters.base import EventDraft, ObjectReference
 from fusewatchd.reporters.crowd import MAX_PODS, WINDOW_SECONDS, Crowd
 from fusewatchd.reporters.events import NOT_FOR_GOOD, EventKind
 from fusewatchd.reporters.podevents import MAX_BACKLOG, PodEvents
+from fusewatchd.verdicts import Reason, Verdict
 from tests.unit.cycles import (
     NEW,
     PODS,

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from fusewatchd.actions import OutcomeStatus
 from fusewatchd.decision import CycleReport, Pause, Refusal, Unproven
-from fusewatchd.model import Answer, Connection, Gap, Reason, TargetKey, Verdict
+from fusewatchd.model import Answer, Connection, Gap, TargetKey
 from fusewatchd.reporters.base import duration_text
 from fusewatchd.reporters.log import (
     LINE_LIMIT,
@@ -34,6 +34,7 @@ from fusewatchd.reporters.log import (
     open_log,
 )
 from fusewatchd.reporters.story import LogReporter
+from fusewatchd.verdicts import Reason, Verdict
 from tests.unit.cycles import NEW, OLD, bind, cycle, finding, outage, outcome
 
 AT = 1_700_000_000.25

@@ -13,8 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from fusewatchd.actions import OutcomeStatus
 from fusewatchd.decision import Pause, Refusal
-from fusewatchd.model import BindKind, Reason, Verdict
+from fusewatchd.model import BindKind
 from fusewatchd.reporters.metrics import MAX_DRIVERS, EventOutcome, Metrics
+from fusewatchd.verdicts import Reason, Verdict
 from tests.unit.cycles import bind, closed, cycle, finding, incident, outage, outcome
 
 WALL = 1_700_000_000.5

@@ -20,7 +20,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PRELUDE = """
 import os, socket, sys
 from dataclasses import replace
-from fusewatchd.model import Gap, Verdict
+from fusewatchd.model import Gap
+from fusewatchd.verdicts import Verdict
 from fusewatchd.reporters.systemd import SystemdNotifier
 from tests.unit.cycles import bind, cycle, finding, outage
 notifier = SystemdNotifier(monotonic=lambda: 25.0, wall=lambda: 1_700_000_000.0)

@@ -21,14 +21,13 @@ from fusewatchd.model import (
     Gap,
     MountNamespace,
     NamespaceKind,
-    Reason,
     SourceAnswer,
     SourcePath,
     TargetKey,
-    Verdict,
 )
 from fusewatchd.status import MAX_NAMESPACES, exit_code, status_document
 from fusewatchd.statustable import MIN_WIDTH, status_table
+from fusewatchd.verdicts import Reason, Verdict
 from tests.unit.cycles import NEW, OLD, bind, cycle, finding, incident, mount, outage, outcome, pod
 
 CLOCKS = Clocks(now_wall=1_700_000_000.0, now_monotonic=100.0, started_wall=1_699_999_000.0)

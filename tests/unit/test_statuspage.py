@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fusewatchd.model import BindKind, Verdict
+from fusewatchd.model import BindKind
 from fusewatchd.reporters.timelines import (
     MAX_CHANGES,
     MAX_VOLUMES,
@@ -18,6 +18,7 @@ from fusewatchd.reporters.timelines import (
 )
 from fusewatchd.statuspage import FIELDS, STYLE, status_page
 from fusewatchd.statuspage import MAX_VOLUMES as MAX_SHOWN
+from fusewatchd.verdicts import Verdict
 from tests.unit.cycles import bind, cycle, finding, outage
 
 KEY = ("uid-a", "pv-1")

@@ -22,13 +22,12 @@ from fusewatchd.model import (
     BindPath,
     Device,
     Mount,
-    Reason,
     SourceAnswer,
     SourcePath,
     TargetKey,
-    Verdict,
 )
 from fusewatchd.planner import plan
+from fusewatchd.verdicts import Reason, Verdict
 from tests.unit.cycles import bind, finding, replace_action
 from tests.unit.scenes import NEW, OLD, SOURCE, Scene, publish_path, reasons, usual
 

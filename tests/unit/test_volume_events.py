@@ -8,11 +8,12 @@ import pytest
 
 from fusewatchd.actions import OutcomeStatus
 from fusewatchd.decision import CycleReport, Finding
-from fusewatchd.model import BindKind, Pod, Reason, Verdict, Volume, VolumeData
+from fusewatchd.model import BindKind, Pod, Volume, VolumeData
 from fusewatchd.reporters.base import EventDraft, VolumeObject, VolumeReference
 from fusewatchd.reporters.crowd import MAX_PODS
 from fusewatchd.reporters.events import EventKind
 from fusewatchd.reporters.volumeevents import FLUID_CSI_DRIVER, VolumeEvents
+from fusewatchd.verdicts import Reason, Verdict
 from tests.unit.cycles import NEW, bind, cycle, finding, mount, outage, outcome, replace_action
 
 CLAIM, DATASET = VolumeObject.CLAIM, VolumeObject.DATASET

@@ -8,17 +8,10 @@ import pytest
 
 from fusewatchd.actions import DetachOrphan
 from fusewatchd.ledger import Ledger
-from fusewatchd.model import (
-    Answer,
-    BindKind,
-    Device,
-    Reason,
-    Verdict,
-    Volume,
-    VolumeData,
-)
+from fusewatchd.model import Answer, BindKind, Device, Volume, VolumeData
 from fusewatchd.planner import Policy
 from fusewatchd.settings import CleanupSettings
+from fusewatchd.verdicts import Reason, Verdict
 from tests.unit.scenes import (
     NEW,
     OLD,
