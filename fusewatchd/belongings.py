@@ -43,7 +43,7 @@ def devices_behind(
 def _is_meant(mount: Mount, entry: SocketSettings) -> bool:
     if entry.source and matches(mount.mount_point, entry.source):
         return True
-    names = (mount.fs_type, mount.fs_type.partition(".")[2])
+    names = (mount.fs_type, mount.subtype) if entry.driver else ()
     return any(fnmatchcase(name, entry.driver) for name in names)
 
 

@@ -232,7 +232,7 @@ def cluster_reporters(cluster: Callable[[], Cluster], node_name: str) -> tuple[R
             lambda: cluster().most_told(),
         ),
         VolumeEvents(lambda draft: cluster().post(draft), node_name, lambda: cluster().most_told()),
-        RemedyEvents(lambda draft: cluster().post(draft), node_name),
+        RemedyEvents(lambda draft: cluster().post(draft), node_name, lambda: cluster().most_told()),
         NodeConditionReporter(lambda condition: cluster().set_condition(condition)),
     )
 

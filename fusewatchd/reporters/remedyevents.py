@@ -10,7 +10,7 @@ from fusewatchd.decision import CycleReport
 from fusewatchd.model import Pod
 from fusewatchd.remedies import CommandEnd, CommandResult
 from fusewatchd.reporters.base import EventDraft, ObjectReference, node_reference, pod_reference
-from fusewatchd.reporters.crowd import Crowd
+from fusewatchd.reporters.crowd import MAX_PODS, Crowd
 
 
 class RemedyEvent(Enum):
@@ -54,11 +54,22 @@ class RemedyEvent(Enum):
 class RemedyEvents:
     """Tells the pods that wait for a server; nobody of whom the kubelet has not told."""
 
-    def __init__(self, post: Callable[[EventDraft], None], node_name: str) -> None:
-        """Take the means to post, which never waits, and whom to tell for a crowd of pods."""
+    def __init__(
+        self,
+        post: Callable[[EventDraft], None],
+        node_name: str,
+        most: Callable[[], int] = lambda: MAX_PODS,
+    ) -> None:
+        """Tell nobody of anything yet.
+
+        Args:
+            post: takes an Event and never waits.
+            node_name: the Node that is told for a crowd of pods.
+            most: how many pods of a storm get Events of their own.
+        """
         self._post = post
         self._node = node_reference(node_name)
-        self._crowd = Crowd()
+        self._crowd = Crowd(most)
         self._waiting: dict[str, frozenset[str]] = {}
         """Pods that wait for each dead source that is being detached, by its path."""
 

@@ -170,9 +170,12 @@ def test_sources_that_nothing_shows_are_forgotten() -> None:
 # -------------------------------------------------------------------------- in sockets
 
 
+PLAIN = Device(0, 77)
+"""Of a server that gives its file system no name."""
 MOUNTS = [
     replace(mount("/mnt/one", OLD), fs_type="fuse.juicefs"),
     replace(mount("/mnt/two", NEW), fs_type="fuse.s3fs"),
+    replace(mount("/srv/three", PLAIN), fs_type="fuse"),
 ]
 
 
@@ -189,6 +192,9 @@ MOUNTS = [
         (SocketSettings("/run/x.sock", driver="csi.juicefs.com"), {OLD}),
         (SocketSettings("/run/x.sock", source="/mnt/two", driver="csi.juicefs.com"), {OLD, NEW}),
         (SocketSettings("/run/x.sock", driver="nobody"), None),
+        (SocketSettings("/run/x.sock", driver="fuse"), {PLAIN}),
+        (SocketSettings("/run/x.sock", driver="fuse*"), {OLD, NEW, PLAIN}),
+        (SocketSettings("/run/x.sock", source="/srv/*"), {PLAIN}),
     ],
 )
 def test_what_belongs_to_a_socket(entry: SocketSettings, expected: set[Device] | None) -> None:

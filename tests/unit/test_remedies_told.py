@@ -19,6 +19,7 @@ from fusewatchd.remedies import (
     Trouble,
 )
 from fusewatchd.reporters.base import EventDraft
+from fusewatchd.reporters.crowd import MAX_PODS
 from fusewatchd.reporters.log import Level, Log
 from fusewatchd.reporters.metrics import Metrics
 from fusewatchd.reporters.remedyevents import RemedyEvents
@@ -120,9 +121,9 @@ def test_why_nothing_is_run_is_told_once_unless_it_passes() -> None:
     assert [t["reason"] for t in told] == ["argument", "server_alive"]
 
 
-def posted(*cycles_: CycleReport) -> list[tuple[str, str, str]]:
+def posted(*cycles_: CycleReport, most: int = MAX_PODS) -> list[tuple[str, str, str]]:
     drafts: list[EventDraft] = []
-    reporter = RemedyEvents(drafts.append, "node-1")
+    reporter = RemedyEvents(drafts.append, "node-1", lambda: most)
     for one in cycles_:
         reporter.report(one)
     return [(d.reason, d.regarding.name, d.type) for d in drafts]
@@ -155,8 +156,10 @@ def test_an_event_when_a_source_was_detached() -> None:
 def test_a_crowd_is_told_on_the_node() -> None:
     pods = {f"uid-{n}": cycles.pod(f"uid-{n}", f"web-{n}") for n in range(103)}
     began = cycle(commands=(replace(COMMAND, pods=tuple(pods)),))
-    told = posted(replace(began, snapshot=replace(began.snapshot, pods=pods)))
-    assert [name for _, name, _ in told].count("node-1") == 3
+    began = replace(began, snapshot=replace(began.snapshot, pods=pods))
+    assert [name for _, name, _ in posted(began)].count("node-1") == 3
+    # In a large cluster each node has fewer.
+    assert [name for _, name, _ in posted(began, most=4)].count("node-1") == 99
 
 
 def test_metrics_begin_at_zero_and_count() -> None:
