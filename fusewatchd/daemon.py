@@ -214,7 +214,6 @@ class Daemon:
         self._mounts_due = None
         self._servers.complete(time.monotonic())
         cycle = self._node.reconciler.reconcile(triggers)
-        self._cycle = cycle
         self._cycle_cost = cycle.finished_at - cycle.started_at
         self._watch_workers()
         self._metrics.probe_children_stuck(
@@ -223,6 +222,8 @@ class Daemon:
         for reporter in self._reporters:
             reporter.report(cycle)
         self._doors.report(cycle)
+        # Only now: whoever reads the status finds in the log and the metrics what it tells.
+        self._cycle = cycle
         self._holders.take_cycle(cycle, self._node.reconciler.ledger.incidents.keys())
         self._state.take(self._node.reconciler.ledger, cycle.started_at)
         now = time.monotonic()
