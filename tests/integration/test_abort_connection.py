@@ -22,8 +22,9 @@ from fusewatchd.linux.runningkernel import RealKernel
 from fusewatchd.linux.statmount import mount_unique_id
 from fusewatchd.linux.stop import Stop
 from fusewatchd.linux.syscalls import closing_fd
-from fusewatchd.model import Mount, Reason, TargetKey
+from fusewatchd.model import Mount, TargetKey
 from fusewatchd.mountinfo import parse_mount_table
+from fusewatchd.verdicts import Reason
 from tests.features import best_way
 from tests.lab import in_lab, pod_with_container, real_kernel
 
@@ -162,17 +163,22 @@ def test_one_for_which_nobody_waits(node: DemoNode) -> None:
 def successor_of(node: DemoNode, look: Callable[[Source], T]) -> tuple[T, Source, Caller]:
     """Look at a source, let it go, and let another hung one have its connection's number.
 
-    Numbers are the whole machine's: now and then somebody else takes it first.
+    Numbers are the whole machine's, and the lowest free one is given: somebody else may take it
+    first, or may have let go of lower ones, which others hold then until its turn has come.
     """
-    for turn in range(50):
+    for turn in range(30):
         source = node.add_source(f"one{turn}")
         seen, number = look(source), mount_at(source.path).device
         source.stop()
-        successor = node.add_source(f"next{turn}")
-        if mount_at(successor.path).device == number:
-            successor.pause()
-            return seen, successor, Caller(successor.path)
-        successor.stop()
+        others: list[Source] = []
+        for _ in range(1 + turn // 5):
+            successor = node.add_source(f"next{turn}.{len(others)}")
+            if mount_at(successor.path).device == number:
+                successor.pause()
+                return seen, successor, Caller(successor.path)
+            others.append(successor)
+        for other in others:
+            other.stop()
     raise AssertionError("no number was used again")
 
 
