@@ -288,14 +288,29 @@ class Connections:
         if state is not None:
             self._states[device] = replace(state, standstill=None)
 
-    def next_due(self, now: float) -> float | None:
+    def awaits_urgent(self, since: float) -> bool:
+        """True while an urgent question that was sent after ``since`` is unanswered."""
+        return any(
+            s.asked is not None and s.asked.is_urgent and (s.pending_since or 0.0) >= since
+            for s in self._states.values()
+        )
+
+    def next_question(self, now: float) -> float | None:
+        """Return when ``due`` or ``ask_held_anew`` has something to ask."""
+        times = [
+            state.due_at if state.pending_since is None else state.asked_at + self.timing.interval
+            for state in self._states.values()
+            if state.pending_since is None or self._is_held(state, now)
+        ]
+        return min((time for time in times if time != float("inf")), default=None)
+
+    def next_change(self, now: float) -> float | None:
         """Return when something here changes by the mere passing of time."""
-        times: list[float] = []
-        for state in self._states.values():
-            if state.pending_since is None:
-                times.append(state.due_at)
-            elif state.heard_since is not None:
-                times.append(self._changes_at(state, now))
+        times = [
+            self._changes_at(state, now)
+            for state in self._states.values()
+            if state.pending_since is not None and state.heard_since is not None
+        ]
         return min((time for time in times if time != float("inf")), default=None)
 
     def _changes_at(self, state: _State, now: float) -> float:

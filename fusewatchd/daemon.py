@@ -7,11 +7,9 @@ may have changed, runs one cycle, and hands the result to the reporters.
 from __future__ import annotations
 
 import os
-import selectors
 import signal
 import socket
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -21,24 +19,14 @@ from fusewatchd.bucket import Bucket, Rate
 from fusewatchd.cluster import Cluster, cluster_reporters, describe
 from fusewatchd.configfile import load_settings
 from fusewatchd.decision import CycleReport, Plan, Trigger
+from fusewatchd.descriptors import MAX_SLEEP_SECONDS, Callback, Descriptors
 from fusewatchd.doors import Doors
 from fusewatchd.errors import ConfigError
 from fusewatchd.holderwatch import HolderWatch
 from fusewatchd.linux.inotify import PodsDirectoryWatch
 from fusewatchd.linux.mountkernel import Way
 from fusewatchd.memory import next_retry
-from fusewatchd.node import (
-    Node,
-    back_off_of,
-    flap_rule_of,
-    knowledge_of,
-    limits_of,
-    node_name_of,
-    policy_of,
-    rate_of,
-    remedy_policy_of,
-    timing_of,
-)
+from fusewatchd.node import Node, node_name_of
 from fusewatchd.programs import require_programs
 from fusewatchd.reporters.base import Reporter
 from fusewatchd.reporters.log import Level, Log, open_log
@@ -51,14 +39,14 @@ from fusewatchd.schema import read_at_start_only
 from fusewatchd.servers import Servers
 from fusewatchd.settings import Settings, override, require_sense
 from fusewatchd.statekeeper import StateKeeper
-
-MAX_SLEEP_SECONDS = 10.0
-CYCLE_REST_FACTOR = 4
-"""Mount changes alone start a new cycle no sooner than four times the last one's cost after it."""
+from fusewatchd.wakeups import ANSWER_SECONDS, WakeUps
 
 EFFORT = Rate(per_second=0.25, burst=5.0)
 """Seconds of cycles: all that a crash takes at once, a quarter of one processor for ever."""
 MAX_REST_SECONDS = 0.5
+
+_Errand = tuple[float | None, Callback]
+"""When it is due (None: not at all), and what it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,22 +82,19 @@ class Daemon:
         self._lock = RuntimeLock(start.settings.runtime_dir)
         self.log: Log = open_log(start.settings.log.level.value, start.settings.log.format.value)
         self._node = Node(start.settings, start.way, as_old_kernel=start.as_old_kernel)
-        self._selector = selectors.DefaultSelector()
-        self._workers: dict[int, object] = {}
-        """Whose descriptors are watched: a number may be another worker's the next time."""
+        self._descriptors = Descriptors()
         self._started_wall = time.time()
         self._cycle: CycleReport | None = None
-        self._cycle_cost = 0.0
+        self._wake_ups = WakeUps()
         self._effort = Bucket()
         self._is_stopping = False
         self._wants_reload = False
-        self._mounts_due: float | None = None
         self._servers = Servers(
             start.settings.sockets,
             self._node.observer,
             lambda: self._cycle.findings if self._cycle else (),
-            self._watch,
-            self._unwatch,
+            self._descriptors.watch,
+            self._descriptors.unwatch,
         )
         self._holders = HolderWatch(self._node.holders, self._node.observer)
         self._pods = (
@@ -149,12 +134,12 @@ class Daemon:
     def run(self) -> int:
         """Run until SIGTERM or SIGINT; return the exit status."""
         self._catch_signals()
-        self._watch(self._node.table.fileno(), self._on_mounts)
-        self._watch(self._node.scanner.fileno(), self._on_scan)
-        self._watch(self._holders.fileno(), self._holders.collect)
+        self._descriptors.watch(self._node.table.fileno(), self._on_mounts)
+        self._descriptors.watch(self._node.scanner.fileno(), self._on_scan)
+        self._descriptors.watch(self._holders.fileno(), self._holders.collect)
         if self._pods is not None:
-            self._watch(self._pods.fileno(), self._on_directory)
-        self._cluster.start(self._watch)
+            self._descriptors.watch(self._pods.fileno(), self._on_directory)
+        self._cluster.start(self._descriptors.watch)
         self._servers.look_at_sockets()
         self.log.info(
             "started",
@@ -176,45 +161,61 @@ class Daemon:
     def _turn(self) -> None:
         self._rest()
         now = time.monotonic()
-        due, mounts_due = self._next_due(now), self._node.observer.mounts_due
-        until = due if mounts_due is None else min(due, mounts_due)
-        events = self._selector.select(max(0.0, min(until - now, MAX_SLEEP_SECONDS)))
-        triggers: list[Trigger] = []
-        for key, _ in events:
-            trigger = key.data()
-            if trigger is not None and trigger not in triggers:
-                triggers.append(trigger)
+        due = self._next_due(now)
+        times = (due, self._wake_ups.due_at, *(due_at for due_at, _ in self._errands(now)))
+        until = min(t for t in times if t is not None)
+        for callback in self._descriptors.ready(until - now):
+            self._wake(callback())
         if self._wants_reload:
             self._reload()
-            triggers.append(Trigger.RELOAD)
+            self._wake(Trigger.RELOAD)
         now = time.monotonic()
-        triggers += self._take_overdue(now)
-        if mounts_due is not None and now >= mounts_due and self._on_mounts():
-            triggers.append(Trigger.MOUNTS)
-        if self._mounts_due is not None and now >= self._mounts_due:
-            triggers.append(Trigger.MOUNTS)
-        if not triggers and now >= due:
-            triggers.append(Trigger.TIMER)
-        if triggers:
-            self._cycle_now(triggers)
+        for due_at, callback in (*self._overdue(), *self._errands(now)):
+            if due_at is not None and now >= due_at:
+                self._wake(callback())
+        if self._wake_ups.due_at is None and now >= due:
+            self._wake(Trigger.TIMER)
+        self._cycle_if_due()
 
-    def _take_overdue(self, now: float) -> list[Trigger]:
-        """Do what is due although no descriptor woke us, or it would stay due for ever."""
+    def _wake(self, trigger: Trigger | None) -> None:
+        if trigger is not None:
+            self._wake_ups.add(trigger, time.monotonic())
+
+    def _cycle_if_due(self) -> None:
+        now, wake_ups = time.monotonic(), self._wake_ups
+        if wake_ups.due_at is None or now < wake_ups.due_at:
+            return
+        if wake_ups.may_hold:
+            # The answer tells more than what woke us: rather one cycle that has it than two.
+            self._node.observer.ask(now)
+            if self._node.connections.awaits_urgent(now - ANSWER_SECONDS):
+                wake_ups.hold(now)
+                return
+        self._cycle_now(wake_ups.take())
+
+    def _overdue(self) -> tuple[_Errand, ...]:
+        """What is done when it is due although no descriptor woke us; a cycle follows."""
         node = self._node
-        overdue = (
+        return (
             (node.probes.next_deadline(), self._on_probe),
             (node.scanner.next_deadline(), self._on_scan),
             (self._holders.overdue_at, self._holders.collect),
             (self._servers.due_at, self._servers.look_at_sockets),
         )
-        found = [callback() for due_at, callback in overdue if due_at is not None and now >= due_at]
-        return [trigger for trigger in found if trigger is not None]
+
+    def _errands(self, now: float) -> tuple[_Errand, ...]:
+        """What needs no cycle unless it finds something."""
+        observer = self._node.observer
+        return (
+            (observer.mounts_due, self._on_mounts),
+            (observer.errands_due(now), self._on_errands),
+            (self._state.due_at, self._save),
+        )
 
     def _cycle_now(self, triggers: list[Trigger]) -> None:
-        self._mounts_due = None
         self._servers.complete(time.monotonic())
         cycle = self._node.reconciler.reconcile(triggers)
-        self._cycle_cost = cycle.finished_at - cycle.started_at
+        self._wake_ups.note_cycle(cycle.started_at, cycle.finished_at)
         self._watch_workers()
         self._metrics.probe_children_stuck(
             self._node.probes.stuck(cycle.started_at, self._settings.probe.deadline_seconds)
@@ -247,24 +248,24 @@ class Daemon:
             next_retry(self._node.reconciler.ledger, self._cycle.plan if self._cycle else Plan()),
             self._servers.due_at,
             self._holders.next_due(),
-            self._mounts_due,
-            self._state.due_at,
             self._cycle.finished_at + self._heartbeat_seconds if self._cycle else None,
         ]
         return min((t for t in times if t is not None), default=now + MAX_SLEEP_SECONDS)
 
     # ---------------------------------------------------------------------- wake-ups
 
-    def _on_mounts(self) -> Trigger | None:
+    def _on_mounts(self) -> None:
         now = time.monotonic()
-        if not self._node.observer.look_at_mounts(now):
-            return None
-        last = self._cycle.finished_at if self._cycle else 0.0
-        earliest = last + CYCLE_REST_FACTOR * self._cycle_cost
-        if now >= earliest:
-            return Trigger.MOUNTS
-        self._mounts_due = earliest
-        return None
+        if self._node.observer.look_at_mounts(now):
+            self._wake_ups.add_after_rest(Trigger.MOUNTS, now)
+
+    def _on_errands(self) -> None:
+        now = time.monotonic()
+        if self._node.observer.run_errands(now):
+            self._wake_ups.add_after_rest(Trigger.MOUNTS, now)
+
+    def _save(self) -> None:
+        self._state.take(self._node.reconciler.ledger, time.monotonic())
 
     def _on_scan(self) -> Trigger | None:
         now = time.monotonic()
@@ -285,40 +286,43 @@ class Daemon:
         return Trigger.DIRECTORY if changed else None
 
     def _on_probe(self) -> Trigger | None:
-        return Trigger.PROBE if self._node.observer.take_answers(time.monotonic()) else None
+        now = time.monotonic()
+        is_news = self._node.observer.take_answers(now)
+        if not self._node.connections.awaits_urgent(now - ANSWER_SECONDS):
+            self._wake_ups.release()
+        return Trigger.PROBE if is_news else None
 
-    def _on_outcome(self) -> Trigger:
+    def _on_outcome(self) -> None:
+        now = time.monotonic()
+        executor = self._node.executor
+        executor.take_in(now)
+        self._watch_workers()
+        if executor.is_idle:
+            self._wake_ups.add(Trigger.OUTCOME, now)
+        else:
+            # They have their next work: to tell of what is done can wait for more of it.
+            self._wake_ups.add_after_rest(Trigger.OUTCOME, now)
+
+    def _on_command(self) -> Trigger:
         return Trigger.OUTCOME
 
     def _watch_workers(self) -> None:
         """Bring the selector up to date with the workers that exist now."""
-        wanted: dict[int, object] = {
-            worker.fileno(): worker for worker in self._node.executor.workers
-        }
-        wanted |= {worker.fileno(): worker for worker in self._node.commands.workers}
-        wanted |= dict.fromkeys(self._node.probes.filenos(), self._node.probes)
-        for fd, owner in self._workers.items():
-            if wanted.get(fd) is not owner:
-                self._unwatch(fd)
-        for fd, owner in wanted.items():
-            if self._workers.get(fd) is not owner:
-                callback = self._on_probe if owner is self._node.probes else self._on_outcome
-                self._watch(fd, callback)
-        self._workers = wanted
-
-    def _watch(self, fd: int, callback: Callable[[], Trigger | None]) -> None:
-        self._selector.register(fd, selectors.EVENT_READ, callback)
-
-    def _unwatch(self, fd: int) -> None:
-        with suppress(KeyError, ValueError, OSError):
-            self._selector.unregister(fd)
+        node = self._node
+        self._descriptors.watch_exactly(
+            (
+                *((worker, self._on_outcome) for worker in node.executor.workers),
+                *((worker, self._on_command) for worker in node.commands.workers),
+                (node.probes, self._on_probe),
+            )
+        )
 
     # ----------------------------------------------------------------------- signals
 
     def _catch_signals(self) -> None:
         reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(writer)
-        self._watch(reader, lambda: self._drain(reader))
+        self._descriptors.watch(reader, lambda: self._drain(reader))
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop())
         signal.signal(signal.SIGHUP, lambda *_: self._ask_reload())
@@ -355,22 +359,14 @@ class Daemon:
 
     def _take_over(self, settings: Settings) -> None:
         before, self._settings = self._settings, settings
-        reconciler = self._node.reconciler
-        reconciler.policy = policy_of(settings)
-        reconciler.back_off = back_off_of(settings)
-        reconciler.flap_rule = flap_rule_of(settings)
-        reconciler.rate = rate_of(settings)
-        reconciler.remedy_policy = remedy_policy_of(settings)
-        reconciler.knowledge = knowledge_of(settings)
-        self._node.connections.timing = timing_of(settings)
-        self._node.observer.adjust(frozenset(settings.ignore_fs_types), limits_of(settings))
+        self._node.adopt(settings)
         self.log.level = Level[settings.log.level.value.upper()]
         if _cluster_part(before) != _cluster_part(settings):
-            self._cluster.stop(self._unwatch)
+            self._cluster.stop(self._descriptors.unwatch)
             if before.kubelet != settings.kubelet:
                 self._node.observer.pods.change_kubelet()
             self._cluster = self._make_cluster()
-            self._cluster.start(self._watch)
+            self._cluster.start(self._descriptors.watch)
         kept = read_at_start_only(self._start.settings, settings)
         if kept:
             text = "needs a restart: these keys are read at the start only"
@@ -384,7 +380,7 @@ class Daemon:
     def _close(self) -> None:
         self._systemd.stopping()
         self._doors.close()
-        self._cluster.stop(self._unwatch)
+        self._cluster.stop(self._descriptors.unwatch)
         self._state.close(self._node.reconciler.ledger)
         self._node.close()
         for reporter in self._reporters:

@@ -85,6 +85,8 @@ class Executor:
         self._idle: list[MountWorker] = [spawn() for _ in range(self._parallel)]
         self._busy: list[_Busy] = []
         self._queue = _Queue()
+        self._outcomes: list[Outcome] = []
+        """What has ended and was not collected yet."""
         self._spawns_at = float("-inf")
 
     def submit(self, actions: Iterable[Action], now: float) -> None:
@@ -93,21 +95,25 @@ class Executor:
         self._assign(now)
 
     def collect(self, now: float) -> list[Outcome]:
-        """Return the outcomes that have arrived, and give up workers that hang."""
+        """Return the outcomes that have arrived since the last time."""
+        self.take_in(now)
+        outcomes, self._outcomes = self._outcomes, []
+        return outcomes
+
+    def take_in(self, now: float) -> None:
+        """Receive outcomes, keep the workers busy, and give up those that hang."""
         self._bury()
-        outcomes: list[Outcome] = []
         for busy in tuple(self._busy):
             arrived = self._receive(busy)
-            outcomes.extend(arrived)
+            self._outcomes += arrived
             if arrived:
                 busy.progress_at = now
             if not busy.actions:
                 self._busy.remove(busy)
                 self._idle.append(busy.worker)
             elif busy.worker.is_dead or now - busy.progress_at >= DEADLINE_SECONDS:
-                outcomes.append(self._give_up(busy, now))
+                self._outcomes.append(self._give_up(busy, now))
         self._assign(now)
-        return outcomes
 
     def _bury(self) -> None:
         """Let go of idle workers that ended; their descriptors would wake the loop for ever.

@@ -118,6 +118,18 @@ class Node:
             remedy_policy=remedy_policy_of(settings),
         )
 
+    def adopt(self, settings: Settings) -> None:
+        """Go on with other settings, as far as they can be changed in a running daemon."""
+        reconciler = self.reconciler
+        reconciler.policy = policy_of(settings)
+        reconciler.back_off = back_off_of(settings)
+        reconciler.flap_rule = flap_rule_of(settings)
+        reconciler.rate = rate_of(settings)
+        reconciler.remedy_policy = remedy_policy_of(settings)
+        reconciler.knowledge = knowledge_of(settings)
+        self.connections.timing = timing_of(settings)
+        self.observer.adjust(frozenset(settings.ignore_fs_types), limits_of(settings))
+
     def document(self, cycle: CycleReport, started_wall: float) -> Any:
         """Return the status document of a cycle; ``started_wall`` is in seconds since 1970."""
         ledger = self.reconciler.ledger

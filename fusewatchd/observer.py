@@ -21,6 +21,7 @@ from fusewatchd.linux.probepool import ProbePool
 from fusewatchd.linux.procfs import read_mount_max
 from fusewatchd.linux.volumedata import read_volume_data
 from fusewatchd.liveness import Holding
+from fusewatchd.looks import Looks
 from fusewatchd.model import (
     BindKind,
     Connection,
@@ -36,13 +37,6 @@ from fusewatchd.pods import Pods
 from fusewatchd.probeuser import credentials_of
 from fusewatchd.questions import Question, Shown
 from fusewatchd.snapshot import Snapshot
-
-AFTER_RECOVERY_SECONDS = (0.05, 0.4, 1.5)
-"""When the other namespaces are looked at again after the last replacement: a container may
-be born from the stale bind at any moment before that."""
-
-LOOK_REST_FACTOR = 20
-"""After a look that took t, mounts that change elsewhere cause the next one 20 t later."""
 
 AUDIT_SECONDS = 30.0
 AUDIT_REST_FACTOR = 2000
@@ -90,9 +84,9 @@ class Observer:
         self._host_table: MountTable | None = None
         self._namespaces: tuple[MountNamespace, ...] = ()
         self._looked_at = 0.0
-        self._look_cost = 0.0
-        self._looks_due: list[float] = [0.0]
-        self._recovery_looks: list[float] = []
+        self._looks = Looks()
+        self.expect_containers: Callable[[float], None] = self._looks.expect_containers
+        """Call it (with the time) when a container may have been started."""
         self._audit_due = 0.0
         self._seen_at: dict[Device, float] = {}
         self._volume_data: dict[tuple[str, str], VolumeData] = {}
@@ -105,7 +99,7 @@ class Observer:
         """Go on with other settings from the next look on, which is now; what was seen stays."""
         self._ignored, self._limits = ignored_fs_types, limits
         self._table = None  # the devices to ask may be others
-        self._looks_due = [0.0]
+        self._looks.want_now()
 
     # ------------------------------------------------------------------ what arrived
 
@@ -120,7 +114,8 @@ class Observer:
             return None
         self._scan_gap = result.gaps[0] if result.gaps else None
         self._namespaces = result.namespaces
-        self._looked_at, self._look_cost = result.started_at, result.elapsed
+        self._looked_at = result.started_at
+        self._looks.end(result.started_at, result.elapsed)
         self.servers, self._anonymous_servers = result.servers, result.anonymous
         self._table = None  # the devices to ask may have changed
         if result.servers and not result.anonymous and not result.gaps:
@@ -153,7 +148,7 @@ class Observer:
             return
         self.connections.ask_doubtful()
         self._table_source.refresh()
-        self._recovery_looks = [now + delay for delay in AFTER_RECOVERY_SECONDS]
+        self._looks.expect_late_births(now)
         changed: dict[int, dict[int, Mount]] = {}
         for outcome in recovered:
             action = outcome.action
@@ -196,31 +191,55 @@ class Observer:
         """When to ``look_at_mounts`` although nothing wakes; None: never."""
         return self._table_source.due_at
 
-    def expect_containers(self, now: float) -> None:
-        """Plan a look at the other namespaces: a container may have been started."""
-        rest = max(0.5, LOOK_REST_FACTOR * self._look_cost)
-        due = max(now + 0.2, self._looked_at + rest)
-        if not self._looks_due or min(self._looks_due) > due:
-            self._looks_due.append(due)
+    # ----------------------------------------------------------------------- errands
 
-    # -------------------------------------------------------------------------- look
+    def ask(self, now: float) -> None:
+        """Send out what is to be asked."""
+        self._current_table(now)
+        self._send_questions(now)
 
-    def observe(self, now: float) -> Snapshot:
-        """Return the node as it is known now, and send out what is to be asked."""
+    def errands_due(self, now: float) -> float:
+        """Return when to ``run_errands``: none of them needs a cycle before it has a result."""
+        question_at = self.connections.next_question(now)
+        times = [self._audit_due, self._looks.due_at]
+        return min(times if question_at is None else [*times, question_at])
+
+    def run_errands(self, now: float) -> bool:
+        """Ask and look where it is time to; the result is that of ``look_at_mounts``."""
+        self._audit_if_due(now)
+        has_changed = self.look_at_mounts(now)
+        self.ask(now)
+        self._look_if_due(now)
+        return has_changed
+
+    def _audit_if_due(self, now: float) -> None:
         if now >= self._audit_due:
             self._table_source.audit()
             rest = AUDIT_REST_FACTOR * self._table_source.audit_seconds
             self._audit_due = now + max(AUDIT_SECONDS, rest)
-        table = self._host_table = self._table_source.table()
-        if table is not self._table:
-            self._take_table(table, now)
-        self._look_if_due(now)
-        self.take_answers(now)
+
+    def _send_questions(self, now: float) -> None:
         for question in self.connections.due(now):
             self._probes.submit(question, now)
         for question in self.connections.ask_held_anew(now):
             self._probes.forget(question.device)
             self._probes.submit(question, now)
+
+    def _current_table(self, now: float) -> MountTable:
+        table = self._table_source.table()
+        if table is not self._table:
+            self._take_table(table, now)
+        return table
+
+    # -------------------------------------------------------------------------- look
+
+    def observe(self, now: float) -> Snapshot:
+        """Return the node as it is known now, and send out what is to be asked."""
+        self._audit_if_due(now)
+        table = self._host_table = self._current_table(now)
+        self._look_if_due(now)
+        self.take_answers(now)
+        self._send_questions(now)
         self.connections.note_unasked(self._probes.unasked, self._probes.withdrawn, now)
         waiting = {device: fusectl.waiting(device) for device in self.connections.overdue(now)}
         self.connections.count_requests(waiting, now)
@@ -266,11 +285,9 @@ class Observer:
         return tuple(gaps)
 
     def _look_if_due(self, now: float) -> None:
-        if not any(due <= now for due in (*self._looks_due, *self._recovery_looks)):
+        if self._looks.due_at > now:
             return
-        self._looks_due = [due for due in self._looks_due if due > now]
-        self._recovery_looks = [due for due in self._recovery_looks if due > now]
-        self._looks_due.append(now + self._limits.look)
+        self._looks.begin(now, self._limits.look)
         self._scanner.request(now)
         if not self._scanner.is_running:
             self._scan_gap = Gap("namespaces", "there is nothing to make a worker of")
@@ -363,10 +380,8 @@ class Observer:
     def next_due(self, now: float) -> float | None:
         """Return when a cycle is needed although nothing wakes it."""
         times = [
-            self.connections.next_due(now),
+            self.connections.next_change(now),
             self._probes.next_deadline(),
             self._scanner.next_deadline(),
-            min((*self._looks_due, *self._recovery_looks), default=None),
-            self._audit_due,
         ]
         return min((time for time in times if time is not None), default=None)

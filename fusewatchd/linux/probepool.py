@@ -146,13 +146,13 @@ class ProbePool:
         """Devices that were asked without an answer, and wait to be asked again."""
         return frozenset(a.question.device for a in self._in_line() if a.withdrawals)
 
-    def filenos(self) -> list[int]:
+    def fileno(self) -> int:
         """Return what becomes readable when answers arrive.
 
         It is one descriptor that stays the same, whatever children come and go: a number
         that is closed and at once used again would be lost to the selector outside.
         """
-        return [self._epoll.fileno()]
+        return self._epoll.fileno()
 
     def stuck(self, now: float, deadline: float) -> int:
         """Count the children whose question is unanswered for longer than ``deadline``."""

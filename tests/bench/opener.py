@@ -1,7 +1,8 @@
 """One process that tries to open a file in many containers, one after the other.
 
-One process for all of them costs the machine the same however many containers wait, so what
-is measured is the recovery and not the waiting.
+It stays in one container until the file opens there and only then goes to the next, so that it
+costs the machine the same however many containers wait: what is measured is the recovery and not
+the waiting.  The last moment is that at which the file opens everywhere.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 
 from fusewatchd.linux import syscalls
 
@@ -18,7 +18,7 @@ REST_SECONDS = 0.0002
 
 
 class Opener:
-    """Started before the crash; enters each container until its file opens."""
+    """Started before the crash; enters each container and stays until its file opens."""
 
     def __init__(self, pids: Sequence[int], path: str, seconds: float) -> None:
         """Fork the opener; it begins when ``go`` is called."""
@@ -42,7 +42,7 @@ class Opener:
         os.close(self._gate)
 
     def moments(self) -> list[float]:
-        """Wait for its end; return when each container's file opened, CLOCK_MONOTONIC."""
+        """Wait for its end; return when it saw each container's file open, CLOCK_MONOTONIC."""
         with open(self._reader, "rb") as pipe:
             data = pipe.read()
         os.waitpid(self._pid, 0)
@@ -53,19 +53,23 @@ class Opener:
 
 
 def _open_all(pids: Sequence[int], path: str, seconds: float, gate: int) -> list[float]:
-    spaces = {
-        number: os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-        for number, pid in enumerate(pids)
-    }
+    spaces = [os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC) for pid in pids]
     moments = [float("inf")] * len(pids)
     os.read(gate, 1)
     end = time.monotonic() + seconds
-    while spaces and time.monotonic() < end:
-        for number, space in tuple(spaces.items()):
-            syscalls.setns(space, syscalls.CLONE_NEWNS)
-            with suppress(OSError):
-                os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-                moments[number] = time.monotonic()
-                os.close(spaces.pop(number))
-        time.sleep(REST_SECONDS)
+    for number, space in enumerate(spaces):
+        syscalls.setns(space, syscalls.CLONE_NEWNS)
+        while not _opens(path):
+            if time.monotonic() > end:
+                return moments
+            time.sleep(REST_SECONDS)
+        moments[number] = time.monotonic()
     return moments
+
+
+def _opens(path: str) -> bool:
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True

@@ -68,7 +68,7 @@ class Probes:
         """Do as the daemon does until this many answers are there."""
         answers: list[ProbeAnswer] = []
         poll = select.poll()
-        (fd,) = self.pool.filenos()
+        fd = self.pool.fileno()
         poll.register(fd, select.POLLIN)
         end = time.monotonic() + SECONDS
         while len(answers) < count:
@@ -677,7 +677,7 @@ def test_children_that_cannot_be_started_are_tried_again_later() -> None:
 def test_the_descriptor_stays_when_children_come_and_go() -> None:
     children = FakeChildren()
     pool = ProbePool(children.spawn, 2)
-    (fd,) = pool.filenos()
+    fd = pool.fileno()
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     for turn in range(3):
@@ -686,7 +686,7 @@ def test_the_descriptor_stays_when_children_come_and_go() -> None:
         children.living[0].channel.close()
         assert poll.poll(1000)
         assert [a.answer for a in pool.collect(float(turn))] == [None]
-        assert pool.filenos() == [fd]
+        assert pool.fileno() == fd
     pool.close()
 
 

@@ -379,17 +379,17 @@ def test_confirmations_end_with_doubt_with_the_question_and_with_the_superblock(
 
 def test_a_standstill_is_watched_while_somebody_wants_to_know() -> None:
     connections = confirmed()
-    assert connections.next_due(41.0) is None
+    assert connections.next_change(41.0) is None
     connections.timing = Timing(10.0, 5.0, 30.0, confirms=True)
-    assert connections.next_due(41.2) == 41.0 + WATCH_SECONDS
+    assert connections.next_change(41.2) == 41.0 + WATCH_SECONDS
 
 
 def test_time_alone_wakes_for_deadline_then_hung_then_never() -> None:
     connections = book()
     connections.due(1.0)
-    assert connections.next_due(1.0) == 6.0
-    assert connections.next_due(6.0) == 31.0
-    assert connections.next_due(31.0) is None
+    assert connections.next_change(1.0) == 6.0
+    assert connections.next_change(6.0) == 31.0
+    assert connections.next_change(31.0) is None
 
 
 @pytest.mark.parametrize(
@@ -433,7 +433,7 @@ def test_one_whose_server_ended_is_held_for_its_grace_and_hung_after_that() -> N
     assert held_at(connections, 24.9) == (None, False)
     assert held_at(connections, 25.0) == (20.0, False)
     assert held_at(connections, 139.9) == (20.0, False)
-    assert connections.next_due(139.9) == 140.0
+    assert connections.next_change(139.9) == 140.0
     assert connections.view(139.9, {D: 1})[D].confirmations == 0
     assert held_at(connections, 140.0) == (None, True)
     assert held_at(connections, 145.0) == (None, True)
@@ -495,3 +495,25 @@ def test_nobody_who_serves_it_was_seen_at_all() -> None:
     assert held_at(connections, 50.0) == (None, True)
     connections.note_served({Device(0, 99)}, 25.0)
     assert held_at(connections, 50.0) == (20.0, False)
+
+
+def test_the_next_question_is_due_when_the_last_answer_is_old() -> None:
+    connections = book()
+    assert connections.next_question(1.0) == 0.0
+    connections.due(1.0)
+    assert connections.next_question(2.0) is None
+    connections.take_answer(D, Answer.ANSWERED, 0, 1.0, 1.5)
+    assert connections.next_question(2.0) == 11.5
+
+
+def test_an_urgent_question_is_awaited_until_it_is_answered() -> None:
+    connections = book()
+    connections.due(1.0)
+    assert not connections.awaits_urgent(0.0)  # one in turn decides nothing
+    connections.take_answer(D, Answer.ANSWERED, 0, 1.0, 1.5)
+    connections.server_gone(D, 2.0)
+    connections.due(2.0)
+    assert connections.awaits_urgent(2.0)
+    assert not connections.awaits_urgent(2.1)  # asked longer ago than anybody waits
+    connections.take_answer(D, Answer.DISCONNECTED, 107, 2.0, 2.001)
+    assert not connections.awaits_urgent(2.0)

@@ -229,3 +229,16 @@ def test_close_ends_every_worker() -> None:
     crew.submit([action(1)], 0.0)
     crew.close()
     assert all(worker.was_killed for worker in workers)
+
+
+def test_what_is_taken_in_early_is_collected_once_and_makes_room_for_the_next_source() -> None:
+    crew, workers = executor()
+    first, second = action(1, 1), action(1, 2)
+    crew.submit([first], 0.0)
+    crew.submit([second], 0.0)
+    workers[0].done = 1
+    crew.take_in(0.01)
+    assert workers[0].given == [first, second]
+    workers[0].done = 1
+    assert [o.action for o in crew.collect(0.02)] == [first, second]
+    assert crew.collect(0.03) == []

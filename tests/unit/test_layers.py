@@ -19,7 +19,7 @@ PARSERS = {
     "sourcetemplate", "webconfig", "commandtemplate",
 }  # fmt: skip
 CORE = {
-    "lifecycle", "lineage", "sources", "containers", "children", "connections", "incidents",
+    "looks", "wakeups", "lifecycle", "lineage", "sources", "containers", "children", "connections", "incidents",
     "ledger", "memory", "services", "history", "aborting", "persistence", "switches", "cleanup",
     "pods", "diagnosis", "planner", "drivers", "detectors", "ends", "holding", "belongings",
     "budget", "breaker", "ownlayers", "hostpaths", "checkup",
@@ -53,7 +53,7 @@ EDGE = {
 }
 SHELL = {
     "observer", "servers", "holderwatch", "executor", "commandrunner", "reconciler", "node", "cluster",
-    "statekeeper", "doors", "doctor", "daemon", "cli", "__main__",
+    "statekeeper", "descriptors", "doors", "doctor", "daemon", "cli", "__main__",
 }  # fmt: skip
 DEMO = {"demo"}
 
