@@ -77,5 +77,4 @@ def _direct(name: str, why: str) -> SourceAnswer:
 
 def _is_shown_elsewhere(mount: Mount, snapshot: Snapshot) -> bool:
     inside = pods_prefix(snapshot.kubelet_root)
-    shown = snapshot.table.on_device(mount.device)
-    return any(not other.mount_point.startswith(inside) for other in shown)
+    return mount.device in snapshot.table.fuse_devices_outside(inside)

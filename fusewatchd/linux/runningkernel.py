@@ -25,6 +25,12 @@ from fusewatchd.linux.syscalls import closing_fd
 from fusewatchd.model import Device, Mount
 from fusewatchd.mountinfo import MountTable, parse_mount_table
 
+_LEAVES_GROUP = {
+    Propagation.OWN_GROUP: syscalls.MS_PRIVATE,
+    Propagation.PRIVATE: syscalls.MS_PRIVATE,
+    Propagation.SLAVE: syscalls.MS_SLAVE,
+}
+
 
 class RealKernel:
     """``MountKernel`` on the running kernel; must be made while in the host's namespace."""
@@ -206,17 +212,14 @@ class RealKernel:
         return Device(*syscalls.device_of(fd))
 
     def _configure(self, copy: int, attributes: Attributes) -> None:
-        # First out of the source's group: nothing that is attached afterwards may be
-        # copied to the source or to its other binds.
-        if attributes.propagation in (Propagation.OWN_GROUP, Propagation.PRIVATE):
-            syscalls.mount_setattr(copy, propagation=syscalls.MS_PRIVATE)
-        elif attributes.propagation is Propagation.SLAVE:
-            syscalls.mount_setattr(copy, propagation=syscalls.MS_SLAVE)
         wanted = attribute_bits(attributes.options)
         syscalls.mount_setattr(
             copy,
             attr_set=wanted,
             attr_clr=(SETTABLE & ~wanted) | syscalls.MOUNT_ATTR_ATIME,
+            # Out of the source's group: nothing that is attached afterwards may be copied to
+            # the source or to its other binds.
+            propagation=_LEAVES_GROUP.get(attributes.propagation, 0),
         )
         if attributes.idmap_pid:
             self._set_idmap(copy, attributes.idmap_pid)

@@ -12,11 +12,11 @@ import errno
 import struct
 import sys
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, lru_cache
 from typing import Final
 
 from fusewatchd.linux import syscalls
-from fusewatchd.linux.syscalls import syscall
+from fusewatchd.linux.syscalls import system_call
 from fusewatchd.model import Device, Mount
 
 SYS_STATMOUNT: Final = 457
@@ -36,14 +36,13 @@ _MNT_GIDMAP: Final = 0x4000
 _NUMBERS: Final = _SB_BASIC | _MNT_BASIC
 _TEXTS: Final = _MNT_ROOT | _MNT_POINT | _FS_TYPE | _FS_SUBTYPE | _SB_SOURCE | _MNT_OPTS
 LSMT_ROOT: Final = 0xFFFF_FFFF_FFFF_FFFF
-_MNT_ID_REQ_SIZE_VER0: Final = 24
 
 # struct statmount up to mnt_gidmap; the strings start at a fixed place behind it.
 _STATMOUNT: Final = struct.Struct("=IIQIIQIIQQIIQQQQQIIQIIIIIIQIIII")
 _STRINGS: Final = 512
 _OLD_ID: Final = struct.Struct("=I")
 _OLD_ID_OFFSET: Final = struct.calcsize("=IIQIIQIIQQ")
-_FIRST_SIZE: Final = 4096
+_FIRST_SIZE: Final = 2048
 _LARGEST_SIZE: Final = 1 << 20
 
 # Super block flags, <linux/fs.h>, that mountinfo prints before the file system's own options.
@@ -52,21 +51,23 @@ _SB_FLAGS: Final = ((0x10, "sync"), (0x80, "dirsync"), (0x2000000, "lazytime"))
 # <linux/stat.h>
 _STATX_MNT_ID: Final = 0x1000
 _STATX_MNT_ID_UNIQUE: Final = 0x4000
-_STATX_SIZE: Final = 256
 _STX_MNT_ID: Final = 144
 
 _LIST_CHUNK: Final = 2048
 
-_libc = ctypes.CDLL(None, use_errno=True)
+# struct mnt_id_req
+_REQUEST: Final = struct.Struct("=IIQQ")
 
+_KNOWN_REPLIES: Final = 128
 
-class _MntIdReq(ctypes.Structure):
-    _fields_ = (
-        ("size", ctypes.c_uint32),
-        ("spare", ctypes.c_uint32),
-        ("mnt_id", ctypes.c_uint64),
-        ("param", ctypes.c_uint64),
-    )
+_statmount = system_call(
+    SYS_STATMOUNT, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_uint
+)
+_listmount = system_call(
+    SYS_LISTMOUNT, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_uint
+)
+_FirstBuffer = ctypes.c_char * _FIRST_SIZE
+_IdBuffer = ctypes.c_uint64 * _LIST_CHUNK
 
 
 class _Reply:
@@ -115,7 +116,8 @@ def is_supported() -> bool:
     release.  Containers often filter both calls.
     """
     try:
-        replies = [_call(unique_id, _SB_SOURCE) for unique_id in _list_chunk(LSMT_ROOT, 0, 16)]
+        some = _list_chunk(LSMT_ROOT, 0, 16)
+        replies = [_Reply(_call(unique_id, _SB_SOURCE)) for unique_id in some]
     except OSError:
         return False
     return any(reply.mask & _SB_SOURCE for reply in replies)
@@ -127,7 +129,13 @@ def statmount(unique_id: int) -> Mount:
     Raises:
         OSError: ENOENT when the mount is gone or out of reach; ENOSYS on old kernels.
     """
-    reply = _call(unique_id, _NUMBERS | _TEXTS)
+    return _mount_of(_call(unique_id, _NUMBERS | _TEXTS))
+
+
+@lru_cache(_KNOWN_REPLIES)
+def _mount_of(data: bytes) -> Mount:
+    """Parse a reply; one mount is looked at several times in a row, and mostly stays as it is."""
+    reply = _Reply(data)
     fs_type = reply.text(_FS_TYPE, reply.fs_type)
     subtype = reply.text(_FS_SUBTYPE, reply.fs_subtype)
     return Mount(
@@ -148,7 +156,7 @@ def statmount(unique_id: int) -> Mount:
 
 def parent_unique_id(unique_id: int) -> int:
     """Return the 64-bit id of the mount that this one is attached to; raises ``OSError``."""
-    parent: int = _call(unique_id, _MNT_BASIC).parent
+    parent: int = _Reply(_call(unique_id, _MNT_BASIC)).parent
     return parent
 
 
@@ -158,17 +166,16 @@ def reused_ids(unique_ids: Iterable[int]) -> dict[int, int]:
     Raises:
         OSError: ENOSYS on old kernels, EPERM where the calls are filtered.
     """
-    # One request and one buffer for all of them: a node has tens of thousands.
-    request = _MntIdReq(_MNT_ID_REQ_SIZE_VER0, 0, 0, _MNT_BASIC)
-    buffer = ctypes.create_string_buffer(_STRINGS)
-    where, number = ctypes.byref(request), ctypes.c_long(SYS_STATMOUNT)
+    # One buffer for all of them: a node has tens of thousands.
+    buffer = _FirstBuffer()
     found: dict[int, int] = {}
     for unique_id in unique_ids:
-        request.mnt_id = unique_id
-        if _libc.syscall(number, where, buffer, _STRINGS, 0) == 0:
-            found[unique_id] = _OLD_ID.unpack_from(buffer, _OLD_ID_OFFSET)[0]
-        elif ctypes.get_errno() != errno.ENOENT:
-            syscalls.raise_errno()
+        request = _REQUEST.pack(_REQUEST.size, 0, unique_id, _MNT_BASIC)
+        try:
+            _statmount(None, request, buffer, _STRINGS, 0)
+        except FileNotFoundError:
+            continue
+        found[unique_id] = _OLD_ID.unpack_from(buffer, _OLD_ID_OFFSET)[0]
     return found
 
 
@@ -183,7 +190,7 @@ def listmount(below: int = LSMT_ROOT) -> list[int]:
     """
     found: list[int] = []
     last = 0
-    while chunk := _list_chunk(below, last, _LIST_CHUNK):
+    while chunk := _list_chunk(below, last):
         found += chunk
         last = chunk[-1]
         if len(chunk) < _LIST_CHUNK:
@@ -200,7 +207,7 @@ def idmap_of(unique_id: int) -> tuple[str, str] | None:
     Raises:
         OSError: ENOENT when the mount is gone.
     """
-    reply = _call(unique_id, _MNT_UIDMAP | _MNT_GIDMAP)
+    reply = _Reply(_call(unique_id, _MNT_UIDMAP | _MNT_GIDMAP))
     if not (reply.mask & _MNT_UIDMAP and reply.mask & _MNT_GIDMAP):
         return None
     uids = reply.texts(reply.uidmap_num, reply.uidmap)
@@ -245,35 +252,31 @@ def _fdinfo_mount_id(fd: int) -> int:
 
 def _statx_mount_id(fd: int, bit: int, *, request: int) -> int | None:
     """Ask for the mount id only, of the inode in memory: no FUSE server is contacted."""
-    buffer = ctypes.create_string_buffer(_STATX_SIZE)
-    flags = syscalls.AT_EMPTY_PATH | syscalls.AT_STATX_DONT_SYNC
-    if _libc.statx(fd, b"", flags, ctypes.c_uint(request), buffer) < 0:
-        syscalls.raise_errno()
-    mask = int.from_bytes(buffer.raw[:4], sys.byteorder)
+    buffer = syscalls.statx(fd, request)
+    mask = int.from_bytes(buffer[:4], sys.byteorder)
     if not mask & bit:
         return None
-    return int.from_bytes(buffer.raw[_STX_MNT_ID : _STX_MNT_ID + 8], sys.byteorder)
+    return int.from_bytes(buffer[_STX_MNT_ID : _STX_MNT_ID + 8], sys.byteorder)
 
 
-def _call(unique_id: int, mask: int) -> _Reply:
-    request = _MntIdReq(_MNT_ID_REQ_SIZE_VER0, 0, unique_id, mask)
-    size = _FIRST_SIZE
+def _call(unique_id: int, mask: int) -> bytes:
+    request = _REQUEST.pack(_REQUEST.size, 0, unique_id, mask)
+    size, buffer = _FIRST_SIZE, _FirstBuffer()
     while True:
-        buffer = ctypes.create_string_buffer(size)
         try:
-            syscall(SYS_STATMOUNT, ctypes.byref(request), buffer, size, 0)
+            _statmount(None, request, buffer, size, 0)
         except OSError as exc:
             if exc.errno != errno.EOVERFLOW or size >= _LARGEST_SIZE:
                 raise
             size *= 4
+            buffer = ctypes.create_string_buffer(size)
         else:
-            return _Reply(buffer.raw)
+            return buffer.raw
 
 
-def _list_chunk(below: int, last: int, count: int) -> list[int]:
-    request = _MntIdReq(_MNT_ID_REQ_SIZE_VER0, 0, below, last)
-    ids = (ctypes.c_uint64 * count)()
-    found = syscall(SYS_LISTMOUNT, ctypes.byref(request), ids, count, 0)
+def _list_chunk(below: int, last: int, count: int = _LIST_CHUNK) -> list[int]:
+    ids = _IdBuffer()
+    found = _listmount(None, _REQUEST.pack(_REQUEST.size, 0, below, last), ids, count, 0)
     return ids[:found]
 
 

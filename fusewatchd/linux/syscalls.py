@@ -11,8 +11,9 @@ import ctypes
 import os
 import platform
 import stat
+import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, NoReturn
 
@@ -66,7 +67,7 @@ RESOLVE_CACHED: Final = 0x20
 AT_STATX_DONT_SYNC: Final = 0x4000
 # <linux/stat.h>
 STATX_TYPE: Final = 0x1
-_STATX_SIZE: Final = 256
+_StatxBuffer = ctypes.c_char * 256
 _STATX_MODE: Final = 28
 _STATX_DEVICE: Final = 136
 # <sched.h>
@@ -83,7 +84,13 @@ SYS_OPENAT2: Final = 437
 SYS_MOUNT_SETATTR: Final = 442
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_libc.syscall.restype = ctypes.c_long
+_libc.statx.argtypes = (
+    ctypes.c_int,
+    ctypes.c_char_p,
+    ctypes.c_int,
+    ctypes.c_uint,
+    ctypes.c_void_p,
+)
 _libc.mount.argtypes = (
     ctypes.c_char_p,
     ctypes.c_char_p,
@@ -96,21 +103,9 @@ _libc.setns.argtypes = (ctypes.c_int, ctypes.c_int)
 _libc.unshare.argtypes = (ctypes.c_int,)
 
 
-class _MountAttr(ctypes.Structure):
-    _fields_ = (
-        ("attr_set", ctypes.c_uint64),
-        ("attr_clr", ctypes.c_uint64),
-        ("propagation", ctypes.c_uint64),
-        ("userns_fd", ctypes.c_uint64),
-    )
-
-
-class _OpenHow(ctypes.Structure):
-    _fields_ = (
-        ("flags", ctypes.c_uint64),
-        ("mode", ctypes.c_uint64),
-        ("resolve", ctypes.c_uint64),
-    )
+# struct mount_attr, struct open_how
+_MOUNT_ATTR: Final = struct.Struct("=4Q")
+_OPEN_HOW: Final = struct.Struct("=3Q")
 
 
 def raise_errno(path: str | None = None) -> NoReturn:
@@ -119,34 +114,46 @@ def raise_errno(path: str | None = None) -> NoReturn:
     raise OSError(number, os.strerror(number), path)
 
 
-def syscall(number: int, *arguments: object, path: str | None = None) -> int:
-    """Make a raw system call; arguments are ctypes values, ``bytes`` or ``None``.
+def system_call(number: int, *types: type) -> Callable[..., int]:
+    """Return a function that makes a raw system call with arguments of these ctypes.
 
-    A plain ``int`` is passed as a C long, never truncated to 32 bits.
+    It takes a path for the error before the arguments.  With the types known ctypes converts
+    in C what else would be wrapped in Python, one object for each argument.
     """
-    widened = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
-    result: int = _libc.syscall(ctypes.c_long(number), *widened)
-    if result < 0:
-        raise_errno(path)
-    return result
+    prototype = ctypes.CFUNCTYPE(ctypes.c_long, ctypes.c_long, *types, use_errno=True)
+    function = prototype(("syscall", _libc))
+
+    def call(path: str | None, *arguments: object) -> int:
+        result: int = function(number, *arguments)
+        if result < 0:
+            raise_errno(path)
+        return result
+
+    return call
+
+
+_INT, _UINT, _SIZE, _BYTES = ctypes.c_int, ctypes.c_uint, ctypes.c_size_t, ctypes.c_char_p
+_openat2 = system_call(SYS_OPENAT2, _INT, _BYTES, _BYTES, _SIZE)
+_open_tree = system_call(SYS_OPEN_TREE, _INT, _BYTES, _UINT)
+_move_mount = system_call(SYS_MOVE_MOUNT, _INT, _BYTES, _INT, _BYTES, _UINT)
+_mount_setattr = system_call(SYS_MOUNT_SETATTR, _INT, _BYTES, _UINT, _BYTES, _SIZE)
 
 
 def openat2(dir_fd: int, path: str, flags: int, resolve: int) -> int:
     """Open with restricted path resolution, openat2(2) (Linux 5.6); close-on-exec."""
-    how = _OpenHow(flags | os.O_CLOEXEC, 0, resolve)
-    size = ctypes.sizeof(how)
-    return syscall(SYS_OPENAT2, dir_fd, os.fsencode(path), ctypes.byref(how), size, path=path)
+    how = _OPEN_HOW.pack(flags | os.O_CLOEXEC, 0, resolve)
+    return _openat2(path, dir_fd, os.fsencode(path), how, len(how))
 
 
 def open_tree(dir_fd: int, path: str, flags: int) -> int:
     """Return a descriptor of a mount, or with OPEN_TREE_CLONE of a detached copy of it."""
-    return syscall(SYS_OPEN_TREE, dir_fd, os.fsencode(path), flags | OPEN_TREE_CLOEXEC, path=path)
+    return _open_tree(path, dir_fd, os.fsencode(path), flags | OPEN_TREE_CLOEXEC)
 
 
 def move_mount(from_fd: int, to_fd: int, flags: int = 0, path: str | None = None) -> None:
     """Attach the mount of ``from_fd`` at ``to_fd``; both are named by descriptor only."""
     both = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
-    syscall(SYS_MOVE_MOUNT, from_fd, b"", to_fd, b"", flags | both, path=path)
+    _move_mount(path, from_fd, b"", to_fd, b"", flags | both)
 
 
 def mount_setattr(
@@ -158,9 +165,8 @@ def mount_setattr(
     path: str | None = None,
 ) -> None:
     """Change flags, propagation or id mapping of the mount of ``fd`` (Linux 5.12)."""
-    attr = _MountAttr(attr_set, attr_clr, propagation, userns_fd)
-    size = ctypes.sizeof(attr)
-    syscall(SYS_MOUNT_SETATTR, fd, b"", AT_EMPTY_PATH, ctypes.byref(attr), size, path=path)
+    attr = _MOUNT_ATTR.pack(attr_set, attr_clr, propagation, userns_fd)
+    _mount_setattr(path, fd, b"", AT_EMPTY_PATH, attr, len(attr))
 
 
 def mount(source: str | None, target: str, fs_type: str | None, flags: int, data: str = "") -> None:
@@ -187,7 +193,7 @@ def file_type(fd: int) -> int:
 
     Never asks a FUSE server: ``AT_STATX_DONT_SYNC`` answers on a dead or hung one too.
     """
-    mode = _statx(fd, STATX_TYPE)[_STATX_MODE : _STATX_MODE + 2]
+    mode = statx(fd, STATX_TYPE)[_STATX_MODE : _STATX_MODE + 2]
     return stat.S_IFMT(int.from_bytes(mode, sys.byteorder))
 
 
@@ -196,16 +202,16 @@ def device_of(fd: int) -> tuple[int, int]:
 
     Nothing else is asked for: that much a FUSE mount tells those whom it does not allow.
     """
-    buffer = _statx(fd, 0)
+    buffer = statx(fd, 0)
     at = _STATX_DEVICE
     major = int.from_bytes(buffer[at : at + 4], sys.byteorder)
     return major, int.from_bytes(buffer[at + 4 : at + 8], sys.byteorder)
 
 
-def _statx(fd: int, mask: int) -> bytes:
-    buffer = ctypes.create_string_buffer(_STATX_SIZE)
-    flags = AT_EMPTY_PATH | AT_STATX_DONT_SYNC
-    if _libc.statx(fd, b"", flags, ctypes.c_uint(mask), buffer) < 0:
+def statx(fd: int, mask: int) -> bytes:
+    """Return ``struct statx`` of the inode in memory: no server is asked for anything."""
+    buffer = _StatxBuffer()
+    if _libc.statx(fd, b"", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, mask, buffer) < 0:
         raise_errno()
     return buffer.raw
 
@@ -213,7 +219,7 @@ def _statx(fd: int, mask: int) -> bytes:
 def pivot_root(new_root: str, put_old: str) -> None:
     """pivot_root(2)."""
     number = _SYS_PIVOT_ROOT.get(platform.machine(), _SYS_PIVOT_ROOT_GENERIC)
-    syscall(number, os.fsencode(new_root), os.fsencode(put_old), path=new_root)
+    system_call(number, _BYTES, _BYTES)(new_root, os.fsencode(new_root), os.fsencode(put_old))
 
 
 def setns(fd: int, kind: int) -> None:

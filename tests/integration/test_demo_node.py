@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
@@ -385,7 +386,8 @@ def test_a_connection_somebody_holds_does_not_keep_the_lab(node: DemoNode) -> No
     (device,) = [fd for fd, name in fds.items() if name == "/dev/fuse"]
     pidfd_getfd = 438
     with syscalls.closing_fd(os.pidfd_open(pid)) as pidfd:
-        syscalls.syscall(pidfd_getfd, pidfd, device, 0)
+        types = (ctypes.c_int, ctypes.c_int, ctypes.c_uint)
+        syscalls.system_call(pidfd_getfd, *types)(None, pidfd, device, 0)
     container = node.launch_container(pod)
     end = time.monotonic() + 30
     # time.sleep is clock_nanosleep(2) since Python 3.11, and was select(2) before.
