@@ -35,6 +35,8 @@ _MNT_UIDMAP: Final = 0x2000
 _MNT_GIDMAP: Final = 0x4000
 _NUMBERS: Final = _SB_BASIC | _MNT_BASIC
 _TEXTS: Final = _MNT_ROOT | _MNT_POINT | _FS_TYPE | _FS_SUBTYPE | _SB_SOURCE | _MNT_OPTS
+EVERYTHING: Final = _NUMBERS | _TEXTS
+"""All that a line of mountinfo has."""
 LSMT_ROOT: Final = 0xFFFF_FFFF_FFFF_FFFF
 
 # struct statmount up to mnt_gidmap; the strings start at a fixed place behind it.
@@ -117,7 +119,7 @@ def is_supported() -> bool:
     """
     try:
         some = _list_chunk(LSMT_ROOT, 0, 16)
-        replies = [_Reply(_call(unique_id, _SB_SOURCE)) for unique_id in some]
+        replies = [_Reply(ask(unique_id, _SB_SOURCE)) for unique_id in some]
     except OSError:
         return False
     return any(reply.mask & _SB_SOURCE for reply in replies)
@@ -129,7 +131,7 @@ def statmount(unique_id: int) -> Mount:
     Raises:
         OSError: ENOENT when the mount is gone or out of reach; ENOSYS on old kernels.
     """
-    return _mount_of(_call(unique_id, _NUMBERS | _TEXTS))
+    return _mount_of(ask(unique_id, EVERYTHING))
 
 
 @lru_cache(_KNOWN_REPLIES)
@@ -156,7 +158,7 @@ def _mount_of(data: bytes) -> Mount:
 
 def parent_unique_id(unique_id: int) -> int:
     """Return the 64-bit id of the mount that this one is attached to; raises ``OSError``."""
-    parent: int = _Reply(_call(unique_id, _MNT_BASIC)).parent
+    parent: int = _Reply(ask(unique_id, _MNT_BASIC)).parent
     return parent
 
 
@@ -207,7 +209,7 @@ def idmap_of(unique_id: int) -> tuple[str, str] | None:
     Raises:
         OSError: ENOENT when the mount is gone.
     """
-    reply = _Reply(_call(unique_id, _MNT_UIDMAP | _MNT_GIDMAP))
+    reply = _Reply(ask(unique_id, _MNT_UIDMAP | _MNT_GIDMAP))
     if not (reply.mask & _MNT_UIDMAP and reply.mask & _MNT_GIDMAP):
         return None
     uids = reply.texts(reply.uidmap_num, reply.uidmap)
@@ -259,7 +261,8 @@ def _statx_mount_id(fd: int, bit: int, *, request: int) -> int | None:
     return int.from_bytes(buffer[_STX_MNT_ID : _STX_MNT_ID + 8], sys.byteorder)
 
 
-def _call(unique_id: int, mask: int) -> bytes:
+def ask(unique_id: int, mask: int) -> bytes:
+    """Return ``struct statmount`` as the kernel filled it in; raises as ``statmount`` does."""
     request = _REQUEST.pack(_REQUEST.size, 0, unique_id, mask)
     size, buffer = _FIRST_SIZE, _FirstBuffer()
     while True:

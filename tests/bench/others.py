@@ -1,51 +1,14 @@
-"""What the daemon is compared with: the bare system calls, and what node agents do today."""
+"""What the daemon is compared with: what node agents do today."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import threading
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 
-from fusewatchd.linux import syscalls
-
 POLL_SECONDS = 5.0
-
-
-def replace_by_hand(source: str, targets: Sequence[str], pids: Sequence[int]) -> float:
-    """Put the new source in the place of every dead bind, and return the seconds that it took.
-
-    The calls of the way ``beneath`` in two plain loops: nothing is looked up, checked, planned
-    or read back, and a container's mount is at ``/data``.
-    """
-    home = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-    spaces = [os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC) for pid in pids]
-    began = time.monotonic()
-    for target in targets:
-        _replace(_copy(source), target)
-    for space in spaces:
-        clone = _copy(source)
-        syscalls.setns(space, syscalls.CLONE_NEWNS)
-        _replace(clone, "/data")
-        syscalls.setns(home, syscalls.CLONE_NEWNS)
-    took = time.monotonic() - began
-    for fd in (home, *spaces):
-        os.close(fd)
-    return took
-
-
-def _copy(source: str) -> int:
-    fd = syscalls.open_tree(-100, source, syscalls.OPEN_TREE_CLONE | os.O_CLOEXEC)
-    syscalls.mount_setattr(fd, propagation=syscalls.MS_PRIVATE)
-    return fd
-
-
-def _replace(clone: int, target: str) -> None:
-    with syscalls.closing_fd(clone), syscalls.closing_fd(os.open(target, os.O_PATH)) as old:
-        syscalls.move_mount(clone, old, syscalls.MOVE_MOUNT_BENEATH)
-    syscalls.umount2(target, syscalls.MNT_DETACH)
 
 
 class PollingAgent:
