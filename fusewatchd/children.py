@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping
 from fusewatchd.actions import ChildMount, Expect
 from fusewatchd.decision import Bind, Finding
 from fusewatchd.errors import FusewatchError
-from fusewatchd.lineage import below, plain_root
+from fusewatchd.lineage import plain_root
 from fusewatchd.model import Mount, TargetKey
+from fusewatchd.mountinfo import below
 from fusewatchd.snapshot import Snapshot
 from fusewatchd.verdicts import Reason, Verdict
 

@@ -23,7 +23,7 @@ _HOME_AND_CLEAR = "\x1b[H\x1b[2J"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status (0 fine, 1 something is wrong, 2 unknown)."""
-    options = _parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     try:
         status: int = options.command(options)
         return status
@@ -35,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 2
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line, of which manual and completions are made."""
     parser = argparse.ArgumentParser(
         prog="fusewatchd", description="Keeps the FUSE volumes of Kubernetes pods alive."
     )

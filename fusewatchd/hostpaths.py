@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from fusewatchd.decision import Bind
 from fusewatchd.kubeletdir import pods_directory
 from fusewatchd.ledger import Ledger
-from fusewatchd.lineage import below, plain_root
+from fusewatchd.lineage import plain_root
 from fusewatchd.model import (
     BindKind,
     BindPath,
@@ -32,7 +32,7 @@ from fusewatchd.model import (
     TargetKey,
     Volume,
 )
-from fusewatchd.mountinfo import MountTable
+from fusewatchd.mountinfo import MountTable, below
 from fusewatchd.snapshot import Snapshot
 from fusewatchd.verdicts import Reason
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from fusewatchd.model import DELETED, Device, Mount, SourceAnswer, SourcePath
-from fusewatchd.mountinfo import MountTable
+from fusewatchd.mountinfo import MountTable, below
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +73,6 @@ Facts = Mapping[int, Fact]
 def plain_root(root: str) -> str:
     """Return a bind's root without the kernel's mark of a removed directory."""
     return root[: -len(DELETED)] if root.endswith(DELETED) else root
-
-
-def below(root: str, ancestor: str) -> str | None:
-    """Return ``root`` relative to ``ancestor`` (empty when equal), None when outside."""
-    if root == ancestor:
-        return ""
-    prefix = ancestor.rstrip("/") + "/"
-    return root[len(prefix) :] if root.startswith(prefix) else None
 
 
 def learn(

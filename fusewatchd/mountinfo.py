@@ -104,6 +104,14 @@ def parse_mount_table(
     return MountTable._of_lines(lines, previous, unique_ids)
 
 
+def below(path: str, ancestor: str) -> str | None:
+    """Return ``path`` relative to ``ancestor`` (empty when equal), None when outside."""
+    if path == ancestor:
+        return ""
+    prefix = ancestor.rstrip("/") + "/"
+    return path[len(prefix) :] if path.startswith(prefix) else None
+
+
 class MountTable:
     """The mounts of one mount namespace at one moment; never changes, equal by content.
 

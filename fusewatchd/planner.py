@@ -49,6 +49,13 @@ class Policy:
     """Confirmations after which a hung connection is aborted; 0: never."""
 
 
+def table_limit(max_table_entries: int, mount_max: int | None) -> int:
+    """Return with how many mounts on a node nothing is replaced there any more."""
+    if mount_max is None:
+        return max_table_entries
+    return min(max_table_entries, int(mount_max * MOST_OF_MOUNT_MAX))
+
+
 RANKS: Mapping[BindKind, int] = {
     BindKind.PUBLISH: 0,
     BindKind.FLEXVOLUME: 0,
@@ -133,7 +140,8 @@ class _Planner:
             return Reason.SOURCE_MISSING
         if self._policy.mode is RecoveryMode.REPORT:
             return Reason.REPORT_ONLY
-        if len(self._snapshot.table) + len(self.actions) >= self._table_limit:
+        limit = table_limit(self._policy.max_table_entries, self._snapshot.mount_max)
+        if len(self._snapshot.table) + len(self.actions) >= limit:
             return Reason.TABLE_FULL
         if self._waits_for_host(finding):
             return Reason.HOST_BIND_STALE
@@ -174,11 +182,6 @@ class _Planner:
             if first is None or self._now < first + LAYERS_SECONDS:
                 return True
         return False
-
-    @property
-    def _table_limit(self) -> int:
-        limit, mount_max = self._policy.max_table_entries, self._snapshot.mount_max
-        return limit if mount_max is None else min(limit, int(mount_max * MOST_OF_MOUNT_MAX))
 
     # ------------------------------------------------------------------ replacement
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from fusewatchd import lineage
 from fusewatchd.drivers import Driver
 from fusewatchd.model import Answer, BindKind, BindPath, Mount, SourceAnswer, SourcePath
+from fusewatchd.mountinfo import below
 from fusewatchd.snapshot import Snapshot
 from fusewatchd.verdicts import Reason
 
@@ -101,7 +102,7 @@ def _resolve_path(path: SourcePath, mount: Mount, snapshot: Snapshot) -> Resolut
 
 def subpath_of(mount: Mount, source: Mount) -> str | None:
     """Return which part of its source a bind shows; None when it is outside of it."""
-    return lineage.below(lineage.plain_root(mount.root), source.root)
+    return below(lineage.plain_root(mount.root), source.root)
 
 
 def narrower(old: Mount, new: Mount) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 
 from fusewatchd.documents import PATH_LIMIT, Document
+from fusewatchd.mountinfo import below
 from fusewatchd.printable import printable
 
 MAX_NEAR = 5
@@ -52,21 +53,19 @@ def _point(bind: Document) -> str:
     return str(bind["mount_point"])
 
 
-def _contains(place: str, path: str) -> bool:
-    return path == place or path.startswith(place.rstrip("/") + "/")
-
-
 def _longest(
     binds: Sequence[Document], path: str, place: Callable[[Document], str]
 ) -> list[Document]:
     """Return the binds at the deepest place that the path is in."""
-    hit = [bind for bind in binds if _contains(place(bind), path)]
+    hit = [bind for bind in binds if below(path, place(bind)) is not None]
     deepest = max((len(place(bind)) for bind in hit), default=0)
     return [bind for bind in hit if len(place(bind)) == deepest]
 
 
 def _of_source(binds: Iterable[Document], path: str) -> list[Document]:
-    return [bind for bind in binds if any(_contains(place, path) for place in _candidates(bind))]
+    return [
+        bind for bind in binds if any(below(path, place) is not None for place in _candidates(bind))
+    ]
 
 
 def _candidates(bind: Document) -> list[str]:

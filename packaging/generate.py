@@ -20,8 +20,9 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TOP))
 
+# The path comes first: this runs where the package is not installed.
 from fusewatchd import __version__  # noqa: E402
-from fusewatchd.cli import _parser  # noqa: E402
+from fusewatchd.cli import make_parser  # noqa: E402
 
 _FILE_OPTIONS = ("--config",)
 
@@ -30,7 +31,7 @@ def main() -> int:
     """Write all four files."""
     directory = Path(sys.argv[1])
     directory.mkdir(parents=True, exist_ok=True)
-    commands = commands_of(_parser())
+    commands = commands_of(make_parser())
     page = (TOP / "packaging/man/fusewatchd.8.in").read_text()
     settings = (TOP / "packaging/man/fusewatchd.yaml.5.in").read_text()
     entries = entries_of((TOP / "conf/fusewatchd.yaml").read_text())

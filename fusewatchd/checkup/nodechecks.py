@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from fusewatchd.checkup.findings import Finding, fail, ok, warn
-from fusewatchd.mountinfo import MountTable
+from fusewatchd.mountinfo import MountTable, below
+from fusewatchd.planner import table_limit
 
 CAPABILITIES: Mapping[str, int] = {
     "DAC_READ_SEARCH": 2,
@@ -19,9 +20,6 @@ CAPABILITIES: Mapping[str, int] = {
     "SYS_ADMIN": 21,
 }
 """Those of systemd/fusewatchd.service, capabilities(7)."""
-TABLE_SHARE = 0.9
-"""Of fs.mount-max: nothing is replaced beyond it."""
-
 UNIT = "use systemd/fusewatchd.service as it is shipped"
 
 
@@ -44,6 +42,8 @@ class NodeFacts:
     kubelet_root: str
     table: MountTable
     mount_max: int | None
+    max_table_entries: int
+    """``recovery.max_table_entries``."""
     watched: int
     unwatched: int
     """Directories below the kubelet's that could not be watched."""
@@ -113,7 +113,7 @@ def _kubelet_directory(facts: NodeFacts) -> Finding:
 
 
 def _propagation(facts: NodeFacts) -> Finding:
-    above = [m for m in facts.table if _holds(m.mount_point, facts.kubelet_root)]
+    above = [m for m in facts.table if below(facts.kubelet_root, m.mount_point) is not None]
     depth = max((len(mount.mount_point) for mount in above), default=0)
     mounts = [mount for mount in above if len(mount.mount_point) == depth]
     if not mounts:
@@ -125,10 +125,6 @@ def _propagation(facts: NodeFacts) -> Finding:
         f"{mounts[-1].mount_point} is not shared: what drivers mount in their pods stays there",
         f"mount --make-rshared {mounts[-1].mount_point}",
     )
-
-
-def _holds(mount_point: str, path: str) -> bool:
-    return path == mount_point or path.startswith(mount_point.rstrip("/") + "/")
 
 
 def _inotify(facts: NodeFacts) -> Finding:
@@ -152,13 +148,13 @@ def _fusectl(facts: NodeFacts) -> Finding:
 
 
 def _table(facts: NodeFacts) -> Finding:
-    entries, limit = len(facts.table), facts.mount_max
-    if limit is None:
-        return ok("mount table", f"{entries} mounts")
-    text = f"{entries} mounts of at most {limit}"
-    if entries > TABLE_SHARE * limit:
-        return fail("mount table", f"{text}: nothing would be replaced", "raise fs.mount-max")
-    return ok("mount table", text)
+    entries = len(facts.table)
+    limit = table_limit(facts.max_table_entries, facts.mount_max)
+    if entries < limit:
+        return ok("mount table", f"{entries} mounts, below the limit of {limit}")
+    key = "recovery.max_table_entries" if limit == facts.max_table_entries else "fs.mount-max"
+    text = f"{entries} mounts, the limit is {limit}: nothing would be replaced"
+    return fail("mount table", text, f"raise {key}, or find out who mounts so much")
 
 
 def _recoverers(commands: Iterable[tuple[int, str]]) -> Iterator[Finding]:

@@ -12,7 +12,9 @@ def detect_held(case: Case) -> Opinion | None:
     connection = case.connection
     if connection is None or connection.held_since is None:
         return None
-    return Opinion(Verdict.HELD, "its server ended, and something keeps the connection")
+    # Before Linux 6.16, and by a socket alone, it is only known that somebody's has ended.
+    whose = "its server ended" if connection.server_gone_at is not None else "a server ended"
+    return Opinion(Verdict.HELD, f"{whose}, and something keeps the connection")
 
 
 def detect_unanswered(case: Case) -> Opinion | None:

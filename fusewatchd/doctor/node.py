@@ -44,6 +44,7 @@ def examine_node(settings: Settings) -> NodeFacts:
         kubelet_root=root,
         table=table,
         mount_max=procfs.read_mount_max(),
+        max_table_entries=settings.recovery.max_table_entries,
         watched=watched,
         unwatched=unwatched,
         watch_problem=watch_problem,

@@ -116,7 +116,12 @@ class ServerWatch:
         self._fds[process] = fd
         self._register(fd)
         # Only now: before, the pid could still have passed on to somebody else.
-        if _start_time(pid) != start_time:
+        try:
+            is_it = process_start_time(pid) == start_time
+        except OSError:
+            self._close(process)  # nothing can be opened: as above
+            return
+        if not is_it:
             self._close(process)
             self._end(process)
 
@@ -138,11 +143,3 @@ class ServerWatch:
         if fd is not None:
             self._unregister(fd)
             os.close(fd)
-
-
-def _start_time(pid: int) -> int | None:
-    """Return the start time; None for no process, and for one that cannot be looked at."""
-    try:
-        return process_start_time(pid)
-    except OSError:
-        return None

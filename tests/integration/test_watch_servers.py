@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -19,6 +20,7 @@ from fusewatchd.demo.namespace import PrivateWorld
 from fusewatchd.linux import fusectl, pidfd, sockets, syscalls
 from fusewatchd.linux.inotify import UNAVAILABLE
 from fusewatchd.linux.pidfd import ServerWatch
+from fusewatchd.linux.procfs import process_start_time
 from fusewatchd.linux.sockets import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, SocketWatch
 from fusewatchd.model import Device, FuseServer
 from tests.lab import run_in_world
@@ -30,7 +32,7 @@ DEVICE = Device(0, 77)
 @contextlib.contextmanager
 def running() -> Iterator[tuple[subprocess.Popen[bytes], FuseServer]]:
     with subprocess.Popen(SLEEPER, stdin=subprocess.PIPE) as process:
-        start_time = pidfd._start_time(process.pid)
+        start_time = process_start_time(process.pid)
         assert start_time is not None
         try:
             yield process, FuseServer(process.pid, start_time, (DEVICE,))
@@ -107,6 +109,25 @@ def test_one_process_that_serves_two_devices_has_one_descriptor(watch: ServerWat
         assert watch.filenos() == before
 
 
+def test_one_that_nothing_can_be_opened_of_has_not_ended(
+    watch: ServerWatch, registrations: Registrations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(pid: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), f"/proc/{pid}")
+
+    with running() as (process, server):
+        with monkeypatch.context() as patch:
+            patch.setattr(pidfd, "process_start_time", fail)
+            watch.update({DEVICE: (server,)})
+            assert watch.exited() == []
+            assert watch.unwatched == (server,)
+            assert not registrations.fds
+        watch.update({DEVICE: (server,)})
+        process.kill()
+        assert select.select(watch.filenos(), [], [], 20)[0]
+        assert watch.exited() == [server]
+
+
 def test_a_server_that_is_gone_already_counts_as_exited(watch: ServerWatch) -> None:
     with running() as (process, server):
         process.kill()
@@ -144,8 +165,8 @@ def test_a_name_with_brackets_hides_no_start_time() -> None:
         finally:
             os._exit(0)
     try:
-        plain = pidfd._start_time(os.getpid())
-        odd = pidfd._start_time(child)
+        plain = process_start_time(os.getpid())
+        odd = process_start_time(child)
         assert odd is not None and plain is not None
         assert odd >= plain
     finally:

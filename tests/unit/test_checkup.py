@@ -38,6 +38,7 @@ NODE = NodeFacts(
     kubelet_root="/var/lib/kubelet",
     table=parse_mount_table(ROOT),
     mount_max=100,
+    max_table_entries=50_000,
     watched=3,
     unwatched=0,
     watch_problem="",
@@ -119,7 +120,11 @@ def test_a_good_node_needs_nobody() -> None:
         ),
         (
             {"mount_max": 1},
-            ("fail", "mount table", "1 mounts of at most 1: nothing would be replaced"),
+            ("fail", "mount table", "1 mounts, the limit is 0: nothing would be replaced"),
+        ),
+        (
+            {"max_table_entries": 1},
+            ("fail", "mount table", "1 mounts, the limit is 1: nothing would be replaced"),
         ),
         (
             {"commands": ((9, FLUID),)},

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from fusewatchd import __version__
-from fusewatchd.cli import _parser
+from fusewatchd.cli import make_parser
 from fusewatchd.settings import Settings
 
 TOP = Path(__file__).resolve().parents[2]
@@ -74,7 +74,7 @@ def test_every_key_is_in_the_manual_with_its_default(pages: dict[str, str]) -> N
 
 
 def test_every_command_and_option_is_in_the_manual_and_completed(pages: dict[str, str]) -> None:
-    commands = load("generate").commands_of(_parser())
+    commands = load("generate").commands_of(make_parser())
     assert {"run", "check", "status", "config-check", "demo"} <= {c.name for c in commands}
     page = pages["fusewatchd.8"].replace("\\-", "-")
     for command in commands:
