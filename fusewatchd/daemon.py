@@ -169,8 +169,10 @@ class Daemon:
         self._rest()
         now = time.monotonic()
         due = self._next_due(now)
-        times = (due, self._wake_ups.due_at, *(due_at for due_at, _ in self._errands(now)))
-        until = min(t for t in times if t is not None)
+        until = self._wake_ups.held_until
+        if until is None:
+            times = (due, self._wake_ups.due_at, *(due_at for due_at, _ in self._errands(now)))
+            until = min(t for t in times if t is not None)
         for callback in self._descriptors.ready(until - now):
             self._wake(callback())
         if self._wants_reload:
@@ -180,7 +182,7 @@ class Daemon:
         for due_at, callback in (*self._overdue(), *self._errands(now)):
             if due_at is not None and now >= due_at:
                 self._wake(callback())
-        if self._wake_ups.due_at is None and now >= due:
+        if not self._wake_ups.is_due(now) and now >= due:
             self._wake(Trigger.TIMER)
         self._cycle_if_due()
 
@@ -190,7 +192,7 @@ class Daemon:
 
     def _cycle_if_due(self) -> None:
         now, wake_ups = time.monotonic(), self._wake_ups
-        if wake_ups.due_at is None or now < wake_ups.due_at:
+        if not wake_ups.is_due(now):
             return
         if wake_ups.may_hold:
             # The answer tells more than what woke us: rather one cycle that has it than two.

@@ -55,6 +55,16 @@ class WakeUps:
         first = min(self._due.values())
         return first if self._held_until is None else max(first, self._held_until)
 
+    @property
+    def held_until(self) -> float | None:
+        """Until when nothing else matters, because an answer is waited for; None: it is not."""
+        return self._held_until
+
+    def is_due(self, now: float) -> bool:
+        """True when a cycle shall start now."""
+        due_at = self.due_at
+        return due_at is not None and now >= due_at
+
     def take(self) -> list[Trigger]:
         """Return what a cycle starts with now, in the order in which it came."""
         triggers = list(self._due)

@@ -55,6 +55,19 @@ def test_an_answer_is_waited_for_but_not_for_long() -> None:
     assert wake_ups.due_at == pytest.approx(5.1 + ANSWER_SECONDS)
 
 
+def test_what_else_is_due_meanwhile_has_to_wait_as_long() -> None:
+    wake_ups = WakeUps()
+    wake_ups.add(Trigger.MOUNTS, 5.0)
+    wake_ups.hold(5.0)
+    wake_ups.add(Trigger.TIMER, 5.0)
+    until = wake_ups.held_until
+    assert until is not None
+    assert not wake_ups.is_due(5.0)
+    assert wake_ups.is_due(until)
+    wake_ups.take()
+    assert wake_ups.held_until is None
+
+
 def test_an_answer_ends_the_wait() -> None:
     wake_ups = WakeUps()
     wake_ups.add(Trigger.MOUNTS, 5.0)
