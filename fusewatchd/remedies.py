@@ -136,6 +136,8 @@ class Attempts:
     retry_at: float = 0.0
     is_running: bool = False
     last: CommandEnd | None = None
+    came_back: bool = False
+    """A living server was seen there after the last one."""
 
 
 # --------------------------------------------------------------------------- a cycle
