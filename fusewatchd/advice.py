@@ -89,7 +89,7 @@ REASONS: Mapping[Reason, Advice] = {
     Reason.DIRECT_MOUNT: Advice(
         "Its FUSE server mounts straight into the pod, so there is no source to bind from.",
         "Let whoever mounted it do so again: restart the pod, or the container that serves it.",
-        "Nothing on the host; containers of the pod follow when it is mounted again.",
+        "Nothing by itself; subPath binds and containers follow when it is mounted again.",
     ),
     Reason.BLOCK_DEVICE: Advice(
         "It is the file system of a disk (fuseblk). As long as a bind holds the dead one the kernel"

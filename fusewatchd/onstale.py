@@ -256,6 +256,12 @@ def _place(
     if rule is None or not (source or first.bind.path.kind in _TARGETS):
         return None
     target, since = first.bind.key.mount_point, connection.disconnected_at
+    own = parse_bind_path(snapshot.kubelet_root, source) if source else None
+    if own is not None:
+        # What is left is a part of the pod's own mount: that is where its server mounts.
+        if not snapshot.table.at(source):
+            return None
+        target, source = source, ""
     return _Place(
         source or target,
         device,

@@ -1,7 +1,10 @@
 """From a bind to the live mount that it should show.
 
-Asked in a fixed order: the drivers, then lineage.  Where both know something they must
-agree.  More than one possible source is no source: refused and said, never guessed.
+Asked in a fixed order: the drivers, then lineage.  Where both know something they must agree.
+More than one possible source is no source: refused and said, never guessed.
+
+A server may mount straight into a pod: that mount has no source, but the kubelet's subPath binds of
+this volume have it for theirs.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from fusewatchd import lineage
 from fusewatchd.drivers import Driver
+from fusewatchd.kubeletdir import publish_directory
 from fusewatchd.model import Answer, BindKind, BindPath, Mount, SourceAnswer, SourcePath
 from fusewatchd.snapshot import Snapshot
 from fusewatchd.verdicts import Reason
@@ -40,6 +44,34 @@ def locate(
     drivers: Sequence[Driver],
 ) -> SourceAnswer:
     """Say where the source of a bind is mounted, and by which rule."""
+    answer = _outside_the_pod(bind, mount, snapshot, facts, drivers)
+    if answer.candidates or bind.kind is not BindKind.SUBPATH:
+        return answer
+    return _of_its_pod(answer, bind, mount, snapshot, facts)
+
+
+def _of_its_pod(
+    answer: SourceAnswer, bind: BindPath, mount: Mount, snapshot: Snapshot, facts: lineage.Facts
+) -> SourceAnswer:
+    """Take a subPath bind for what it is: a part of the pod's own mount of the volume.
+
+    Where that was never seen, a driver must know that its server mounts just there, as a whole.
+    """
+    path, rule = lineage.mount_of_pod(facts, mount), answer.rule or "lineage"
+    why = "a part of its pod's own mount of the volume"
+    if path is None and answer.refusal is Reason.DIRECT_MOUNT:
+        volume = publish_directory(snapshot.kubelet_root, bind.pod_uid, bind.volume)
+        path = SourcePath(f"{volume}/mount")
+    return answer if path is None else SourceAnswer(rule, why, (path,))
+
+
+def _outside_the_pod(
+    bind: BindPath,
+    mount: Mount,
+    snapshot: Snapshot,
+    facts: lineage.Facts,
+    drivers: Sequence[Driver],
+) -> SourceAnswer:
     # What a pod mounts for itself in its emptyDir is never bound from anywhere.
     is_its_own = bind.kind is BindKind.EMPTY_DIR
     remembered = None if is_its_own else lineage.answer(facts, mount)

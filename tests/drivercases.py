@@ -115,7 +115,7 @@ class Case:
     def facts(self) -> lineage.Facts:
         """What is remembered of the healthy node."""
         working = {mount.device for mount in self.healthy.fuse_mounts()}
-        return lineage.learn({}, self.healthy, (), pods_directory(ROOT), working)
+        return lineage.learn({}, self.healthy, (), ROOT, working)
 
     def answer(
         self, point: str, snapshot: Snapshot, facts: lineage.Facts | None = None

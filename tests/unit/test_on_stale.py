@@ -239,6 +239,21 @@ def test_a_subpath_alone_is_no_place_where_a_server_mounts() -> None:
     assert world.look(DIED_AT + 5).troubles == ()
 
 
+@pytest.mark.parametrize("is_mounted", [True, False])
+def test_a_subpath_that_remembers_its_volume_waits_for_the_server_there(is_mounted: bool) -> None:
+    """Where nothing is mounted any more, somebody has unmounted it, and had his reasons."""
+    world = World()
+    world.scene.mount(subpath_path(), OLD, root="/sub")
+    world.scene.look()
+    world.scene.mounts = [m for m in world.scene.mounts if m.mount_point != PLACE]
+    if is_mounted:
+        world.scene.mount(PLACE, THIRD)
+        world.scene.answers[THIRD] = Answer.DISCONNECTED
+    commands = world.look(DIED_AT + 5).commands
+    expected = [(PLACE, ("/sbin/remount", PLACE, "--handle=bucket/data"))]
+    assert [(c.place, c.argv) for c in commands] == expected * is_mounted
+
+
 def test_where_a_source_is_known_that_is_the_place_for_all_its_binds() -> None:
     scene, _, _ = usual()
     scene.mount(publish_path(OTHER_UID), peer_group=8)
