@@ -23,8 +23,9 @@ UNKNOWN_SOURCE = SourceAnswer("", "never seen mounted outside the pods directory
 
 BLOCK_BACKED = "fuseblk"
 """Its superblock belongs to the block device, whose number it has (linux, fs/fuse/inode.c): one
-that is mounted again while a bind holds the old one is the old one, dead as it is, and another
-disk's is another volume."""
+that is mounted again while a bind holds the old one is the old one, dead as it is.  What is mounted
+from another disk is another volume, unless the place is this volume's own: disks that are attached
+anew get other numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ def _of_its_pod(
     if path is None and answer.refusal is Reason.DIRECT_MOUNT:
         volume = publish_directory(snapshot.kubelet_root, bind.pod_uid, bind.volume)
         path = SourcePath(f"{volume}/mount")
-    return answer if path is None else SourceAnswer(rule, why, (path,))
+    return answer if path is None else SourceAnswer(rule, why, (path,), is_by_name=True)
 
 
 def _outside_the_pod(
@@ -90,6 +91,8 @@ def _agreed(
     A server may mount at one place, and its driver bind that to the one where the kubelet wants
     it: where both were seen to show the same, the one that the driver names is the source.
     """
+    if found.candidates:
+        found = replace(found, is_by_name=True)
     if remembered is None:
         return found
     if not found.candidates:
@@ -105,7 +108,18 @@ def _agreed(
 def resolve(answer: SourceAnswer, mount: Mount, snapshot: Snapshot) -> Resolution:
     """Return what is mounted at the source now, if it is new, live and of the same kind."""
     if mount.fs_type == BLOCK_BACKED:
+        return _resolve_disk(answer, mount, snapshot)
+    return _resolve_any(answer, mount, snapshot)
+
+
+def _resolve_disk(answer: SourceAnswer, mount: Mount, snapshot: Snapshot) -> Resolution:
+    found = _resolve_any(answer, mount, snapshot)
+    if not answer.is_by_name or found.refusal is Reason.SOURCE_MISSING:
         return Resolution(None, Reason.BLOCK_DEVICE, f"the file system of disk {mount.device}")
+    return found
+
+
+def _resolve_any(answer: SourceAnswer, mount: Mount, snapshot: Snapshot) -> Resolution:
     if not answer.candidates:
         reason = Reason.SOURCE_MISSING if answer.rule else Reason.NO_SOURCE
         if answer.refusal is not Reason.NONE:
