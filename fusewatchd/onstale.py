@@ -127,7 +127,7 @@ class _Stepper:
         if command is not None:
             self._bucket = self._bucket.take(1.0, self._policy.rate, self._now)
             self._commands.append(command)
-            known = replace(known, count=command.attempt, is_running=True, came_back=False)
+            known = Attempts(command.attempt, is_running=True, command=command, last=known.last)
             self._attempts[place.path] = known
         if retry_at is not None:
             self._due.append(retry_at)
@@ -285,18 +285,18 @@ def _left_bare(
         bind = parse_bind_path(snapshot.kubelet_root, path) if snapshot.kubelet_root else None
         if bind is None or bind.kind not in _TARGETS or snapshot.table.at(path):
             continue
-        if known.last is None or known.is_running or known.came_back:
+        if known.command is None or known.came_back:
             continue
-        end, driver = known.last, known.last.command.driver
+        device, driver = known.command.device, known.command.driver
+        ended_at = known.last.finished_at if known.last is not None else 0.0
         rule = _rule_for(driver, policy.rules)
         pod = (snapshot.pods or {}).get(bind.pod_uid)
         owner = owner_of(pod) if pod else ledger.owners.get(bind.pod_uid)
         bare = Bind(TargetKey(0, path), bind, None, 0, driver, SourceAnswer("", ""))
         if rule is None or is_left_alone(bare, policy.switches, owner):
             continue
-        device, at = end.command.device, end.finished_at
         if _goes_on(bind.pod_uid, device, snapshot):
-            found.append(_Place(path, device, at, at, rule, driver, bind, path, ""))
+            found.append(_Place(path, device, ended_at, ended_at, rule, driver, bind, path, ""))
     return found
 
 
@@ -355,7 +355,7 @@ def _ended(
         initial = rule.back_off_initial_seconds if rule else 1.0
         back_off = BackOff(initial, rule.back_off_max_seconds if rule else 60.0)
         retry_at = end.finished_at + back_off.delay(TargetKey(0, place), count)
-        after[place] = Attempts(count, retry_at, last=end)
+        after[place] = Attempts(count, retry_at, command=end.command, last=end)
     return after
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from fusewatchd import lineage
 from fusewatchd.drivers import Driver
+from fusewatchd.drivers.base import volume_data
 from fusewatchd.kubeletdir import publish_directory
 from fusewatchd.model import Answer, BindKind, BindPath, Mount, SourceAnswer, SourcePath
 from fusewatchd.snapshot import Snapshot
@@ -60,7 +61,8 @@ def _of_its_pod(
     """
     path, rule = lineage.mount_of_pod(facts, mount), answer.rule or "lineage"
     why = "a part of its pod's own mount of the volume"
-    if path is None and answer.refusal is Reason.DIRECT_MOUNT:
+    is_there = answer.refusal is Reason.DIRECT_MOUNT and volume_data(bind, mount, snapshot)
+    if path is None and is_there:
         volume = publish_directory(snapshot.kubelet_root, bind.pod_uid, bind.volume)
         path = SourcePath(f"{volume}/mount")
     return answer if path is None else SourceAnswer(rule, why, (path,), is_by_name=True)

@@ -343,6 +343,16 @@ def retried(world: Unmounted) -> tuple[RunCommand, ...]:
     return world.look(DIED_AT + 60).commands
 
 
+def test_what_is_unmounted_while_something_is_run_for_it_is_told() -> None:
+    world = World()
+    world.scene.container(world.scene.inside())
+    world.look(DIED_AT + 5)
+    world.scene.mounts.clear()
+    step = world.look(DIED_AT + 6)
+    assert [(t.place, t.held_back, t.attempts) for t in step.troubles] == [(PLACE, Reason.NONE, 1)]
+    assert step.commands == ()
+
+
 def test_what_a_failed_attempt_left_unmounted_is_tried_again() -> None:
     world = Unmounted()
     (trouble,) = world.first.troubles

@@ -8,15 +8,17 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from fusewatchd import lineage
+from fusewatchd import lineage, sources
 from fusewatchd.actions import Outcome, OutcomeStatus, ReplaceMount
 from fusewatchd.decision import Phase, Plan
-from fusewatchd.kubeletdir import is_bound_from
+from fusewatchd.drivers import drivers_for
+from fusewatchd.kubeletdir import is_bound_from, parse_bind_path
 from fusewatchd.ledger import Ledger, TargetState
 from fusewatchd.memory import BackOff, take_outcomes
 from fusewatchd.model import Answer, Mount, TargetKey, Volume, VolumeData
 from fusewatchd.mountinfo import MountTable
 from fusewatchd.persistence import document_of, ledger_from
+from fusewatchd.settings import DriverSettings, TemplateSettings
 from fusewatchd.verdicts import Reason, Verdict
 from tests.unit.scenes import (
     NEW,
@@ -146,6 +148,19 @@ def test_where_nothing_was_seen_nothing_is_guessed(but: Callable[[Direct], None]
     todo = node.plan()
     assert todo.actions == ()
     assert Reason.NO_SOURCE in reasons(todo)
+
+
+def test_a_flexvolume_is_not_looked_for_where_csi_volumes_are() -> None:
+    scene = Scene()
+    scene.mount(FLEX, root="/tenant")
+    scene.mount(TARGET, NEW)
+    subpath = scene.mount(SUBPATH, root="/logs")
+    template = TemplateSettings("podfs", flexvolume="lab/fuse", in_pod=True)
+    drivers = drivers_for(DriverSettings(templates=(template,)))
+    path = parse_bind_path(ROOT, SUBPATH)
+    assert path is not None
+    found = sources.locate(path, subpath, scene.snapshot(), {}, drivers)
+    assert (found.rule, found.candidates, found.refusal) == ("podfs", (), Reason.DIRECT_MOUNT)
 
 
 def not_there(node: Direct) -> None:
