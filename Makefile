@@ -6,7 +6,7 @@ SUDO_APT = $(if $(filter 0,$(shell id -u)),yes)
 TEST_PACKAGES = fuse3 openssl curl procps systemd \
   bindfs mergerfs python3-pyfuse3 rclone s3fs squashfs-tools squashfuse sshfs unionfs-fuse
 # Debian's kubectl, where no other one is: they cannot be installed beside each other.
-SLOW_TEST_PACKAGES = prometheus chromium $(if $(shell command -v kubectl),,kubernetes-client)
+SLOW_TEST_PACKAGES = ntfs-3g prometheus chromium $(if $(shell command -v kubectl),,kubernetes-client)
 # openssh-server is for .ci/run alone: on a person's machine its service would be started.
 # What builds packages, looks at them, and boots machines to install them on.
 BUILD_PACKAGES = debhelper dh-python pybuild-plugin-pyproject python3-all python3-setuptools \

@@ -89,13 +89,14 @@ REASONS: Mapping[Reason, Advice] = {
     Reason.DIRECT_MOUNT: Advice(
         "Its FUSE server mounts straight into the pod, so there is no source to bind from.",
         "Let whoever mounted it do so again: restart the pod, or the container that serves it.",
-        "Nothing on the host; containers of the pod follow when it is mounted again.",
+        "Nothing by itself; subPath binds and containers follow when it is mounted again.",
     ),
     Reason.BLOCK_DEVICE: Advice(
         "It is the file system of a disk (fuseblk). As long as a bind holds the dead one the kernel"
         " mounts that again, dead as it is, and no new one.",
-        "End every pod that uses it, unmount it everywhere, and mount it anew.",
-        "Nothing: it is never bound from another file system.",
+        "End every pod that uses it, unmount it everywhere, and mount it anew; or attach the disk"
+        " anew, so that it gets another number.",
+        "It is replaced once another disk is mounted where its driver keeps just this volume.",
     ),
     Reason.AMBIGUOUS_SOURCE: Advice(
         "Several mounts could be its source, and to take the wrong one would show the pod"

@@ -13,7 +13,7 @@ from fusewatchd.containers import find_container_binds
 from fusewatchd.decision import Bind, Finding, Unproven
 from fusewatchd.detectors import DETECTORS, Case, Opinion
 from fusewatchd.drivers import Driver
-from fusewatchd.kubeletdir import parse_bind_path, pods_directory
+from fusewatchd.kubeletdir import parse_bind_path
 from fusewatchd.ledger import Ledger, Owner
 from fusewatchd.model import (
     Answer,
@@ -81,8 +81,8 @@ def _learn(snapshot: Snapshot, ledger: Ledger, knowledge: Knowledge) -> lineage.
     if not snapshot.kubelet_root:
         return {}
     working = {d for d, c in snapshot.connections.items() if c.answer is Answer.ANSWERED}
-    pods = pods_directory(snapshot.kubelet_root)
-    return lineage.learn(ledger.facts, snapshot.table, knowledge.ignored_fs_types, pods, working)
+    ignored, root = knowledge.ignored_fs_types, snapshot.kubelet_root
+    return lineage.learn(ledger.facts, snapshot.table, ignored, root, working)
 
 
 def host_stacks(

@@ -60,6 +60,12 @@ def publish_directory(kubelet_root: str, pod_uid: str, volume: str) -> str:
     return f"{pods_directory(kubelet_root)}/{pod_uid}/volumes/kubernetes.io~csi/{volume}"
 
 
+def is_bound_from(subpath: str, path: str) -> bool:
+    """Return True for the path of a subPath bind and that of a volume of the same pod."""
+    pod, found, _ = subpath.partition("/volume-subpaths/")
+    return bool(found) and path.startswith(f"{pod}/volumes/")
+
+
 @lru_cache(maxsize=65536)
 def parse_bind_path(kubelet_root: str, mount_point: str) -> BindPath | None:
     """Say what a mount point below the pods directory is for; None when it is no bind.

@@ -9,6 +9,9 @@ driver may carry the same mount source string.  A fact dies with its mount.
 Every FUSE mount has a fact of its own: the layers that others cover, which may come to light
 when the source is long gone, and those outside the pods directory.  Whichever of them is left
 tells a mount that is seen for the first time where their common file system came from.
+
+A server may mount straight into a pod.  Then the kubelet's subPath binds of this volume come from
+the pod's own mount of it: remembered beside the places outside, and told to no other mount.
 """
 
 from __future__ import annotations
@@ -17,13 +20,22 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from fusewatchd.model import DELETED, Device, Mount, SourceAnswer, SourcePath
+from fusewatchd.kubeletdir import parse_bind_path, pods_prefix
+from fusewatchd.model import (
+    DELETED,
+    BindKind,
+    BindPath,
+    Device,
+    Mount,
+    SourceAnswer,
+    SourcePath,
+)
 from fusewatchd.mountinfo import MountTable, below
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A mount outside the pods directory that shows, or showed, a file system."""
+    """A mount that shows, or showed, a file system, and that others may have come from."""
 
     mount_point: str
     root: str
@@ -56,6 +68,8 @@ class Fact:
     """So many of the first candidates nothing tells apart."""
     seen_working: bool = False
     """The file system answered at a moment when a candidate showed it."""
+    of_pod: Place | None = None
+    """For a subPath bind: the pod's own mount of this volume, when that showed the same."""
 
     def is_about(self, mount: Mount) -> bool:
         """True when this fact was learned from exactly this mount."""
@@ -79,7 +93,7 @@ def learn(
     facts: Facts,
     table: MountTable,
     ignored_fs_types: Collection[str],
-    pods_directory: str,
+    kubelet_root: str,
     working: Collection[Device],
 ) -> dict[int, Fact]:
     """Return the facts that hold after this look at the mount table.
@@ -90,7 +104,7 @@ def learn(
     forgotten.  ``working`` are the devices that answer.
     """
     mounts = [mount for mount in table.fuse_mounts() if mount.fs_type not in ignored_fs_types]
-    look = _Look(facts, mounts, pods_directory)
+    look = _Look(facts, mounts, kubelet_root)
     learned: dict[int, Fact] = {}
     for mount in mounts:
         fact = look.fact_about(mount)
@@ -109,24 +123,33 @@ _Word = tuple[tuple[Place, ...], int, bool]
 class _Look:
     """What one look at the table adds to what is known."""
 
-    def __init__(self, facts: Facts, mounts: Iterable[Mount], pods_directory: str) -> None:
-        self._inside = pods_directory.rstrip("/") + "/"
+    def __init__(self, facts: Facts, mounts: Iterable[Mount], kubelet_root: str) -> None:
+        self._root = kubelet_root
+        self._inside = pods_prefix(kubelet_root)
         self._has_ids = False
         self._known: dict[int, Fact] = {}
         self._siblings: dict[Device, dict[_Word, Fact]] = {}
         self._outside: dict[Device, list[Place]] = {}
+        self._of_pods: dict[tuple[Device, str, str], list[Place]] = {}
         for mount in mounts:
             self._has_ids = self._has_ids or bool(mount.unique_id)
             known = facts.get(mount.mount_id)
             if known is not None and known.is_about(mount):
                 self._take_known(known, mount)
-            if not mount.mount_point.startswith(self._inside):
-                place = Place(mount.mount_point, mount.root, mount.unique_id)
-                self._outside.setdefault(mount.device, []).append(place)
+            self._take_place(mount)
         for places in self._outside.values():
             # Without ids the order of the table stays: the kernel's, in which they came.
             places.sort(key=lambda place: place.unique_id)
         self._shown: dict[tuple[Device, str], tuple[Place, ...]] = {}
+
+    def _take_place(self, mount: Mount) -> None:
+        place = Place(mount.mount_point, mount.root, mount.unique_id)
+        if not mount.mount_point.startswith(self._inside):
+            self._outside.setdefault(mount.device, []).append(place)
+            return
+        path = parse_bind_path(self._root, mount.mount_point)
+        if path is not None and path.kind in _VOLUMES:
+            self._of_pods.setdefault(_volume(mount, path), []).append(place)
 
     def _take_known(self, known: Fact, mount: Mount) -> None:
         # A mount that came or went while the table was read has no 64-bit id in it, and may
@@ -138,22 +161,37 @@ class _Look:
             self._siblings.setdefault(mount.device, {})[word] = known
 
     def shows(self, mount: Mount) -> bool:
-        """Return True when a place outside shows this now."""
-        return bool(self._places(mount))
+        """Return True when a place that this may have come from shows it now."""
+        return bool(self._places(mount) or self._of_pod(mount))
 
     def fact_about(self, mount: Mount) -> Fact | None:
         known = self._known.get(mount.mount_id)
-        # What was mounted later is a bind of this one, and never where it came from.
-        places = tuple(place for place in self._places(mount) if not _is_later(place, mount))
+        of_pod = known.of_pod if known is not None and known.of_pod else self._of_pod(mount)
+        # What was mounted later is a bind of this one, and never where it came from; nor is what
+        # was mounted later than the mount that this is a bind of.
+        first = of_pod or Place(mount.mount_point, mount.root, mount.unique_id)
+        places = tuple(place for place in self._places(mount) if not _is_later(place, first))
         if known is not None:
+            if of_pod is not known.of_pod:
+                known = replace(known, of_pod=of_pod)
             paths = {place.path for place in known.candidates}
             new = tuple(place for place in places if place.path not in paths)
             return _with_places(known, new) if new else known
-        fact = fact_of(mount, places)
+        fact = replace(fact_of(mount, places), of_pod=of_pod)
         siblings = self._siblings.get(mount.device) if self._may_inherit(mount) else None
         if siblings:
-            return _with_siblings(fact, siblings.values())
-        return fact if places else None
+            fact = _with_siblings(fact, siblings.values())
+        return fact if fact.candidates or of_pod else None
+
+    def _of_pod(self, mount: Mount) -> Place | None:
+        """Return the pod's own mount of the volume of which this is a subPath bind."""
+        path = parse_bind_path(self._root, mount.mount_point)
+        if path is None or path.kind is not BindKind.SUBPATH:
+            return None
+        root = plain_root(mount.root)
+        places = self._of_pods.get(_volume(mount, path), ())
+        found = {p.path: p for p in places if below(root, p.root) is not None}
+        return next(iter(found.values())) if len(found) == 1 else None
 
     def _may_inherit(self, mount: Mount) -> bool:
         """A mount outside may be a server's own, which came from nowhere."""
@@ -172,8 +210,16 @@ class _Look:
         return found
 
 
-def _is_later(place: Place, mount: Mount) -> bool:
-    return bool(place.unique_id and mount.unique_id) and place.unique_id > mount.unique_id
+_VOLUMES = frozenset({BindKind.PUBLISH, BindKind.FLEXVOLUME})
+"""The pod's own mount of a volume, which the kubelet binds parts of."""
+
+
+def _volume(mount: Mount, path: BindPath) -> tuple[Device, str, str]:
+    return mount.device, path.pod_uid, path.volume
+
+
+def _is_later(place: Place, other: Place) -> bool:
+    return bool(place.unique_id and other.unique_id) and place.unique_id > other.unique_id
 
 
 def _with_places(fact: Fact, new: tuple[Place, ...]) -> Fact:
@@ -183,18 +229,20 @@ def _with_places(fact: Fact, new: tuple[Place, ...]) -> Fact:
     return replace(fact, candidates=(fact.candidates + new)[:MAX_CANDIDATES])
 
 
-def _with_siblings(fact: Fact, siblings: Collection[Fact]) -> Fact | None:
+def _with_siblings(fact: Fact, siblings: Collection[Fact]) -> Fact:
     """Take over what is known of other mounts of the same file system."""
     root = plain_root(fact.root)
     merged: dict[SourcePath, Place] = {}
     firsts: dict[SourcePath, None] = {}
     for sibling in siblings:
         known = [place for place in sibling.candidates if below(root, place.root) is not None]
+        if fact.of_pod is not None:
+            known = [place for place in known if not _is_later(place, fact.of_pod)]
         firsts.update(dict.fromkeys(place.path for place in known[: sibling.tied]))
         _merge(merged, known)
     _merge(merged, fact.candidates)
     if not merged:
-        return None
+        return fact
     seen_working = any(sibling.seen_working for sibling in siblings)
     if all(place.unique_id for place in merged.values()):
         by_age = sorted(merged.values(), key=lambda place: place.unique_id)
@@ -252,7 +300,7 @@ def places(facts: Facts, mount: Mount) -> tuple[SourcePath, ...]:
 def answer(facts: Facts, mount: Mount) -> SourceAnswer | None:
     """Return where this mount came from, if that was ever seen."""
     fact = facts.get(mount.mount_id)
-    if fact is None or not fact.is_about(mount):
+    if fact is None or not fact.candidates or not fact.is_about(mount):
         return None
     others = len(fact.candidates) - fact.tied
     why = (
@@ -260,3 +308,11 @@ def answer(facts: Facts, mount: Mount) -> SourceAnswer | None:
     )
     why += f", and at {others} more places" if others else ""
     return SourceAnswer("lineage", why, tuple(p.path for p in fact.candidates[: fact.tied]))
+
+
+def mount_of_pod(facts: Facts, mount: Mount) -> SourcePath | None:
+    """Return the pod's own mount that a subPath bind was seen to be a part of."""
+    fact = facts.get(mount.mount_id)
+    if fact is None or fact.of_pod is None or not fact.is_about(mount):
+        return None
+    return fact.of_pod.path

@@ -19,6 +19,7 @@ from fusewatchd.containers import facts_of, remember_former, still_true
 from fusewatchd.decision import Change, Finding, Phase, Plan
 from fusewatchd.delays import doubled
 from fusewatchd.diagnosis import Diagnosis
+from fusewatchd.kubeletdir import is_bound_from
 from fusewatchd.ledger import Detached, Ledger, TargetState
 from fusewatchd.lifecycle import Signal, advance, signal_of
 from fusewatchd.lineage import Place
@@ -71,7 +72,11 @@ def take_outcomes(ledger: Ledger, outcomes: Iterable[Outcome], back_off: BackOff
             # The source may be gone again before both were ever seen side by side.
             origin = action.origin
             source = Place(origin.mount_point, origin.root, origin.unique_id)
-            facts[mount.mount_id] = lineage.fact_of(mount, (source,), seen_working=True)
+            if is_bound_from(key.mount_point, origin.mount_point):
+                fact = replace(lineage.fact_of(mount, (), seen_working=True), of_pod=source)
+            else:
+                fact = lineage.fact_of(mount, (source,), seen_working=True)
+            facts[mount.mount_id] = fact
     return replace(
         ledger,
         states=states,

@@ -327,6 +327,9 @@ class SourceAnswer:
     candidates: tuple[SourcePath, ...] = ()
     refusal: Reason = Reason.NONE
     """Why there is no candidate, where that will never change."""
+    is_by_name: bool = False
+    """The place belongs to this very volume, by what a driver calls it: whatever is mounted there,
+    on whichever disk, is the volume."""
 
 
 @dataclass(frozen=True, slots=True)

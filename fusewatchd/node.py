@@ -196,14 +196,19 @@ def limits_of(settings: Settings) -> Limits:
 
 def knowledge_of(settings: Settings) -> Knowledge:
     """Return what diagnosis takes from the configuration."""
-    recovery, drivers = settings.recovery, settings.drivers
+    drivers = settings.drivers
     fluid = replace(drivers.fluid, mount_root=os.path.realpath(drivers.fluid.mount_root))
     juicefs = replace(drivers.juicefs, mount_root=os.path.realpath(drivers.juicefs.mount_root))
     return Knowledge(
         drivers_for(replace(drivers, fluid=fluid, juicefs=juicefs)),
         frozenset(settings.ignore_fs_types),
-        Switches(recovery.exclude, recovery.containers, recovery.exclude_containers),
+        _switches_of(settings),
     )
+
+
+def _switches_of(settings: Settings) -> Switches:
+    recovery = settings.recovery
+    return Switches(recovery.exclude, recovery.containers, recovery.exclude_containers)
 
 
 def policy_of(settings: Settings) -> Policy:
@@ -223,7 +228,7 @@ def remedy_policy_of(settings: Settings) -> RemedyPolicy:
     drivers = settings.drivers
     rate = Rate(drivers.on_stale_per_second, drivers.on_stale_burst)
     systemctl = find_systemctl() if any(rule.unit for rule in drivers.on_stale) else ""
-    actions = ActionPolicy(drivers.on_stale, rate, systemctl)
+    actions = ActionPolicy(drivers.on_stale, rate, systemctl, _switches_of(settings))
     return RemedyPolicy(settings.recovery.mode, settings.dead_sources, actions)
 
 

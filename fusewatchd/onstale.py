@@ -7,26 +7,30 @@ process serves, and never for one that somebody switched off.
 
 A command that ended well proves nothing: until the mount table shows a new server it counts as an
 attempt, and the next one waits longer.  All of a node share one budget.
+
+Units take the dead mount away before they start a server, as libfuse wants it: one that fails after
+that leaves nothing that is stale.  Such a place goes on being tried, as long as its pod goes on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from fusewatchd.actions import OutcomeStatus
 from fusewatchd.bucket import Bucket, Rate
 from fusewatchd.budget import source_of
 from fusewatchd.commandtemplate import UnusableValueError, argument, unit
-from fusewatchd.decision import Finding
+from fusewatchd.decision import Bind, Finding
+from fusewatchd.kubeletdir import parse_bind_path
 from fusewatchd.ledger import Ledger
 from fusewatchd.memory import BackOff
-from fusewatchd.model import BindKind, Device, TargetKey
+from fusewatchd.model import BindKind, BindPath, Device, NamespaceKind, SourceAnswer, TargetKey
 from fusewatchd.remedies import Attempts, CommandEnd, CommandKind, RunCommand, Trouble
 from fusewatchd.settings import OnStaleSettings, RecoveryMode
 from fusewatchd.snapshot import Snapshot
-from fusewatchd.switches import SWITCHED_OFF
+from fusewatchd.switches import SWITCHED_OFF, Switches, is_left_alone, owner_of
 from fusewatchd.verdicts import Reason, Verdict
 
 RESTART = ("--no-ask-password", "restart", "--")
@@ -48,6 +52,7 @@ class ActionPolicy:
     rate: Rate = DEFAULT_RATE
     systemctl: str = ""
     """Path of the program; empty: there is none."""
+    switches: Switches = field(default_factory=Switches)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +75,24 @@ class _Place:
     path: str
     device: Device
     since: float
+    """What is looked at must have been seen after this."""
+    begins_at: float
     rule: OnStaleSettings
-    hit: tuple[Finding, ...]
-
-    @property
-    def driver(self) -> str:
-        return self.hit[0].bind.driver
+    driver: str
+    bind: BindPath
+    target: str
+    source: str
+    hit: tuple[Finding, ...] = ()
+    """Empty where the dead mount was taken away by what was run for it."""
 
     @property
     def kind(self) -> CommandKind:
         return CommandKind.UNIT if self.rule.unit else CommandKind.COMMAND
+
+    @property
+    def pods(self) -> tuple[str, ...]:
+        found = (finding.bind.path.pod_uid for finding in self.hit)
+        return tuple(dict.fromkeys(found)) or (self.bind.pod_uid,)
 
 
 class _Stepper:
@@ -114,7 +127,7 @@ class _Stepper:
         if command is not None:
             self._bucket = self._bucket.take(1.0, self._policy.rate, self._now)
             self._commands.append(command)
-            known = replace(known, count=command.attempt, is_running=True)
+            known = Attempts(command.attempt, is_running=True, command=command, last=known.last)
             self._attempts[place.path] = known
         if retry_at is not None:
             self._due.append(retry_at)
@@ -141,13 +154,12 @@ class _Stepper:
         self, place: _Place, known: Attempts
     ) -> tuple[Reason, RunCommand | None, float | None]:
         """Return why nothing is run, or what is, and when to think again."""
-        begins_at = place.since + place.rule.grace_seconds
         if known.is_running:
             return Reason.NONE, None, None
         if self._mode is RecoveryMode.REPORT:
             return Reason.REPORT_ONLY, None, None
-        if self._now < begins_at:
-            return Reason.GRACE, None, begins_at
+        if self._now < place.begins_at:
+            return Reason.GRACE, None, place.begins_at
         if self._snapshot.namespaces_looked_at < place.since:
             return Reason.UNCONFIRMED, None, None
         if self._snapshot.servers.get(place.device) and not self._was_aborted(place):
@@ -174,7 +186,6 @@ class _Stepper:
             argv = (self._policy.systemctl, *RESTART, unit(rule.unit, values))
         else:
             argv = tuple(argument(word, values) for word in rule.command)
-        pods = dict.fromkeys(finding.bind.path.pod_uid for finding in place.hit)
         return RunCommand(
             place.path,
             place.device,
@@ -183,7 +194,7 @@ class _Stepper:
             argv,
             rule.timeout_seconds,
             attempt,
-            tuple(pods),
+            place.pods,
         )
 
 
@@ -197,8 +208,9 @@ def step(
     now: float,
 ) -> Step:
     """Decide for every place without a server whether something is to be run."""
-    attempts = _ended(ledger.remedies.attempts, ends, policy)
+    attempts = _seen(_ended(ledger.remedies.attempts, ends, policy), snapshot)
     places = _places(findings, snapshot, policy.rules)
+    places += _left_bare(attempts, snapshot, ledger, policy)
     stepper = _Stepper(snapshot, ledger, policy, mode, attempts, now)
     for place in places:
         stepper.take(place)
@@ -243,8 +255,74 @@ def _place(
     source = source_of(first)
     if rule is None or not (source or first.bind.path.kind in _TARGETS):
         return None
-    path = source or first.bind.key.mount_point
-    return _Place(path, device, connection.disconnected_at, rule, tuple(hit))
+    target, since = first.bind.key.mount_point, connection.disconnected_at
+    own = parse_bind_path(snapshot.kubelet_root, source) if source else None
+    if own is not None:
+        # What is left is a part of the pod's own mount: that is where its server mounts.
+        if not snapshot.table.at(source):
+            return None
+        target, source = source, ""
+    return _Place(
+        source or target,
+        device,
+        since,
+        since + rule.grace_seconds,
+        rule,
+        first.bind.driver,
+        first.bind.path,
+        target,
+        source,
+        tuple(hit),
+    )
+
+
+def _left_bare(
+    attempts: Mapping[str, Attempts], snapshot: Snapshot, ledger: Ledger, policy: ActionPolicy
+) -> list[_Place]:
+    """Return the targets where nothing is mounted since something was run for them."""
+    found = []
+    for path, known in attempts.items():
+        bind = parse_bind_path(snapshot.kubelet_root, path) if snapshot.kubelet_root else None
+        if bind is None or bind.kind not in _TARGETS or snapshot.table.at(path):
+            continue
+        if known.command is None or known.came_back:
+            continue
+        device, driver = known.command.device, known.command.driver
+        ended_at = known.last.finished_at if known.last is not None else 0.0
+        rule = _rule_for(driver, policy.rules)
+        pod = (snapshot.pods or {}).get(bind.pod_uid)
+        owner = owner_of(pod) if pod else ledger.owners.get(bind.pod_uid)
+        bare = Bind(TargetKey(0, path), bind, None, 0, driver, SourceAnswer("", ""))
+        if rule is None or is_left_alone(bare, policy.switches, owner):
+            continue
+        if _goes_on(bind.pod_uid, device, snapshot):
+            found.append(_Place(path, device, ended_at, ended_at, rule, driver, bind, path, ""))
+    return found
+
+
+def _goes_on(pod_uid: str, device: Device, snapshot: Snapshot) -> bool:
+    """True for a pod that still wants its volume: nothing is mounted for one that ends."""
+    if snapshot.pods is not None:
+        pod = snapshot.pods.get(pod_uid)
+        if pod is not None and pod.is_deleting:
+            return False
+        if snapshot.pods_are_current:
+            return pod is not None and pod.phase == "Running"
+    # The kubelet unmounts volumes when all containers have ended.
+    containers = (n for n in snapshot.namespaces if n.kind is NamespaceKind.CONTAINER and n.pid)
+    mounts = (m for n in containers if n.pod_uid == pod_uid for m in n.mounts)
+    return snapshot.is_dead(device) and any(mount.device == device for mount in mounts)
+
+
+def _seen(attempts: dict[str, Attempts], snapshot: Snapshot) -> dict[str, Attempts]:
+    """Note which servers are back: whoever unmounts what they mounted has his reasons."""
+    for path, known in attempts.items():
+        top = snapshot.table.top_at(path)
+        if top is None or known.is_running or known.came_back:
+            continue
+        if top.is_fuse and not snapshot.is_dead(top.device):
+            attempts[path] = replace(known, came_back=True)
+    return attempts
 
 
 def _rule_for(driver: str, rules: Iterable[OnStaleSettings]) -> OnStaleSettings | None:
@@ -256,16 +334,14 @@ def _rank(finding: Finding) -> tuple[bool, str]:
 
 
 def _values(place: _Place, snapshot: Snapshot) -> dict[str, str]:
-    first = place.hit[0]
-    path = first.bind.path
-    data = snapshot.volume_data.get((path.pod_uid, path.volume))
+    data = snapshot.volume_data.get((place.bind.pod_uid, place.bind.volume))
     return {
-        "target": first.bind.key.mount_point,
-        "source": source_of(first),
-        "volume": path.volume,
+        "target": place.target,
+        "source": place.source,
+        "volume": place.bind.volume,
         "handle": data.volume_handle if data is not None else "",
-        "driver": first.bind.driver,
-        "pod_uid": path.pod_uid,
+        "driver": place.driver,
+        "pod_uid": place.bind.pod_uid,
     }
 
 
@@ -279,7 +355,7 @@ def _ended(
         initial = rule.back_off_initial_seconds if rule else 1.0
         back_off = BackOff(initial, rule.back_off_max_seconds if rule else 60.0)
         retry_at = end.finished_at + back_off.delay(TargetKey(0, place), count)
-        after[place] = Attempts(count, retry_at, last=end)
+        after[place] = Attempts(count, retry_at, command=end.command, last=end)
     return after
 
 

@@ -135,7 +135,11 @@ class Attempts:
     count: int = 0
     retry_at: float = 0.0
     is_running: bool = False
+    command: RunCommand | None = None
+    """The one that runs, or ran last."""
     last: CommandEnd | None = None
+    came_back: bool = False
+    """A living server was seen there after the last one."""
 
 
 # --------------------------------------------------------------------------- a cycle

@@ -1,7 +1,10 @@
 """From a bind to the live mount that it should show.
 
-Asked in a fixed order: the drivers, then lineage.  Where both know something they must
-agree.  More than one possible source is no source: refused and said, never guessed.
+Asked in a fixed order: the drivers, then lineage.  Where both know something they must agree.
+More than one possible source is no source: refused and said, never guessed.
+
+A server may mount straight into a pod: that mount has no source, but the kubelet's subPath binds of
+this volume have it for theirs.
 """
 
 from __future__ import annotations
@@ -11,6 +14,8 @@ from dataclasses import dataclass, replace
 
 from fusewatchd import lineage
 from fusewatchd.drivers import Driver
+from fusewatchd.drivers.base import volume_data
+from fusewatchd.kubeletdir import publish_directory
 from fusewatchd.model import Answer, BindKind, BindPath, Mount, SourceAnswer, SourcePath
 from fusewatchd.mountinfo import below
 from fusewatchd.snapshot import Snapshot
@@ -20,8 +25,9 @@ UNKNOWN_SOURCE = SourceAnswer("", "never seen mounted outside the pods directory
 
 BLOCK_BACKED = "fuseblk"
 """Its superblock belongs to the block device, whose number it has (linux, fs/fuse/inode.c): one
-that is mounted again while a bind holds the old one is the old one, dead as it is, and another
-disk's is another volume."""
+that is mounted again while a bind holds the old one is the old one, dead as it is.  What is mounted
+from another disk is another volume, unless the place is this volume's own: disks that are attached
+anew get other numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,35 @@ def locate(
     drivers: Sequence[Driver],
 ) -> SourceAnswer:
     """Say where the source of a bind is mounted, and by which rule."""
+    answer = _outside_the_pod(bind, mount, snapshot, facts, drivers)
+    if answer.candidates or bind.kind is not BindKind.SUBPATH:
+        return answer
+    return _of_its_pod(answer, bind, mount, snapshot, facts)
+
+
+def _of_its_pod(
+    answer: SourceAnswer, bind: BindPath, mount: Mount, snapshot: Snapshot, facts: lineage.Facts
+) -> SourceAnswer:
+    """Take a subPath bind for what it is: a part of the pod's own mount of the volume.
+
+    Where that was never seen, a driver must know that its server mounts just there, as a whole.
+    """
+    path, rule = lineage.mount_of_pod(facts, mount), answer.rule or "lineage"
+    why = "a part of its pod's own mount of the volume"
+    is_there = answer.refusal is Reason.DIRECT_MOUNT and volume_data(bind, mount, snapshot)
+    if path is None and is_there:
+        volume = publish_directory(snapshot.kubelet_root, bind.pod_uid, bind.volume)
+        path = SourcePath(f"{volume}/mount")
+    return answer if path is None else SourceAnswer(rule, why, (path,), is_by_name=True)
+
+
+def _outside_the_pod(
+    bind: BindPath,
+    mount: Mount,
+    snapshot: Snapshot,
+    facts: lineage.Facts,
+    drivers: Sequence[Driver],
+) -> SourceAnswer:
     # What a pod mounts for itself in its emptyDir is never bound from anywhere.
     is_its_own = bind.kind is BindKind.EMPTY_DIR
     remembered = None if is_its_own else lineage.answer(facts, mount)
@@ -59,6 +94,8 @@ def _agreed(
     A server may mount at one place, and its driver bind that to the one where the kubelet wants
     it: where both were seen to show the same, the one that the driver names is the source.
     """
+    if found.candidates:
+        found = replace(found, is_by_name=True)
     if remembered is None:
         return found
     if not found.candidates:
@@ -74,7 +111,18 @@ def _agreed(
 def resolve(answer: SourceAnswer, mount: Mount, snapshot: Snapshot) -> Resolution:
     """Return what is mounted at the source now, if it is new, live and of the same kind."""
     if mount.fs_type == BLOCK_BACKED:
+        return _resolve_disk(answer, mount, snapshot)
+    return _resolve_any(answer, mount, snapshot)
+
+
+def _resolve_disk(answer: SourceAnswer, mount: Mount, snapshot: Snapshot) -> Resolution:
+    found = _resolve_any(answer, mount, snapshot)
+    if not answer.is_by_name or found.refusal is Reason.SOURCE_MISSING:
         return Resolution(None, Reason.BLOCK_DEVICE, f"the file system of disk {mount.device}")
+    return found
+
+
+def _resolve_any(answer: SourceAnswer, mount: Mount, snapshot: Snapshot) -> Resolution:
     if not answer.candidates:
         reason = Reason.SOURCE_MISSING if answer.rule else Reason.NO_SOURCE
         if answer.refusal is not Reason.NONE:

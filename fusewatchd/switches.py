@@ -87,6 +87,11 @@ def _switched(finding: Finding, switches: Switches, owner: Owner | None) -> Find
     return replace(finding, refusal=off.reason, evidence=f"{finding.evidence}; {off.which}")
 
 
+def is_left_alone(bind: Bind, switches: Switches, owner: Owner | None) -> bool:
+    """Return True for a bind that is switched off, whether or not something is mounted there."""
+    return _everything(bind, switches, owner) is not None
+
+
 def _everything(bind: Bind, switches: Switches, owner: Owner | None) -> _Off | None:
     return _excluded(bind, switches.exclude, owner, "recovery.exclude") or _annotated(
         RECOVERY_ANNOTATION, owner.recovery if owner else ""

@@ -33,7 +33,8 @@ class Reason(Enum):
     DIRECT_MOUNT = "direct_mount"
     """The server mounts straight into the pod: there is nothing to bind from."""
     BLOCK_DEVICE = "block_device"
-    """``fuseblk``: no second superblock of its disk can be made while a bind holds this one."""
+    """``fuseblk``: no second superblock of its disk can be made while a bind holds this one, and
+    nothing shows that what is mounted from another block device is the same volume."""
     SOURCE_MISSING = "source_missing"
     """The source is known and nothing new is mounted there yet."""
     SOURCE_UNPROVEN = "source_unproven"

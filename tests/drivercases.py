@@ -1,8 +1,11 @@
 """Golden cases of drivers: mount tables of a node that is well, broken and restarted.
 
 A case is a directory of ``tests/data/drivers``.  ``healthy.mountinfo``: all is well;
-``broken.mountinfo``: the servers died and what they had mounted was detached;
-``restarted.mountinfo``: it is mounted anew, the binds are still the old ones.  ``case.json``:
+``killed.mountinfo``: the servers died just now; ``broken.mountinfo``: what they had mounted was
+detached; ``restarted.mountinfo``: it is mounted anew, the binds are still the old ones;
+``dead.json``: which file systems answer ENOTCONN in each of them.  All of that is captured from a
+kernel (``tests/drivercapture.py``), from what ``layout.json`` says that the driver does; the case
+``captured`` is from a node with Kubernetes, without ``killed`` and ``dead.json``.  ``case.json``:
 
 * ``namespaces`` of pods by uid; ``volume_data`` by ``uid/volume`` as [driver, handle, is inline];
   ``staging_data`` by staging path (``staging_data_restarted`` where it changes); ``templates``
@@ -29,6 +32,7 @@ from fusewatchd.model import (
     Answer,
     BindPath,
     Connection,
+    Device,
     Mount,
     Pod,
     SourceAnswer,
@@ -52,8 +56,11 @@ class Case:
     """One node before, during and after a crash of all its servers."""
 
     healthy: MountTable
+    killed: MountTable | None
     broken: MountTable
     restarted: MountTable
+    dead: Mapping[str, list[str]]
+    """By state; empty where that was not captured."""
     document: Mapping[str, Any]
 
     @classmethod
@@ -61,11 +68,21 @@ class Case:
         directory = DIRECTORY / name
         document = json.loads((directory / "case.json").read_text())
         files = document.get("tables", {})
-        tables = (
-            parse_mount_table((directory / files.get(state, f"{state}.mountinfo")).read_bytes())
-            for state in ("healthy", "broken", "restarted")
+        is_captured = (directory / "dead.json").exists()
+
+        def table(state: str) -> MountTable:
+            return parse_mount_table(
+                (directory / files.get(state, f"{state}.mountinfo")).read_bytes()
+            )
+
+        return cls(
+            table("healthy"),
+            table("killed") if is_captured else None,
+            table("broken"),
+            table("restarted"),
+            json.loads((directory / "dead.json").read_text()) if is_captured else {},
+            document,
         )
-        return cls(*tables, document)
 
     @property
     def drivers(self) -> tuple[Driver, ...]:
@@ -76,13 +93,11 @@ class Case:
         return drivers_for(settings.drivers)
 
     def snapshot(self, table: MountTable, *, knows_pods: bool = True) -> Snapshot:
-        """A look at one of the tables; what is shown only by binds of pods has no server."""
-        alive = {mount.device for mount in table.fuse_mounts() if not _is_inside(mount)}
-        if table is self.healthy:
-            alive |= {mount.device for mount in table.fuse_mounts()}
+        """A look at one of the tables, with what its file systems answered."""
+        dead = self._dead(table)
         connections = {
             mount.device: Connection(
-                mount.device, Answer.ANSWERED if mount.device in alive else Answer.DISCONNECTED
+                mount.device, Answer.DISCONNECTED if mount.device in dead else Answer.ANSWERED
             )
             for mount in table.fuse_mounts()
         }
@@ -100,6 +115,17 @@ class Case:
             staging_data=self._staging_data(table),
         )
 
+    def _dead(self, table: MountTable) -> set[Device]:
+        """What is shown only by binds of pods has no server, where nobody has asked."""
+        for state in ("healthy", "killed", "broken", "restarted"):
+            if table is getattr(self, state) and self.dead:
+                numbers = (device.split(":") for device in self.dead[state])
+                return {Device(int(major), int(minor)) for major, minor in numbers}
+        if table is self.healthy:
+            return set()
+        alive = {mount.device for mount in table.fuse_mounts() if not _is_inside(mount)}
+        return {mount.device for mount in table.fuse_mounts()} - alive
+
     def _staging_data(self, table: MountTable) -> dict[str, VolumeData]:
         known = self.document.get("staging_data", {})
         if table is not self.healthy:
@@ -115,7 +141,7 @@ class Case:
     def facts(self) -> lineage.Facts:
         """What is remembered of the healthy node."""
         working = {mount.device for mount in self.healthy.fuse_mounts()}
-        return lineage.learn({}, self.healthy, (), pods_directory(ROOT), working)
+        return lineage.learn({}, self.healthy, (), ROOT, working)
 
     def answer(
         self, point: str, snapshot: Snapshot, facts: lineage.Facts | None = None

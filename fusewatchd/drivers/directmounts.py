@@ -1,7 +1,8 @@
 """Volumes that are mounted straight into the pod: there is no source to bind from.
 
 A new server makes a new mount at the pod's own path, by whoever made the first one, or none at
-all.  Such binds are named and left alone.
+all.  Such mounts are named and left alone; what the kubelet bound from them, as a subPath, follows
+them (``sources``).
 
 * gcsfuse: GoogleCloudPlatform/gcs-fuse-csi-driver v1.24.0, ``pkg/csi_driver/node.go``: the plugin
   mounts at the target and a sidecar in the pod serves; with the shared mount it stages instead.

@@ -32,6 +32,7 @@ echo "$# $*" >>{lab}/calls
 env >{lab}/environment
 readlink /proc/self/fd/0 >>{lab}/environment
 umount -l "$1" 2>>{lab}/calls
+: >{lab}/ready
 PYTHONPATH={path} PYTHONSAFEPATH=1 setsid {python} -m fusewatchd.demo.fuseserver \\
     --mount "$1" --backing {backing} </dev/null >{lab}/ready 2>&1 &
 echo $! >>{lab}/pids

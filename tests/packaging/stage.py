@@ -42,6 +42,21 @@ class Stage:
         pod = self.node.add_pod(name, [PodVolume("v", source)], [PodMount("v", "/data")])
         self.containers[name] = self.node.start_container(pod)
 
+    def add_direct(self, name: str, volume: str, driver: str) -> dict[str, str]:
+        """Lay out a pod in whose target somebody else's server is to mount; say where it is."""
+        pod_volume = PodVolume("v", None, directory=volume, driver=driver)
+        pod = self.node.add_pod(name, [pod_volume], [PodMount("v", "/data")])
+        backing = os.path.join(LAB, "backing", name)
+        os.makedirs(backing)
+        with open(os.path.join(backing, "hello"), "w", encoding="utf-8") as file:
+            file.write(name)
+        return {"target": pod.volume_path("v"), "backing": backing}
+
+    def start_container(self, name: str) -> None:
+        """Start the container of a pod, once what it uses is mounted."""
+        (pod,) = (pod for pod in self.node.pods.values() if pod.name == name)
+        self.containers[name] = self.node.start_container(pod)
+
     def kill(self, name: str) -> None:
         """SIGKILL the server."""
         self.node.sources[name].kill()

@@ -13,6 +13,9 @@ CASES = [
     for point in case.document["binds"]
 ]
 EACH_BIND = pytest.mark.parametrize(("case", "point"), CASES)
+EACH_BIND_WHOSE_DEATH_IS_CAPTURED = pytest.mark.parametrize(
+    ("case", "point"), [found for found in CASES if found.values[0].killed is not None]
+)
 
 
 @pytest.mark.parametrize("name", case_names())
@@ -31,6 +34,14 @@ def test_a_healthy_bind_is_named_with_its_source(case: Case, point: str) -> None
     assert len(answer.candidates) <= 1
     found = case.answer(point, case.snapshot(case.healthy))
     assert expected.get("why", "") in found.why
+
+
+@EACH_BIND_WHOSE_DEATH_IS_CAPTURED
+def test_death_changes_no_mount_and_nothing_is_bound_from_the_dead(case: Case, point: str) -> None:
+    assert case.killed is not None
+    assert case.killed == case.healthy
+    for facts in ({}, case.facts()):
+        assert not case.outcome(point, case.snapshot(case.killed), facts).startswith("/")
 
 
 @EACH_BIND

@@ -43,7 +43,7 @@ def learned(
     working: tuple[Device, ...] = (OLD,),
 ) -> dict[int, lineage.Fact]:
     table = MountTable.of((*mounts, bind))
-    return lineage.learn(facts or {}, table, frozenset({"fuse.lxcfs"}), PODS, working)
+    return lineage.learn(facts or {}, table, frozenset({"fuse.lxcfs"}), "/k", working)
 
 
 def places(facts: lineage.Facts, bind: Mount = BIND) -> list[str]:
@@ -120,13 +120,13 @@ LEFTOVER = mount(7, "/bind-of-it")
 
 
 def test_a_bind_that_is_left_over_knows_where_a_bind_seen_for_the_first_time_came_from() -> None:
-    facts = lineage.learn({}, MountTable.of([SOURCE, LEFTOVER]), (), PODS, [OLD])
+    facts = lineage.learn({}, MountTable.of([SOURCE, LEFTOVER]), (), "/k", [OLD])
     assert places(learned(LEFTOVER, facts=facts)) == ["/source", "/bind-of-it"]
 
 
 def test_so_does_the_bind_of_another_pod() -> None:
     other = mount(6, TARGET.replace("50a9", "60a9"))
-    facts = lineage.learn({}, MountTable.of([SOURCE, other]), (), PODS, [OLD])
+    facts = lineage.learn({}, MountTable.of([SOURCE, other]), (), "/k", [OLD])
     assert answered(learned(other, LEFTOVER, facts=facts)) == ["/source"]
     # ... but not when its number is another file system's by now.
     elsewhere = replace(other, device=OTHER)
@@ -136,7 +136,7 @@ def test_so_does_the_bind_of_another_pod() -> None:
 def test_a_mount_that_was_not_there_all_the_time_neither_tells_nor_is_told() -> None:
     """Its number can be another file system's in the same table."""
     other = mount(6, TARGET.replace("50a9", "60a9"))
-    facts = lineage.learn({}, MountTable.of([SOURCE, other]), (), PODS, [OLD])
+    facts = lineage.learn({}, MountTable.of([SOURCE, other]), (), "/k", [OLD])
     fleeting = replace(other, unique_id=0)
     after = learned(fleeting, mount(30, "/another"), facts=facts, bind=mount(31, TARGET))
     assert answered(after, mount(31, TARGET)) == ["/another"]
@@ -150,14 +150,14 @@ def test_a_mount_that_was_not_there_all_the_time_neither_tells_nor_is_told() -> 
 def test_a_fact_from_a_hurried_look_is_made_whole() -> None:
     late = replace(BIND, unique_id=0)
     facts = learned(LEFTOVER, bind=late)
-    facts |= lineage.learn({}, MountTable.of([SOURCE, LEFTOVER]), (), PODS, [OLD])
+    facts |= lineage.learn({}, MountTable.of([SOURCE, LEFTOVER]), (), "/k", [OLD])
     whole = learned(LEFTOVER, facts=facts)
     assert (answered(whole), whole[BIND.mount_id].unique_id) == (["/source"], BIND.unique_id)
 
 
 def test_a_servers_own_mount_came_from_nowhere() -> None:
     other = mount(6, TARGET.replace("50a9", "60a9"))
-    facts = lineage.learn({}, MountTable.of([SOURCE, other]), (), PODS, [OLD])
+    facts = lineage.learn({}, MountTable.of([SOURCE, other]), (), "/k", [OLD])
     fresh = mount(30, "/another")
     assert answered(learned(other, facts=facts, bind=fresh), fresh) == ["/another"]
 
@@ -165,7 +165,7 @@ def test_a_servers_own_mount_came_from_nowhere() -> None:
 def test_a_part_of_it_takes_over_only_places_that_show_that_part() -> None:
     other = mount(6, TARGET.replace("50a9", "60a9"), root="/a")
     facts = lineage.learn(
-        {}, MountTable.of([mount(5, "/source", root="/a"), other]), (), PODS, [OLD]
+        {}, MountTable.of([mount(5, "/source", root="/a"), other]), (), "/k", [OLD]
     )
     assert learned(other, facts=facts, bind=replace(BIND, root="/b")).keys() == {6}
     part = replace(BIND, root="/a/b")
@@ -184,14 +184,14 @@ def ageless(facts: lineage.Facts) -> dict[int, lineage.Fact]:
 
 def test_what_is_remembered_without_ages_comes_before_what_is_only_seen_now() -> None:
     other = mount(6, TARGET.replace("50a9", "60a9"))
-    facts = ageless(lineage.learn({}, MountTable.of([SOURCE, other]), (), PODS, [OLD]))
+    facts = ageless(lineage.learn({}, MountTable.of([SOURCE, other]), (), "/k", [OLD]))
     assert answered(learned(other, mount(3, "/z"), facts=facts)) == ["/source"]
 
 
 def test_two_places_that_nothing_tells_apart_are_both_possible() -> None:
     one, two = (mount(n, TARGET.replace("50a9", f"60a{n}")) for n in (8, 9))
-    facts = lineage.learn({}, MountTable.of([SOURCE, one]), (), PODS, [OLD])
-    facts |= lineage.learn({}, MountTable.of([LEFTOVER, two]), (), PODS, [OLD])
+    facts = lineage.learn({}, MountTable.of([SOURCE, one]), (), "/k", [OLD])
+    facts |= lineage.learn({}, MountTable.of([LEFTOVER, two]), (), "/k", [OLD])
     assert answered(learned(one, two, facts=facts)) == ["/source"]
     assert answered(learned(one, two, facts=ageless(facts))) == ["/source", "/bind-of-it"]
     tied = {BIND.mount_id: learned(one, two, facts=ageless(facts))[BIND.mount_id]}
@@ -241,9 +241,9 @@ def test_a_thousand_binds_with_as_many_copies_are_learned_in_one_pass() -> None:
     binds = [mount(1000 + n, TARGET.replace("50a9", f"{n:04x}")) for n in range(1000)]
     copies = [mount(3000 + n, f"/copy/{n}") for n in range(1000)]
     table = MountTable.of([SOURCE, *binds, *copies])
-    facts = lineage.learn({}, table, (), PODS, [OLD])
+    facts = lineage.learn({}, table, (), "/k", [OLD])
     assert all(answered(facts, bind) == ["/source"] for bind in binds)
-    assert lineage.learn(facts, table, (), PODS, [OLD]) == facts
+    assert lineage.learn(facts, table, (), "/k", [OLD]) == facts
 
 
 @pytest.mark.parametrize(

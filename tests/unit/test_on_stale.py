@@ -239,6 +239,21 @@ def test_a_subpath_alone_is_no_place_where_a_server_mounts() -> None:
     assert world.look(DIED_AT + 5).troubles == ()
 
 
+@pytest.mark.parametrize("is_mounted", [True, False])
+def test_a_subpath_that_remembers_its_volume_waits_for_the_server_there(is_mounted: bool) -> None:
+    """Where nothing is mounted any more, somebody has unmounted it, and had his reasons."""
+    world = World()
+    world.scene.mount(subpath_path(), OLD, root="/sub")
+    world.scene.look()
+    world.scene.mounts = [m for m in world.scene.mounts if m.mount_point != PLACE]
+    if is_mounted:
+        world.scene.mount(PLACE, THIRD)
+        world.scene.answers[THIRD] = Answer.DISCONNECTED
+    commands = world.look(DIED_AT + 5).commands
+    expected = [(PLACE, ("/sbin/remount", PLACE, "--handle=bucket/data"))]
+    assert [(c.place, c.argv) for c in commands] == expected * is_mounted
+
+
 def test_where_a_source_is_known_that_is_the_place_for_all_its_binds() -> None:
     scene, _, _ = usual()
     scene.mount(publish_path(OTHER_UID), peer_group=8)
@@ -310,3 +325,121 @@ def test_the_hung_server_of_an_aborted_connection_is_no_reason() -> None:
     state = TargetState(last_outcome=Outcome(action, OutcomeStatus.ABORTED))
     world.scene.ledger = replace(world.scene.ledger, states={key: state})
     assert len(world.look(DIED_AT + 5).commands) == 1
+
+
+class Unmounted(World):
+    """A unit has taken the dead mount away, and then failed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        inside = self.scene.inside()
+        self.scene.container(inside)
+        (command,) = self.look(DIED_AT + 5).commands
+        self.scene.mounts.clear()
+        self.first = self.look(DIED_AT + 6, ended(command, DIED_AT + 6))
+
+
+def retried(world: Unmounted) -> tuple[RunCommand, ...]:
+    return world.look(DIED_AT + 60).commands
+
+
+def test_what_is_unmounted_while_something_is_run_for_it_is_told() -> None:
+    world = World()
+    world.scene.container(world.scene.inside())
+    world.look(DIED_AT + 5)
+    world.scene.mounts.clear()
+    step = world.look(DIED_AT + 6)
+    assert [(t.place, t.held_back, t.attempts) for t in step.troubles] == [(PLACE, Reason.NONE, 1)]
+    assert step.commands == ()
+
+
+def test_what_a_failed_attempt_left_unmounted_is_tried_again() -> None:
+    world = Unmounted()
+    (trouble,) = world.first.troubles
+    assert (trouble.held_back, trouble.attempts) == (Reason.BACK_OFF, 1)
+    assert world.first.due_at == trouble.retry_at
+    (again,) = retried(world)
+    assert (again.place, again.attempt, again.pods) == (PLACE, 2, (UID,))
+    assert again.argv == ("/sbin/remount", PLACE, "--handle=bucket/data")
+    step = world.look(DIED_AT + 61, ended(again, DIED_AT + 61, CommandResult.SUCCEEDED))
+    assert [trouble.held_back for trouble in step.troubles] == [Reason.BACK_OFF]
+    world.scene.mount(PLACE, THIRD)
+    assert world.look(DIED_AT + 62).troubles == ()
+
+
+def without_containers(world: Unmounted) -> None:
+    world.scene.namespaces.clear()
+
+
+def containers_have_another_one(world: Unmounted) -> None:
+    world.scene.namespaces.clear()
+    world.scene.container(world.scene.inside(device=THIRD))
+
+
+def of_another_pod(world: Unmounted) -> None:
+    world.scene.namespaces = [replace(n, pod_uid=OTHER_UID) for n in world.scene.namespaces]
+
+
+def came_back_and_was_unmounted(world: Unmounted) -> None:
+    world.scene.mount(PLACE, THIRD)
+    world.look(DIED_AT + 7)
+    world.scene.mounts.clear()
+
+
+def something_else_is_there(world: Unmounted) -> None:
+    world.scene.mount(PLACE, THIRD, fs_type="tmpfs")
+
+
+def annotated(world: Unmounted) -> None:
+    world.scene.pods = {UID: pod(recovery="disabled")}
+
+
+def ended_by_now(world: Unmounted) -> None:
+    world.scene.pods_are_current = True
+    world.scene.pods = {UID: replace(pod(), phase="Succeeded")}
+
+
+@pytest.mark.parametrize(
+    "but",
+    [
+        no_rule,
+        other_driver,
+        pod_ending,
+        pod_gone,
+        ended_by_now,
+        annotated,
+        without_containers,
+        containers_have_another_one,
+        of_another_pod,
+        came_back_and_was_unmounted,
+        something_else_is_there,
+    ],
+)
+def test_nothing_is_mounted_for_a_pod_that_may_not_want_it(
+    but: Callable[[Unmounted], None],
+) -> None:
+    assert retried(Unmounted())  # or nothing is tested
+    world = Unmounted()
+    but(world)
+    assert retried(world) == ()
+
+
+def test_a_new_configuration_may_leave_alone_what_is_unmounted() -> None:
+    world = Unmounted()
+    off = Switches(exclude=ExcludeSettings(volumes=("pv",)))
+    world.policy = replace(world.policy, switches=off)
+    assert retried(world) == ()
+
+
+def test_a_list_that_has_the_pod_is_enough() -> None:
+    world = Unmounted()
+    without_containers(world)
+    world.scene.pods, world.scene.pods_are_current = {UID: pod()}, True
+    assert len(retried(world)) == 1
+
+
+def test_what_nobody_has_looked_at_since_is_not_believed() -> None:
+    world = Unmounted()
+    world.looked_at = DIED_AT + 5.5
+    step = world.look(DIED_AT + 60)
+    assert (step.commands, step.wants_look) == ((), True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from fusewatchd.actions import DetachOrphan
+from fusewatchd.kubeletdir import staging_paths
 from fusewatchd.ledger import Ledger
 from fusewatchd.model import Answer, BindKind, Device, Volume, VolumeData
 from fusewatchd.planner import Policy
@@ -210,15 +211,51 @@ def test_a_container_follows_what_its_pod_mounted_in_the_emptydir_again() -> Non
     assert action.origin.device == NEW
 
 
-def test_a_disks_file_system_is_not_replaced_by_another_disks() -> None:
-    disk, other = Device(8, 17), Device(8, 33)
-    scene = Scene()
-    source = scene.mount(SOURCE, disk, fs_type="fuseblk")
-    scene.mount(publish_path(), disk, fs_type="fuseblk")
+DISK, OTHER_DISK = Device(8, 17), Device(8, 33)
+STAGED = VolumeData("some.csi.driver", "h")
+STAGING, _ = staging_paths(ROOT, STAGED, "pv")
+
+
+UNKNOWN = VolumeData("", "")
+
+
+def with_disk(path: str, data: VolumeData = UNKNOWN) -> Scene:
+    """A volume on a disk, whose server has died; what it had mounted is detached."""
+    scene = Scene(volume_data={(UID, "pv"): data})
+    source = scene.mount(path, DISK, fs_type="fuseblk")
+    scene.mount(publish_path(), DISK, fs_type="fuseblk")
     scene.look()
     scene.unmount(source)
-    scene.answers[disk] = Answer.DISCONNECTED
-    scene.mount(SOURCE, other, fs_type="fuseblk")
+    scene.answers[DISK] = Answer.DISCONNECTED
+    assert reasons(scene.plan()[1]) == {Reason.BLOCK_DEVICE}
+    return scene
+
+
+def test_a_disks_file_system_is_not_replaced_by_another_disks() -> None:
+    scene = with_disk(SOURCE)
+    scene.mount(SOURCE, OTHER_DISK, fs_type="fuseblk")
     _, todo = scene.plan()
     assert todo.actions == ()
     assert reasons(todo) == {Reason.BLOCK_DEVICE}
+
+
+def test_what_is_staged_for_a_volume_is_that_volume_on_whichever_disk() -> None:
+    scene = with_disk(STAGING, STAGED)
+    scene.mount(STAGING, OTHER_DISK, fs_type="fuseblk")
+    (action,) = replacements(scene.plan()[1])
+    assert (action.origin.mount_point, action.origin.device) == (STAGING, OTHER_DISK)
+
+
+def test_the_same_disk_again_is_the_dead_file_system_again() -> None:
+    scene = with_disk(STAGING, STAGED)
+    scene.mount(STAGING, DISK, fs_type="fuseblk")
+    _, todo = scene.plan()
+    assert todo.actions == ()
+    assert reasons(todo) == {Reason.BLOCK_DEVICE}
+
+
+def test_what_a_driver_does_not_name_is_not_believed_because_it_is_the_drivers() -> None:
+    """Where the driver names no place, the one that was seen says nothing of the disk there."""
+    scene = with_disk(SOURCE, VolumeData("csi.cubefs.com", "h"))
+    scene.mount(SOURCE, OTHER_DISK, fs_type="fuseblk")
+    assert scene.plan()[1].actions == ()
