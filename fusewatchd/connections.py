@@ -10,11 +10,12 @@ No clock and no I/O: the observer passes the time in and carries the questions o
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from fusewatchd.connectionstate import ConnectionState, age, asked_again, may_change
 from fusewatchd.model import Answer, Connection, Device
 from fusewatchd.questions import Question, Shown, Timing
-from fusewatchd.standstill import Standstill, continued
+from fusewatchd.standstill import continued
 
 ROUND = 0.2
 """Of the interval: whoever would be asked so soon is asked now."""
@@ -25,44 +26,13 @@ WATCH_SECONDS = 0.5
 """How often requests are counted, at least, while a hung connection is being confirmed."""
 
 
-@dataclass(frozen=True, slots=True)
-class _State:
-    shown: Shown
-    """As it was at the last look."""
-    asked: Question | None = None
-    """The question that is pending; the path may have changed since it was sent."""
-    answer: Answer | None = None
-    errno: int = 0
-    pending_since: float | None = None
-    heard_since: float | None = None
-    """Since when it is asked; None while its question waits for its turn."""
-    is_withdrawn: bool = False
-    """It was asked for a while, and waits for its turn to be asked again."""
-    first_asked_at: float | None = None
-    asked_at: float = 0.0
-    answered_at: float = 0.0
-    disconnected_at: float | None = None
-    due_at: float = 0.0
-    is_urgent: bool = False
-    came_later: bool = False
-    """It was not there at the first look: while it has not answered its server may be starting."""
-    must_repeat: bool = False
-    """Something happened while a question was pending: its answer may be from before that."""
-    server_gone_at: float | None = None
-    has_lost_server: bool = False
-    """A process ended that served this very one."""
-    perhaps_gone_at: float | None = None
-    """A server ended and nobody told whose: it was this one's if the answer says so."""
-    standstill: Standstill | None = None
-
-
 class Connections:
     """The book of all connections that matter to a pod."""
 
     def __init__(self, timing: Timing) -> None:
         """Start with an empty book."""
         self.timing = timing
-        self._states: dict[Device, _State] = {}
+        self._states: dict[Device, ConnectionState] = {}
         self._has_looked = False
         self._counted_at = 0.0
 
@@ -79,15 +49,15 @@ class Connections:
             if known is None:
                 # What is there from the start is as likely hung as well.
                 later = self._has_looked
-                self._states[device] = _State(now, is_urgent=later, came_later=later)
+                self._states[device] = ConnectionState(now, is_urgent=later, came_later=later)
             elif known.shown != now:
                 # One that lost a mount may have lost its server as well: a crash and the
                 # restart after it can be over before anything else tells of them.
                 before = known.shown
                 has_lost = bool(before.on_host - now.on_host or before.elsewhere - now.elsewhere)
                 known = replace(known, shown=now)
-                may_differ = has_lost and _may_change(known)
-                self._states[device] = _asked_again(known) if may_differ else known
+                may_differ = has_lost and may_change(known)
+                self._states[device] = asked_again(known) if may_differ else known
         self._has_looked = True
         return dropped
 
@@ -95,8 +65,8 @@ class Connections:
         """Make these connections due at once."""
         for device in devices:
             state = self._states.get(device)
-            if state is not None and _may_change(state):
-                self._states[device] = _asked_again(state)
+            if state is not None and may_change(state):
+                self._states[device] = asked_again(state)
 
     def ask_doubtful(self) -> None:
         """Make those due that gave no good answer: something else works again.
@@ -226,7 +196,7 @@ class Connections:
         state = self._states.get(device)
         if state is not None:
             gone_at = state.server_gone_at if state.server_gone_at is not None else now
-            state = replace(_asked_again(state), server_gone_at=gone_at, has_lost_server=True)
+            state = replace(asked_again(state), server_gone_at=gone_at, has_lost_server=True)
             self._states[device] = state
 
     def note_served(self, served: Collection[Device], looked_at: float) -> None:
@@ -235,7 +205,7 @@ class Connections:
         It is the way to learn of an end that nobody saw, before the daemon was started.
         """
         for device, state in self._states.items():
-            is_silent = _age(state, looked_at) >= self.timing.deadline
+            is_silent = age(state, looked_at) >= self.timing.deadline
             if is_silent and state.server_gone_at is None and device not in served:
                 self._states[device] = replace(state, server_gone_at=state.heard_since)
 
@@ -245,10 +215,10 @@ class Connections:
         Before Linux 6.16 nobody tells which one it served: then it is among all of them.
         """
         for device, state in self._states.items():
-            if _may_change(state) and (among is None or device in among):
+            if may_change(state) and (among is None or device in among):
                 is_held = self._is_held(state, now)
                 gone_at = state.perhaps_gone_at if is_held else now
-                self._states[device] = replace(_asked_again(state), perhaps_gone_at=gone_at)
+                self._states[device] = replace(asked_again(state), perhaps_gone_at=gone_at)
 
     def ask_held_anew(self, now: float) -> list[Question]:
         """Return questions for held ones whose last is as old as the interval.
@@ -313,7 +283,7 @@ class Connections:
         ]
         return min((time for time in times if time != float("inf")), default=None)
 
-    def _changes_at(self, state: _State, now: float) -> float:
+    def _changes_at(self, state: ConnectionState, now: float) -> float:
         assert state.heard_since is not None
         for limit in (self.timing.deadline, self.timing.hung_after):
             if state.heard_since + limit > now:
@@ -325,7 +295,7 @@ class Connections:
 
     def overdue(self, now: float) -> list[Device]:
         """Return the connections whose question is unanswered beyond the deadline."""
-        return [d for d, s in self._states.items() if _age(s, now) >= self.timing.deadline]
+        return [d for d, s in self._states.items() if age(s, now) >= self.timing.deadline]
 
     def view(self, now: float, waiting: Mapping[Device, int | None]) -> dict[Device, Connection]:
         """Return the state of every connection as values.
@@ -340,7 +310,7 @@ class Connections:
         }
 
     def _connection(
-        self, device: Device, state: _State, now: float, waiting: int | None
+        self, device: Device, state: ConnectionState, now: float, waiting: int | None
     ) -> Connection:
         still = state.standstill
         return Connection(
@@ -351,7 +321,7 @@ class Connections:
             answered_at=state.answered_at,
             errno=state.errno,
             waiting=waiting,
-            is_overdue=_age(state, now) >= self.timing.deadline,
+            is_overdue=age(state, now) >= self.timing.deadline,
             is_hung=self._is_hung(state, now, waiting),
             confirmations=still.confirmations if still is not None else 0,
             is_unasked=self._is_unasked(state, now),
@@ -360,20 +330,20 @@ class Connections:
             held_since=self._held_since(state) if self._is_held(state, now) else None,
         )
 
-    def _is_held(self, state: _State, now: float) -> bool:
+    def _is_held(self, state: ConnectionState, now: float) -> bool:
         """Return True for one that has not answered since its server ended, and is not dead."""
         since = self._held_since(state)
-        if since is None or _age(state, now) < self.timing.deadline:
+        if since is None or age(state, now) < self.timing.deadline:
             return False
         return now < since + self.timing.held_grace
 
-    def _held_since(self, state: _State) -> float | None:
+    def _held_since(self, state: ConnectionState) -> float | None:
         """Return when the server ended of one that is silent and not dead.
 
         Where only *some* server's end is known, before Linux 6.16, it may have been this one's
         unless it was overdue before.
         """
-        if state.pending_since is None or not _may_change(state):
+        if state.pending_since is None or not may_change(state):
             return None
         if state.server_gone_at is not None:
             return state.server_gone_at
@@ -381,29 +351,15 @@ class Connections:
         was_silent = perhaps is None or state.pending_since + self.timing.deadline < perhaps
         return None if was_silent else perhaps
 
-    def _is_unasked(self, state: _State, now: float) -> bool:
+    def _is_unasked(self, state: ConnectionState, now: float) -> bool:
         if state.pending_since is None or state.heard_since is not None:
             return False
         return now - state.pending_since >= self.timing.hung_after
 
-    def _is_hung(self, state: _State, now: float, waiting: int | None) -> bool:
+    def _is_hung(self, state: ConnectionState, now: float, waiting: int | None) -> bool:
         # The unanswered probe is itself one of the waiting requests, so 0 means that the
         # connection was drained or aborted and the answer is on its way.
         has_requests = waiting != 0 or state.is_withdrawn
         if self._is_held(state, now):
             return False
-        return _age(state, now) >= self.timing.hung_after and has_requests
-
-
-def _age(state: _State, now: float) -> float:
-    return 0.0 if state.heard_since is None else now - state.heard_since
-
-
-def _asked_again(state: _State) -> _State:
-    is_pending = state.pending_since is not None
-    return replace(state, due_at=0.0, is_urgent=True, must_repeat=is_pending)
-
-
-def _may_change(state: _State) -> bool:
-    """A dead superblock never comes back to life: no event is a reason to ask again."""
-    return state.answer is not Answer.DISCONNECTED
+        return age(state, now) >= self.timing.hung_after and has_requests

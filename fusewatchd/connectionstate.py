@@ -1,0 +1,58 @@
+"""What is known of one FUSE connection; a value, and questions that it answers by itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from fusewatchd.model import Answer
+from fusewatchd.questions import Question, Shown
+from fusewatchd.standstill import Standstill
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionState:
+    """One superblock, since it was first seen."""
+
+    shown: Shown
+    """As it was at the last look."""
+    asked: Question | None = None
+    """The question that is pending; the path may have changed since it was sent."""
+    answer: Answer | None = None
+    errno: int = 0
+    pending_since: float | None = None
+    heard_since: float | None = None
+    """Since when it is asked; None while its question waits for its turn."""
+    is_withdrawn: bool = False
+    """It was asked for a while, and waits for its turn to be asked again."""
+    first_asked_at: float | None = None
+    asked_at: float = 0.0
+    answered_at: float = 0.0
+    disconnected_at: float | None = None
+    due_at: float = 0.0
+    is_urgent: bool = False
+    came_later: bool = False
+    """It was not there at the first look: while it has not answered its server may be starting."""
+    must_repeat: bool = False
+    """Something happened while a question was pending: its answer may be from before that."""
+    server_gone_at: float | None = None
+    has_lost_server: bool = False
+    """A process ended that served this very one."""
+    perhaps_gone_at: float | None = None
+    """A server ended and nobody told whose: it was this one's if the answer says so."""
+    standstill: Standstill | None = None
+
+
+def age(state: ConnectionState, now: float) -> float:
+    """Return for how long its question has been unanswered; 0 where none is."""
+    return 0.0 if state.heard_since is None else now - state.heard_since
+
+
+def asked_again(state: ConnectionState) -> ConnectionState:
+    """Make it due at once, and once more if a question is under way already."""
+    is_pending = state.pending_since is not None
+    return replace(state, due_at=0.0, is_urgent=True, must_repeat=is_pending)
+
+
+def may_change(state: ConnectionState) -> bool:
+    """A dead superblock never comes back to life: no event is a reason to ask again."""
+    return state.answer is not Answer.DISCONNECTED
