@@ -46,6 +46,9 @@ EFFORT = Rate(per_second=0.25, burst=5.0)
 """Seconds of cycles: all that a crash takes at once, a quarter of one processor for ever."""
 MAX_REST_SECONDS = 0.5
 
+WORK_REST_SECONDS = 0.005
+"""Between two looks at the mounts while workers change them."""
+
 COLLECTOR = (20_000, 10, 10)
 """How many objects may be made before garbage is looked for, gc.set_threshold; in workers too."""
 
@@ -266,6 +269,8 @@ class Daemon:
     def _on_mounts(self) -> None:
         now = time.monotonic()
         if self._node.observer.look_at_mounts(now):
+            # A cycle may have to wait, and is needed at once if this has an answer.
+            self._node.observer.ask(now)
             self._wake_ups.add_after_rest(Trigger.MOUNTS, now)
 
     def _on_errands(self) -> None:
@@ -318,6 +323,8 @@ class Daemon:
     def _watch_workers(self) -> None:
         """Bring the selector up to date with the workers that exist now."""
         node = self._node
+        # What they mount is looked at now and then: a look keeps them off the kernel's table.
+        node.table.least_rest = 0.0 if node.executor.is_idle else WORK_REST_SECONDS
         self._descriptors.watch_exactly(
             (
                 *((worker, self._on_outcome) for worker in node.executor.workers),

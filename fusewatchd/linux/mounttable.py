@@ -88,6 +88,8 @@ class MountTableSource:
         self._last_read: tuple[bytes, dict[int, int]] | None = None
         """What ``_table`` was made of, unless changes were applied to it since."""
         self._pending: list[MountEvent] = []
+        self.least_rest = 0.0
+        """How long the next update waits after one, in seconds, however little that took."""
         self.audit_seconds = 0.0
         """What the last audit took."""
         self._must_read = True
@@ -187,7 +189,8 @@ class MountTableSource:
 
     def _rest(self, began: float) -> None:
         end = self._clock()
-        self._not_before = end + min(REST_FACTOR * (end - began), MAX_REST_SECONDS)
+        rest = min(REST_FACTOR * (end - began), MAX_REST_SECONDS)
+        self._not_before = end + max(rest, self.least_rest)
 
     def _take_events(self) -> bool:
         """Keep the records that wait; return True when there were any."""
