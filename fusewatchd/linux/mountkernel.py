@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import Protocol
 
 from fusewatchd.actions import NamespaceRef, Propagation
@@ -139,6 +140,7 @@ for _bit in _ATTRIBUTE_BITS.values():
     SETTABLE |= _bit
 
 
+@lru_cache  # a node has few combinations
 def attribute_bits(options: str) -> int:
     """Translate mountinfo's per-mount options to ``MOUNT_ATTR_*`` bits.
 

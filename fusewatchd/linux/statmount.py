@@ -283,6 +283,7 @@ def _list_chunk(below: int, last: int, count: int = _LIST_CHUNK) -> list[int]:
     return ids[:found]
 
 
+@cache
 def _mount_options(attr: int) -> str:
     """Print ``MOUNT_ATTR_*`` bits in mountinfo's words and order (fs/proc_namespace.c)."""
     atime = attr & syscalls.MOUNT_ATTR_ATIME
