@@ -333,9 +333,11 @@ def remember_former(
         if _is_still_meant(place[1], known, shown, snapshot)
     }
     for bind in binds:
-        if bind.mount is not None:
-            place = (bind.path.pod_uid, bind.mount.device, _root(bind))
-            kept[place] = Former(bind.key, snapshot.taken_at)
+        # What a bind covers is shown again in containers that lose what is on top of it.
+        for layer in layers_of(bind, snapshot):
+            if layer.is_fuse:
+                place = (bind.path.pod_uid, layer.device, plain_root(layer.root))
+                kept[place] = Former(bind.key, snapshot.taken_at)
     return kept
 
 

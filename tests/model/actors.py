@@ -8,12 +8,14 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from fusewatchd.demo.sources import OldServer
 from fusewatchd.demo.unmounting import Unmounting
 from fusewatchd.linux import syscalls
 from fusewatchd.model import Device
+from tests.model.depth import stuck_below
 from tests.model.places import (
     Options,
     PodState,
@@ -242,6 +244,8 @@ def _note_layers(stage: Stage, before: Tables, now: Tables, options: Options) ->
         )
         if new:
             target.foreign |= new
+            alive = partial(stage.is_alive, stage.sources[target.source])
+            target.stuck |= stuck_below(now.of(container).stack_at(target.path), new, alive)
             target.is_overlaid = True
             target.add_options(options)
     for state in stage.sources.values():

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from fusewatchd.lineage import plain_root
 from fusewatchd.model import Mount
-from tests.model.places import Layer, PodState, Tables, Target, content, layers_at, options_of
+from tests.model.depth import living_below, most_layers
+from tests.model.places import PodState, Tables, Target, content, layers_at, options_of
 from tests.model.shapes import KEPT
 from tests.model.stage import Stage
 
@@ -121,31 +123,16 @@ class Judge:
             yield from self._not_current(target, top)
 
     def _most_layers(self, target: Target) -> int:
-        """Return how deep a target may be: what it began with, what others put there, ours.
-
-        Without BENEATH a mount that is read-only in a container gets one more for every living
-        layer that makes it writable: to take that away could show a dead one for a moment.
-        """
-        # A daemon that is killed between attach and detach leaves the end to the next one.
-        unfinished = not self._stage.is_daemon_up
-        base = self._stage.base_depth
-        for_each = 2 if base > 1 and target.is_read_only else 1
-        # What others put their layers on stays below them while it lives, and is counted.
-        target.foreign |= self._living_below(target)
-        there = layers_at(self._tables.of(target.container), target.path)
-        return base + for_each * len(target.foreign & there) + unfinished
-
-    def _living_below(self, target: Target) -> set[Layer]:
-        """Return the layers below others' of which the server answers: nobody takes those away.
-
-        With BENEATH nothing of ours is ever below another layer of ours.
-        """
-        source = self._stage.sources[target.source]
+        stage, source = self._stage, self._stage.sources[target.source]
+        base = stage.base_depth
         stack = self._tables.of(target.container).stack_at(target.path)
-        names = [(layer.mount_id, layer.device) for layer in stack]
-        covering = [n for n, name in enumerate(names) if name in target.foreign]
-        end = len(stack) - 1 if self._stage.base_depth == 1 else max(covering, default=0)
-        return {name for name in names[:end] if self._stage.is_alive(source, name[1])}
+        # What others put their layers on stays below them while it lives, and is counted.
+        target.foreign |= living_below(stack, target.foreign, base, partial(stage.is_alive, source))
+        # A daemon that is killed between attach and detach leaves the end to the next one.
+        unfinished = not stage.is_daemon_up
+        there = target.foreign & layers_at(self._tables.of(target.container), target.path)
+        most = most_layers(stack, there, target.stuck, base, is_read_only=target.is_read_only)
+        return most + unfinished
 
     def _flags(self, target: Target, top: Mount) -> Iterator[str]:
         options = options_of(top)

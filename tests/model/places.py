@@ -57,11 +57,15 @@ class Target:
     options: set[Options]
     """Any of these is right: the ones it began with, or those of a layer of somebody else."""
     is_read_only: bool = False
+    """Of a container's mount: it could not be written to when the container started, because the
+    pod wants that or because the bind on the host is so.  It must stay so in either case."""
     container: Container | None = None
     origin: Target | None = None
     """Of a container's mount: the bind on the host."""
     foreign: set[Layer] = field(default_factory=set)
     """Layers that somebody else put there, or put others on, as far as they are there still."""
+    stuck: dict[Layer, Device] = field(default_factory=dict)
+    """Dead layers that somebody covered, and with which device."""
     is_bare: bool = False
     """Somebody unmounted it."""
     is_overlaid: bool = False

@@ -174,18 +174,21 @@ class Stage:
     def container_targets(self, pod: PodState, name: str) -> list[Target]:
         """Describe what a container that has just been started sees."""
         found: list[Target] = []
+        inside = table_of(str(pod.pod.containers[name].pid))
         for mount in pod.pod.container_mounts(name):
             origin = pod.on_host.get(pod.pod.host_path_of(mount))
             if origin is None:
                 continue
-            is_read_only = mount.access is Access.READ_ONLY
-            added: Options = frozenset({"ro"} if is_read_only else ())
+            added: Options = frozenset({"ro"} if mount.access is Access.READ_ONLY else ())
+            top = inside.top_at(mount.mount_path)
+            is_read_only = bool(added) or (top is not None and top.is_read_only)
+            options = {known | added for known in origin.options}
             found.append(
                 Target(
                     mount.mount_path,
                     origin.source,
                     origin.root,
-                    {options | added for options in origin.options},
+                    {o for o in options if "ro" in o or not is_read_only},
                     is_read_only,
                     pod.pod.containers[name],
                     origin,
