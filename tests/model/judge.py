@@ -14,7 +14,7 @@ from typing import Any
 from fusewatchd.lineage import plain_root
 from fusewatchd.model import Mount
 from tests.model.depth import living_below, most_layers
-from tests.model.places import PodState, Tables, Target, content, layers_at, options_of
+from tests.model.places import PodState, SourceState, Tables, Target, content, layers_at, options_of
 from tests.model.shapes import KEPT
 from tests.model.stage import Stage
 
@@ -24,6 +24,16 @@ WAITING = {"source_missing", "source_unproven", "source_dead"}
 """Why a bind is not replaced whose source has no server."""
 
 Binds = dict[tuple[int | None, str], Any]
+
+
+def is_readable(target: Target, source: SourceState, top: Mount | None) -> bool:
+    """True when the file system there may be read: whoever reads from one that hangs waits for ever.
+
+    One that shows an old server may be given the new one, which hangs, at any moment.
+    """
+    if target.is_bare or source.is_hung:
+        return False
+    return top is not None and source.is_served(top.device)
 
 
 class Judge:
@@ -50,7 +60,8 @@ class Judge:
                 continue
             problems = [f"{target}: {problem}" for problem in self._target(target)]
             found += problems
-            if not problems and self._is_readable(target):
+            top = self._tables.of(target.container).top_at(target.path)
+            if not problems and is_readable(target, stage.sources[target.source], top):
                 readable.append(target)
         found += self._table_size()
         if not found:
@@ -138,10 +149,12 @@ class Judge:
         options = options_of(top)
         if options in target.options:
             return
-        # A layer of somebody else stays as long as there is no daemon to take it away, or
-        # nothing that answers to put in its place.
+        # A layer of somebody else stays as long as there is no daemon to take it away, or nothing
+        # that answers to put in its place.  Nor is anything done in a container whose bind on the
+        # host is gone: its pod may be about to end.
         source = self._stage.sources[target.source]
         is_busy = self._stage.is_daemon_up and self._stage.is_alive(source, top.device)
+        is_busy = is_busy and not target.host.is_bare
         if is_busy or not target.is_overlaid:
             wanted = " or ".join(",".join(sorted(o)) for o in target.options)
             yield f"options {','.join(sorted(options))} instead of {wanted}"
@@ -207,13 +220,6 @@ class Judge:
         return right
 
     # ---------------------------------------------------------------------- contents
-
-    def _is_readable(self, target: Target) -> bool:
-        if target.is_bare:
-            return False
-        top = self._tables.of(target.container).top_at(target.path)
-        source = self._stage.sources[target.source]
-        return top is not None and self._stage.is_alive(source, top.device)
 
     def _contents(self, targets: list[Target]) -> Iterator[str]:
         for target in targets:

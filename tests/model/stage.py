@@ -135,7 +135,8 @@ class Stage:
         self.owners[top.device] = state.source.name
         for other in self.sources.values():
             # Nothing showed it any more, its server has ended, and the number is free again.
-            other.draining.pop(top.device, None)
+            for old in other.upgraded:
+                old.is_gone |= old.device == top.device
 
     def status(self) -> Any:
         """Return the daemon's document; None while there is none."""
@@ -146,7 +147,7 @@ class Stage:
 
     def is_alive(self, source: SourceState, device: Device) -> bool:
         """True when a server answers for this device."""
-        return (source.answers and device == source.device) or device in source.draining
+        return source.is_served(device)
 
     def targets(self) -> Iterator[tuple[PodState, Target]]:
         """Return every place of every pod."""

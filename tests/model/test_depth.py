@@ -1,16 +1,11 @@
-"""How many layers the judge allows, and a life in which every one of them is needed."""
+"""How many layers the judge allows."""
 
 from __future__ import annotations
 
 import pytest
 
-from fusewatchd.demo.patience import patient
-from fusewatchd.linux.mountkernel import Way
 from fusewatchd.model import Device, Mount
-from tests.features import needs_way
 from tests.model.depth import living_below, most_layers, stuck_below
-from tests.model.episode import EPISODE_SECONDS, replay
-from tests.model.steps import Scenario, parse
 
 DEAD, LIVE, NEXT = Device(0, 1), Device(0, 2), Device(0, 3)
 BENEATH, ON_TOP = 1, 2
@@ -83,31 +78,3 @@ def test_beneath_nothing_of_ours_is_on_top() -> None:
     stack = stack_of((LIVE, "rw"), (LIVE, "ro"))
     assert most(BENEATH, stack, {1}, is_read_only=True) == 2
     assert most(BENEATH, stack[:1], set(), is_read_only=True) == 1
-
-
-WRITABLE_ON_DEAD = """
-    add-pod p1 flagged two fluid
-    crash two
-    start two
-    kill-daemon
-    crash two
-    start two
-    stack p1/v 3
-    start-daemon
-    kill-daemon
-    start-daemon
-    crash two
-    start two
-"""
-"""A volume that is read-only on the host: the pod itself says nothing of that."""
-
-
-@pytest.mark.kernel
-@pytest.mark.slow
-@pytest.mark.timeout(patient(EPISODE_SECONDS))
-@pytest.mark.parametrize("way", [pytest.param(way, marks=needs_way(way)) for way in Way])
-def test_writable_layers_on_a_dead_read_only_volume(way: Way) -> None:
-    steps = parse(WRITABLE_ON_DEAD.splitlines())
-    result = replay(Scenario(way.value), steps)
-    assert not result.failure, f"{result.story()}\n\n{result.failure}\n{result.log}"
-    assert len(result.steps) == len(steps)
