@@ -363,6 +363,19 @@ def test_what_the_hosts_bind_covered_is_remembered_when_it_is_gone() -> None:
     assert scene.look().unproven == ()
 
 
+def test_what_a_bind_shows_outweighs_what_another_one_covers() -> None:
+    """Two volumes of one pod with one source, of which one was given another server's layer."""
+    scene = Scene()
+    scene.mount(SOURCE)
+    scene.mount(publish_path(), OLD)
+    below = scene.mount(publish_path(volume="second"), OLD, peer_group=0)
+    scene.mount(publish_path(volume="second"), THIRD, parent=below.mount_id)
+    for shown in (OLD, NEW):
+        scene.mounts[1] = replace(scene.mounts[1], device=shown)
+        scene.look()
+        assert scene.ledger.former[(UID, OLD, "/")].key == TargetKey(0, publish_path())
+
+
 def test_what_is_in_a_pod_without_volumes_claims_nothing() -> None:
     """A node agent sees every file system of the node."""
     scene, source, _ = usual()
