@@ -65,11 +65,13 @@ def start_container(stage: Stage, name: str, container: str) -> None:
 
 
 def _start(stage: Stage, pod: PodState, container: str) -> None:
+    # Asked before: the daemon may put right meanwhile what the runtime has already met.
+    is_dead = any(not stage.sources[t.source].is_up for t in pod.on_host.values())
+    may_fail = is_dead or _shows_old(stage, pod)
     try:
         stage.node.start_container(pod.pod, container)
     except OSError as exc:
-        is_dead = any(not stage.sources[t.source].is_up for t in pod.on_host.values())
-        if not (is_dead or _shows_old(stage, pod)) or exc.errno not in NO_SERVER:
+        if not may_fail or exc.errno not in NO_SERVER:
             raise
         stage.counts["container did not start"] += 1
         pod.waiting.append(container)
