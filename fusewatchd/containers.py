@@ -332,10 +332,17 @@ def remember_former(
         for place, known in former.items()
         if _is_still_meant(place[1], known, shown, snapshot)
     }
+    binds = tuple(binds)
     for bind in binds:
         if bind.mount is not None:
             place = (bind.path.pod_uid, bind.mount.device, _root(bind))
             kept[place] = Former(bind.key, snapshot.taken_at)
+    for bind in binds:
+        # What a bind covers is shown again in containers that lose what is on top of it.
+        for layer in layers_of(bind, snapshot)[:-1]:
+            place = (bind.path.pod_uid, layer.device, plain_root(layer.root))
+            if layer.is_fuse:
+                kept.setdefault(place, Former(bind.key, snapshot.taken_at))
     return kept
 
 

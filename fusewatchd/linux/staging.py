@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from fusewatchd.actions import Propagation
 from fusewatchd.linux import syscalls
 from fusewatchd.linux.home import Home
 from fusewatchd.linux.mountstack import MAX_LAYERS
+from fusewatchd.linux.statmount import mount_id_of_fd
+from fusewatchd.linux.stop import fail
 from fusewatchd.linux.syscalls import closing_fd
 from fusewatchd.model import Device
+from fusewatchd.verdicts import Reason
 
 _PLACE_DIRECTORY = "/directory"
 _PLACE_FILE = "/file"
@@ -74,7 +77,8 @@ class Staging:
         The descriptor passed stays the caller's; its mount is consumed.
         """
         place = _PLACE_DIRECTORY if is_directory else _PLACE_FILE
-        with self._occupied(copy, place):
+
+        def set_up() -> int:
             # The copy is in the source's peer group until this line; nothing is mounted
             # on it meanwhile, so nothing can travel to the source.
             if propagation in (Propagation.OWN_GROUP, Propagation.PRIVATE):
@@ -87,15 +91,20 @@ class Staging:
                 syscalls.mount(None, place, None, syscalls.MS_SHARED)
             return _copy_out(place)
 
+        return self._at(place, copy, set_up)
+
     def assemble(self, root: int, children: Sequence[tuple[int, int]]) -> int:
         """Return a detached tree: ``root`` with each (clone, directory in root) mounted.
 
         The descriptor of ``root`` stays the caller's; its mount is consumed.
         """
-        with self._occupied(root, _PLACE_DIRECTORY):
+
+        def mount_all() -> int:
             for clone, directory in children:
                 syscalls.move_mount(clone, directory)
             return _copy_out(_PLACE_DIRECTORY)
+
+        return self._at(_PLACE_DIRECTORY, root, mount_all)
 
     def uncover(self, tree: int, name: str, device: Device) -> int:
         """Return a detached copy of the uppermost mount of ``device`` at ``name`` in ``tree``.
@@ -106,25 +115,30 @@ class Staging:
         Raises:
             OSError: ENOENT when no mount there is of this device.
         """
-        flags = syscalls.OPEN_TREE_CLONE | syscalls.AT_SYMLINK_NOFOLLOW | syscalls.AT_NO_AUTOMOUNT
-        path = f"{_PLACE_DIRECTORY}/{name}"
         with self._occupied(tree, _PLACE_DIRECTORY):
-            # Or what is taken off here would be taken off where it was copied from.
-            syscalls.mount(None, _PLACE_DIRECTORY, None, syscalls.MS_REC | syscalls.MS_PRIVATE)
-            for _ in range(MAX_LAYERS):
-                with ExitStack() as stack:
-                    fd = syscalls.open_tree(syscalls.AT_FDCWD, path, flags)
-                    stack.callback(os.close, fd)
-                    if Device(*syscalls.device_of(fd)) == device:
-                        stack.pop_all()
-                        return fd
-                try:
-                    syscalls.umount2(path, syscalls.MNT_DETACH | syscalls.UMOUNT_NOFOLLOW)
-                except OSError as exc:
-                    if exc.errno != errno.EINVAL:
-                        raise
-                    break
-        raise FileNotFoundError(errno.ENOENT, f"nothing of device {device} is mounted there", name)
+            return _uncover(name, device)
+
+    def _at(self, place: str, clone: int, work: Callable[[], int]) -> int:
+        """Return what ``work`` makes of ``clone``, which is attached at ``place`` meanwhile.
+
+        As a peer or a slave of what it was copied from, it receives what somebody mounts there.
+        That lies on top of it then, and ``place`` leads to that: it, and not the clone, was worked
+        on and copied.
+
+        Raises:
+            Stop: so it was.
+        """
+        with ExitStack() as made:
+            with self._occupied(clone, place):
+                result = work()
+                made.callback(os.close, result)
+                top = os.open(place, os.O_PATH | os.O_CLOEXEC)
+                made.callback(os.close, top)
+            if mount_id_of_fd(top) != mount_id_of_fd(clone):
+                raise fail(Reason.RACED, "somebody mounted there while it was copied")
+            made.pop_all()
+            os.close(top)
+        return result
 
     @contextmanager
     def _occupied(self, clone: int, place: str) -> Iterator[None]:
@@ -138,11 +152,43 @@ class Staging:
             finally:
                 # An umount propagates too: what was copied out of here is a peer, and a
                 # Bidirectional copy has the host's bind for one.  Both would lose what is
-                # mounted inside.
-                syscalls.mount(None, place, None, syscalls.MS_REC | syscalls.MS_PRIVATE)
-                syscalls.umount2(place, syscalls.MNT_DETACH)
+                # mounted inside, or on top.
+                syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
+                _empty(place)
         finally:
             self._home.go()
+
+
+def _empty(place: str) -> None:
+    """Detach whatever is stacked there: the next clone would be a layer on what is left."""
+    for _ in range(MAX_LAYERS):
+        try:
+            syscalls.umount2(place, syscalls.MNT_DETACH)
+        except OSError as exc:
+            if exc.errno != errno.EINVAL:
+                raise
+            return
+
+
+def _uncover(name: str, device: Device) -> int:
+    flags = syscalls.OPEN_TREE_CLONE | syscalls.AT_SYMLINK_NOFOLLOW | syscalls.AT_NO_AUTOMOUNT
+    path = f"{_PLACE_DIRECTORY}/{name}"
+    # Or what is taken off here would be taken off where it was copied from.
+    syscalls.mount(None, _PLACE_DIRECTORY, None, syscalls.MS_REC | syscalls.MS_PRIVATE)
+    for _ in range(MAX_LAYERS):
+        with ExitStack() as stack:
+            fd = syscalls.open_tree(syscalls.AT_FDCWD, path, flags)
+            stack.callback(os.close, fd)
+            if Device(*syscalls.device_of(fd)) == device:
+                stack.pop_all()
+                return fd
+        try:
+            syscalls.umount2(path, syscalls.MNT_DETACH | syscalls.UMOUNT_NOFOLLOW)
+        except OSError as exc:
+            if exc.errno != errno.EINVAL:
+                raise
+            break
+    raise FileNotFoundError(errno.ENOENT, f"nothing of device {device} is mounted there", name)
 
 
 def _copy_out(place: str) -> int:

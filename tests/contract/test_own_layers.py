@@ -120,6 +120,42 @@ def test_writable_layers_on_a_living_read_only_mount_all_go(kind: str, way: Way)
     in_world(kind, body)
 
 
+@pytest.mark.parametrize("restarts", [True, False], ids=["restarted", "at-it"])
+def test_dead_layers_below_writable_ones_go_with_those(kind: str, way: Way, restarts: bool) -> None:
+    """They cannot be taken away unseen: one of ours is in the place of theirs, or on top of it.
+
+    It is the bind on the host that is read-only.  When its layers go, the container loses the one
+    that hid the dead mount, which must be known for a copy of that bind.
+    """
+
+    def body(world: World) -> None:
+        stage = Stage(world, way)
+        volume = stage.add_volume(options="ro,relatime")
+        container = stage.start_container(Volumes.HOST_TO_CONTAINER)
+        stage.daemon.settle()
+        stage.crash(volume)
+        stage.daemon.settle()
+        dead = len(stage.stack(DATA, container))
+        stage.crash(volume)
+        for _ in range(2):
+            stage.bind(volume)
+        assert not stage.stack(DATA, container)[-1].is_read_only
+        for _ in range(2):
+            if restarts:
+                stage.daemon.restart(remembers=True)
+            stage.daemon.settle()
+            layers = stage.stack(DATA, container)
+            assert (layers[-1].device, layers[-1].is_read_only) == (volume.live, True)
+            assert len(layers) == dead + (1 if way is Way.BENEATH else 2)
+        stage.crash(volume)
+        stage.daemon.settle()
+        stage.check_recovered()
+        assert stage.stack(DATA, container)[-1].is_read_only
+        stage.close()
+
+    in_world(kind, body)
+
+
 @pytest.mark.parametrize("dies", ["worker", "daemon"])
 def test_a_layer_of_which_nobody_could_tell_is_known(kind: str, way: Way, dies: str) -> None:
     """Killed after the attach and before anything else: it goes when the pod ends."""

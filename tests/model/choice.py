@@ -27,7 +27,10 @@ def choose_scenario(chance: random.Random, number: int, way: str) -> Scenario:
 
 
 def choose(chance: random.Random, stage: Stage, number: int) -> Step:
-    """Draw the next step from those that are possible."""
+    """Draw the next step from those that are possible.
+
+    It rests on nothing that depends on who was faster: what one seed chooses is always the same.
+    """
     possible = list(_possible(chance, stage, number))
     weights = [weight for weight, _ in possible]
     (words,) = chance.choices([words for _, words in possible], weights)
@@ -38,17 +41,13 @@ def _possible(chance: random.Random, stage: Stage, number: int) -> Iterator[Weig
     yield from _with_servers(stage)
     yield from _with_daemon(chance, stage)
     names = list(stage.sources)
-    if len(stage.pods) < MOST_PODS:
+    pods = {name: pod for name, pod in stage.pods.items() if not pod.is_ending}
+    if len(pods) < MOST_PODS:
         one, two = chance.sample(names, 2)
         if all(stage.sources[name].answers for name in (one, two)):
-            weight = 3.0 if len(stage.pods) < 2 else 1.0
+            weight = 3.0 if len(pods) < 2 else 1.0
             yield weight, ("add-pod", f"p{number}", chance.choice(list(SHAPES)), one, two)
-    is_hung = any(state.is_hung for state in stage.sources.values())
-    for name, pod in stage.pods.items():
-        if pod.is_ending:
-            if not is_hung:
-                yield 5.0, ("delete", name)
-            continue
+    for name, pod in pods.items():
         yield 0.25, ("delete", name)
         yield from _with_containers(name, pod)
         yield from _with_binds(chance, name, pod)
@@ -67,7 +66,7 @@ def _with_servers(stage: Stage) -> Iterator[Weighted]:
             yield 3.0, ("start", name)
             if state.is_mounted:
                 yield 0.4, ("take-away", name)
-        if state.draining:
+        if state.upgraded:
             yield 0.8, ("end-old", name)
 
 
@@ -82,7 +81,7 @@ def _with_daemon(chance: random.Random, stage: Stage) -> Iterator[Weighted]:
 
 def _with_containers(name: str, pod: PodState) -> Iterator[Weighted]:
     for container in pod.pod.container_names:
-        if container in pod.inside:
+        if container in pod.inside or container in pod.waiting:
             yield 0.1, ("stop-container", name, container)
             yield 0.2, ("restart-container", name, container)
         else:
@@ -95,7 +94,7 @@ def _with_binds(chance: random.Random, name: str, pod: PodState) -> Iterator[Wei
         if target is None:
             continue
         where = f"{name}/{volume.name}"
-        if target.is_bare:
+        if target.is_bare or target.is_leaving:
             yield 2.0, ("publish", where)
             continue
         yield 0.3, ("stack", where, str(chance.choice([1, 1, 2, 3])))

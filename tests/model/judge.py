@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from fusewatchd.lineage import plain_root
 from fusewatchd.model import Mount
-from tests.model.places import Layer, PodState, Tables, Target, content, layers_at, options_of
+from tests.model.depth import living_below, most_layers
+from tests.model.places import PodState, SourceState, Tables, Target, content, layers_at, options_of
 from tests.model.shapes import KEPT
 from tests.model.stage import Stage
 
@@ -22,6 +24,16 @@ WAITING = {"source_missing", "source_unproven", "source_dead"}
 """Why a bind is not replaced whose source has no server."""
 
 Binds = dict[tuple[int | None, str], Any]
+
+
+def is_readable(target: Target, source: SourceState, top: Mount | None) -> bool:
+    """True when the file system there may be read: whoever reads from one that hangs waits for ever.
+
+    One that shows an old server may be given the new one, which hangs, at any moment.
+    """
+    if target.is_bare or source.is_hung:
+        return False
+    return top is not None and source.is_served(top.device)
 
 
 class Judge:
@@ -48,7 +60,8 @@ class Judge:
                 continue
             problems = [f"{target}: {problem}" for problem in self._target(target)]
             found += problems
-            if not problems and self._is_readable(target):
+            top = self._tables.of(target.container).top_at(target.path)
+            if not problems and is_readable(target, stage.sources[target.source], top):
                 readable.append(target)
         found += self._table_size()
         if not found:
@@ -121,40 +134,27 @@ class Judge:
             yield from self._not_current(target, top)
 
     def _most_layers(self, target: Target) -> int:
-        """Return how deep a target may be: what it began with, what others put there, ours.
-
-        Without BENEATH a mount that is read-only in a container gets one more for every living
-        layer that makes it writable: to take that away could show a dead one for a moment.
-        """
-        # A daemon that is killed between attach and detach leaves the end to the next one.
-        unfinished = not self._stage.is_daemon_up
-        base = self._stage.base_depth
-        for_each = 2 if base > 1 and target.is_read_only else 1
-        # What others put their layers on stays below them while it lives, and is counted.
-        target.foreign |= self._living_below(target)
-        there = layers_at(self._tables.of(target.container), target.path)
-        return base + for_each * len(target.foreign & there) + unfinished
-
-    def _living_below(self, target: Target) -> set[Layer]:
-        """Return the layers below others' of which the server answers: nobody takes those away.
-
-        With BENEATH nothing of ours is ever below another layer of ours.
-        """
-        source = self._stage.sources[target.source]
+        stage, source = self._stage, self._stage.sources[target.source]
+        base = stage.base_depth
         stack = self._tables.of(target.container).stack_at(target.path)
-        names = [(layer.mount_id, layer.device) for layer in stack]
-        covering = [n for n, name in enumerate(names) if name in target.foreign]
-        end = len(stack) - 1 if self._stage.base_depth == 1 else max(covering, default=0)
-        return {name for name in names[:end] if self._stage.is_alive(source, name[1])}
+        # What others put their layers on stays below them while it lives, and is counted.
+        target.foreign |= living_below(stack, target.foreign, base, partial(stage.is_alive, source))
+        # A daemon that is killed between attach and detach leaves the end to the next one.
+        unfinished = not stage.is_daemon_up
+        there = target.foreign & layers_at(self._tables.of(target.container), target.path)
+        most = most_layers(stack, there, target.stuck, base, is_read_only=target.is_read_only)
+        return most + unfinished
 
     def _flags(self, target: Target, top: Mount) -> Iterator[str]:
         options = options_of(top)
         if options in target.options:
             return
-        # A layer of somebody else stays as long as there is no daemon to take it away, or
-        # nothing that answers to put in its place.
+        # A layer of somebody else stays as long as there is no daemon to take it away, or nothing
+        # that answers to put in its place.  Nor is anything done in a container whose bind on the
+        # host is gone: its pod may be about to end.
         source = self._stage.sources[target.source]
         is_busy = self._stage.is_daemon_up and self._stage.is_alive(source, top.device)
+        is_busy = is_busy and not target.host.is_bare
         if is_busy or not target.is_overlaid:
             wanted = " or ".join(",".join(sorted(o)) for o in target.options)
             yield f"options {','.join(sorted(options))} instead of {wanted}"
@@ -220,13 +220,6 @@ class Judge:
         return right
 
     # ---------------------------------------------------------------------- contents
-
-    def _is_readable(self, target: Target) -> bool:
-        if target.is_bare:
-            return False
-        top = self._tables.of(target.container).top_at(target.path)
-        source = self._stage.sources[target.source]
-        return top is not None and self._stage.is_alive(source, top.device)
 
     def _contents(self, targets: list[Target]) -> Iterator[str]:
         for target in targets:

@@ -27,6 +27,16 @@ def options_of(mount: Mount) -> Options:
 
 
 @dataclass(slots=True)
+class Upgraded:
+    """A server that had to make way for another one, and goes on."""
+
+    device: Device
+    process: ServerProcess
+    is_gone: bool = False
+    """It has ended since nothing showed it any more, and the number is another's."""
+
+
+@dataclass(slots=True)
 class SourceState:
     """A source as the model last made it."""
 
@@ -37,14 +47,19 @@ class SourceState:
     """The newest mount is there, dead or alive."""
     is_up: bool = True
     is_hung: bool = False
-    draining: dict[Device, ServerProcess] = field(default_factory=dict)
-    """Old servers that still answer, by the device they serve."""
+    upgraded: list[Upgraded] = field(default_factory=list)
+    """Servers that nobody has ended yet, the oldest first."""
     stacked: int = 0
     """Layers that came to the source's path when the model stacked one on a peer of it."""
 
     @property
     def answers(self) -> bool:
         return self.is_up and not self.is_hung
+
+    def is_served(self, device: Device) -> bool:
+        """True when a server answers for this device."""
+        old = any(o.device == device and not o.is_gone for o in self.upgraded)
+        return old or (self.answers and device == self.device)
 
 
 @dataclass(slots=True)
@@ -57,13 +72,19 @@ class Target:
     options: set[Options]
     """Any of these is right: the ones it began with, or those of a layer of somebody else."""
     is_read_only: bool = False
+    """Of a container's mount: it could not be written to when the container started, because the
+    pod wants that or because the bind on the host is so.  It must stay so in either case."""
     container: Container | None = None
     origin: Target | None = None
     """Of a container's mount: the bind on the host."""
     foreign: set[Layer] = field(default_factory=set)
     """Layers that somebody else put there, or put others on, as far as they are there still."""
+    stuck: dict[Layer, Device] = field(default_factory=dict)
+    """Dead layers that somebody covered, and with which device."""
     is_bare: bool = False
     """Somebody unmounted it."""
+    is_leaving: bool = False
+    """Somebody wants to, and met a hung server: a probe that waits for it holds the mount."""
     is_overlaid: bool = False
     """Somebody put a layer of his there, and the flags have not been right since."""
     is_learned: bool = False
@@ -101,6 +122,8 @@ class PodState:
     """By path."""
     inside: dict[str, list[Target]] = field(default_factory=dict)
     """By container, of those that run."""
+    waiting: list[str] = field(default_factory=list)
+    """Containers that could not start: the kubelet tries again."""
     is_ending: bool = False
     """A first attempt to take it away met a hung server."""
 

@@ -135,7 +135,8 @@ class Stage:
         self.owners[top.device] = state.source.name
         for other in self.sources.values():
             # Nothing showed it any more, its server has ended, and the number is free again.
-            other.draining.pop(top.device, None)
+            for old in other.upgraded:
+                old.is_gone |= old.device == top.device
 
     def status(self) -> Any:
         """Return the daemon's document; None while there is none."""
@@ -146,7 +147,7 @@ class Stage:
 
     def is_alive(self, source: SourceState, device: Device) -> bool:
         """True when a server answers for this device."""
-        return (source.answers and device == source.device) or device in source.draining
+        return source.is_served(device)
 
     def targets(self) -> Iterator[tuple[PodState, Target]]:
         """Return every place of every pod."""
@@ -174,18 +175,21 @@ class Stage:
     def container_targets(self, pod: PodState, name: str) -> list[Target]:
         """Describe what a container that has just been started sees."""
         found: list[Target] = []
+        inside = table_of(str(pod.pod.containers[name].pid))
         for mount in pod.pod.container_mounts(name):
             origin = pod.on_host.get(pod.pod.host_path_of(mount))
             if origin is None:
                 continue
-            is_read_only = mount.access is Access.READ_ONLY
-            added: Options = frozenset({"ro"} if is_read_only else ())
+            added: Options = frozenset({"ro"} if mount.access is Access.READ_ONLY else ())
+            top = inside.top_at(mount.mount_path)
+            is_read_only = bool(added) or (top is not None and top.is_read_only)
+            options = {known | added for known in origin.options}
             found.append(
                 Target(
                     mount.mount_path,
                     origin.source,
                     origin.root,
-                    {options | added for options in origin.options},
+                    {o for o in options if "ro" in o or not is_read_only},
                     is_read_only,
                     pod.pod.containers[name],
                     origin,

@@ -36,6 +36,20 @@ def test_longer_lives(way: Way, number: int) -> None:
     live(way, number, LONGER)
 
 
+@pytest.mark.kernel
+@pytest.mark.slow
+@pytest.mark.timeout(2 * patient(EPISODE_SECONDS))
+def test_what_a_seed_chooses_rests_on_nothing_else() -> None:
+    """Not on how mounts are replaced, nor on which of two that run at once is faster."""
+    one, other = (random_episode(SEED, LIVES + 1, way.value, LONGER) for way in _two_ways())
+    assert one.steps == other.steps
+    assert not (one.failure or other.failure)
+
+
+def _two_ways() -> list[Way]:
+    return [best_way(), Way.STAGED]
+
+
 def test_steps_are_read_as_they_are_printed() -> None:
     steps = [Step(("crash", "one")), Step(("stack", "p3/v", "2"), settles=False)]
     assert parse([*map(str, steps), "", "# a remark"]) == steps

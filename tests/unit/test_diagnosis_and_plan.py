@@ -343,6 +343,39 @@ def test_what_the_hosts_bind_covers_proves_whose_copy_a_container_has() -> None:
     assert (unproven.pod_uid, unproven.key) == (UID, TargetKey(NAMESPACE, "/data"))
 
 
+def test_what_the_hosts_bind_covered_is_remembered_when_it_is_gone() -> None:
+    """An umount on the host takes what is on top in the container along, and shows this again."""
+    scene = Scene()
+    source = scene.mount(SOURCE, THIRD)
+    below = scene.mount(publish_path(), OLD)
+    top = scene.mount(publish_path(), THIRD, parent=below.mount_id)
+    covered = scene.inside("/data", OLD)
+    scene.container(covered, scene.inside("/data", THIRD, parent=covered.mount_id))
+    scene.answers[OLD] = Answer.DISCONNECTED
+    scene.look()
+    scene.crash_and_restart(source)
+    for mount in (below, top):
+        scene.unmount(mount)
+    scene.mount(publish_path(), NEW)
+    scene.namespaces[0] = replace(scene.namespaces[0], mounts=(covered,))
+    (action,) = replacements(scene.plan()[1])
+    assert (action.key, action.expect.device) == (TargetKey(NAMESPACE, "/data"), OLD)
+    assert scene.look().unproven == ()
+
+
+def test_what_a_bind_shows_outweighs_what_another_one_covers() -> None:
+    """Two volumes of one pod with one source, of which one was given another server's layer."""
+    scene = Scene()
+    scene.mount(SOURCE)
+    scene.mount(publish_path(), OLD)
+    below = scene.mount(publish_path(volume="second"), OLD, peer_group=0)
+    scene.mount(publish_path(volume="second"), THIRD, parent=below.mount_id)
+    for shown in (OLD, NEW):
+        scene.mounts[1] = replace(scene.mounts[1], device=shown)
+        scene.look()
+        assert scene.ledger.former[(UID, OLD, "/")].key == TargetKey(0, publish_path())
+
+
 def test_what_is_in_a_pod_without_volumes_claims_nothing() -> None:
     """A node agent sees every file system of the node."""
     scene, source, _ = usual()

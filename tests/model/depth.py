@@ -1,0 +1,72 @@
+"""How many layers a target may have, and why; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+
+from fusewatchd.model import Device, Mount
+from tests.model.places import Layer
+
+
+def living_below(
+    stack: Sequence[Mount], foreign: set[Layer], base: int, is_alive: Callable[[Device], bool]
+) -> set[Layer]:
+    """Return the layers below others' of which the server answers: nobody takes those away.
+
+    With BENEATH nothing of ours is ever below another layer of ours.
+    """
+    names = [_name(layer) for layer in stack]
+    covering = [n for n, name in enumerate(names) if name in foreign]
+    end = len(stack) - 1 if base == 1 else max(covering, default=0)
+    return {name for name in names[:end] if is_alive(name[1])}
+
+
+def stuck_below(
+    stack: Sequence[Mount], new: set[Layer], is_alive: Callable[[Device], bool]
+) -> dict[Layer, Device]:
+    """Return the dead layers that others have just covered with what can be written to.
+
+    In a container that is read-only a layer of ours takes the place of theirs.  With BENEATH that
+    is all that goes: what theirs covered could only be taken away by showing it.  It goes when
+    what covers it is dead too: by then that is another device, which is why it is told here.
+    """
+    return {
+        _name(below): above.device
+        for below, above in pairwise(stack)
+        if _name(above) in new and not above.is_read_only and not is_alive(below.device)
+    }
+
+
+def most_layers(
+    stack: Sequence[Mount],
+    foreign: set[Layer],
+    stuck: Mapping[Layer, Device],
+    base: int,
+    *,
+    is_read_only: bool,
+) -> int:
+    """Return how deep a target may be: what it began with, what others put there, ours.
+
+    ``foreign`` are those of others' layers that are there.
+
+    What cannot be written to in a container stays so.  Without BENEATH a layer of ours goes on
+    top of others' that can: to take theirs away first could show the dead mount below for a
+    moment, and leave it there if that were the daemon's last one.  When theirs is dead it goes
+    with ours.  So there may be one of ours on each run of theirs.  With BENEATH there is one of
+    ours instead of theirs, and what that covered.
+    """
+    most = base + len(foreign)
+    if not is_read_only:
+        return most
+    pairs = [pair for pair in pairwise(stack) if _name(pair[1]) not in foreign]
+    if base == 1:
+        return most + sum(stuck.get(_name(below)) == above.device for below, above in pairs)
+    return most + sum(
+        _name(below) in foreign and above.is_read_only and not below.is_read_only
+        for below, above in pairs
+    )
+
+
+def _name(layer: Mount) -> Layer:
+    return layer.mount_id, layer.device

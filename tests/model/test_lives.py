@@ -1,0 +1,49 @@
+"""Lives that once went wrong, as short as they can be told."""
+
+from __future__ import annotations
+
+import pytest
+
+from fusewatchd.demo.patience import patient
+from fusewatchd.linux.mountkernel import Way
+from tests.features import needs_way
+from tests.model.episode import EPISODE_SECONDS, replay
+from tests.model.steps import Scenario, parse
+
+LIVES = {
+    # The volume is read-only on the host: the pod itself says nothing of that.
+    "writable-on-dead": """
+        add-pod p1 flagged two fluid
+        crash two
+        start two
+        kill-daemon
+        crash two
+        start two
+        stack p1/v 3
+        start-daemon
+        kill-daemon
+        start-daemon
+        crash two
+        start two
+    """,
+    # A layer reaches a read-only container whose own bind is gone: it is right again with that.
+    "writable-without-bind": """
+        add-pod p1 twins two one
+        add-pod p2 twins two one
+        unpublish p1/v
+        stack p2/v 2
+        publish p1/v
+    """,
+}
+
+
+@pytest.mark.kernel
+@pytest.mark.slow
+@pytest.mark.timeout(patient(EPISODE_SECONDS))
+@pytest.mark.parametrize("life", LIVES.values(), ids=LIVES)
+@pytest.mark.parametrize("way", [pytest.param(way, marks=needs_way(way)) for way in Way])
+def test_a_life_that_once_went_wrong(way: Way, life: str) -> None:
+    steps = parse(life.splitlines())
+    result = replay(Scenario(way.value), steps)
+    assert not result.failure, f"{result.story()}\n\n{result.failure}\n{result.log}"
+    assert len(result.steps) == len(steps)
