@@ -7,11 +7,8 @@ may have changed, runs one cycle, and hands the result to the reporters.
 from __future__ import annotations
 
 import gc
-import os
-import signal
 import socket
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,11 +36,12 @@ from fusewatchd.rundir import RuntimeLock
 from fusewatchd.schema import read_at_start_only
 from fusewatchd.servers import Servers
 from fusewatchd.settings import Settings, override, require_sense
+from fusewatchd.signals import Signals
 from fusewatchd.statekeeper import StateKeeper
 from fusewatchd.wakeups import ANSWER_SECONDS, WakeUps
 
 EFFORT = Rate(per_second=0.25, burst=5.0)
-"""Seconds of cycles: all that a crash takes at once, a quarter of one processor for ever."""
+"""Seconds of work: all that a crash takes at once, a quarter of one processor for ever."""
 MAX_REST_SECONDS = 0.5
 
 WORK_REST_SECONDS = 0.005
@@ -97,8 +95,7 @@ class Daemon:
         self._cycle: CycleReport | None = None
         self._wake_ups = WakeUps()
         self._effort = Bucket()
-        self._is_stopping = False
-        self._wants_reload = False
+        self._signals = Signals()
         self._servers = Servers(
             start.settings.sockets,
             self._node.observer,
@@ -143,7 +140,7 @@ class Daemon:
 
     def run(self) -> int:
         """Run until SIGTERM or SIGINT; return the exit status."""
-        self._catch_signals()
+        self._signals.catch(self._descriptors.watch)
         self._descriptors.watch(self._node.table.fileno(), self._on_mounts)
         self._descriptors.watch(self._node.scanner.fileno(), self._on_scan)
         self._descriptors.watch(self._holders.fileno(), self._holders.collect)
@@ -162,7 +159,7 @@ class Daemon:
         self._doors.start()
         self._systemd.ready()
         try:
-            while not self._is_stopping:
+            while not self._signals.is_stopping:
                 self._turn()
         finally:
             self._close()
@@ -176,9 +173,11 @@ class Daemon:
         if until is None:
             times = (due, self._wake_ups.due_at, *(due_at for due_at, _ in self._errands(now)))
             until = min(t for t in times if t is not None)
-        for callback in self._descriptors.ready(until - now):
+        callbacks = self._descriptors.ready(until - now)
+        began = time.monotonic()
+        for callback in callbacks:
             self._wake(callback())
-        if self._wants_reload:
+        if self._signals.take_reload():
             self._reload()
             self._wake(Trigger.RELOAD)
         now = time.monotonic()
@@ -188,6 +187,8 @@ class Daemon:
         if not self._wake_ups.is_due(now) and now >= due:
             self._wake(Trigger.TIMER)
         self._cycle_if_due()
+        now = time.monotonic()
+        self._effort = self._effort.take(now - began, EFFORT, now)
 
     def _wake(self, trigger: Trigger | None) -> None:
         if trigger is not None:
@@ -239,10 +240,8 @@ class Daemon:
         self._cycle = cycle
         self._holders.take_cycle(cycle, self._node.reconciler.ledger.incidents.keys())
         self._state.take(self._node.reconciler.ledger, cycle.started_at)
-        now = time.monotonic()
         if cycle.remedies.wants_look:
-            self._node.observer.expect_containers(now)
-        self._effort = self._effort.take(now - cycle.started_at, EFFORT, now)
+            self._node.observer.expect_containers(time.monotonic())
 
     def _rest(self) -> None:
         """Let what happens in a storm come together, so that fewer cycles do for all of it."""
@@ -333,30 +332,10 @@ class Daemon:
             )
         )
 
-    # ----------------------------------------------------------------------- signals
-
-    def _catch_signals(self) -> None:
-        reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(writer)
-        self._descriptors.watch(reader, lambda: self._drain(reader))
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._stop())
-        signal.signal(signal.SIGHUP, lambda *_: self._ask_reload())
-
-    @staticmethod
-    def _drain(fd: int) -> None:
-        with suppress(BlockingIOError):
-            os.read(fd, 4096)
-
-    def _stop(self) -> None:
-        self._is_stopping = True
-
-    def _ask_reload(self) -> None:
-        self._wants_reload = True
+    # ------------------------------------------------------------------------ reload
 
     def _reload(self) -> None:
         """Take over what can be changed in a running daemon; a bad file changes nothing."""
-        self._wants_reload = False
         self._systemd.reloading()
         try:
             if self._start.config_file:

@@ -168,10 +168,12 @@ class Machine:
 
     def attach(self, tree: FakeMount, mount: FakeMount, node: Node) -> None:
         """Attach a detached tree on top of whatever is at a place."""
+        mount, node = follow(mount, node)
+        if node.is_removed:
+            raise_errno(errno.ENOENT)
         if tree.root.is_directory != node.is_directory:
             raise_errno(errno.ENOTDIR if tree.namespace is None else errno.EINVAL)
-        mount, node = follow(mount, node)
-        if node.is_removed or tree.root.is_removed:
+        if tree.root.is_removed:
             # The root of what is attached must do as a mount point too (attach_recursive_mnt).
             raise_errno(errno.ENOENT)
         is_elsewhere = mount.is_attached and mount.namespace is not self.current

@@ -10,6 +10,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,8 @@ class Prometheus:
             with urllib.request.urlopen(f"{self._url}/query?{query}", timeout=30) as page:
                 result: list[Any] = json.load(page)["data"]["result"]
         except urllib.error.HTTPError as exc:
+            if exc.code == HTTPStatus.SERVICE_UNAVAILABLE:
+                raise  # it is starting
             raise AssertionError(f"{expression}: {exc.read().decode()}") from exc
         return result
 
