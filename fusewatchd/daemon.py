@@ -6,7 +6,6 @@ may have changed, runs one cycle, and hands the result to the reporters.
 
 from __future__ import annotations
 
-import gc
 import socket
 import time
 from dataclasses import dataclass
@@ -47,9 +46,6 @@ MAX_REST_SECONDS = 0.5
 WORK_REST_SECONDS = 0.005
 """Between two looks at the mounts while workers change them."""
 
-COLLECTOR = (20_000, 10, 10)
-"""How many objects may be made before garbage is looked for, gc.set_threshold; in workers too."""
-
 _Errand = tuple[float | None, Callback]
 """When it is due (None: not at all), and what it is."""
 
@@ -83,9 +79,6 @@ class Daemon:
         """
         self._start = start
         self._settings = start.settings
-        # What a cycle makes is freed by its reference counts: to look for garbage among ten
-        # thousands of mounts in the middle of it costs a quarter of its time.
-        gc.set_threshold(*COLLECTOR)
         # Before anything else: two daemons on one node must not get as far as a port.
         self._lock = RuntimeLock(start.settings.runtime_dir)
         self.log: Log = open_log(start.settings.log.level.value, start.settings.log.format.value)
