@@ -274,6 +274,8 @@ class MountTable:
         return iter(self._ids().values())
 
     def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True  # and none of the lines has to be parsed
         if not isinstance(other, MountTable) or len(self) != len(other):
             return False
         return self._ids() == other._ids()

@@ -87,7 +87,8 @@ class Observer:
         self._looks = Looks()
         self.expect_containers: Callable[[float], None] = self._looks.expect_containers
         """Call it (with the time) when a container may have been started."""
-        self._audit_due = 0.0
+        self._audit_due: float | None = None
+        """None before the first look, which reads everything anyway."""
         self._seen_at: dict[Device, float] = {}
         self._volume_data: dict[tuple[str, str], VolumeData] = {}
         self._staging_data: dict[str, VolumeData] = {}
@@ -201,8 +202,8 @@ class Observer:
     def errands_due(self, now: float) -> float:
         """Return when to ``run_errands``: none of them needs a cycle before it has a result."""
         question_at = self.connections.next_question(now)
-        times = [self._audit_due, self._looks.due_at]
-        return min(times if question_at is None else [*times, question_at])
+        times = (self._audit_due, self._looks.due_at, question_at)
+        return min(due_at for due_at in times if due_at is not None)
 
     def run_errands(self, now: float) -> bool:
         """Ask and look where it is time to; the result is that of ``look_at_mounts``."""
@@ -213,10 +214,12 @@ class Observer:
         return has_changed
 
     def _audit_if_due(self, now: float) -> None:
-        if now >= self._audit_due:
+        if self._audit_due is not None and now < self._audit_due:
+            return
+        if self._audit_due is not None:
             self._table_source.audit()
-            rest = AUDIT_REST_FACTOR * self._table_source.audit_seconds
-            self._audit_due = now + max(AUDIT_SECONDS, rest)
+        rest = AUDIT_REST_FACTOR * self._table_source.audit_seconds
+        self._audit_due = now + max(AUDIT_SECONDS, rest)
 
     def _send_questions(self, now: float) -> None:
         for question in self.connections.due(now):
