@@ -50,7 +50,9 @@ class Hierarchy:
 def find_hierarchies(mountinfo: bytes) -> dict[int, Hierarchy]:
     """Return the hierarchies that may count memory, by their version."""
     found: dict[int, Hierarchy] = {}
-    for mount in parse_mount_table(mountinfo):
+    # A node has ten thousands of mounts and one or two of these.
+    lines = [line + b"\n" for line in mountinfo.split(b"\n") if b" - cgroup" in line]
+    for mount in parse_mount_table(b"".join(lines)):
         if mount.fs_type == "cgroup2":
             found[2] = Hierarchy(mount.mount_point, mount.root)
         elif mount.fs_type == "cgroup" and "memory" in mount.super_options.split(","):

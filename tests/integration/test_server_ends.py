@@ -383,3 +383,9 @@ def test_nobody_killed_on_the_machine_is_nobody_killed_here(unified: Path) -> No
 )
 def test_where_a_cgroup_is_mounted(hierarchy: Hierarchy, path: str, expected: str | None) -> None:
     assert hierarchy.directory_of(path) == expected
+
+
+def test_a_carriage_return_ends_no_line() -> None:
+    """The kernel escapes a line feed and nothing else that Python takes for the end of a line."""
+    line = b"21 1 0:8 / /sys/fs/c\rgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw\n"
+    assert find_hierarchies(line) == {2: Hierarchy("/sys/fs/c\rgroup")}
