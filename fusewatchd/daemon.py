@@ -166,6 +166,7 @@ class Daemon:
         if until is None:
             times = (due, self._wake_ups.due_at, *(due_at for due_at, _ in self._errands(now)))
             until = min(t for t in times if t is not None)
+        thought = time.monotonic() - now
         callbacks = self._descriptors.ready(until - now)
         began = time.monotonic()
         for callback in callbacks:
@@ -181,7 +182,7 @@ class Daemon:
             self._wake(Trigger.TIMER)
         self._cycle_if_due()
         now = time.monotonic()
-        self._effort = self._effort.take(now - began, EFFORT, now)
+        self._effort = self._effort.take(thought + now - began, EFFORT, now)
 
     def _wake(self, trigger: Trigger | None) -> None:
         if trigger is not None:
