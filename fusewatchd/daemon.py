@@ -246,7 +246,6 @@ class Daemon:
     def _next_due(self, now: float) -> float:
         times = [
             self._node.observer.next_due(now),
-            self._node.scanner.next_deadline(),
             self._node.executor.next_deadline(),
             self._node.commands.next_deadline(),
             self._cycle.remedies.due_at if self._cycle else None,

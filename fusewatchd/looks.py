@@ -18,7 +18,8 @@ class Looks:
         self._regular = 0.0
         self._expected = float("inf")
         self._after_recovery: tuple[float, ...] = ()
-        self._looked_at = 0.0
+        self.looked_at = 0.0
+        """When the last one that ended had begun; 0: there was none."""
         self._cost = 0.0
 
     @property
@@ -33,7 +34,7 @@ class Looks:
     def expect_containers(self, now: float) -> None:
         """Plan one for soon: a container may have been started."""
         rest = max(0.5, REST_FACTOR * self._cost)
-        self._expected = min(self._expected, max(now + 0.2, self._looked_at + rest))
+        self._expected = min(self._expected, max(now + 0.2, self.looked_at + rest))
 
     def expect_late_births(self, now: float) -> None:
         """Plan those that follow a recovery."""
@@ -48,4 +49,4 @@ class Looks:
 
     def end(self, started_at: float, took: float) -> None:
         """Note that one ended."""
-        self._looked_at, self._cost = started_at, took
+        self.looked_at, self._cost = started_at, took

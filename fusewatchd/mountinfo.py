@@ -280,7 +280,7 @@ class MountTable:
             return False
         return self._ids() == other._ids()
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # equal by content, as dicts are
 
     def __repr__(self) -> str:
         return f"<MountTable of {len(self)}, {len(self._fuse)} FUSE>"

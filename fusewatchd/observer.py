@@ -83,12 +83,10 @@ class Observer:
         self._table: MountTable | None = None
         self._host_table: MountTable | None = None
         self._namespaces: tuple[MountNamespace, ...] = ()
-        self._looked_at = 0.0
         self._looks = Looks()
         self.expect_containers: Callable[[float], None] = self._looks.expect_containers
         """Call it (with the time) when a container may have been started."""
-        self._audit_due: float | None = None
-        """None before the first look, which reads everything anyway."""
+        self._audit_due = 0.0
         self._seen_at: dict[Device, float] = {}
         self._volume_data: dict[tuple[str, str], VolumeData] = {}
         self._staging_data: dict[str, VolumeData] = {}
@@ -115,7 +113,6 @@ class Observer:
             return None
         self._scan_gap = result.gaps[0] if result.gaps else None
         self._namespaces = result.namespaces
-        self._looked_at = result.started_at
         self._looks.end(result.started_at, result.elapsed)
         self.servers, self._anonymous_servers = result.servers, result.anonymous
         self._table = None  # the devices to ask may have changed
@@ -202,8 +199,8 @@ class Observer:
     def errands_due(self, now: float) -> float:
         """Return when to ``run_errands``: none of them needs a cycle before it has a result."""
         question_at = self.connections.next_question(now)
-        times = (self._audit_due, self._looks.due_at, question_at)
-        return min(due_at for due_at in times if due_at is not None)
+        times = [self._audit_due, self._looks.due_at]
+        return min(times if question_at is None else [*times, question_at])
 
     def run_errands(self, now: float) -> bool:
         """Ask and look where it is time to; the result is that of ``look_at_mounts``."""
@@ -214,9 +211,9 @@ class Observer:
         return has_changed
 
     def _audit_if_due(self, now: float) -> None:
-        if self._audit_due is not None and now < self._audit_due:
+        if now < self._audit_due:
             return
-        if self._audit_due is not None:
+        if self._host_table is not None:  # or it is the first look, which reads everything
             self._table_source.audit()
         rest = AUDIT_REST_FACTOR * self._table_source.audit_seconds
         self._audit_due = now + max(AUDIT_SECONDS, rest)
@@ -261,7 +258,7 @@ class Observer:
             volume_data=self._volume_data,
             staging_data=self._staging_data,
             seen_at=self._seen_at,
-            namespaces_looked_at=self._looked_at,
+            namespaces_looked_at=self._looks.looked_at,
             mount_max=read_mount_max(),
             ends=self.ends.view(connections),
             holdings=self.holdings,

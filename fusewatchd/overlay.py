@@ -65,7 +65,7 @@ class Overlay(Mapping[K, V], Generic[K, V]):
             return bool(self._flat() == other._flat())
         return NotImplemented if not isinstance(other, Mapping) else self._flat() == dict(other)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # equal by content, as dicts are
 
     def values(self) -> ValuesView[V]:
         """Return the values at the speed of a dict."""

@@ -110,19 +110,14 @@ def _agreed(
 
 def resolve(answer: SourceAnswer, mount: Mount, snapshot: Snapshot) -> Resolution:
     """Return what is mounted at the source now, if it is new, live and of the same kind."""
-    if mount.fs_type == BLOCK_BACKED:
-        return _resolve_disk(answer, mount, snapshot)
-    return _resolve_any(answer, mount, snapshot)
-
-
-def _resolve_disk(answer: SourceAnswer, mount: Mount, snapshot: Snapshot) -> Resolution:
-    found = _resolve_any(answer, mount, snapshot)
-    if not answer.is_by_name or found.refusal is Reason.SOURCE_MISSING:
+    found = _resolve(answer, mount, snapshot)
+    is_certain = answer.is_by_name and found.refusal is not Reason.SOURCE_MISSING
+    if mount.fs_type == BLOCK_BACKED and not is_certain:
         return Resolution(None, Reason.BLOCK_DEVICE, f"the file system of disk {mount.device}")
     return found
 
 
-def _resolve_any(answer: SourceAnswer, mount: Mount, snapshot: Snapshot) -> Resolution:
+def _resolve(answer: SourceAnswer, mount: Mount, snapshot: Snapshot) -> Resolution:
     if not answer.candidates:
         reason = Reason.SOURCE_MISSING if answer.rule else Reason.NO_SOURCE
         if answer.refusal is not Reason.NONE:

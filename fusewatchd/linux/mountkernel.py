@@ -49,6 +49,14 @@ class Attributes:
     """Process whose user namespace is the mount's id mapping; 0: not idmapped."""
 
 
+LEAVES_GROUP = {
+    Propagation.OWN_GROUP: syscalls.MS_PRIVATE,
+    Propagation.PRIVATE: syscalls.MS_PRIVATE,
+    Propagation.SLAVE: syscalls.MS_SLAVE,
+}
+"""How a copy gets out of the group that its origin is in; a peer stays."""
+
+
 class MountKernel(Protocol):
     """What a replacement asks of a kernel.  Every method raises ``OSError``."""
 

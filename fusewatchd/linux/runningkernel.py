@@ -14,6 +14,7 @@ from fusewatchd.actions import NamespaceRef, Propagation
 from fusewatchd.linux import statmount, syscalls
 from fusewatchd.linux.home import Home
 from fusewatchd.linux.mountkernel import (
+    LEAVES_GROUP,
     SETTABLE,
     Attributes,
     FileKind,
@@ -24,12 +25,6 @@ from fusewatchd.linux.staging import Staging
 from fusewatchd.linux.syscalls import closing_fd
 from fusewatchd.model import Device, Mount
 from fusewatchd.mountinfo import MountTable, parse_mount_table
-
-_LEAVES_GROUP = {
-    Propagation.OWN_GROUP: syscalls.MS_PRIVATE,
-    Propagation.PRIVATE: syscalls.MS_PRIVATE,
-    Propagation.SLAVE: syscalls.MS_SLAVE,
-}
 
 
 class RealKernel:
@@ -219,7 +214,7 @@ class RealKernel:
             attr_clr=(SETTABLE & ~wanted) | syscalls.MOUNT_ATTR_ATIME,
             # Out of the source's group: nothing that is attached afterwards may be copied to
             # the source or to its other binds.
-            propagation=_LEAVES_GROUP.get(attributes.propagation, 0),
+            propagation=LEAVES_GROUP.get(attributes.propagation, 0),
         )
         if attributes.idmap_pid:
             self._set_idmap(copy, attributes.idmap_pid)

@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from fusewatchd.actions import Propagation
 from fusewatchd.linux import syscalls
 from fusewatchd.linux.home import Home
+from fusewatchd.linux.mountkernel import LEAVES_GROUP
 from fusewatchd.linux.mountstack import MAX_LAYERS
 from fusewatchd.linux.statmount import mount_id_of_fd
 from fusewatchd.linux.stop import fail
@@ -81,10 +82,8 @@ class Staging:
         def set_up() -> int:
             # The copy is in the source's peer group until this line; nothing is mounted
             # on it meanwhile, so nothing can travel to the source.
-            if propagation in (Propagation.OWN_GROUP, Propagation.PRIVATE):
-                syscalls.mount(None, place, None, syscalls.MS_PRIVATE)
-            elif propagation is Propagation.SLAVE:
-                syscalls.mount(None, place, None, syscalls.MS_SLAVE)
+            if propagation in LEAVES_GROUP:
+                syscalls.mount(None, place, None, LEAVES_GROUP[propagation])
             flags = syscalls.MS_REMOUNT | syscalls.MS_BIND | mount_flags(options)
             syscalls.mount(None, place, None, flags)
             if propagation is Propagation.OWN_GROUP:

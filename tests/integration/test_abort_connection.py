@@ -146,7 +146,7 @@ def test_a_request_less_while_it_is_watched(node: DemoNode) -> None:
     assert caller.errno() == 0
 
 
-NO_KERNEL: RealKernel = None  # type: ignore[assignment]
+NO_KERNEL: RealKernel = None  # type: ignore[assignment]  # as it says
 """Whoever uses it fails."""
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 from fusewatchd.lineage import plain_root
@@ -138,7 +137,7 @@ class Judge:
         base = stage.base_depth
         stack = self._tables.of(target.container).stack_at(target.path)
         # What others put their layers on stays below them while it lives, and is counted.
-        target.foreign |= living_below(stack, target.foreign, base, partial(stage.is_alive, source))
+        target.foreign |= living_below(stack, target.foreign, base, source.is_served)
         # A daemon that is killed between attach and detach leaves the end to the next one.
         unfinished = not stage.is_daemon_up
         there = target.foreign & layers_at(self._tables.of(target.container), target.path)
@@ -153,7 +152,7 @@ class Judge:
         # that answers to put in its place.  Nor is anything done in a container whose bind on the
         # host is gone: its pod may be about to end.
         source = self._stage.sources[target.source]
-        is_busy = self._stage.is_daemon_up and self._stage.is_alive(source, top.device)
+        is_busy = self._stage.is_daemon_up and source.is_served(top.device)
         is_busy = is_busy and not target.host.is_bare
         if is_busy or not target.is_overlaid:
             wanted = " or ".join(",".join(sorted(o)) for o in target.options)
@@ -178,7 +177,7 @@ class Judge:
         stage = self._stage
         source = stage.sources[target.source]
         must = source.answers and self._must_follow(target)
-        if stage.is_alive(source, top.device):
+        if source.is_served(top.device):
             if must and stage.superseded == "rebind":
                 told = self._bind(target)
                 yield f"shows {top.device}, the old server, instead of {source.device}: {told}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from functools import partial
 
 from fusewatchd.linux import syscalls
 from tests.model.depth import stuck_below
@@ -43,7 +42,7 @@ def _note_layers(stage: Stage, before: Tables, now: Tables, options: Options) ->
         )
         if new:
             target.foreign |= new
-            alive = partial(stage.is_alive, stage.sources[target.source])
+            alive = stage.sources[target.source].is_served
             target.stuck |= stuck_below(now.of(container).stack_at(target.path), new, alive)
             target.is_overlaid = True
             target.add_options(options)

@@ -145,10 +145,6 @@ class Stage:
         except (FileNotFoundError, ConnectionError):
             return None
 
-    def is_alive(self, source: SourceState, device: Device) -> bool:
-        """True when a server answers for this device."""
-        return source.is_served(device)
-
     def targets(self) -> Iterator[tuple[PodState, Target]]:
         """Return every place of every pod."""
         for pod in self.pods.values():
