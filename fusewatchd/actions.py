@@ -29,6 +29,10 @@ class Expect:
         """Expect just this mount."""
         return cls(mount.mount_point, mount.device, mount.mount_id, mount.unique_id, mount.root)
 
+    def is_about(self, mount: Mount) -> bool:
+        """True when this is the mount, as far as its ids tell."""
+        return mount.device == self.device and mount.has_id(self.mount_id, self.unique_id)
+
 
 @dataclass(frozen=True, slots=True)
 class OwnLayer:

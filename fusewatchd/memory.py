@@ -208,7 +208,7 @@ def _next_state(
         if phase is Phase.HEALTHY or phase is Phase.COOLDOWN:
             phase = Phase.STALE
         return replace(state, phase=advance(phase, Signal.SUBMITTED), is_in_flight=True)
-    if phase is Phase.HEALTHY and state.failures:
+    if phase is Phase.HEALTHY and (state.failures or (state.retry_at and not state.undone)):
         return TargetState(phase, last_outcome=state.last_outcome)
     return state if phase is state.phase else replace(state, phase=phase)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from fusewatchd.actions import AbortConnection, Outcome, OutcomeStatus, ReplaceMount
+from fusewatchd.actions import AbortConnection, Outcome, OutcomeStatus
 from fusewatchd.connections import Connections
 from fusewatchd.ends import Ends
 from fusewatchd.kubeletdir import directory_named_by_volume, parse_bind_path, publish_directory
@@ -36,6 +36,7 @@ from fusewatchd.mountinfo import MountTable
 from fusewatchd.pods import Pods
 from fusewatchd.probeuser import credentials_of
 from fusewatchd.questions import Question, Shown
+from fusewatchd.replacedmounts import ReplacedMounts
 from fusewatchd.snapshot import Snapshot
 
 AUDIT_SECONDS = 30.0
@@ -83,6 +84,7 @@ class Observer:
         self._table: MountTable | None = None
         self._host_table: MountTable | None = None
         self._namespaces: tuple[MountNamespace, ...] = ()
+        self._replaced = ReplacedMounts()
         self._looks = Looks()
         self.expect_containers: Callable[[float], None] = self._looks.expect_containers
         """Call it (with the time) when a container may have been started."""
@@ -112,7 +114,9 @@ class Observer:
         if result is None:
             return None
         self._scan_gap = result.gaps[0] if result.gaps else None
-        self._namespaces = result.namespaces
+        # It may have read a namespace before a replacement there that was told of already.
+        self._replaced.forget_before(result.started_at)
+        self._namespaces = self._replaced.applied_to(result.namespaces)
         self._looks.end(result.started_at, result.elapsed)
         self.servers, self._anonymous_servers = result.servers, result.anonymous
         self._table = None  # the devices to ask may have changed
@@ -147,24 +151,8 @@ class Observer:
         self.connections.ask_doubtful()
         self._table_source.refresh()
         self._looks.expect_late_births(now)
-        changed: dict[int, dict[int, Mount]] = {}
-        for outcome in recovered:
-            action = outcome.action
-            if isinstance(action, ReplaceMount) and action.namespace and outcome.mount:
-                by_id = changed.setdefault(action.namespace.inode, {})
-                by_id[action.expect.mount_id] = outcome.mount
-        self._namespaces = tuple(
-            replace(
-                namespace,
-                mounts=tuple(
-                    changed[namespace.inode].get(mount.mount_id, mount)
-                    for mount in namespace.mounts
-                ),
-            )
-            if namespace.inode in changed
-            else namespace
-            for namespace in self._namespaces
-        )
+        self._replaced.note(recovered)
+        self._namespaces = self._replaced.applied_to(self._namespaces)
 
     def look_at_mounts(self, now: float) -> bool:
         """Bring the host's table up to date; True when a FUSE mount came, went or changed.

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from fusewatchd.actions import DetachOwnLayer, OwnLayer, Propagation
 from fusewatchd.decision import Phase
 from fusewatchd.ledger import Ledger, TargetState
+from fusewatchd.memory import take_plan
 from fusewatchd.model import (
     Answer,
     Device,
@@ -243,6 +244,24 @@ def test_a_failure_waits_and_then_tries_again() -> None:
     assert todo.actions == ()
     scene.now += 20
     assert key in [a.key for a in replacements(scene.plan()[1])]
+
+
+@pytest.mark.parametrize(("undone", "is_refused"), [(0, False), (1, True)])
+def test_a_wait_is_over_once_all_is_well_unless_somebody_undoes_it(
+    undone: int, is_refused: bool
+) -> None:
+    """An attempt that found its work done is no reason to let the next crash wait."""
+    scene, source, _ = usual()
+    key = TargetKey(0, publish_path())
+    waiting = TargetState(Phase.COOLDOWN, retry_at=scene.now + 10, undone=undone)
+    scene.look()
+    scene.ledger = replace(scene.ledger, states={key: waiting})
+    findings, todo = scene.plan()
+    scene.ledger, _ = take_plan(scene.ledger, findings, todo, (), scene.now)
+    assert scene.ledger.state(key).phase is Phase.HEALTHY
+    scene.crash_and_restart(source)
+    _, todo = scene.plan()
+    assert (Reason.BACK_OFF in reasons(todo)) is is_refused
 
 
 def test_what_is_under_way_is_not_planned_twice() -> None:
