@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from fusewatchd.actions import Action, Outcome, OutcomeStatus, ReplaceMount
 from fusewatchd.errors import WorkerShortageError
 from fusewatchd.linux.mounter import MountWorker
-from fusewatchd.model import Device, TargetKey
+from fusewatchd.model import Device
 from fusewatchd.verdicts import Reason
 
 MAX_WORKERS = 4
@@ -196,11 +196,6 @@ class Executor:
         if one_more is not None:
             times.append(one_more)
         return min(times, default=None)
-
-    def in_flight(self) -> frozenset[TargetKey]:
-        """Return the targets that are being worked on."""
-        groups = [busy.actions for busy in self._busy] + list(self._queue.groups)
-        return frozenset(action.key for actions in groups for action in actions)
 
     def close(self) -> None:
         """End the workers; an action under way is left to the next start."""

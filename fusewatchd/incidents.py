@@ -47,7 +47,9 @@ def follow(
     closed: list[Incident] = []
     after: dict[Device, Incident] = {}
     for device, hit in stale.items():
-        if device not in current and any(map(_is_ours_to_heal, hit)):
+        if device in current or not any(map(_is_ours_to_heal, hit)):
+            continue
+        if not _is_shown_for_a_moment(device, hit, current, states, snapshot):
             incident = _opened(device, hit, snapshot, now)
             opened.append(incident)
             current[device] = incident
@@ -79,6 +81,27 @@ def _stale_by_device(
 
 def _is_ours_to_heal(finding: Finding) -> bool:
     return finding.refusal is not Reason.DISABLED
+
+
+def _is_shown_for_a_moment(
+    device: Device,
+    hit: tuple[Finding, ...],
+    open_incidents: Mapping[Device, Incident],
+    states: Mapping[TargetKey, TargetState],
+    snapshot: Snapshot,
+) -> bool:
+    """True for layers of an earlier outage, uncovered where a later one is being healed.
+
+    Without ``beneath`` the dead mount that a container began with stays below what replaced it,
+    and is on top while the one is taken away and the next is not there yet.
+    """
+    fresh = TargetState()
+    keys = frozenset(finding.bind.key for finding in hit)
+    if not all(states.get(key, fresh).is_in_flight for key in keys):
+        return False
+    died_at = snapshot.connections[device].answered_at
+    later = [i for i in open_incidents.values() if i.noticed_at > died_at]
+    return all(any(key in incident.targets for incident in later) for key in keys)
 
 
 def _opened(device: Device, hit: tuple[Finding, ...], snapshot: Snapshot, now: float) -> Incident:

@@ -152,5 +152,9 @@ class Ledger:
         """Return the state of a bind, a fresh one when it was never seen."""
         return self.states.get(key, _FRESH)
 
+    def worked_on(self) -> frozenset[int]:
+        """Return the inodes of the mount namespaces in which something is being done; 0: the host."""
+        return frozenset(key.namespace for key, s in self.states.items() if s.is_in_flight)
+
 
 _FRESH = TargetState()

@@ -117,6 +117,7 @@ class Node:
             commands=self.commands,
             remedy_policy=remedy_policy_of(settings),
         )
+        self.observer.worked_on = lambda: self.reconciler.ledger.worked_on()
 
     def adopt(self, settings: Settings) -> None:
         """Go on with other settings, as far as they can be changed in a running daemon."""

@@ -29,14 +29,13 @@ from fusewatchd.model import (
     FuseServer,
     Gap,
     Mount,
-    MountNamespace,
     VolumeData,
 )
 from fusewatchd.mountinfo import MountTable
+from fusewatchd.namespaceview import NamespaceView
 from fusewatchd.pods import Pods
 from fusewatchd.probeuser import credentials_of
 from fusewatchd.questions import Question, Shown
-from fusewatchd.replacedmounts import ReplacedMounts
 from fusewatchd.snapshot import Snapshot
 
 AUDIT_SECONDS = 30.0
@@ -71,6 +70,8 @@ class Observer:
         self.pods = Pods()
         self.pods_wanted: Callable[[], None] = lambda: None
         """Called when a bind came or went: a new pod list is worth asking for."""
+        self.worked_on: Callable[[], Collection[int]] = tuple
+        """Returns the inodes of the namespaces in which mounts are being replaced."""
         self.servers: dict[Device, tuple[FuseServer, ...]] = {}
         self.ends = Ends()
         self.holdings: tuple[Holding, ...] = ()
@@ -83,8 +84,7 @@ class Observer:
         self._limits = limits
         self._table: MountTable | None = None
         self._host_table: MountTable | None = None
-        self._namespaces: tuple[MountNamespace, ...] = ()
-        self._replaced = ReplacedMounts()
+        self._view = NamespaceView()
         self._looks = Looks()
         self.expect_containers: Callable[[float], None] = self._looks.expect_containers
         """Call it (with the time) when a container may have been started."""
@@ -114,10 +114,9 @@ class Observer:
         if result is None:
             return None
         self._scan_gap = result.gaps[0] if result.gaps else None
-        # It may have read a namespace before a replacement there that was told of already.
-        self._replaced.forget_before(result.started_at)
-        self._namespaces = self._replaced.applied_to(result.namespaces)
         self._looks.end(result.started_at, result.elapsed)
+        if self._view.take_look(result.namespaces, result.started_at, self.worked_on()):
+            self.expect_containers(now)
         self.servers, self._anonymous_servers = result.servers, result.anonymous
         self._table = None  # the devices to ask may have changed
         if result.servers and not result.anonymous and not result.gaps:
@@ -145,14 +144,12 @@ class Observer:
                 # Whatever it came to: the evidence for it is used up.
                 self.connections.doubt(outcome.action.expect.device)
                 self.connections.ask_again([outcome.action.expect.device])
-        recovered = [o for o in outcomes if o.status is OutcomeStatus.RECOVERED]
-        if not recovered:
+        self._view.take_outcomes(outcomes)
+        if all(outcome.status is not OutcomeStatus.RECOVERED for outcome in outcomes):
             return
         self.connections.ask_doubtful()
         self._table_source.refresh()
         self._looks.expect_late_births(now)
-        self._replaced.note(recovered)
-        self._namespaces = self._replaced.applied_to(self._namespaces)
 
     def look_at_mounts(self, now: float) -> bool:
         """Bring the host's table up to date; True when a FUSE mount came, went or changed.
@@ -239,7 +236,7 @@ class Observer:
             kubelet_root=self._root,
             connections=connections,
             servers=self.servers,
-            namespaces=self._namespaces,
+            namespaces=self._view.namespaces,
             pods=self.pods.known,
             pods_are_current=self.pods.are_current,
             pods_asked_at=self.pods.asked_at,
@@ -287,7 +284,7 @@ class Observer:
         on_host: dict[Device, set[int]] = {}
         elsewhere: dict[Device, set[int]] = {}
         self._show(table.fuse_mounts(), 0, questions, hidden, on_host)
-        for namespace in self._namespaces:
+        for namespace in self._view.namespaces:
             if namespace.pid:
                 mounts = [m for m in namespace.mounts if m.is_fuse]
                 self._show(mounts, namespace.pid, questions, hidden, elsewhere)
