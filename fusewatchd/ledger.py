@@ -153,7 +153,7 @@ class Ledger:
         return self.states.get(key, _FRESH)
 
     def worked_on(self) -> frozenset[int]:
-        """Return the inodes of the mount namespaces in which something is being done; 0: the host."""
+        """Return the inodes of the namespaces in which something is being done; 0: the host's."""
         return frozenset(key.namespace for key, s in self.states.items() if s.is_in_flight)
 
 

@@ -132,6 +132,29 @@ def test_read_only_and_flags_stay(node: DemoNode, way: str) -> None:
 @pytest.mark.slow
 @WAYS
 @in_lab(timeout=120)
+def test_a_look_in_the_middle_of_a_recovery_finds_no_outage(node: DemoNode, way: str) -> None:
+    """Neither in a mount that is gone by now, nor in a dead one that was uncovered for a moment."""
+    source = node.add_source("one")
+    pods = [
+        node.add_pod(f"p{n}", [PodVolume("v", source)], [PodMount("v", "/d")]) for n in range(30)
+    ]
+    containers = [node.start_container(pod) for pod in pods]
+    crashes = 8
+    with DaemonProcess(node, way=way, settings={"look_seconds": "0.01"}) as daemon:
+        for _ in range(crashes):
+            daemon.wait_until_watching(60)
+            crash(node)
+            for container in containers:
+                container.wait_until_readable("/d/hello", DEADLINE)
+        daemon.wait_for(lambda d: not d["incidents"] and d["totals"]["verdicts"]["healthy"] == 60)
+        told = {name: daemon.log().count(f"event={name} ") for name in ("server_gone", "recovered")}
+        assert told == dict.fromkeys(told, crashes)
+        assert "event=skipped" not in daemon.log()
+
+
+@pytest.mark.slow
+@WAYS
+@in_lab(timeout=120)
 def test_a_daemon_that_is_killed_after_every_crash_leaves_no_layer(
     node: DemoNode, way: str
 ) -> None:

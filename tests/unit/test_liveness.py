@@ -13,6 +13,7 @@ from fusewatchd.ends import Ends
 from fusewatchd.incidents import SURVIVED_SECONDS, IncidentStep, follow
 from fusewatchd.kube.eventobjects import EventsApi, Occurrences, event_object
 from fusewatchd.kube.series import Series, document_of, series_from
+from fusewatchd.ledger import TargetState
 from fusewatchd.liveness import Holder, Holding, OomKill, ServerEnd, Service
 from fusewatchd.model import Answer, Connection, Device, FuseServer
 from fusewatchd.reporters.base import EventDraft, ObjectReference
@@ -132,6 +133,23 @@ def test_an_outage_has_the_end_that_explains_it() -> None:
     assert opened(None).end is None
     # It was alive for long after that: somebody else was serving it.
     assert opened(END, 10.0 + SURVIVED_SECONDS).end is None
+
+
+@pytest.mark.parametrize(
+    ("is_in_flight", "died_at", "is_opened"),
+    [(True, 9.0, False), (True, 12.0, True), (False, 9.0, True)],
+    ids=["uncovered by us", "died since", "uncovered for good"],
+)
+def test_an_older_dead_layer_is_an_outage_only_if_it_stays_in_sight(
+    is_in_flight: bool, died_at: float, is_opened: bool
+) -> None:
+    below = finding(bind(device=NEW), Verdict.STALE)
+    made = cycle(below, at=13.0)
+    dead = replace(made.snapshot.connections[NEW], answered_at=died_at)
+    seen = replace(made.snapshot, connections={NEW: dead})
+    states = {bind().key: TargetState(is_in_flight=is_in_flight)}
+    opened = follow({OLD: incident(bind())}, [below], [], states, seen, 13.0).opened
+    assert [one.device for one in opened] == ([NEW] if is_opened else [])
 
 
 def test_what_is_known_later_gets_into_the_outage_and_stays() -> None:
