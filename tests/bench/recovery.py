@@ -60,7 +60,7 @@ CASES = (
         5,
     ),
     Case("1,000 volumes", Layout(1000, 1, 200), 3),
-    Case("1,000 volumes, 10 sources", Layout(1000, 10, 200), 3, ("beneath",)),
+    Case("1,000 volumes, 10 sources", Layout(1000, 10, 200), 3),
     Case("drain, 1 volume", Layout(), 20, is_drained=True),
     Case("drain, 100 volumes", HUNDRED, 5, is_drained=True),
 )
