@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from fusewatchd import __version__
-from fusewatchd.bucket import Bucket, Rate
 from fusewatchd.cluster import Cluster, cluster_reporters, describe
 from fusewatchd.configfile import load_settings
 from fusewatchd.decision import CycleReport, Plan, Trigger
 from fusewatchd.descriptors import MAX_SLEEP_SECONDS, Callback, Descriptors
 from fusewatchd.doors import Doors
+from fusewatchd.effort import Effort
 from fusewatchd.errors import ConfigError
 from fusewatchd.holderwatch import HolderWatch
 from fusewatchd.linux.inotify import PodsDirectoryWatch
@@ -38,10 +38,6 @@ from fusewatchd.settings import Settings, override, require_sense
 from fusewatchd.signals import Signals
 from fusewatchd.statekeeper import StateKeeper
 from fusewatchd.wakeups import ANSWER_SECONDS, WakeUps
-
-EFFORT = Rate(per_second=0.25, burst=5.0)
-"""Seconds of work: all that a crash takes at once, a quarter of one processor for ever."""
-MAX_REST_SECONDS = 0.5
 
 WORK_REST_SECONDS = 0.005
 """Between two looks at the mounts while workers change them."""
@@ -87,7 +83,7 @@ class Daemon:
         self._started_wall = time.time()
         self._cycle: CycleReport | None = None
         self._wake_ups = WakeUps()
-        self._effort = Bucket()
+        self._effort = Effort(lambda: self._node.executor.workers, self._on_outcome)
         self._signals = Signals()
         self._servers = Servers(
             start.settings.sockets,
@@ -159,7 +155,7 @@ class Daemon:
         return 0
 
     def _turn(self) -> None:
-        self._rest()
+        self._effort.rest()
         now = time.monotonic()
         due = self._next_due(now)
         until = self._wake_ups.held_until
@@ -182,7 +178,7 @@ class Daemon:
             self._wake(Trigger.TIMER)
         self._cycle_if_due()
         now = time.monotonic()
-        self._effort = self._effort.take(thought + now - began, EFFORT, now)
+        self._effort.spend(thought + now - began, now)
 
     def _wake(self, trigger: Trigger | None) -> None:
         if trigger is not None:
@@ -224,6 +220,8 @@ class Daemon:
         cycle = self._node.reconciler.reconcile(triggers)
         self._wake_ups.note_cycle(cycle.started_at, cycle.finished_at)
         self._watch_workers()
+        if self._node.executor.has_outcomes:
+            self._note_outcomes()
         self._metrics.probe_children_stuck(
             self._node.probes.stuck(cycle.started_at, self._settings.probe.deadline_seconds)
         )
@@ -236,12 +234,6 @@ class Daemon:
         self._state.take(self._node.reconciler.ledger, cycle.started_at)
         if cycle.remedies.wants_look:
             self._node.observer.expect_containers(time.monotonic())
-
-    def _rest(self) -> None:
-        """Let what happens in a storm come together, so that fewer cycles do for all of it."""
-        excess = -self._effort.left(EFFORT, time.monotonic())
-        if excess > 0:
-            time.sleep(min(excess / EFFORT.per_second, MAX_REST_SECONDS))
 
     def _next_due(self, now: float) -> float:
         times = [
@@ -273,13 +265,14 @@ class Daemon:
     def _save(self) -> None:
         self._state.take(self._node.reconciler.ledger, time.monotonic())
 
-    def _on_scan(self) -> Trigger | None:
+    def _on_scan(self) -> None:
         now = time.monotonic()
         result = self._node.observer.take_scan(now)
         if result is None:
-            return None
+            return
         self._servers.update(result.servers, result.anonymous, now)
-        return Trigger.NAMESPACES
+        # Looks follow each other after a recovery, and most find nothing.
+        self._wake_ups.add_after_rest(Trigger.NAMESPACES, now)
 
     def _on_directory(self) -> Trigger | None:
         assert self._pods is not None
@@ -299,11 +292,13 @@ class Daemon:
         return Trigger.PROBE if is_news else None
 
     def _on_outcome(self) -> None:
-        now = time.monotonic()
-        executor = self._node.executor
-        executor.take_in(now)
+        self._node.executor.take_in(time.monotonic())
         self._watch_workers()
-        if executor.is_idle:
+        self._note_outcomes()
+
+    def _note_outcomes(self) -> None:
+        now = time.monotonic()
+        if self._node.executor.is_idle:
             self._wake_ups.add(Trigger.OUTCOME, now)
         else:
             # They have their next work: to tell of what is done can wait for more of it.

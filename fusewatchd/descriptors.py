@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import selectors
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -20,6 +21,14 @@ class HasDescriptor(Protocol):
 
     def fileno(self) -> int:
         """Return the descriptor."""
+
+
+def any_readable(owners: Iterable[HasDescriptor], timeout_seconds: float) -> bool:
+    """Wait until one of these is readable, for so long at most; True when one is."""
+    poll = select.poll()
+    for owner in owners:
+        poll.register(owner.fileno(), select.POLLIN)
+    return bool(poll.poll(max(0.0, timeout_seconds) * 1000))
 
 
 class Descriptors:

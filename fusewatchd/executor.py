@@ -156,10 +156,10 @@ class Executor:
 
     def _assign(self, now: float) -> None:
         while self._queue.groups:
+            due = self._one_more_at()
+            if due is None or now < due:
+                return
             if not self._idle:
-                due = self._one_more_at()
-                if due is None or now < due:
-                    return
                 try:
                     self._idle.append(self._spawn())
                 except WorkerShortageError:
@@ -171,13 +171,18 @@ class Executor:
             self._busy.append(_Busy(worker, actions, now))
 
     def _one_more_at(self) -> float | None:
-        """Return from when on one more worker may be started; None: only progress helps."""
+        """Return from when on one more worker may work; None: only progress helps."""
         if len(self._busy) < self._parallel:
-            return self._spawns_at
+            return float("-inf") if self._idle else self._spawns_at
         if len(self._busy) >= MAX_WORKERS:
             return None
         all_stalled_at = max(busy.progress_at for busy in self._busy) + STALL_SECONDS
-        return max(all_stalled_at, self._spawns_at)
+        return all_stalled_at if self._idle else max(all_stalled_at, self._spawns_at)
+
+    @property
+    def has_outcomes(self) -> bool:
+        """True when ``collect`` has something to tell without anybody being readable."""
+        return bool(self._outcomes)
 
     @property
     def workers(self) -> tuple[MountWorker, ...]:

@@ -49,6 +49,9 @@ class Executes(Protocol):
     def collect(self, now: float) -> list[Outcome]:
         """Return what has ended since the last call."""
 
+    def take_in(self, now: float) -> None:
+        """Give who has ended the next of what was accepted; ``collect`` tells of it later."""
+
 
 class RunsCommands(Protocol):
     """Programs of the node that bring servers back."""
@@ -111,12 +114,14 @@ class Reconciler:
             ledger = replace(ledger, own_layers=layers)
         diagnosis = diagnose(snapshot, ledger, self.knowledge)
         findings = diagnosis.findings
+        self._executor.take_in(self._clock())  # on a node with many binds all this takes long
         ledger = take_diagnosis(ledger, diagnosis, snapshot)
         sources = follow_sources(
             ledger.sources, findings, outcomes, snapshot, self.flap_rule, started
         )
         ledger = replace(ledger, sources=sources)
 
+        self._executor.take_in(self._clock())
         todo = plan(findings, snapshot, ledger, self.policy, started)
         todo = hold_back(todo, findings, sources, self.flap_rule, started)
         todo, ledger = ration(todo, findings, ledger, self.rate, started)

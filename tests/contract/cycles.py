@@ -123,6 +123,9 @@ class Daemon:
         done, self._outcomes = self._outcomes, []
         return done
 
+    def take_in(self, now: float) -> None:
+        pass
+
     # What a test asks for.
 
     def look(self) -> tuple[Action, ...]:

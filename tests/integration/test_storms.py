@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-from fusewatchd.daemon import EFFORT
 from fusewatchd.demo.daemonprocess import DaemonProcess
 from fusewatchd.demo.node import DemoNode
 from fusewatchd.demo.pods import PodVolume
+from fusewatchd.effort import EFFORT
 from fusewatchd.kube import pace
 from fusewatchd.linux import syscalls
 from fusewatchd.linux.mountkernel import Way

@@ -149,6 +149,37 @@ def test_a_worker_that_could_not_be_started_is_tried_after_a_pause() -> None:
     assert len(crew.workers) == 2
 
 
+def test_one_more_that_was_needed_once_works_only_while_the_others_stall() -> None:
+    """More of them than processors would only take those from each other."""
+    crew, workers = executor()
+    crew.submit([action(1, 1)], 0.0)
+    crew.submit([action(1, 2)], 0.0)
+    crew.collect(STALL_SECONDS)
+    assert [len(worker.given) for worker in workers] == [1, 1]
+    for worker in workers:
+        worker.done = 1
+    assert len(crew.collect(0.1)) == 2
+    crew.submit([action(2, 1)], 0.2)
+    crew.submit([action(2, 2)], 0.2)
+    assert sorted(len(worker.given) for worker in workers) == [1, 2]
+    assert crew.next_deadline() == 0.2 + STALL_SECONDS
+    crew.collect(0.2 + STALL_SECONDS)
+    assert [len(worker.given) for worker in workers] == [2, 2]
+
+
+def test_what_was_taken_in_is_told_once_and_known_to_be_there() -> None:
+    crew, workers = executor()
+    crew.submit([action(1, 1), action(1, 2)], 0.0)
+    workers[0].done = 1
+    assert not crew.has_outcomes
+    crew.take_in(0.01)
+    assert crew.has_outcomes
+    # It has its next work already.
+    assert [a.key for a in workers[0].given] == [action(1, 1).key, action(1, 2).key]
+    assert len(crew.collect(0.02)) == 1
+    assert not crew.has_outcomes
+
+
 def test_a_worker_that_hangs_is_given_up_and_the_rest_goes_on() -> None:
     crew, workers = executor()
     actions = [action(n) for n in range(3)]

@@ -53,7 +53,7 @@ EDGE = {
 }
 SHELL = {
     "observer", "servers", "holderwatch", "executor", "commandrunner", "reconciler", "node", "cluster",
-    "statekeeper", "descriptors", "signals", "doors", "doctor", "daemon", "cli", "__main__",
+    "statekeeper", "descriptors", "effort", "signals", "doors", "doctor", "daemon", "cli", "__main__",
 }  # fmt: skip
 DEMO = {"demo"}
 
