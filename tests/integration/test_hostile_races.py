@@ -196,8 +196,8 @@ def test_a_subpath_that_is_exchanged_with_a_link_all_the_time(
             race.check(action, outcome)
     tally.tell(swapper.count)
     assert tally.is_enough
-    assert tally.count(OutcomeStatus.RECOVERED) > 50
-    assert tally.count(OutcomeStatus.REFUSED) > 50
+    assert tally.count(OutcomeStatus.RECOVERED) > 10
+    assert tally.count(OutcomeStatus.REFUSED) > 10
     table = host_table()
     assert {m.mount_id for m in table.values() if m.mount_point != race.target} == others
     depth = sum(m.mount_point == race.target for m in table.values())
