@@ -3,11 +3,13 @@
     python -m tests.bench recovery [--quick]      (as root; a quarter of an hour, or two minutes)
 
 In each case one server, or ten of them, are killed and started again, and one process enters the
-containers in turn until the file opens.  ``floor_ms`` is what that process itself needs for one
-round through containers that all work, ``calls_ms`` what the bare system calls need for the same
-binds in two plain loops, and ``calls_with_looks_ms`` what those with which each replacement looks
-before and after it need as well; all of them are inside the other numbers.  ``poll`` in the place of a way is an
-agent that does what node agents do today: look every five seconds, stack ``mount --bind``.
+containers in turn until the file opens.  The next crash follows at once, in the middle of the looks
+at containers that follow a recovery, or ``after a rest``, as crashes do.  ``floor_ms`` is what that
+process itself needs for one round through containers that all work, ``calls_ms`` what the bare
+system calls need for the same binds in two plain loops, and ``calls_with_looks_ms`` what those with
+which each replacement looks before and after it need as well; all of them are inside the other
+numbers.  ``poll`` in the place of a way is an agent that does what node agents do today: look every
+five seconds, stack ``mount --bind``.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from fusewatchd.demo.daemonprocess import DaemonProcess
 from fusewatchd.demo.namespace import PrivateWorld
 from fusewatchd.demo.node import DemoNode
 from fusewatchd.demo.sources import OldServer
+from fusewatchd.looks import AFTER_RECOVERY_SECONDS
 from tests.bench.bare import replace_by_hand
 from tests.bench.opener import Opener
 from tests.bench.others import PollingAgent
@@ -43,14 +46,18 @@ class Case:
     ways: tuple[str, ...] = WAYS
     is_drained: bool = False
     """The new source is up before the old server dies; measured from that death."""
+    is_rested: bool = False
+    """The node was left in peace after the last crash, until the looks that follow it were over."""
     is_quick: bool = field(default=False)
 
 
 HUNDRED = Layout(volumes=100, containers=100)
 CASES = (
     Case("1 volume", Layout(follows_host=True), 50, (*WAYS, POLL), is_quick=True),
+    Case("1 volume, after a rest", Layout(follows_host=True), 20, is_rested=True),
     Case("10 volumes", Layout(volumes=10, containers=10), 20),
     Case("100 volumes", HUNDRED, 10, is_quick=True),
+    Case("100 volumes, after a rest", HUNDRED, 10, is_rested=True),
     Case("100 volumes, follow host", Layout(100, 1, 100, follows_host=True), 5, (*WAYS, POLL)),
     Case("100 volumes, 10 sources", Layout(100, 10, 100), 5),
     Case("100 volumes, 5,000 mounts", Layout(100, 1, 100, other_mounts=5000), 5),
@@ -89,6 +96,8 @@ def measure(world: PrivateWorld, way: str, case: Case) -> Row:
             for _ in range(case.crashes):
                 taken.append(_one_crash(stage, is_drained=case.is_drained))
                 daemon.wait_until_watching(layout.binds, DEADLINE_SECONDS)
+                if case.is_rested:
+                    time.sleep(AFTER_RECOVERY_SECONDS[-1] + SETTLE_SECONDS)
         row |= {**summary(taken), "floor_ms": round(floor * 1e3, 1)}
         if way == "beneath" and not case.is_drained:
             row["calls_ms"] = round(_by_hand(stage, looks=False) * 1e3, 1)
