@@ -42,6 +42,8 @@ from tests.swapper import Step, Swapper, exchanging
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
 SUBPATH_RECOVERIES = 2000
+ENDINGS = (OutcomeStatus.RECOVERED, OutcomeStatus.REFUSED)
+"""Both are to be seen often."""
 ANCESTOR_RECOVERIES = 1000
 LONGEST_SECONDS = 80.0
 SOURCES = ("one", "two", "three")
@@ -190,14 +192,17 @@ def test_a_subpath_that_is_exchanged_with_a_link_all_the_time(
     tally = Tally(f"{kind}, {way.value}", SUBPATH_RECOVERIES, Counter())
     end = time.monotonic() + LONGEST_SECONDS
     with Swapper(*race.steps()) as swapper:
-        while not tally.is_enough and time.monotonic() < end:
+        # On a busy machine the good name is there at the right moment less often.
+        while time.monotonic() < end and not (
+            tally.is_enough and min(map(tally.count, ENDINGS)) > 50
+        ):
             action = race.action()
             outcome = tally.run(swapper, lambda action=action: carry_out(kernel, action))  # type: ignore[misc]
             race.check(action, outcome)
     tally.tell(swapper.count)
     assert tally.is_enough
-    assert tally.count(OutcomeStatus.RECOVERED) > 10
-    assert tally.count(OutcomeStatus.REFUSED) > 10
+    assert tally.count(OutcomeStatus.RECOVERED) > 50
+    assert tally.count(OutcomeStatus.REFUSED) > 50
     table = host_table()
     assert {m.mount_id for m in table.values() if m.mount_point != race.target} == others
     depth = sum(m.mount_point == race.target for m in table.values())
