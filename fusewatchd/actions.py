@@ -29,9 +29,12 @@ class Expect:
         """Expect just this mount."""
         return cls(mount.mount_point, mount.device, mount.mount_id, mount.unique_id, mount.root)
 
-    def is_about(self, mount: Mount) -> bool:
-        """True when this is the mount, as far as its ids tell."""
-        return mount.device == self.device and mount.has_id(self.mount_id, self.unique_id)
+    def is_met_by(self, mount: Mount) -> bool:
+        """Return True when this is the mount that is described."""
+        if mount.mount_point != self.mount_point or mount.device != self.device:
+            return False
+        is_any = not (self.mount_id or self.unique_id)
+        return is_any or mount.has_id(self.mount_id, self.unique_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 from fusewatchd.actions import Action, Outcome, OutcomeStatus, ReplaceMount
 from fusewatchd.errors import WorkerShortageError
 from fusewatchd.linux.mounter import MountWorker
-from fusewatchd.model import Device
+from fusewatchd.model import Device, TargetKey
 from fusewatchd.verdicts import Reason
 
 MAX_WORKERS = 4
@@ -172,12 +173,13 @@ class Executor:
 
     def _one_more_at(self) -> float | None:
         """Return from when on one more worker may work; None: only progress helps."""
+        ready_at = float("-inf") if self._idle else self._spawns_at
         if len(self._busy) < self._parallel:
-            return float("-inf") if self._idle else self._spawns_at
+            return ready_at
         if len(self._busy) >= MAX_WORKERS:
             return None
         all_stalled_at = max(busy.progress_at for busy in self._busy) + STALL_SECONDS
-        return all_stalled_at if self._idle else max(all_stalled_at, self._spawns_at)
+        return max(all_stalled_at, ready_at)
 
     @property
     def has_outcomes(self) -> bool:
@@ -201,6 +203,12 @@ class Executor:
         if one_more is not None:
             times.append(one_more)
         return min(times, default=None)
+
+    def in_flight(self) -> frozenset[TargetKey]:
+        """Return the targets that are being worked on, or of which the end was not told yet."""
+        groups = [busy.actions for busy in self._busy] + list(self._queue.groups)
+        ended = (outcome.action for outcome in self._outcomes)
+        return frozenset(action.key for action in chain(ended, *groups))
 
     def close(self) -> None:
         """End the workers; an action under way is left to the next start."""

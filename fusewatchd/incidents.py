@@ -95,13 +95,18 @@ def _is_shown_for_a_moment(
     Without ``beneath`` the dead mount that a container began with stays below what replaced it,
     and is on top while the one is taken away and the next is not there yet.
     """
-    fresh = TargetState()
     keys = frozenset(finding.bind.key for finding in hit)
-    if not all(states.get(key, fresh).is_in_flight for key in keys):
+    if _in_flight(keys, states) != keys:
         return False
     died_at = snapshot.connections[device].answered_at
     later = [i for i in open_incidents.values() if i.noticed_at > died_at]
     return all(any(key in incident.targets for incident in later) for key in keys)
+
+
+def _in_flight(
+    keys: frozenset[TargetKey], states: Mapping[TargetKey, TargetState]
+) -> frozenset[TargetKey]:
+    return frozenset(key for key in keys if key in states and states[key].is_in_flight)
 
 
 def _opened(device: Device, hit: tuple[Finding, ...], snapshot: Snapshot, now: float) -> Incident:
@@ -150,8 +155,6 @@ def _continued(
 ) -> Incident:
     stale = frozenset(finding.bind.key for finding in hit)
     waiting = frozenset(finding.bind.key for finding in hit if _is_ours_to_heal(finding))
-    fresh = TargetState()
-    in_flight = frozenset(key for key in incident.targets if states.get(key, fresh).is_in_flight)
     source_up = incident.source_up_at
     for finding in hit:
         if source_up is None and finding.source_mount is not None:
@@ -161,7 +164,7 @@ def _continued(
         # More is known of it a moment later.
         end=_end_of(incident.device, incident.noticed_at, snapshot) or incident.end,
         targets=incident.targets | waiting,
-        open_targets=waiting | in_flight,
+        open_targets=waiting | _in_flight(incident.targets, states),
         recovered_targets=incident.recovered_targets - stale,
         source_up_at=source_up,
     )

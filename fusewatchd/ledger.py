@@ -152,9 +152,5 @@ class Ledger:
         """Return the state of a bind, a fresh one when it was never seen."""
         return self.states.get(key, _FRESH)
 
-    def worked_on(self) -> frozenset[int]:
-        """Return the inodes of the namespaces in which something is being done; 0: the host's."""
-        return frozenset(key.namespace for key, s in self.states.items() if s.is_in_flight)
-
 
 _FRESH = TargetState()

@@ -70,5 +70,5 @@ def _with(
     now: list[Mount] = []
     for mount in mounts:
         known = replaced.get(mount.mount_id)
-        now.append(known[1] if known is not None and known[0].is_about(mount) else mount)
+        now.append(known[1] if known is not None and known[0].is_met_by(mount) else mount)
     return tuple(now)

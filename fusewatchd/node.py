@@ -103,6 +103,7 @@ class Node:
         self.executor = Executor(
             lambda: MountWorker(self.forks.spawn("mount")), min(MAX_PARALLEL, os.cpu_count() or 1)
         )
+        self.observer.worked_on = self.executor.in_flight
         self.commands = CommandRunner(lambda: CommandWorker(self.forks.spawn("command")))
         self.reconciler = Reconciler(
             self.observer,
@@ -117,7 +118,6 @@ class Node:
             commands=self.commands,
             remedy_policy=remedy_policy_of(settings),
         )
-        self.observer.worked_on = lambda: self.reconciler.ledger.worked_on()
 
     def adopt(self, settings: Settings) -> None:
         """Go on with other settings, as far as they can be changed in a running daemon."""

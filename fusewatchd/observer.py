@@ -29,6 +29,7 @@ from fusewatchd.model import (
     FuseServer,
     Gap,
     Mount,
+    TargetKey,
     VolumeData,
 )
 from fusewatchd.mountinfo import MountTable
@@ -70,8 +71,8 @@ class Observer:
         self.pods = Pods()
         self.pods_wanted: Callable[[], None] = lambda: None
         """Called when a bind came or went: a new pod list is worth asking for."""
-        self.worked_on: Callable[[], Collection[int]] = tuple
-        """Returns the inodes of the namespaces in which mounts are being replaced."""
+        self.worked_on: Callable[[], Collection[TargetKey]] = tuple
+        """Returns the targets that are being replaced."""
         self.servers: dict[Device, tuple[FuseServer, ...]] = {}
         self.ends = Ends()
         self.holdings: tuple[Holding, ...] = ()
@@ -115,7 +116,8 @@ class Observer:
             return None
         self._scan_gap = result.gaps[0] if result.gaps else None
         self._looks.end(result.started_at, result.elapsed)
-        if self._view.take_look(result.namespaces, result.started_at, self.worked_on()):
+        in_flight = {key.namespace for key in self.worked_on()}
+        if self._view.take_look(result.namespaces, result.started_at, in_flight):
             self.expect_containers(now)
         self.servers, self._anonymous_servers = result.servers, result.anonymous
         self._table = None  # the devices to ask may have changed
@@ -145,7 +147,7 @@ class Observer:
                 self.connections.doubt(outcome.action.expect.device)
                 self.connections.ask_again([outcome.action.expect.device])
         self._view.take_outcomes(outcomes)
-        if all(outcome.status is not OutcomeStatus.RECOVERED for outcome in outcomes):
+        if not any(outcome.status is OutcomeStatus.RECOVERED for outcome in outcomes):
             return
         self.connections.ask_doubtful()
         self._table_source.refresh()

@@ -18,7 +18,6 @@ import time
 from fusewatchd.actions import AbortConnection, Outcome, OutcomeStatus
 from fusewatchd.linux import fusectl
 from fusewatchd.linux.mountkernel import MountKernel
-from fusewatchd.linux.newmount import is_expected
 from fusewatchd.linux.stop import fail, refuse, skip
 from fusewatchd.linux.syscalls import closing_fd
 from fusewatchd.model import Device
@@ -98,7 +97,7 @@ def _check_identity(kernel: MountKernel, action: AbortConnection) -> None:
         raise skip(Reason.VANISHED, f"mount {expect.mount_id} is gone") from exc
     finally:
         kernel.enter(None)
-    if not is_expected(mount, expect) or not mount.is_fuse:
+    if not expect.is_met_by(mount) or not mount.is_fuse:
         raise skip(Reason.RACED, f"mount {mount.mount_id} of {mount.device} is there now")
 
 

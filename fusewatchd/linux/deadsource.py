@@ -8,7 +8,6 @@ import os
 from fusewatchd.actions import DetachDeadSource, Expect, Outcome, OutcomeStatus
 from fusewatchd.linux.mountkernel import MountKernel
 from fusewatchd.linux.mountstack import opened
-from fusewatchd.linux.newmount import is_expected
 from fusewatchd.linux.probe import DISCONNECTED
 from fusewatchd.linux.stop import fail, refuse, skip
 from fusewatchd.model import Mount
@@ -25,7 +24,7 @@ def detach_dead_source(kernel: MountKernel, action: DetachDeadSource) -> Outcome
     try:
         with opened(kernel, action.expect.mount_point) as fd:
             mount = kernel.mount_of(fd)
-            if not (mount.is_fuse and is_expected(mount, action.expect)):
+            if not (mount.is_fuse and action.expect.is_met_by(mount)):
                 raise skip(Reason.VANISHED, f"mount {mount.mount_id} of {mount.device} is there")
             _require_dead(fd)
             # The last thing before the call, which takes whatever is on top by then.
@@ -56,4 +55,4 @@ def _is_still_there(kernel: MountKernel, mount: Mount) -> bool:
         if exc.errno != errno.ENOENT:
             raise
         return False
-    return is_expected(found, Expect.of(mount))
+    return Expect.of(mount).is_met_by(found)

@@ -126,7 +126,7 @@ class NewMount:
                     mount = self._kernel.mount_of(fd)
         except FileNotFoundError:
             raise self._origin_changed(f"{expect.mount_point} is not mounted any more") from None
-        if not is_expected(mount, expect):
+        if not expect.is_met_by(mount):
             raise self._origin_changed(f"{expect.mount_point} shows device {mount.device} now")
         return mount
 
@@ -185,14 +185,6 @@ class NewMount:
         above = max((p for p in places if not p or relative.startswith(p + "/")), key=len)
         below = self._kernel.open_below(places[above], relative[len(above) :])
         return self._keep(below, self._parts)
-
-
-def is_expected(mount: Mount, expect: Expect) -> bool:
-    """Return True when this is the mount that ``expect`` describes."""
-    if mount.mount_point != expect.mount_point or mount.device != expect.device:
-        return False
-    is_any = not (expect.mount_id or expect.unique_id)
-    return is_any or mount.has_id(expect.mount_id, expect.unique_id)
 
 
 def _joined(root: str, below: str) -> str:

@@ -48,7 +48,7 @@ from fusewatchd.linux.mountstack import (
     top_at,
     tree_inside,
 )
-from fusewatchd.linux.newmount import NewMount, Target, is_expected, options_of
+from fusewatchd.linux.newmount import NewMount, Target, options_of
 from fusewatchd.linux.stop import Stop, fail, refuse, skip
 from fusewatchd.model import Device, Mount, TargetKey, assert_never
 from fusewatchd.verdicts import Reason
@@ -111,7 +111,7 @@ def _outcome_of_error(action: Action, exc: OSError) -> Outcome:
 def _detach_own_layer(kernel: MountKernel, action: DetachOwnLayer) -> Outcome:
     with opened(kernel, action.expect.mount_point) as fd:
         mount = kernel.mount_of(fd)
-        is_it = is_expected(mount, action.expect)
+        is_it = action.expect.is_met_by(mount)
         if not is_it or (not mount.unique_id and mount.peer_group != action.peer_group):
             raise skip(Reason.VANISHED, "our layer is not on top any more")
         kernel.detach(fd)
@@ -123,7 +123,7 @@ def _detach_orphan(kernel: MountKernel, action: DetachOrphan) -> Outcome:
     try:
         with opened(kernel, action.expect.mount_point) as fd:
             mount = kernel.mount_of(fd)
-            if not (mount.is_fuse and is_expected(mount, action.expect)):
+            if not (mount.is_fuse and action.expect.is_met_by(mount)):
                 detail = f"mount {mount.mount_id} of {mount.device} is there now"
                 raise skip(Reason.VANISHED, detail)
             if kernel.children_of(mount):
@@ -198,7 +198,7 @@ class _Replacement:
     def _target(
         self, fd: int, mount: Mount, below: Mount | None, children: tuple[Mount, ...]
     ) -> Target:
-        if not is_expected(mount, self._action.expect):
+        if not self._action.expect.is_met_by(mount):
             is_live = mount.device == self._action.origin.device
             reason = Reason.ALREADY_LIVE if is_live else Reason.RACED
             raise skip(reason, f"mount {mount.mount_id} of {mount.device} is there now")

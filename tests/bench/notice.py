@@ -104,4 +104,4 @@ def _hide(source: Source) -> None:
 def _check_hidden(daemon: DaemonProcess) -> None:
     (served,) = daemon.status()["servers"]
     if served["processes"]:
-        raise RuntimeError(f"the server was seen: {served['serving']}")
+        raise RuntimeError(f"the server was seen: {served['processes']}")

@@ -94,7 +94,7 @@ def test_actions_of_one_source_keep_their_order() -> None:
     assert workers[0].given == actions
     workers[0].done = 2
     assert [o.action for o in crew.collect(0.01)] == actions[:2]
-    assert not crew.is_idle
+    assert crew.in_flight() == {a.key for a in actions[2:]}
     workers[0].done = 3
     assert [o.action for o in crew.collect(0.02)] == actions[2:]
     assert crew.is_idle
@@ -174,10 +174,12 @@ def test_what_was_taken_in_is_told_once_and_known_to_be_there() -> None:
     assert not crew.has_outcomes
     crew.take_in(0.01)
     assert crew.has_outcomes
+    assert crew.in_flight() == {action(1, 1).key, action(1, 2).key}
     # It has its next work already.
     assert [a.key for a in workers[0].given] == [action(1, 1).key, action(1, 2).key]
     assert len(crew.collect(0.02)) == 1
     assert not crew.has_outcomes
+    assert crew.in_flight() == {action(1, 2).key}
 
 
 def test_a_worker_that_hangs_is_given_up_and_the_rest_goes_on() -> None:
@@ -229,7 +231,7 @@ def test_work_waits_while_there_is_nothing_to_make_a_worker_of() -> None:
     source.is_short = True
     crew.submit([action(1)], 0.1)
     assert crew.collect(0.2) == []
-    assert not crew.is_idle
+    assert crew.in_flight() == {action(1).key}
     source.is_short = False
     crew.collect(0.1 + SHORTAGE_SECONDS)
     workers[1].done = 1
