@@ -11,7 +11,7 @@ from typing import Any
 from fusewatchd.demo.sources import OldServer
 from fusewatchd.model import Device
 from tests.model import kubelet, others
-from tests.model.places import SourceState, Upgraded, Violation
+from tests.model.places import SourceState, Upgraded, Violation, unique_id_at
 from tests.model.possible import need, source_of
 from tests.model.stage import Stage
 from tests.model.steps import Step
@@ -125,7 +125,7 @@ def _note_daemon_gone(stage: Stage) -> None:
         with open(path, encoding="utf-8") as file:
             document = json.load(file)
     facts = document["lineage"]
-    kept = {(f["mount_point"], f["mount_id"], Device(**f["device"])) for f in facts}
+    kept = {(f["mount_point"], f["mount_id"], Device(**f["device"])): f["unique_id"] for f in facts}
     found = [(item["key"], item["facts"]) for item in document["containers"]]
     copies = {(key["mount_point"], f["mount_id"]) for key, f in found if f["origin"]}
     tables = stage.tables()
@@ -133,8 +133,20 @@ def _note_daemon_gone(stage: Stage) -> None:
         top = tables.of(target.container).top_at(target.path)
         if target.container is not None:
             target.is_lost = top is None or (target.path, top.mount_id) not in copies
-        elif top is None or (target.path, top.mount_id, top.device) not in kept:
+        elif top is None or not _is_it(
+            target.path, kept.get((target.path, top.mount_id, top.device))
+        ):
             target.is_learned = False
+
+
+def _is_it(path: str, unique_id: int | None) -> bool:
+    """Return True when what was written down is about this mount, not about one that had its number.
+
+    The kernel gives the number of a mount that is gone to the next one.
+    """
+    if unique_id is None:
+        return False
+    return not unique_id or unique_id_at(path) in (unique_id, None)
 
 
 def start_daemon(stage: Stage) -> None:

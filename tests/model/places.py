@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from fusewatchd.demo.container import Container
 from fusewatchd.demo.pods import DemoPod
 from fusewatchd.demo.sources import ServerProcess, Source
+from fusewatchd.linux.statmount import mount_unique_id
 from fusewatchd.model import Device, Mount
 from fusewatchd.mountinfo import MountTable, parse_mount_table
 from tests.model.shapes import marker
@@ -153,6 +155,15 @@ def table_of(process: str) -> MountTable:
     """Return the mount table that a process has now."""
     with open(f"/proc/{process}/mountinfo", "rb") as file:
         return parse_mount_table(file.read())
+
+
+def unique_id_at(path: str) -> int | None:
+    """Return the id that no other mount will have; None where the kernel does not tell it."""
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        return mount_unique_id(fd)
+    finally:
+        os.close(fd)
 
 
 def content(target: Target) -> tuple[str, str]:
