@@ -34,6 +34,17 @@ LIVES = {
         stack p2/v 2
         publish p1/v
     """,
+    # It ends before it can write down the new mount, which has the number of the one before.
+    "killed-after-a-rebind": """
+        add-pod p1 pair fluid two
+        stop-daemon
+        start-daemon
+        rebind p1/w
+        crash two
+        kill-daemon &
+        take-away two
+        start-daemon
+    """,
 }
 
 
