@@ -198,7 +198,7 @@ class Judge:
         verdict = "hung" if is_hung else "stale"
         if bind["verdict"] != verdict:
             yield f"is {verdict} and is called {bind['verdict']}: {bind['evidence']}"
-        elif not is_hung and bind["refusal"] not in self._right_refusals(target):
+        elif not is_hung and bind["refusal"] not in self._right_refusals(target, bind):
             yield f"is stale, and the reason is said to be {bind['refusal']}: {bind['evidence']}"
 
     def _must_follow(self, target: Target) -> bool:
@@ -207,13 +207,16 @@ class Judge:
             return False
         return target.host.is_learned and not target.host.is_bare
 
-    def _right_refusals(self, target: Target) -> set[str]:
+    def _right_refusals(self, target: Target, bind: Any) -> set[str]:
         right = set() if self._stage.sources[target.source].answers else set(WAITING)
         if self._stage.sources[target.source].is_hung and target.container is not None:
             # The bind on the host may show the new file system already.
             right |= {"host_bind_stale"}
         if not target.host.is_learned:
             right |= {"no_source"}
+            if bind["source"]["path"]:
+                # A part of its pod's own mount, of which in turn nothing is known.
+                right |= WAITING
         if target.host.is_bare:
             right |= {"host_bind_stale"}
         return right
@@ -288,5 +291,9 @@ class Judge:
                 continue
             if target.container is not None:
                 target.is_lost = False
-            elif bind["source"]["path"] and not target.is_bare:
+            # That a part of a pod's mount comes from there says nothing of where that comes from.
+            elif (
+                bind["source"]["path"] == stage.sources[target.source].source.path
+                and not target.is_bare
+            ):
                 target.is_learned = True

@@ -45,6 +45,16 @@ LIVES = {
         take-away two
         start-daemon
     """,
+    # Where its pod's own mount came from was never seen: nothing follows the source.
+    "parts-of-an-unknown": """
+        reload rebind
+        stop-daemon
+        add-pod p1 parts two fluid &
+        upgrade two &
+        start-daemon
+        crash fluid
+        end-old two
+    """,
 }
 
 
