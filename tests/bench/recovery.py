@@ -56,6 +56,7 @@ CASES = (
     Case("1 volume", Layout(follows_host=True), 50, (*WAYS, POLL), is_quick=True),
     Case("1 volume, after a rest", Layout(follows_host=True), 20, is_rested=True),
     Case("10 volumes", Layout(volumes=10, containers=10), 20),
+    Case("10 volumes, 10 sources", Layout(10, 10, 10), 20),
     Case("100 volumes", HUNDRED, 10, is_quick=True),
     Case("100 volumes, after a rest", HUNDRED, 10, is_rested=True),
     Case("100 volumes, follow host", Layout(100, 1, 100, follows_host=True), 5, (*WAYS, POLL)),
