@@ -30,7 +30,6 @@ def stack(stage: Stage, where: str, times: str) -> None:
             assert source is not None
             syscalls.mount(state.source.path, target.path, None, syscalls.MS_BIND)
             _note_layers(stage, before, stage.tables(), options_of(source))
-        target.is_learned = False
 
 
 def _note_layers(stage: Stage, before: Tables, now: Tables, options: Options) -> None:
@@ -45,6 +44,8 @@ def _note_layers(stage: Stage, before: Tables, now: Tables, options: Options) ->
             alive = stage.sources[target.source].is_served
             target.stuck |= stuck_below(now.of(container).stack_at(target.path), new, alive)
             target.is_overlaid = True
+            # Wherever it arrived it is a mount that the daemon has yet to see beside its source.
+            target.is_learned = False
             target.add_options(options)
     for state in stage.sources.values():
         path = state.source.path

@@ -55,6 +55,17 @@ LIVES = {
         crash fluid
         end-old two
     """,
+    # The layer arrives at the other pod too, and its source is gone before there is a daemon.
+    "stacked-on-a-peer": """
+        reload rebind
+        add-pod p1 nested one two
+        add-pod p2 twins one two
+        kill-daemon &
+        upgrade one
+        start-daemon &
+        stack p1/v 1 &
+        upgrade one
+    """,
 }
 
 
