@@ -271,12 +271,21 @@ class _Replacement:
                 below = layer_below(self._kernel, top)
                 if below is None or not (_is_same(top, above) and _is_same(below, layer)):
                     return
-                inside = _points(tree_inside(self._kernel, top))
-                if not inside <= _points(tree_inside(self._kernel, below)) | self._wanted:
-                    # Should this attempt end here, nobody could bring back what is inside.
+                on_top = mounts_on(self._kernel, top)
+                # Each look takes as long as the table is: most often nothing is inside.
+                if not on_top:
+                    self._kernel.detach(fd)
+                elif not self._drop_with_inside(fd, top, below, _points(on_top)):
                     return
-                self._detach(fd, top, inside)
             above = layer
+
+    def _drop_with_inside(self, fd: int, top: Mount, below: Mount, inside: _Points) -> bool:
+        """Detach a layer if all that goes along is there below it, or will be again."""
+        if not inside <= _points(tree_inside(self._kernel, below)) | self._wanted:
+            # Should this attempt end here, nobody could bring back what is inside.
+            return False
+        self._detach(fd, top, inside)
+        return True
 
     def _put_in_place(self, clone: int, target: Target) -> Mount:
         self._drop_stale_layers(target)

@@ -313,8 +313,17 @@ class Stage:
             time.sleep(0.005)
 
     def hang_up(self) -> None:
-        """SIGHUP."""
+        """SIGHUP, until the file was read: of two that come together one alone is read."""
+        before = self._files_read()
         os.kill(self.daemon.pid, signal.SIGHUP)
+        end = time.monotonic() + patient(READY_SECONDS)
+        while self._files_read() == before:
+            if not self.is_daemon_running() or time.monotonic() > end:
+                raise Violation("the daemon did not read its configuration again")
+            time.sleep(0.002)
+
+    def _files_read(self) -> int:
+        return self.daemon.log().count("reloaded")
 
 
 def _state_of(pid: int) -> str:

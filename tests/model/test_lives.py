@@ -66,6 +66,13 @@ LIVES = {
         stack p1/v 1 &
         upgrade one
     """,
+    # What must be refused comes before what must be taken over was read.
+    "two-files-at-once": """
+        reload rebind &
+        reload bad
+        add-pod p1 plain one two
+        upgrade one
+    """,
 }
 
 
