@@ -162,10 +162,7 @@ class Daemon:
         if until is None:
             times = (due, self._wake_ups.due_at, *(due_at for due_at, _ in self._errands(now)))
             until = min(t for t in times if t is not None)
-        thought = time.monotonic() - now
-        callbacks = self._descriptors.ready(until - now)
-        began = time.monotonic()
-        for callback in callbacks:
+        for callback in self._descriptors.ready(until - now):
             self._wake(callback())
         if self._signals.take_reload():
             self._reload()
@@ -177,8 +174,6 @@ class Daemon:
         if not self._wake_ups.is_due(now) and now >= due:
             self._wake(Trigger.TIMER)
         self._cycle_if_due()
-        now = time.monotonic()
-        self._effort.spend(thought + now - began, now)
 
     def _wake(self, trigger: Trigger | None) -> None:
         if trigger is not None:

@@ -17,16 +17,27 @@ class Effort:
     """What the loop did so far, and what is to be done even while it rests."""
 
     def __init__(
-        self, workers: Callable[[], Iterable[HasDescriptor]], serve: Callable[[], None]
+        self,
+        workers: Callable[[], Iterable[HasDescriptor]],
+        serve: Callable[[], None],
+        processor_time: Callable[[], float] = time.thread_time,
     ) -> None:
-        """``serve`` is called when one of the ``workers`` is readable."""
+        """``serve`` is called when one of the ``workers`` is readable.
+
+        What counts are seconds on a processor and not those of the clock: where others take the
+        processors away, less is done and not more, and the pods would wait for the rest as well.
+        """
         self._workers = workers
         self._serve = serve
+        self._processor_time = processor_time
+        self._counted = processor_time()
         self._spent = Bucket()
 
-    def spend(self, seconds: float, now: float) -> None:
-        """Note what was done."""
-        self._spent = self._spent.take(seconds, EFFORT, now)
+    def _count(self, now: float) -> None:
+        """Take into account what was done since the last time."""
+        used = self._processor_time()
+        self._spent = self._spent.take(used - self._counted, EFFORT, now)
+        self._counted = used
 
     def rest(self) -> None:
         """Let what happens in a storm come together, so that fewer cycles do for all of it.
@@ -34,13 +45,10 @@ class Effort:
         A worker that has done its part is given more of it meanwhile: pods wait for that.
         """
         now = time.monotonic()
+        self._count(now)
         excess = -self._spent.left(EFFORT, now)
         end = now + min(excess / EFFORT.per_second, MAX_REST_SECONDS)
         while now < end:
-            is_wanted = any_readable(self._workers(), end - now)
-            now = time.monotonic()
-            if is_wanted:
+            if any_readable(self._workers(), end - now):
                 self._serve()
-                spent = time.monotonic() - now
-                now += spent
-                self.spend(spent, now)
+            now = time.monotonic()

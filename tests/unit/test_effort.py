@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -40,17 +40,22 @@ def worker() -> Iterator[Pipe]:
     pipe.close()
 
 
+def after(seconds: float, worker: Pipe, serve: Callable[[], None]) -> Effort:
+    """A loop that has used so many seconds on a processor, just now."""
+    used = [0.0]
+    effort = Effort(lambda: [worker], serve, lambda: used[0])
+    used[0] = seconds
+    return effort
+
+
 def test_what_a_crash_takes_needs_no_rest(worker: Pipe) -> None:
-    effort = Effort(lambda: [worker], worker.listen)
     worker.say()
-    effort.spend(EFFORT.burst - 0.5, time.monotonic())
-    effort.rest()
+    after(EFFORT.burst - 0.5, worker, worker.listen).rest()
     assert worker.heard == 0  # it did not rest, and so looked at nobody
 
 
 def test_workers_are_served_while_the_loop_rests(worker: Pipe) -> None:
-    effort = Effort(lambda: [worker], worker.listen)
-    effort.spend(EFFORT.burst + 0.05 * EFFORT.per_second, time.monotonic())
+    effort = after(EFFORT.burst + 0.05 * EFFORT.per_second, worker, worker.listen)
     for _ in range(2):
         worker.say()
     began = time.monotonic()
@@ -61,8 +66,14 @@ def test_workers_are_served_while_the_loop_rests(worker: Pipe) -> None:
 
 def test_a_worker_that_is_never_quiet_does_not_keep_the_loop_from_its_work(worker: Pipe) -> None:
     calls: list[None] = []
-    effort = Effort(lambda: [worker], lambda: calls.append(None))
-    effort.spend(EFFORT.burst + 0.02 * EFFORT.per_second, time.monotonic())
     worker.say()
-    effort.rest()
+    after(EFFORT.burst + 0.02 * EFFORT.per_second, worker, lambda: calls.append(None)).rest()
     assert calls
+
+
+def test_what_was_counted_is_not_counted_again(worker: Pipe) -> None:
+    effort = after(EFFORT.burst - 0.5, worker, worker.listen)
+    worker.say()
+    for _ in range(3):
+        effort.rest()
+    assert worker.heard == 0
