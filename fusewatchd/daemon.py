@@ -207,6 +207,7 @@ class Daemon:
         return (
             (observer.mounts_due, self._on_mounts),
             (observer.errands_due(now), self._on_errands),
+            (self._node.executor.next_deadline(), self._on_stall),
             (self._state.due_at, self._save),
         )
 
@@ -233,7 +234,6 @@ class Daemon:
     def _next_due(self, now: float) -> float:
         times = [
             self._node.observer.next_due(now),
-            self._node.executor.next_deadline(),
             self._node.commands.next_deadline(),
             self._cycle.remedies.due_at if self._cycle else None,
             next_retry(self._node.reconciler.ledger, self._cycle.plan if self._cycle else Plan()),
@@ -290,6 +290,16 @@ class Daemon:
         self._node.executor.take_in(time.monotonic())
         self._watch_workers()
         self._note_outcomes()
+
+    def _on_stall(self) -> None:
+        """Others go on in the place of workers that have not moved: this alone needs no cycle.
+
+        While the loop is in one, none of them can be seen to move.
+        """
+        self._node.executor.take_in(time.monotonic())
+        self._watch_workers()
+        if self._node.executor.has_outcomes:
+            self._note_outcomes()
 
     def _note_outcomes(self) -> None:
         now = time.monotonic()

@@ -74,13 +74,13 @@ def test_a_loop_that_is_never_left_in_peace_rests(node: DemoNode) -> None:
     source = node.add_source("one")
     for number in range(1000):
         node.add_pod(f"p{number}", [PodVolume("v", source)], [])
+    start = time.monotonic()
     with DaemonProcess(node, settings={"probe.interval_seconds": "0.000001"}) as daemon:
         daemon.wait_until_watching(1000)
-        time.sleep(EFFORT.burst / (1 - EFFORT.per_second) + 2)
-        before, start = usage(daemon.pid), time.monotonic()
-        time.sleep(6.0)
-        spent = usage(daemon.pid).daemon_cpu_seconds - before.daemon_cpu_seconds
-        assert spent <= 2 * EFFORT.per_second * (time.monotonic() - start)
+        time.sleep(20.0)
+        share = EFFORT.burst + EFFORT.per_second * (time.monotonic() - start)
+        # Threads of its own and the rest of the loop need some as well.
+        assert EFFORT.burst / 2 <= usage(daemon.pid).daemon_cpu_seconds <= 1.25 * share
 
 
 @pytest.mark.slow
