@@ -207,7 +207,7 @@ class Daemon:
         return (
             (observer.mounts_due, self._on_mounts),
             (observer.errands_due(now), self._on_errands),
-            (self._node.executor.next_deadline(), self._on_stall),
+            (self._node.executor.next_deadline(), self._on_outcome),
             (self._state.due_at, self._save),
         )
 
@@ -216,8 +216,7 @@ class Daemon:
         cycle = self._node.reconciler.reconcile(triggers)
         self._wake_ups.note_cycle(cycle.started_at, cycle.finished_at)
         self._watch_workers()
-        if self._node.executor.has_outcomes:
-            self._note_outcomes()
+        self._note_outcomes()
         self._metrics.probe_children_stuck(
             self._node.probes.stuck(cycle.started_at, self._settings.probe.deadline_seconds)
         )
@@ -287,21 +286,14 @@ class Daemon:
         return Trigger.PROBE if is_news else None
 
     def _on_outcome(self) -> None:
+        """Workers have something to tell, or have not moved and others go on in their place."""
         self._node.executor.take_in(time.monotonic())
         self._watch_workers()
         self._note_outcomes()
 
-    def _on_stall(self) -> None:
-        """Others go on in the place of workers that have not moved: this alone needs no cycle.
-
-        While the loop is in one, none of them can be seen to move.
-        """
-        self._node.executor.take_in(time.monotonic())
-        self._watch_workers()
-        if self._node.executor.has_outcomes:
-            self._note_outcomes()
-
     def _note_outcomes(self) -> None:
+        if not self._node.executor.has_outcomes:
+            return
         now = time.monotonic()
         if self._node.executor.is_idle:
             self._wake_ups.add(Trigger.OUTCOME, now)

@@ -9,9 +9,11 @@ from contextlib import suppress
 from typing import Any
 
 from fusewatchd.demo.sources import OldServer
-from fusewatchd.model import Device
+from fusewatchd.lineage import Fact
+from fusewatchd.model import Mount
+from fusewatchd.wire import decode
 from tests.model import kubelet, others
-from tests.model.places import SourceState, Upgraded, Violation, unique_id_at
+from tests.model.places import SourceState, Upgraded, Violation, with_unique_id
 from tests.model.possible import need, source_of
 from tests.model.stage import Stage
 from tests.model.steps import Step
@@ -124,8 +126,7 @@ def _note_daemon_gone(stage: Stage) -> None:
         path = os.path.join(stage.daemon.values["state_dir"], "state.json")
         with open(path, encoding="utf-8") as file:
             document = json.load(file)
-    facts = document["lineage"]
-    kept = {(f["mount_point"], f["mount_id"], Device(**f["device"])): f["unique_id"] for f in facts}
+    facts = [decode(Fact, item) for item in document["lineage"]]
     found = [(item["key"], item["facts"]) for item in document["containers"]]
     copies = {(key["mount_point"], f["mount_id"]) for key, f in found if f["origin"]}
     tables = stage.tables()
@@ -133,20 +134,12 @@ def _note_daemon_gone(stage: Stage) -> None:
         top = tables.of(target.container).top_at(target.path)
         if target.container is not None:
             target.is_lost = top is None or (target.path, top.mount_id) not in copies
-        elif top is None or not _is_it(
-            target.path, kept.get((target.path, top.mount_id, top.device))
-        ):
+        elif top is None or not _is_known(facts, with_unique_id(top)):
             target.is_learned = False
 
 
-def _is_it(path: str, unique_id: int | None) -> bool:
-    """Return True when what was written down is about this mount, not about one that had its number.
-
-    The kernel gives the number of a mount that is gone to the next one.
-    """
-    if unique_id is None:
-        return False
-    return not unique_id or unique_id_at(path) in (unique_id, None)
+def _is_known(facts: list[Fact], top: Mount) -> bool:
+    return any(fact.is_about(top) for fact in facts)
 
 
 def start_daemon(stage: Stage) -> None:

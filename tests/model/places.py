@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fusewatchd.demo.container import Container
 from fusewatchd.demo.pods import DemoPod
 from fusewatchd.demo.sources import ServerProcess, Source
 from fusewatchd.linux.statmount import mount_unique_id
+from fusewatchd.linux.syscalls import closing_fd
 from fusewatchd.model import Device, Mount
 from fusewatchd.mountinfo import MountTable, parse_mount_table
 from tests.model.shapes import marker
@@ -157,13 +158,10 @@ def table_of(process: str) -> MountTable:
         return parse_mount_table(file.read())
 
 
-def unique_id_at(path: str) -> int | None:
-    """Return the id that no other mount will have; None where the kernel does not tell it."""
-    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    try:
-        return mount_unique_id(fd)
-    finally:
-        os.close(fd)
+def with_unique_id(top: Mount) -> Mount:
+    """Return a topmost mount of the host with the id that no other one will have, if it is told."""
+    with closing_fd(os.open(top.mount_point, os.O_PATH | os.O_CLOEXEC)) as fd:
+        return replace(top, unique_id=mount_unique_id(fd) or 0)
 
 
 def content(target: Target) -> tuple[str, str]:

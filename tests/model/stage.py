@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -306,21 +306,20 @@ class Stage:
 
     def wait_for_daemon(self) -> None:
         """Wait until it is ready: before that no init system would send it a signal."""
-        end = time.monotonic() + patient(READY_SECONDS)
-        while self.status() is None:
-            if not self.is_daemon_running() or time.monotonic() > end:
-                raise Violation(f"the daemon did not start:\n{self.daemon.log()[-3000:]}")
-            time.sleep(0.005)
+        self._wait_until(lambda: self.status() is not None, "the daemon did not start")
 
     def hang_up(self) -> None:
         """SIGHUP, until the file was read: of two that come together one alone is read."""
         before = self._files_read()
         os.kill(self.daemon.pid, signal.SIGHUP)
+        self._wait_until(lambda: self._files_read() != before, "the daemon read no configuration")
+
+    def _wait_until(self, is_so: Callable[[], bool], problem: str) -> None:
         end = time.monotonic() + patient(READY_SECONDS)
-        while self._files_read() == before:
+        while not is_so():
             if not self.is_daemon_running() or time.monotonic() > end:
-                raise Violation("the daemon did not read its configuration again")
-            time.sleep(0.002)
+                raise Violation(f"{problem}:\n{self.daemon.log()[-3000:]}")
+            time.sleep(0.005)
 
     def _files_read(self) -> int:
         return self.daemon.log().count("reloaded")
