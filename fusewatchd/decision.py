@@ -190,6 +190,11 @@ class Incident:
         """From the end of the server to the last bind; None while, or where, that is not so."""
         return None if self.recovered_at is None else max(0.0, self.recovered_at - self.began_at)
 
+    @property
+    def recovery_seconds(self) -> float | None:
+        """How long it took once there was something to bind to, and a need for it."""
+        return _recovery_seconds(self)
+
 
 @dataclass(frozen=True, slots=True)
 class Outage:
@@ -212,6 +217,21 @@ class Outage:
     def began_at(self) -> float:
         """When the server was gone, as far as that was seen."""
         return self.noticed_at if self.server_gone_at is None else self.server_gone_at
+
+    @property
+    def recovery_seconds(self) -> float | None:
+        """As that of the incident."""
+        return _recovery_seconds(self)
+
+
+def _recovery_seconds(outage: Incident | Outage) -> float | None:
+    """Count from the later of two moments: the source is visible, the old server is gone.
+
+    While both servers live nobody lacks anything, however long a drain takes.
+    """
+    if outage.source_up_at is None or outage.recovered_at is None:
+        return None
+    return max(0.0, outage.recovered_at - max(outage.source_up_at, outage.began_at))
 
 
 class Trigger(Enum):

@@ -231,6 +231,8 @@ def _outage(outage: Document) -> str:
         return f"{began} server gone, over after {lasted}, nothing was replaced"
     took = outage["recovery_ms"]
     after = f", {_duration(took)} after the source was back" if took is not None else ""
+    if took is not None and outage["source_up_at"] < began:
+        after = ", the new source was there before"
     done = counted(outage["recovered"], "bind")
     return f"{began} server gone, {done} recovered after {lasted}{after}"
 

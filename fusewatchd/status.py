@@ -236,7 +236,7 @@ def _outage(outage: Outage, clocks: Clocks) -> Document:
         "recovered_at": clocks.date(outage.recovered_at),
         "ended_at": clocks.date(outage.ended_at),
         "lasted_ms": _ms(outage.began_at, outage.ended_at),
-        "recovery_ms": _ms(outage.source_up_at, outage.recovered_at),
+        "recovery_ms": _ms(0.0, outage.recovery_seconds),
         "binds": outage.binds,
         "recovered": outage.recovered,
     }

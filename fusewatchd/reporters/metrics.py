@@ -135,7 +135,7 @@ class Metrics:
             self._aborts.labels(status.value, reason.value)
         self._recovery = series.histogram(
             "fusewatchd_recovery_duration_seconds",
-            "From the source being mounted anew to its last bind being verified.",
+            "From the new source, or the end of the old server if that is later, to the last bind.",
             "driver",
         )
         self._outage = series.histogram(
@@ -309,9 +309,8 @@ class Metrics:
         if incident.recovered_at is None:
             return
         driver = self._driver(incident.driver)
-        if incident.source_up_at is not None:
-            took = max(0.0, incident.recovered_at - incident.source_up_at)
-            self._recovery.labels(driver).observe(took)
+        if incident.recovery_seconds is not None:
+            self._recovery.labels(driver).observe(incident.recovery_seconds)
         self._outage.labels(driver).observe(max(0.0, incident.recovered_at - incident.began_at))
 
     def _driver(self, name: str) -> str:

@@ -88,10 +88,8 @@ class OutageStory:
         self, incident: Incident, at: float, fields: dict[str, Value], cycle: CycleReport
     ) -> None:
         lasted = max(0.0, at - incident.began_at)
-        took, words = None, ""
-        if incident.source_up_at is not None:
-            took = max(0.0, at - incident.source_up_at)
-            words = f" in {duration_text(took)}"
+        took = incident.recovery_seconds
+        words = "" if took is None else f" in {duration_text(took)}"
         binds = len(incident.recovered_targets)
         self._log.info(
             f"recovered {counted(binds, 'bind')}{words}, outage {duration_text(lasted)}",

@@ -89,9 +89,8 @@ class SystemdNotifier:
                 continue
             at = self._wall() - (self._monotonic() - incident.recovered_at)
             text = time.strftime("%H:%M:%S", time.localtime(at))
-            if incident.source_up_at is not None:
-                took = max(0.0, incident.recovered_at - incident.source_up_at)
-                text = f"{text} in {duration_text(took)}"
+            if incident.recovery_seconds is not None:
+                text = f"{text} in {duration_text(incident.recovery_seconds)}"
             self._last_recovery = f"last recovery {text}"
 
     def _summary(self, cycle: CycleReport) -> str:

@@ -250,9 +250,13 @@ def test_an_old_server_that_drains_and_dies(node: DemoNode) -> None:
         source.restart(old=OldServer.DRAINING)
         daemon.wait_for(lambda d: all(b["verdict"] == "superseded" for b in d["binds"]))
         assert container.read("/data/hello") == "one"
+        time.sleep(1.0)  # nobody lacks anything meanwhile
         for old in source.draining:
             old.kill()
         container.wait_until_readable("/data/hello", DEADLINE)
+        (outage,) = daemon.wait_for(lambda d: d["outages"])["outages"]
+        assert outage["source_up_at"] < outage["server_gone_at"]
+        assert outage["recovery_ms"] <= outage["lasted_ms"]
 
 
 @in_lab(timeout=90)

@@ -212,6 +212,7 @@ def test_every_kind_of_bind_is_explained(kind: BindKind) -> None:
 def test_its_outages_and_attempts() -> None:
     over = Outage(OLD, SOURCE, 10.0, 20.0, 9.0, 19.99, 20.0, 3, 3)
     given_up = Outage(OLD, SOURCE, 30.0, 40.0, binds=1)
+    drained = Outage(OLD, SOURCE, 51.0, 52.0, 51.0, 10.0, 52.0, 3, 3)
     other = Outage(NEW, "/elsewhere", 50.0, 60.0)
     failed = replace(
         outcome(HOST, OutcomeStatus.FAILED, Reason.SYSTEM_CALL, at=99.0, detail="move_mount"),
@@ -220,12 +221,14 @@ def test_its_outages_and_attempts() -> None:
     states = {HOST.key: TargetState(Phase.COOLDOWN, 3, 103.0, last_outcome=failed)}
     stale = finding(HOST, Verdict.STALE, source=NEW)
     of = cycle(stale, refused=[Refusal(stale, Reason.BACK_OFF, 103.0)])
-    told = says(document(of, states, [incident(HOST)], [over, given_up, other]))
+    told = says(document(of, states, [incident(HOST)], [over, given_up, drained, other]))
     assert told["history"].splitlines() == [
         "2023-11-14T22:11:49.000Z server gone, 3 binds recovered after 11.0 s,"
         " 10.0 ms after the source was back",
         "2023-11-14T22:11:50.000Z server gone, source not back, 1 of 1 bind open",
         "2023-11-14T22:12:10.000Z server gone, over after 10.0 s, nothing was replaced",
+        "2023-11-14T22:12:31.000Z server gone, 3 binds recovered after 1.0 s,"
+        " the new source was there before",
         "2023-11-14T22:13:19.000Z attempt failed, system call: move_mount"
         " (No space left on device)",
     ]

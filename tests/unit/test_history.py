@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from fusewatchd.decision import Outage
 from fusewatchd.history import MAX_OF_ONE, MAX_OUTAGES, remember
 from tests.unit.cycles import OLD, SOURCE, bind, closed, incident
@@ -17,6 +19,25 @@ def test_what_became_of_an_incident() -> None:
     )
     (nothing,) = remember((), [closed(incident(bind()), None)], 30.0)
     assert (nothing.recovered_at, nothing.ended_at, nothing.recovered) == (None, 30.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("source_up_at", "gone_at", "noticed_at", "took"),
+    [
+        (19.75, 10.0, 10.5, 0.25),
+        (5.0, 19.5, 19.75, 0.5),  # a drain: the new server was there long before
+        (5.0, None, 19.75, 0.25),
+        (None, 10.0, 10.5, None),
+    ],
+)
+def test_a_recovery_counts_from_when_both_were_so(
+    source_up_at: float | None, gone_at: float | None, noticed_at: float, took: float | None
+) -> None:
+    """The new source is visible, and the old server is gone."""
+    times = {"source_up_at": source_up_at, "server_gone_at": gone_at, "noticed_at": noticed_at}
+    over = replace(OVER, **times)
+    assert over.recovery_seconds == took
+    assert remember((), [over], 30.0)[0].recovery_seconds == took
 
 
 def test_without_news_nothing_changes() -> None:
