@@ -92,6 +92,8 @@ class Propagation(Enum):
     PRIVATE = "private"
     SLAVE = "slave"
     """Receives from the origin's group and sends nothing back (HostToContainer)."""
+    RECEIVER = "receiver"
+    """Slave of the origin's group, then shared in one of its own: it passes on what it receives."""
     PEER = "peer"
     """Stays in the origin's group (Bidirectional)."""
 

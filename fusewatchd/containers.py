@@ -313,13 +313,14 @@ _BY_NAME = {
 
 
 def _propagation_now(mount: Mount, origin: Bind | None) -> Propagation:
+    group = origin.mount.peer_group if origin and origin.mount else 0
+    if group and mount.peer_group == group:
+        # Also when the bind on the host is a slave of its source: so are all its peers.
+        return Propagation.PEER
     if mount.master:
         return Propagation.SLAVE
-    if not mount.peer_group:
-        return Propagation.PRIVATE
     # A container can make a group of its own, and is no peer of the host by that.
-    is_peer = origin and origin.mount and origin.mount.peer_group == mount.peer_group
-    return Propagation.PEER if is_peer else Propagation.OWN_GROUP
+    return Propagation.OWN_GROUP if mount.peer_group else Propagation.PRIVATE
 
 
 def remember_former(

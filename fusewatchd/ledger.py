@@ -120,6 +120,8 @@ class Ledger:
     """Binds that were seen on the host and whose pod has not left since."""
     states: Mapping[TargetKey, TargetState] = field(default_factory=dict)
     containers: Mapping[TargetKey, ContainerFacts] = field(default_factory=dict)
+    propagations: Mapping[TargetKey, Propagation] = field(default_factory=dict)
+    """How each bind on the host hung on its source while both were seen."""
     former: Mapping[tuple[str, Device, str], Former] = field(default_factory=dict)
     """(pod uid, device, root) that a host bind had earlier -> that bind."""
     own_layers: Mapping[TargetKey, tuple[OwnLayer, ...]] = field(default_factory=dict)

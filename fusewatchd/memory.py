@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from fusewatchd import cleanup, lineage
+from fusewatchd import cleanup, lineage, propagation
 from fusewatchd.actions import (
     DetachOrphan,
     DetachOwnLayer,
@@ -24,7 +24,7 @@ from fusewatchd.ledger import Detached, Ledger, TargetState
 from fusewatchd.lifecycle import Signal, advance, signal_of
 from fusewatchd.lineage import Place
 from fusewatchd.model import SourceAnswer, TargetKey
-from fusewatchd.ownlayers import still_there, with_layers
+from fusewatchd.ownlayers import still_there, with_layers, without
 from fusewatchd.snapshot import Snapshot
 from fusewatchd.verdicts import Verdict
 
@@ -64,7 +64,7 @@ def take_outcomes(ledger: Ledger, outcomes: Iterable[Outcome], back_off: BackOff
         states[key] = _after_attempt(states.get(key, TargetState()), outcome, back_off)
         if isinstance(action, DetachOwnLayer):
             if outcome.status is OutcomeStatus.DETACHED:
-                own_layers.pop(key, None)
+                own_layers[key] = without(own_layers.get(key, ()), action.expect)
         elif isinstance(action, DetachOrphan):
             if outcome.status is OutcomeStatus.DETACHED:
                 detached = Detached(detached.layers + 1, outcome.finished_at)
@@ -147,6 +147,7 @@ def take_diagnosis(ledger: Ledger, diagnosis: Diagnosis, snapshot: Snapshot) -> 
         facts=diagnosis.facts,
         published=_published(ledger, findings, snapshot),
         containers=containers,
+        propagations=propagation.learn(ledger.propagations, findings, snapshot),
         former=remember_former(ledger.former, hosts, snapshot),
         own_layers=still_there(ledger.own_layers, binds, snapshot),
         owners=diagnosis.owners,

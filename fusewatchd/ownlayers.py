@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from fusewatchd.actions import OwnLayer
+from fusewatchd.actions import Expect, OwnLayer
 from fusewatchd.decision import Bind
 from fusewatchd.kubeletdir import pods_prefix
 from fusewatchd.model import Mount, TargetKey
@@ -78,13 +78,31 @@ def still_there(known: OwnLayers, binds: Iterable[Bind], snapshot: Snapshot) -> 
     return kept
 
 
-def own_top(known: OwnLayers, bind: Bind, snapshot: Snapshot) -> OwnLayer | None:
-    """Return the topmost mount of a bind as an own layer, if it is one without a doubt."""
-    mount = bind.mount
-    for layer in known.get(bind.key, ()):
-        if mount is not None and layer.is_about(mount) and _is_proven(layer, mount, snapshot):
-            return layer
-    return None
+def is_own_top(known: OwnLayers, bind: Bind, snapshot: Snapshot) -> bool:
+    """True when the topmost mount of a bind is there because of a layer of ours.
+
+    It is that layer without a doubt, or what arrived on it when the source got another mount.
+    """
+    layers = known.get(bind.key, ())
+    for mount in reversed(layers_of(bind, snapshot) if layers else ()):
+        if _is_own(layers, mount, snapshot):
+            return True
+        if not mount.master:
+            break
+    return False
+
+
+def has_own_base(known: OwnLayers, bind: Bind, snapshot: Snapshot) -> bool:
+    """True when what the lowest layer of ours was put on has gone."""
+    layers = known.get(bind.key, ())
+    stack = layers_of(bind, snapshot) if layers else ()
+    return bool(stack) and _is_own(layers, stack[0], snapshot)
+
+
+def without(layers: tuple[OwnLayer, ...], expect: Expect) -> tuple[OwnLayer, ...]:
+    """Leave out the mount that is described."""
+    gone = OwnLayer(expect.mount_id, expect.unique_id, expect.device)
+    return tuple(layer for layer in layers if not _is_same(layer, gone))
 
 
 def _found(
@@ -106,6 +124,10 @@ def _is_same(one: OwnLayer, other: OwnLayer) -> bool:
     if one.unique_id and other.unique_id:
         return one.unique_id == other.unique_id
     return (one.mount_id, one.device) == (other.mount_id, other.device)
+
+
+def _is_own(layers: Iterable[OwnLayer], mount: Mount, snapshot: Snapshot) -> bool:
+    return any(own.is_about(mount) and _is_proven(own, mount, snapshot) for own in layers)
 
 
 def _is_proven(layer: OwnLayer, mount: Mount, snapshot: Snapshot) -> bool:

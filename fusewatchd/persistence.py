@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fusewatchd import lineage
-from fusewatchd.actions import OwnLayer
+from fusewatchd.actions import OwnLayer, Propagation
 from fusewatchd.decision import Outage
 from fusewatchd.errors import ParseError
 from fusewatchd.history import MAX_OUTAGES
@@ -48,6 +48,12 @@ class _Container:
 
 
 @dataclass(frozen=True, slots=True)
+class _HostBind:
+    key: TargetKey
+    propagation: Propagation
+
+
+@dataclass(frozen=True, slots=True)
 class _Owner:
     pod_uid: str
     owner: Owner
@@ -59,6 +65,7 @@ def is_same_memory(one: Ledger, other: Ledger) -> bool:
         one.facts == other.facts
         and one.own_layers == other.own_layers
         and one.containers == other.containers
+        and one.propagations == other.propagations
         and one.owners == other.owners
         and one.outages == other.outages
     )
@@ -75,6 +82,7 @@ def document_of(ledger: Ledger, boot_id: str) -> dict[str, Any]:
             for key, layers in ledger.own_layers.items()
         ],
         "containers": [encode(_Container(key, facts)) for key, facts in ledger.containers.items()],
+        "host_binds": [encode(_HostBind(key, p)) for key, p in ledger.propagations.items()],
         "owners": [encode(_Owner(uid, owner)) for uid, owner in ledger.owners.items()],
         "outages": [encode(outage) for outage in ledger.outages],
     }
@@ -97,13 +105,15 @@ def ledger_from(document: object, boot_id: str, table: MountTable) -> Ledger:
     layers = [_own_layers(item, table) for item in _list(document, "own_layers")]
     containers = [_container(item) for item in _list(document, "containers")]
     # A file written by an earlier version may lack these.
-    document = {"owners": [], "outages": [], **document}
+    document = {"host_binds": [], "owners": [], "outages": [], **document}
+    host_binds = [decode(_HostBind, item) for item in _list(document, "host_binds")]
     owners = [decode(_Owner, item) for item in _list(document, "owners")]
     outages = [_outage(item) for item in _list(document, "outages")]
     return Ledger(
         facts=lineage.restore(facts, table),
         own_layers={item.key: item.mounts for item in layers if item.mounts},
         containers={item.key: item.facts for item in containers},
+        propagations={item.key: item.propagation for item in host_binds},
         owners={item.pod_uid: item.owner for item in owners},
         outages=tuple(outages[-MAX_OUTAGES:]),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from fusewatchd import cleanup
+from fusewatchd import cleanup, propagation
 from fusewatchd.aborting import HungConnections
 from fusewatchd.actions import (
     AbortConnection,
@@ -25,7 +25,7 @@ from fusewatchd.children import ChildrenUnknownError, plan_children
 from fusewatchd.decision import Finding, Plan, Refusal
 from fusewatchd.ledger import ContainerFacts, Ledger
 from fusewatchd.model import BindKind, Device, Mount, TargetKey
-from fusewatchd.ownlayers import layers_of, own_top
+from fusewatchd.ownlayers import has_own_base, is_own_top, layers_of
 from fusewatchd.settings import CleanupSettings, RecoveryMode, SupersededPolicy
 from fusewatchd.snapshot import Snapshot
 from fusewatchd.sources import narrower, subpath_of
@@ -108,6 +108,7 @@ class _Planner:
         self._now = now
         self._replaced: set[TargetKey] = set()
         self._findings = {finding.bind.key: finding for finding in findings}
+        self._read_only_below = propagation.read_only_below(ledger.containers)
         self._dead = tuple(sorted(snapshot.dead_devices()))
 
     def consider(self, finding: Finding) -> None:
@@ -205,7 +206,7 @@ class _Planner:
                 key=finding.bind.key,
                 expect=Expect.of(mount),
                 origin=origin,
-                propagation=self._propagation(finding, mount),
+                propagation=self._propagation(finding, mount, source),
                 subpath=subpath,
                 stale_devices=self._stale_devices(finding, mount, source.device),
                 own_layers=self._ledger.own_layers.get(finding.bind.key, ()),
@@ -231,13 +232,16 @@ class _Planner:
         assert finding.bind.origin is not None
         return Expect(finding.bind.origin.mount_point, source.device)
 
-    def _propagation(self, finding: Finding, mount: Mount) -> Propagation:
-        known = self._ledger.containers.get(finding.bind.key)
+    def _propagation(self, finding: Finding, mount: Mount, source: Mount) -> Propagation:
+        key = finding.bind.key
+        known = self._ledger.containers.get(key)
         if known is not None:
             return known.propagation
-        if finding.bind.key.is_host:
-            return Propagation.OWN_GROUP if mount.peer_group else Propagation.PRIVATE
-        return Propagation.PRIVATE
+        if not key.is_host:
+            return Propagation.PRIVATE
+        before = self._ledger.propagations.get(key)
+        is_read_only_below = key.mount_point in self._read_only_below
+        return propagation.wanted(mount, source, before, is_read_only_below=is_read_only_below)
 
     def _stale_devices(self, finding: Finding, mount: Mount, source: Device) -> tuple[Device, ...]:
         devices = set(self._dead)
@@ -271,14 +275,16 @@ class _Planner:
         mount below ours and leaves ours behind.
         """
         bind = finding.bind
-        layer = own_top(self._ledger.own_layers, bind, self._snapshot)
-        if bind.mount is None or not bind.key.is_host or layer is None:
+        known = self._ledger.own_layers
+        if bind.mount is None or not bind.key.is_host:
+            return False
+        if not is_own_top(known, bind, self._snapshot):
             return False
         if self._policy.mode is RecoveryMode.REPORT or self._ledger.state(bind.key).is_in_flight:
             return False
         pod = (self._snapshot.pods or {}).get(bind.path.pod_uid)
         is_ending = finding.verdict is Verdict.ORPHANED or (pod is not None and pod.is_deleting)
-        lost_its_base = bind.depth == 1
+        lost_its_base = has_own_base(known, bind, self._snapshot)
         if not (is_ending or lost_its_base):
             return False
         self.actions.append(DetachOwnLayer(bind.key, Expect.of(bind.mount), bind.mount.peer_group))

@@ -53,8 +53,12 @@ LEAVES_GROUP = {
     Propagation.OWN_GROUP: syscalls.MS_PRIVATE,
     Propagation.PRIVATE: syscalls.MS_PRIVATE,
     Propagation.SLAVE: syscalls.MS_SLAVE,
+    Propagation.RECEIVER: syscalls.MS_SLAVE,
 }
 """How a copy gets out of the group that its origin is in; a peer stays."""
+
+IS_SHARED = frozenset({Propagation.OWN_GROUP, Propagation.RECEIVER})
+"""What is in a peer group of its own after that."""
 
 
 class MountKernel(Protocol):

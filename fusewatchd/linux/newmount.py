@@ -76,9 +76,10 @@ class NewMount:
             raise refuse(Reason.SUBPATH_UNSAFE, "the source is neither directory nor file")
         if kind is not target.kind:
             raise refuse(Reason.TYPE_MISMATCH, f"{kind.value} cannot replace {target.kind.value}")
+        options = options_of(target.mount, read_only=action.read_only)
         attributes = Attributes(
-            options=options_of(target.mount, read_only=action.read_only),
-            propagation=_attainable(action.propagation, origin),
+            options=options,
+            propagation=_attainable(_wanted(action, target.mount, options, origin), origin),
             idmap_pid=self._idmap_pid(target.mount, target.idmap),
         )
         clone = self._configured(copy, attributes)
@@ -198,14 +199,33 @@ def options_of(mount: Mount, *, read_only: bool) -> str:
     return ",".join([first, *words])
 
 
-def _attainable(wanted: Propagation, origin: Mount) -> Propagation:
-    """A clone can only be a slave or a peer of a group that its origin is in."""
-    if wanted in (Propagation.SLAVE, Propagation.PEER) and not origin.peer_group:
+def _wanted(action: ReplaceMount, old: Mount, options: str, origin: Mount) -> Propagation:
+    """Refine what the plan says of a slave by what the mounts are now."""
+    if action.propagation is not Propagation.SLAVE:
+        return action.propagation
+    if origin.master and options.startswith("ro"):
+        # A server that is mounted over the source would arrive here with flags of its own.
         return Propagation.PRIVATE
+    return Propagation.RECEIVER if old.peer_group else Propagation.SLAVE
+
+
+def _attainable(wanted: Propagation, origin: Mount) -> Propagation:
+    """A clone can only receive as a peer or a slave of a group, or with the same master.
+
+    It can only be a peer of a group that its origin is in.
+    """
+    if wanted is Propagation.PEER and not origin.peer_group:
+        return Propagation.PRIVATE
+    if not (origin.peer_group or origin.master):
+        alone = {
+            Propagation.SLAVE: Propagation.PRIVATE,
+            Propagation.RECEIVER: Propagation.OWN_GROUP,
+        }
+        return alone.get(wanted, wanted)
     return wanted
 
 
 def _propagation_of(mount: Mount) -> Propagation:
     if mount.master:
-        return Propagation.SLAVE
+        return Propagation.RECEIVER if mount.peer_group else Propagation.SLAVE
     return Propagation.OWN_GROUP if mount.peer_group else Propagation.PRIVATE

@@ -10,10 +10,11 @@ import os
 import stat
 from collections.abc import Callable, Sequence
 
-from fusewatchd.actions import NamespaceRef, Propagation
+from fusewatchd.actions import NamespaceRef
 from fusewatchd.linux import statmount, syscalls
 from fusewatchd.linux.home import Home
 from fusewatchd.linux.mountkernel import (
+    IS_SHARED,
     LEAVES_GROUP,
     SETTABLE,
     Attributes,
@@ -218,7 +219,7 @@ class RealKernel:
         )
         if attributes.idmap_pid:
             self._set_idmap(copy, attributes.idmap_pid)
-        if attributes.propagation is Propagation.OWN_GROUP:
+        if attributes.propagation in IS_SHARED:
             syscalls.mount_setattr(copy, propagation=syscalls.MS_SHARED)
 
     def _set_idmap(self, copy: int, pid: int) -> None:

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from fusewatchd.actions import Propagation
 from fusewatchd.linux import syscalls
 from fusewatchd.linux.home import Home
-from fusewatchd.linux.mountkernel import LEAVES_GROUP
+from fusewatchd.linux.mountkernel import IS_SHARED, LEAVES_GROUP
 from fusewatchd.linux.mountstack import MAX_LAYERS
 from fusewatchd.linux.statmount import mount_id_of_fd
 from fusewatchd.linux.stop import fail
@@ -86,7 +86,7 @@ class Staging:
                 syscalls.mount(None, place, None, LEAVES_GROUP[propagation])
             flags = syscalls.MS_REMOUNT | syscalls.MS_BIND | mount_flags(options)
             syscalls.mount(None, place, None, flags)
-            if propagation is Propagation.OWN_GROUP:
+            if propagation in IS_SHARED:
                 syscalls.mount(None, place, None, syscalls.MS_SHARED)
             return _copy_out(place)
 

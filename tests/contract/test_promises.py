@@ -212,12 +212,15 @@ def test_containers_of_every_kind(
             stage.check_recovered()
             top = stage.stack(DATA, container)[-1]
             assert top.is_read_only == read_only
-            assert bool(top.master) == (propagation is Volumes.HOST_TO_CONTAINER)
             host = stage.stack(volume.target)[-1]
+            masters = {
+                Volumes.NONE: 0,
+                Volumes.HOST_TO_CONTAINER: host.peer_group,
+                Volumes.BIDIRECTIONAL: host.master,
+            }
+            assert top.master == masters[propagation]
             if propagation is Volumes.BIDIRECTIONAL:
                 assert top.peer_group == host.peer_group
-            if propagation is Volumes.HOST_TO_CONTAINER:
-                assert top.master == host.peer_group
         stage.close()
 
     in_world(kind, body)

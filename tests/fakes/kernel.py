@@ -137,10 +137,10 @@ class FakeKernel:
         mount = self._file(result).mount
         if attributes.propagation in (Propagation.OWN_GROUP, Propagation.PRIVATE):
             self.machine.mounts.change(mount, Kind.PRIVATE)
-        elif attributes.propagation is Propagation.SLAVE:
+        elif attributes.propagation in (Propagation.SLAVE, Propagation.RECEIVER):
             self.machine.mounts.change(mount, Kind.SLAVE)
         mount.options = canonical(attributes.options)
-        if attributes.propagation is Propagation.OWN_GROUP:
+        if attributes.propagation in (Propagation.OWN_GROUP, Propagation.RECEIVER):
             self.machine.mounts.change(mount, Kind.SHARED)
         return result
 

@@ -22,7 +22,7 @@ CORE = {
     "looks", "namespaceview", "wakeups", "lifecycle", "lineage", "sources", "containers", "children", "connections", "connectionstate", "incidents",
     "ledger", "memory", "services", "history", "aborting", "persistence", "switches", "cleanup",
     "pods", "diagnosis", "planner", "drivers", "detectors", "ends", "holding", "belongings",
-    "budget", "breaker", "ownlayers", "hostpaths", "checkup",
+    "budget", "breaker", "ownlayers", "propagation", "hostpaths", "checkup",
     "deadsources", "standstill", "probeuser", "onstale", "remedying",
 }  # fmt: skip
 EDGE = {
