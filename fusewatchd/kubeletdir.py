@@ -13,6 +13,7 @@ from functools import lru_cache
 from fusewatchd.model import BindKind, BindPath, VolumeData
 
 _UID = re.compile(r"[0-9a-fA-F][0-9a-fA-F-]{7,62}")
+_IN_A_POD = re.compile(r"/pods/[^/]+/(?:volumes|volume-subpaths|plugins)/.")
 _STAGED = "globalmount"
 _BY_VOLUME = "pv"
 
@@ -64,6 +65,12 @@ def is_bound_from(subpath: str, path: str) -> bool:
     """Return True for the path of a subPath bind and that of a volume of the same pod."""
     pod, found, _ = subpath.partition("/volume-subpaths/")
     return bool(found) and path.startswith(f"{pod}/volumes/")
+
+
+@lru_cache(maxsize=65536)
+def is_in_a_pod(mount_point: str) -> bool:
+    """Return True for what looks like a pod's mount, below whichever kubelet's directory."""
+    return _IN_A_POD.search(mount_point) is not None
 
 
 @lru_cache(maxsize=65536)

@@ -6,9 +6,14 @@ mounted anew, so it is remembered here, as a fact about one *mount*, not about a
 device: device numbers are reused at once by unrelated file systems, and all volumes of a
 driver may carry the same mount source string.  A fact dies with its mount.
 
-Every FUSE mount has a fact of its own: the layers that others cover, which may come to light
-when the source is long gone, and those outside the pods directory.  Whichever of them is left
-tells a mount that is seen for the first time where their common file system came from.
+A copy of a bind shows the same as its source does, and may be another volume's place tomorrow.  So
+only a mount that is older than every bind of its file system is a place to come from.  What has
+the shape of a pod's mount, under whichever kubelet's directory, is a bind.  Ages are the 64-bit
+ids; without them the order of the table, in which the kernel attached the mounts.
+
+Every FUSE mount has a fact of its own, those without any such place too: what is mounted later
+is no place for them either.  Whichever of them is left tells a mount that is seen for the first
+time where their common file system came from.
 
 A server may mount straight into a pod.  Then the kubelet's subPath binds of this volume come from
 the pod's own mount of it: remembered beside the places outside, and told to no other mount.
@@ -20,7 +25,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from fusewatchd.kubeletdir import parse_bind_path, pods_prefix
+from fusewatchd.kubeletdir import is_in_a_pod, parse_bind_path, pods_prefix
 from fusewatchd.model import (
     DELETED,
     BindKind,
@@ -50,7 +55,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One mount, and every place outside the pods directory that showed the same thing.
+    """One mount, and every place older than all binds of what it shows.
 
     The first candidate is the one that was mounted first: the server's own mount.  The others
     are binds of it, which may be left over or reused for something else later, so only the
@@ -67,9 +72,11 @@ class Fact:
     tied: int = 1
     """So many of the first candidates nothing tells apart."""
     seen_working: bool = False
-    """The file system answered at a moment when a candidate showed it."""
+    """The file system answered at a moment when the first candidate showed it."""
     of_pod: Place | None = None
     """For a subPath bind: the pod's own mount of this volume, when that showed the same."""
+    is_ordered: bool = False
+    """The order of the mounts is the one in which they were made, and not that of a copy."""
 
     def is_about(self, mount: Mount) -> bool:
         """True when this fact was learned from exactly this mount."""
@@ -95,61 +102,76 @@ def learn(
     ignored_fs_types: Collection[str],
     kubelet_root: str,
     working: Collection[Device],
+    *,
+    is_ordered: bool = True,
 ) -> dict[int, Fact]:
     """Return the facts that hold after this look at the mount table.
 
-    A mount whose file system is mounted outside the pods directory too teaches its source.
-    One whose file system is not keeps what is known of the very same mount, and one that was
-    never seen before takes over what is known of others that show the same.  Everything else is
-    forgotten.  ``working`` are the devices that answer.
+    A mount whose file system is mounted at an older place teaches its source.  One that was never
+    seen before takes over what is known of others that show the same.  ``working`` are the
+    devices that answer.  ``is_ordered`` is False in a copied namespace, whose mounts were made
+    all at once.
     """
     mounts = [mount for mount in table.fuse_mounts() if mount.fs_type not in ignored_fs_types]
-    look = _Look(facts, mounts, kubelet_root)
+    look = _Look(facts, mounts, kubelet_root, is_ordered=is_ordered)
     learned: dict[int, Fact] = {}
     for mount in mounts:
         fact = look.fact_about(mount)
         if fact is None:
             continue
-        if not fact.seen_working and mount.device in working and look.shows(mount):
+        if not fact.seen_working and mount.device in working and look.shows(fact):
             fact = replace(fact, seen_working=True)
         learned[mount.mount_id] = fact
     return learned
 
 
-_Word = tuple[tuple[Place, ...], int, bool]
+_Word = tuple[tuple[Place, ...], int, bool, bool]
 """All that a fact has to say to others: of a thousand binds of one volume it is the same."""
 
 
 class _Look:
     """What one look at the table adds to what is known."""
 
-    def __init__(self, facts: Facts, mounts: Iterable[Mount], kubelet_root: str) -> None:
+    def __init__(
+        self, facts: Facts, mounts: list[Mount], kubelet_root: str, *, is_ordered: bool
+    ) -> None:
         self._root = kubelet_root
         self._inside = pods_prefix(kubelet_root)
-        self._has_ids = False
+        self._is_ordered = is_ordered
+        self._has_ids = any(mount.unique_id for mount in mounts)
         self._known: dict[int, Fact] = {}
         self._siblings: dict[Device, dict[_Word, Fact]] = {}
-        self._outside: dict[Device, list[Place]] = {}
+        self._outside: dict[Device, list[tuple[int, Place]]] = {}
+        self._first_bind: dict[Device, int] = {}
         self._of_pods: dict[tuple[Device, str, str], list[Place]] = {}
-        for mount in mounts:
-            self._has_ids = self._has_ids or bool(mount.unique_id)
+        for position, mount in enumerate(mounts, 1):
             known = facts.get(mount.mount_id)
             if known is not None and known.is_about(mount):
                 self._take_known(known, mount)
-            self._take_place(mount)
-        for places in self._outside.values():
-            # Without ids the order of the table stays: the kernel's, in which they came.
-            places.sort(key=lambda place: place.unique_id)
-        self._shown: dict[tuple[Device, str], tuple[Place, ...]] = {}
+            age = mount.unique_id if self._has_ids else position
+            if age:
+                self._take_place(mount, age)
+        for device, places in self._outside.items():
+            first = self._first_bind.get(device)
+            places[:] = sorted((p for p in places if first is None or p[0] < first), key=_age)
+        self._shown: dict[tuple[Device, str], tuple[tuple[int, Place], ...]] = {}
 
-    def _take_place(self, mount: Mount) -> None:
+    def _take_place(self, mount: Mount, age: int) -> None:
         place = Place(mount.mount_point, mount.root, mount.unique_id)
-        if not mount.mount_point.startswith(self._inside):
-            self._outside.setdefault(mount.device, []).append(place)
-            return
-        path = parse_bind_path(self._root, mount.mount_point)
+        is_bind = self._is_bind(mount.mount_point)
+        known = self._known.get(mount.mount_id)
+        # Once it was later than a bind, it is so for good, whatever became of that one.
+        if is_bind or (known is not None and place.path not in _paths(known)):
+            first = self._first_bind.get(mount.device, age)
+            self._first_bind[mount.device] = min(first, age)
+        else:
+            self._outside.setdefault(mount.device, []).append((age, place))
+        path = parse_bind_path(self._root, mount.mount_point) if is_bind else None
         if path is not None and path.kind in _VOLUMES:
             self._of_pods.setdefault(_volume(mount, path), []).append(place)
+
+    def _is_bind(self, mount_point: str) -> bool:
+        return mount_point.startswith(self._inside) or is_in_a_pod(mount_point)
 
     def _take_known(self, known: Fact, mount: Mount) -> None:
         # A mount that came or went while the table was read has no 64-bit id in it, and may
@@ -157,31 +179,33 @@ class _Look:
         if known.unique_id == mount.unique_id or not mount.unique_id:
             self._known[mount.mount_id] = known
         if mount.unique_id or not known.unique_id:
-            word = known.candidates, known.tied, known.seen_working
+            word = known.candidates, known.tied, known.seen_working, known.is_ordered
             self._siblings.setdefault(mount.device, {})[word] = known
 
-    def shows(self, mount: Mount) -> bool:
-        """Return True when a place that this may have come from shows it now."""
-        return bool(self._places(mount) or self._of_pod(mount))
+    def shows(self, fact: Fact) -> bool:
+        """Return True when the place that a mount came from shows it now."""
+        if fact.of_pod is not None and not fact.candidates:
+            return True
+        there = self._places(fact.device, plain_root(fact.root))
+        return any(place in fact.candidates[: fact.tied] for _, place in there)
 
     def fact_about(self, mount: Mount) -> Fact | None:
         known = self._known.get(mount.mount_id)
+        if self._has_ids and not mount.unique_id:
+            return known  # how old it is will be known at the next look
         of_pod = known.of_pod if known is not None and known.of_pod else self._of_pod(mount)
-        # What was mounted later is a bind of this one, and never where it came from; nor is what
-        # was mounted later than the mount that this is a bind of.
-        first = of_pod or Place(mount.mount_point, mount.root, mount.unique_id)
-        places = tuple(place for place in self._places(mount) if not _is_later(place, first))
+        places = self._older_than(mount)
         if known is not None:
             if of_pod is not known.of_pod:
                 known = replace(known, of_pod=of_pod)
-            paths = {place.path for place in known.candidates}
+            if self._is_ordered and not known.is_ordered and known.candidates[:1] == places[:1]:
+                known = replace(known, is_ordered=True)
+            paths = _paths(known)
             new = tuple(place for place in places if place.path not in paths)
             return _with_places(known, new) if new else known
-        fact = replace(fact_of(mount, places), of_pod=of_pod)
-        siblings = self._siblings.get(mount.device) if self._may_inherit(mount) else None
-        if siblings:
-            fact = _with_siblings(fact, siblings.values())
-        return fact if fact.candidates or of_pod else None
+        fact = replace(fact_of(mount, places), of_pod=of_pod, is_ordered=self._is_ordered)
+        siblings = self._siblings.get(mount.device)
+        return _with_siblings(fact, siblings.values()) if siblings else fact
 
     def _of_pod(self, mount: Mount) -> Place | None:
         """Return the pod's own mount of the volume of which this is a subPath bind."""
@@ -193,21 +217,37 @@ class _Look:
         found = {p.path: p for p in places if below(root, p.root) is not None}
         return next(iter(found.values())) if len(found) == 1 else None
 
-    def _may_inherit(self, mount: Mount) -> bool:
-        """A mount outside may be a server's own, which came from nowhere."""
-        return mount.mount_point.startswith(self._inside) and (
-            bool(mount.unique_id) or not self._has_ids
-        )
+    def _older_than(self, mount: Mount) -> tuple[Place, ...]:
+        """Return the places that show what a mount shows and that are no later than itself."""
+        places = self._places(mount.device, plain_root(mount.root))
+        if not places or self._is_bind(mount.mount_point):
+            return tuple(place for _, place in places)
+        own = next((age for age, place in places if _is_at(place, mount)), None)
+        return tuple(place for age, place in places if own is None or age <= own)
 
-    def _places(self, mount: Mount) -> tuple[Place, ...]:
-        """Return the oldest places that show what a mount shows."""
-        root = plain_root(mount.root)
-        found = self._shown.get((mount.device, root))
+    def _places(self, device: Device, root: str) -> tuple[tuple[int, Place], ...]:
+        """Return the oldest places that show this, and their ages."""
+        found = self._shown.get((device, root))
         if found is None:
-            outside = self._outside.get(mount.device, ())
-            shown = (place for place in outside if below(root, place.root) is not None)
-            found = self._shown[mount.device, root] = tuple(islice(shown, MAX_CANDIDATES))
+            outside = self._outside.get(device, ())
+            shown = (aged for aged in outside if below(root, aged[1].root) is not None)
+            found = self._shown[device, root] = tuple(islice(shown, MAX_CANDIDATES))
         return found
+
+
+def _age(aged: tuple[int, Place]) -> int:
+    return aged[0]
+
+
+def _is_at(place: Place, mount: Mount) -> bool:
+    return (place.path, place.unique_id) == (
+        SourcePath(mount.mount_point, mount.root),
+        mount.unique_id,
+    )
+
+
+def _paths(fact: Fact) -> set[SourcePath]:
+    return {place.path for place in fact.candidates}
 
 
 _VOLUMES = frozenset({BindKind.PUBLISH, BindKind.FLEXVOLUME})
@@ -216,10 +256,6 @@ _VOLUMES = frozenset({BindKind.PUBLISH, BindKind.FLEXVOLUME})
 
 def _volume(mount: Mount, path: BindPath) -> tuple[Device, str, str]:
     return mount.device, path.pod_uid, path.volume
-
-
-def _is_later(place: Place, other: Place) -> bool:
-    return bool(place.unique_id and other.unique_id) and place.unique_id > other.unique_id
 
 
 def _with_places(fact: Fact, new: tuple[Place, ...]) -> Fact:
@@ -235,27 +271,36 @@ def _with_siblings(fact: Fact, siblings: Collection[Fact]) -> Fact:
     merged: dict[SourcePath, Place] = {}
     firsts: dict[SourcePath, None] = {}
     for sibling in siblings:
-        known = [place for place in sibling.candidates if below(root, place.root) is not None]
-        if fact.of_pod is not None:
-            known = [place for place in known if not _is_later(place, fact.of_pod)]
+        known = [
+            place
+            for place in sibling.candidates
+            if below(root, place.root) is not None and not _is_later(place, fact)
+        ]
         firsts.update(dict.fromkeys(place.path for place in known[: sibling.tied]))
         _merge(merged, known)
     _merge(merged, fact.candidates)
     if not merged:
         return fact
-    seen_working = any(sibling.seen_working for sibling in siblings)
     if all(place.unique_id for place in merged.values()):
-        by_age = sorted(merged.values(), key=lambda place: place.unique_id)
-        return replace(fact, candidates=tuple(by_age[:MAX_CANDIDATES]), seen_working=seen_working)
-    # What is remembered was there before what is only seen now; but of what different mounts
-    # remember, nothing says which is the older.
-    in_order = [merged[path] for path in dict.fromkeys((*firsts, *merged))]
+        in_order = sorted(merged.values(), key=lambda place: place.unique_id)
+        tied = 1
+    else:
+        # What is remembered was there before what is only seen now; but of what different mounts
+        # remember, nothing says which is the older.
+        in_order = [merged[path] for path in dict.fromkeys((*firsts, *merged))]
+        tied = max(1, len(firsts))
+    told = [sibling for sibling in siblings if sibling.candidates]
     return replace(
         fact,
         candidates=tuple(in_order[:MAX_CANDIDATES]),
-        tied=max(1, len(firsts)),
-        seen_working=seen_working,
+        tied=tied,
+        seen_working=any(t.seen_working and t.candidates[0].path == in_order[0].path for t in told),
+        is_ordered=fact.is_ordered and all(t.is_ordered for t in told),
     )
+
+
+def _is_later(place: Place, fact: Fact) -> bool:
+    return bool(place.unique_id and fact.unique_id) and place.unique_id > fact.unique_id
 
 
 def _merge(merged: dict[SourcePath, Place], places: Iterable[Place]) -> None:
@@ -265,7 +310,14 @@ def _merge(merged: dict[SourcePath, Place], places: Iterable[Place]) -> None:
             merged[place.path] = place
 
 
-def fact_of(mount: Mount, candidates: tuple[Place, ...], *, seen_working: bool = False) -> Fact:
+def bound(mount: Mount, source: Place, *, is_of_pod: bool) -> Fact:
+    """Return the fact that the daemon has just bound this mount from there."""
+    fact = fact_of(mount, () if is_of_pod else (source,))
+    of_pod = source if is_of_pod else None
+    return replace(fact, of_pod=of_pod, seen_working=True, is_ordered=True)
+
+
+def fact_of(mount: Mount, candidates: tuple[Place, ...]) -> Fact:
     """Return the fact that this mount came from the first of these places."""
     return Fact(
         mount.mount_point,
@@ -275,7 +327,6 @@ def fact_of(mount: Mount, candidates: tuple[Place, ...], *, seen_working: bool =
         mount.root,
         mount.fs_type,
         candidates,
-        seen_working=seen_working,
     )
 
 
@@ -285,8 +336,22 @@ def restore(facts: Iterable[Fact], table: MountTable) -> dict[int, Fact]:
     for fact in facts:
         mount = table.by_id(fact.mount_id)
         if mount is not None and fact.is_about(mount):
-            kept[fact.mount_id] = fact
+            kept[fact.mount_id] = fact if fact.is_ordered else _without_copies(fact, table)
     return kept
+
+
+def _without_copies(fact: Fact, table: MountTable) -> Fact:
+    """Forget the places that are later than the mount: earlier versions took copies for sources."""
+    on_device = [mount for mount in table.fuse_mounts() if mount.device == fact.device]
+    own = next((n for n, m in enumerate(on_device) if m.mount_id == fact.mount_id), 0)
+    later = {SourcePath(m.mount_point, m.root) for m in on_device[own + 1 :]}
+    later -= {SourcePath(m.mount_point, m.root) for m in on_device[: own + 1]}
+    known = tuple(
+        place
+        for place in fact.candidates
+        if not (_is_later(place, fact) or place.path in later or is_in_a_pod(place.mount_point))
+    )
+    return replace(fact, candidates=known, tied=max(1, min(fact.tied, len(known))))
 
 
 def places(facts: Facts, mount: Mount) -> tuple[SourcePath, ...]:
@@ -302,12 +367,23 @@ def answer(facts: Facts, mount: Mount) -> SourceAnswer | None:
     fact = facts.get(mount.mount_id)
     if fact is None or not fact.candidates or not fact.is_about(mount):
         return None
+    if not (fact.seen_working or fact.is_ordered):
+        return None
     others = len(fact.candidates) - fact.tied
     why = (
         "mounted there while healthy" if fact.seen_working else "mounted there, never seen healthy"
     )
     why += f", and at {others} more places" if others else ""
-    return SourceAnswer("lineage", why, tuple(p.path for p in fact.candidates[: fact.tied]))
+    paths = tuple(place.path for place in fact.candidates[: fact.tied])
+    return SourceAnswer("lineage", why, paths, is_seen=fact.seen_working, is_older=fact.is_ordered)
+
+
+def is_own_mount(facts: Facts, mount: Mount) -> bool:
+    """Return True for a server's own mount, from which all others of its file system came."""
+    fact = facts.get(mount.mount_id)
+    if fact is None or not fact.candidates or not fact.is_about(mount):
+        return False
+    return fact.tied == 1 and _is_at(fact.candidates[0], mount)
 
 
 def mount_of_pod(facts: Facts, mount: Mount) -> SourcePath | None:

@@ -72,11 +72,8 @@ def take_outcomes(ledger: Ledger, outcomes: Iterable[Outcome], back_off: BackOff
             # The source may be gone again before both were ever seen side by side.
             origin = action.origin
             source = Place(origin.mount_point, origin.root, origin.unique_id)
-            if is_bound_from(key.mount_point, origin.mount_point):
-                fact = replace(lineage.fact_of(mount, (), seen_working=True), of_pod=source)
-            else:
-                fact = lineage.fact_of(mount, (source,), seen_working=True)
-            facts[mount.mount_id] = fact
+            is_of_pod = is_bound_from(key.mount_point, origin.mount_point)
+            facts[mount.mount_id] = lineage.bound(mount, source, is_of_pod=is_of_pod)
     return replace(
         ledger,
         states=states,

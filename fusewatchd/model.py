@@ -330,6 +330,10 @@ class SourceAnswer:
     is_by_name: bool = False
     """The place belongs to this very volume, by what a driver calls it: whatever is mounted there,
     on whichever disk, is the volume."""
+    is_seen: bool = False
+    """The place was seen to serve while the bind worked."""
+    is_older: bool = False
+    """By the order in which mounts were made the place is older than the bind."""
 
 
 @dataclass(frozen=True, slots=True)

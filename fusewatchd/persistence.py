@@ -122,7 +122,7 @@ def ledger_from(document: object, boot_id: str, table: MountTable) -> Ledger:
 def _fact(item: object) -> Fact:
     """Read one fact; earlier versions wrote neither ages nor what was seen to work."""
     if isinstance(item, Mapping):
-        item = {"tied": 1, "seen_working": True, "of_pod": None, **item}
+        item = {"tied": 1, "seen_working": True, "of_pod": None, "is_ordered": False, **item}
         places = item.get("candidates")
         if isinstance(places, list):
             aged = [{"unique_id": 0, **p} if isinstance(p, Mapping) else p for p in places]

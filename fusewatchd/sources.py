@@ -99,8 +99,12 @@ def _agreed(
     if remembered is None:
         return found
     if not found.candidates:
-        why = remembered.why
-        return replace(found, candidates=remembered.candidates, why=why, refusal=remembered.refusal)
+        # A driver that knows of no place is wrong only where one was there before the bind.
+        if not remembered.is_older:
+            return found
+        return (
+            remembered if found.refusal is not Reason.NONE else replace(remembered, rule=found.rule)
+        )
     both = [path for path in places if path in found.candidates]
     if both:
         return replace(found, candidates=tuple(both[:1]))

@@ -19,7 +19,6 @@ them (``sources``).
 from __future__ import annotations
 
 from fusewatchd.drivers.base import volume_data
-from fusewatchd.kubeletdir import pods_prefix
 from fusewatchd.model import BindKind, BindPath, Mount, SourceAnswer, VolumeData
 from fusewatchd.snapshot import Snapshot
 from fusewatchd.verdicts import Reason
@@ -28,16 +27,14 @@ MOUNTPOINT_S3 = "s3.csi.aws.com"
 
 
 class DirectMounts:
-    """Drivers without a source; they answer only where nothing else shows the file system."""
+    """Drivers without a source, as long as lineage knows of none that is older than the bind."""
 
     name = "direct"
 
     def locate(self, bind: BindPath, mount: Mount, snapshot: Snapshot) -> SourceAnswer | None:
-        """Name the driver; None where a source is there and lineage will have it."""
+        """Name the driver."""
         data = volume_data(bind, mount, snapshot)
-        if data is None or _is_shown_elsewhere(mount, snapshot):
-            return None
-        return _of(data, snapshot)
+        return _of(data, snapshot) if data is not None else None
 
 
 class EmptyDirs:
@@ -74,8 +71,3 @@ def _mountpoint_s3(snapshot: Snapshot) -> SourceAnswer:
 
 def _direct(name: str, why: str) -> SourceAnswer:
     return SourceAnswer(name, why, refusal=Reason.DIRECT_MOUNT)
-
-
-def _is_shown_elsewhere(mount: Mount, snapshot: Snapshot) -> bool:
-    inside = pods_prefix(snapshot.kubelet_root)
-    return mount.device in snapshot.table.fuse_devices_outside(inside)

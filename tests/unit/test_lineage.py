@@ -77,23 +77,25 @@ def test_it_is_remembered_when_the_source_is_gone() -> None:
 
 def test_another_mount_at_the_same_path_with_the_same_device_knows_nothing() -> None:
     impostor = replace(BIND, unique_id=2222)
-    assert learned(facts=learned(SOURCE), bind=impostor) == {}
+    assert places(learned(facts=learned(SOURCE), bind=impostor), impostor) == []
 
 
 def test_without_unique_ids_mount_id_and_device_decide() -> None:
     old = replace(BIND, unique_id=0)
-    facts = learned(SOURCE, bind=old)
+    facts = learned(replace(SOURCE, unique_id=0), bind=old)
     assert answered(learned(facts=facts, bind=old), old) == ["/source"]
-    assert learned(facts=facts, bind=replace(old, device=OTHER)) == {}
+    other = replace(old, device=OTHER)
+    assert places(learned(facts=facts, bind=other), other) == []
 
 
 def test_binds_of_other_pods_are_no_source() -> None:
     other = mount(6, TARGET.replace("50a9", "60a9"))
-    assert learned(other) == {}
+    assert places(learned(other)) == []
 
 
 def test_what_is_ignored_is_no_source_and_has_none() -> None:
-    assert learned(replace(SOURCE, fs_type="fuse.lxcfs")) == {}
+    assert learned(replace(SOURCE, fs_type="fuse.lxcfs")).keys() == {BIND.mount_id}
+    assert learned(bind=replace(BIND, fs_type="fuse.lxcfs")) == {}
 
 
 def test_the_servers_own_mount_comes_first_and_stays_first() -> None:
@@ -155,11 +157,15 @@ def test_a_fact_from_a_hurried_look_is_made_whole() -> None:
     assert (answered(whole), whole[BIND.mount_id].unique_id) == (["/source"], BIND.unique_id)
 
 
-def test_a_servers_own_mount_came_from_nowhere() -> None:
+def test_what_is_mounted_later_than_a_bind_is_a_copy_and_knows_where_that_came_from() -> None:
     other = mount(6, TARGET.replace("50a9", "60a9"))
     facts = lineage.learn({}, MountTable.of([SOURCE, other]), (), "/k", [OLD])
     fresh = mount(30, "/another")
-    assert answered(learned(other, facts=facts, bind=fresh), fresh) == ["/another"]
+    facts = learned(other, facts=facts, bind=fresh)
+    assert answered(facts, fresh) == ["/source"]
+    # When all that it could be a copy of is gone, it still is none to come from.
+    late = mount(31, TARGET)
+    assert places(learned(fresh, facts=facts, bind=late), late) == ["/source"]
 
 
 def test_a_part_of_it_takes_over_only_places_that_show_that_part() -> None:
@@ -167,7 +173,7 @@ def test_a_part_of_it_takes_over_only_places_that_show_that_part() -> None:
     facts = lineage.learn(
         {}, MountTable.of([mount(5, "/source", root="/a"), other]), (), "/k", [OLD]
     )
-    assert learned(other, facts=facts, bind=replace(BIND, root="/b")).keys() == {6}
+    assert places(learned(other, facts=facts, bind=replace(BIND, root="/b"))) == []
     part = replace(BIND, root="/a/b")
     assert answered(learned(other, facts=facts, bind=part), part) == ["/source"]
 
