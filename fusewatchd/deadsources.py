@@ -15,10 +15,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from fusewatchd import lineage
 from fusewatchd.actions import DetachDeadSource, Expect, Outcome, OutcomeStatus
 from fusewatchd.budget import source_of
 from fusewatchd.decision import Finding
-from fusewatchd.kubeletdir import pods_prefix
 from fusewatchd.memory import BackOff
 from fusewatchd.model import Connection, Mount, TargetKey
 from fusewatchd.remedies import DeadSource, SourceWatch
@@ -58,6 +58,7 @@ class _Found:
 def step(
     findings: Iterable[Finding],
     snapshot: Snapshot,
+    facts: lineage.Facts,
     watches: Mapping[str, SourceWatch],
     outcomes: Iterable[Outcome],
     settings: DeadSourceSettings,
@@ -71,7 +72,7 @@ def step(
     after: dict[str, SourceWatch] = {}
     due: list[float] = []
     wants_look = False
-    for path, found in _find(findings, snapshot):
+    for path, found in _find(findings, snapshot, facts):
         confirmed_from = found.since + settings.grace_seconds
         if now < confirmed_from:
             due.append(confirmed_from)
@@ -100,20 +101,24 @@ def reasons(sources: Iterable[DeadSource]) -> dict[TargetKey, Reason]:
     return {key: Reason.SOURCE_DEAD for source in sources for key in source.binds}
 
 
-def _find(findings: Iterable[Finding], snapshot: Snapshot) -> list[tuple[str, _Found]]:
+def _find(
+    findings: Iterable[Finding], snapshot: Snapshot, facts: lineage.Facts
+) -> list[tuple[str, _Found]]:
     by_path: dict[str, list[Finding]] = {}
     for finding in findings:
         path = source_of(finding)
         if path and finding.bind.key.is_host and finding.bind.mount is not None:
             by_path.setdefault(path, []).append(finding)
-    found = ((path, _dead_at(path, hit, snapshot)) for path, hit in sorted(by_path.items()))
+    found = ((path, _dead_at(path, hit, snapshot, facts)) for path, hit in sorted(by_path.items()))
     return [(path, dead) for path, dead in found if dead is not None]
 
 
-def _dead_at(path: str, hit: list[Finding], snapshot: Snapshot) -> _Found | None:
+def _dead_at(
+    path: str, hit: list[Finding], snapshot: Snapshot, facts: lineage.Facts
+) -> _Found | None:
     """Return the dead mount on top of a source's path, if it can be nothing else."""
     stack = snapshot.table.stack_at(path)
-    if not stack or not _is_source(stack[-1], hit, snapshot):
+    if not stack or not _is_source(stack[-1], hit, facts):
         return None
     top = stack[-1]
     connection = snapshot.connections.get(top.device)
@@ -127,12 +132,16 @@ def _dead_at(path: str, hit: list[Finding], snapshot: Snapshot) -> _Found | None
     return _Found(top, layers, connection.disconnected_at, connection, tuple(hit))
 
 
-def _is_source(mount: Mount, hit: list[Finding], snapshot: Snapshot) -> bool:
-    """Return True for what a bind was cloned from: that kind of file system, shown from there."""
-    if not mount.is_fuse or mount.mount_point.startswith(pods_prefix(snapshot.kubelet_root)):
+def _is_source(mount: Mount, hit: list[Finding], facts: lineage.Facts) -> bool:
+    """Return True for what a bind was cloned from: that kind of file system, shown from there.
+
+    Not for a bind or a copy of one, nor for a place that nobody saw serving or has named.
+    """
+    if not mount.is_fuse or not lineage.is_place(facts, mount):
         return False
     return any(
         finding.bind.mount is not None
+        and (finding.bind.source.is_seen or finding.bind.source.is_by_name)
         and finding.bind.mount.fs_type == mount.fs_type
         and finding.bind.source.candidates[0].root == mount.root
         for finding in hit

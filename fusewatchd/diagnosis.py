@@ -82,7 +82,9 @@ def _learn(snapshot: Snapshot, ledger: Ledger, knowledge: Knowledge) -> lineage.
         return {}
     working = {d for d, c in snapshot.connections.items() if c.answer is Answer.ANSWERED}
     ignored, root = knowledge.ignored_fs_types, snapshot.kubelet_root
-    return lineage.learn(ledger.facts, snapshot.table, ignored, root, working)
+    return lineage.learn(
+        ledger.facts, snapshot.table, ignored, root, working, is_ordered=snapshot.is_in_order
+    )
 
 
 def host_stacks(

@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import NamedTuple
 
 from fusewatchd.kubeletdir import is_in_a_pod, parse_bind_path, pods_prefix
 from fusewatchd.model import (
@@ -77,6 +78,8 @@ class Fact:
     """For a subPath bind: the pod's own mount of this volume, when that showed the same."""
     is_ordered: bool = False
     """The order of the mounts is the one in which they were made, and not that of a copy."""
+    is_place: bool = False
+    """It was older than every bind of its file system when it was first seen, and none itself."""
 
     def is_about(self, mount: Mount) -> bool:
         """True when this fact was learned from exactly this mount."""
@@ -125,6 +128,14 @@ def learn(
     return learned
 
 
+class _Aged(NamedTuple):
+    """A place that is there now; the smaller its age, the longer."""
+
+    age: int
+    mount_id: int
+    place: Place
+
+
 _Word = tuple[tuple[Place, ...], int, bool, bool]
 """All that a fact has to say to others: of a thousand binds of one volume it is the same."""
 
@@ -141,7 +152,7 @@ class _Look:
         self._has_ids = any(mount.unique_id for mount in mounts)
         self._known: dict[int, Fact] = {}
         self._siblings: dict[Device, dict[_Word, Fact]] = {}
-        self._outside: dict[Device, list[tuple[int, Place]]] = {}
+        self._outside: dict[Device, list[_Aged]] = {}
         self._first_bind: dict[Device, int] = {}
         self._of_pods: dict[tuple[Device, str, str], list[Place]] = {}
         for position, mount in enumerate(mounts, 1):
@@ -153,19 +164,21 @@ class _Look:
                 self._take_place(mount, age)
         for device, places in self._outside.items():
             first = self._first_bind.get(device)
-            places[:] = sorted((p for p in places if first is None or p[0] < first), key=_age)
-        self._shown: dict[tuple[Device, str], tuple[tuple[int, Place], ...]] = {}
+            places[:] = sorted(p for p in places if first is None or p.age < first)
+        self._ages = {p.mount_id: p.age for places in self._outside.values() for p in places}
+        self._shown: dict[tuple[Device, str], tuple[_Aged, ...]] = {}
 
     def _take_place(self, mount: Mount, age: int) -> None:
         place = Place(mount.mount_point, mount.root, mount.unique_id)
         is_bind = self._is_bind(mount.mount_point)
         known = self._known.get(mount.mount_id)
         # Once it was later than a bind, it is so for good, whatever became of that one.
-        if is_bind or (known is not None and place.path not in _paths(known)):
+        if is_bind or (known is not None and not known.is_place):
             first = self._first_bind.get(mount.device, age)
             self._first_bind[mount.device] = min(first, age)
         else:
-            self._outside.setdefault(mount.device, []).append((age, place))
+            aged = _Aged(age, mount.mount_id, place)
+            self._outside.setdefault(mount.device, []).append(aged)
         path = parse_bind_path(self._root, mount.mount_point) if is_bind else None
         if path is not None and path.kind in _VOLUMES:
             self._of_pods.setdefault(_volume(mount, path), []).append(place)
@@ -187,7 +200,7 @@ class _Look:
         if fact.of_pod is not None and not fact.candidates:
             return True
         there = self._places(fact.device, plain_root(fact.root))
-        return any(place in fact.candidates[: fact.tied] for _, place in there)
+        return any(aged.place in fact.candidates[: fact.tied] for aged in there)
 
     def fact_about(self, mount: Mount) -> Fact | None:
         known = self._known.get(mount.mount_id)
@@ -203,7 +216,12 @@ class _Look:
             paths = _paths(known)
             new = tuple(place for place in places if place.path not in paths)
             return _with_places(known, new) if new else known
-        fact = replace(fact_of(mount, places), of_pod=of_pod, is_ordered=self._is_ordered)
+        fact = replace(
+            fact_of(mount, places),
+            of_pod=of_pod,
+            is_ordered=self._is_ordered,
+            is_place=mount.mount_id in self._ages,
+        )
         siblings = self._siblings.get(mount.device)
         return _with_siblings(fact, siblings.values()) if siblings else fact
 
@@ -219,31 +237,18 @@ class _Look:
 
     def _older_than(self, mount: Mount) -> tuple[Place, ...]:
         """Return the places that show what a mount shows and that are no later than itself."""
+        own = self._ages.get(mount.mount_id)
         places = self._places(mount.device, plain_root(mount.root))
-        if not places or self._is_bind(mount.mount_point):
-            return tuple(place for _, place in places)
-        own = next((age for age, place in places if _is_at(place, mount)), None)
-        return tuple(place for age, place in places if own is None or age <= own)
+        return tuple(aged.place for aged in places if own is None or aged.age <= own)
 
-    def _places(self, device: Device, root: str) -> tuple[tuple[int, Place], ...]:
-        """Return the oldest places that show this, and their ages."""
+    def _places(self, device: Device, root: str) -> tuple[_Aged, ...]:
+        """Return the oldest places that show this."""
         found = self._shown.get((device, root))
         if found is None:
             outside = self._outside.get(device, ())
-            shown = (aged for aged in outside if below(root, aged[1].root) is not None)
+            shown = (aged for aged in outside if below(root, aged.place.root) is not None)
             found = self._shown[device, root] = tuple(islice(shown, MAX_CANDIDATES))
         return found
-
-
-def _age(aged: tuple[int, Place]) -> int:
-    return aged[0]
-
-
-def _is_at(place: Place, mount: Mount) -> bool:
-    return (place.path, place.unique_id) == (
-        SourcePath(mount.mount_point, mount.root),
-        mount.unique_id,
-    )
 
 
 def _paths(fact: Fact) -> set[SourcePath]:
@@ -378,12 +383,12 @@ def answer(facts: Facts, mount: Mount) -> SourceAnswer | None:
     return SourceAnswer("lineage", why, paths, is_seen=fact.seen_working, is_older=fact.is_ordered)
 
 
-def is_own_mount(facts: Facts, mount: Mount) -> bool:
-    """Return True for a server's own mount, from which all others of its file system came."""
+def is_place(facts: Facts, mount: Mount) -> bool:
+    """Return True for what is older than all binds of its file system, and none itself."""
     fact = facts.get(mount.mount_id)
-    if fact is None or not fact.candidates or not fact.is_about(mount):
+    if fact is None or not fact.is_about(mount):
         return False
-    return fact.tied == 1 and _is_at(fact.candidates[0], mount)
+    return fact.is_place
 
 
 def mount_of_pod(facts: Facts, mount: Mount) -> SourcePath | None:

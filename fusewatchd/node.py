@@ -24,6 +24,7 @@ from fusewatchd.documents import Clocks
 from fusewatchd.drivers import drivers_for
 from fusewatchd.errors import NamespaceError, ParseError
 from fusewatchd.executor import Executor
+from fusewatchd.linux import statmount
 from fusewatchd.linux.commands import CommandWorker, serve_commands
 from fusewatchd.linux.features import probe_features
 from fusewatchd.linux.forkserver import ForkServer
@@ -62,12 +63,14 @@ class Node:
     ) -> None:
         """Build everything; to be called while the process has one thread.
 
-        ``as_old_kernel`` does without what newer kernels tell of mounts and servers.
+        ``as_old_kernel`` does without what newer kernels (6.8, 6.16) tell of mounts and servers.
 
         Raises:
             UnsupportedKernelError: nothing can be replaced safely on this kernel.
             OSError: /proc cannot be read.
         """
+        if as_old_kernel:
+            statmount.do_without()
         features = probe_features()
         self.way = way or features.best_way
         place = (settings.runtime_dir, read_boot_id())

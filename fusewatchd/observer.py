@@ -235,6 +235,7 @@ class Observer:
         return Snapshot(
             taken_at=now,
             table=table,
+            is_in_order=self._table_source.is_in_order,
             kubelet_root=self._root,
             connections=connections,
             servers=self.servers,

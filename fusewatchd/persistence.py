@@ -127,6 +127,8 @@ def _fact(item: object) -> Fact:
         if isinstance(places, list):
             aged = [{"unique_id": 0, **p} if isinstance(p, Mapping) else p for p in places]
             item["candidates"] = aged
+            own = {name: item.get(name) for name in ("mount_point", "root", "unique_id")}
+            item = {"is_place": own in aged, **item}
     fact = decode(Fact, item)
     if not 1 <= fact.tied <= max(1, len(fact.candidates)):
         raise ParseError(f"{fact.tied} of {len(fact.candidates)} candidates are alike")

@@ -56,7 +56,14 @@ def remedy(
     """Decide about dead sources and about servers that are to be started again."""
     outcomes, ends = tuple(outcomes), tuple(ends)
     dead = deadsources.step(
-        findings, snapshot, ledger.remedies.sources, outcomes, policy.dead_sources, policy.mode, now
+        findings,
+        snapshot,
+        ledger.facts,
+        ledger.remedies.sources,
+        outcomes,
+        policy.dead_sources,
+        policy.mode,
+        now,
     )
     acts = onstale.step(findings, snapshot, ledger, ends, policy.actions, policy.mode, now)
     due = [at for at in (dead.due_at, acts.due_at) if at is not None]

@@ -43,6 +43,8 @@ class Snapshot:
     gaps: tuple[Gap, ...] = ()
     staging_data: Mapping[str, VolumeData] = field(default_factory=dict)
     """``vol_data.json`` beside a staging path that is only a name, by that path."""
+    is_in_order: bool = True
+    """The order of ``table`` is the one in which its mounts were made, not that of a copy."""
     anonymous_servers: tuple[FuseServer, ...] = ()
     """Servers of which the kernel does not tell the connection (before about 6.16)."""
 

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -32,8 +32,13 @@ class DaemonProcess:
         config: str = "",
         as_old_kernel: bool = False,
         environment: dict[str, str] | None = None,
+        by: Sequence[str] = (),
     ) -> None:
-        """Prepare the command line; ``start`` runs it with ``values`` as they are then."""
+        """Prepare the command line; ``start`` runs it with ``values`` as they are then.
+
+        ``by`` is a command that runs it, as unshare(1) does.
+        """
+        self._by = by
         self._environment = environment or python_environment()
         self.runtime_dir = os.path.join(node.lab, "run")
         self.log_path = os.path.join(node.lab, "fusewatchd.log")
@@ -83,6 +88,7 @@ class DaemonProcess:
     def start(self, timeout: float = 20.0) -> None:
         """Start the daemon and wait until it answers its status socket."""
         command = [
+            *self._by,
             self._python,
             "-m",
             "fusewatchd",

@@ -68,7 +68,10 @@ class MountTableSource:
             OSError: the file cannot be opened.
         """
         self._clock = clock
-        is_own = _is_own_namespace(mountinfo_path)
+        is_own = _is_namespace_of("self", mountinfo_path)
+        self.is_in_order = _is_namespace_of("1", mountinfo_path)
+        """False in a copied namespace: what it was made of got its ids and its place all at once.
+        That of the first process was there before all that is watched."""
         self._ids = _UniqueIds(is_enabled=is_own)
         # Each open file has an event counter of its own that every poll brings up to date.
         # One only wakes the daemon's selector, which polls it whenever it likes; the other
@@ -368,10 +371,10 @@ def _describe(unique_id: int) -> Mount | None:
         return None
 
 
-def _is_own_namespace(mountinfo_path: str) -> bool:
+def _is_namespace_of(process: str, mountinfo_path: str) -> bool:
     directory = os.path.dirname(mountinfo_path)
     try:
-        return os.path.samefile(f"{directory}/ns/mnt", "/proc/self/ns/mnt")
+        return os.path.samefile(f"{directory}/ns/mnt", f"/proc/{process}/ns/mnt")
     except OSError:
         return False
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import os
 import struct
 import sys
 from collections.abc import Iterable
@@ -108,6 +109,21 @@ class _Reply:
     def _bytes(self, offset: int) -> bytes:
         start = _STRINGS + offset
         return self._buffer[start : self._buffer.index(b"\0", start)]
+
+
+_is_done_without = False
+
+
+def do_without() -> None:
+    """From now on answer as a kernel before 6.8 does, in this process and those it forks."""
+    global _is_done_without
+    _is_done_without = True
+    is_supported.cache_clear()
+
+
+def _require() -> None:
+    if _is_done_without:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
 
 @cache
@@ -222,6 +238,8 @@ def mount_unique_id(fd: int) -> int | None:
 
     That is before Linux 6.8, and on FUSE mounts without allow_other for all but their owner.
     """
+    if _is_done_without:
+        return None
     try:
         return _statx_mount_id(fd, _STATX_MNT_ID_UNIQUE, request=_STATX_MNT_ID_UNIQUE)
     except PermissionError:
@@ -263,6 +281,7 @@ def _statx_mount_id(fd: int, bit: int, *, request: int) -> int | None:
 
 def ask(unique_id: int, mask: int) -> bytes:
     """Return ``struct statmount`` as the kernel filled it in; raises as ``statmount`` does."""
+    _require()
     request = _REQUEST.pack(_REQUEST.size, 0, unique_id, mask)
     size, buffer = _FIRST_SIZE, _FirstBuffer()
     while True:
@@ -278,6 +297,7 @@ def ask(unique_id: int, mask: int) -> bytes:
 
 
 def _list_chunk(below: int, last: int, count: int = _LIST_CHUNK) -> list[int]:
+    _require()
     ids = _IdBuffer()
     found = _listmount(None, _REQUEST.pack(_REQUEST.size, 0, below, last), ids, count, 0)
     return ids[:found]

@@ -9,6 +9,7 @@ import pytest
 
 from fusewatchd import deadsources
 from fusewatchd.actions import DetachDeadSource, Expect, Outcome, OutcomeStatus
+from fusewatchd.ledger import Ledger
 from fusewatchd.model import Answer, FuseServer, Gap, Mount, TargetKey
 from fusewatchd.remedies import SourceWatch
 from fusewatchd.settings import DeadSourceSettings, ExcludeSettings, RecoveryMode
@@ -37,7 +38,8 @@ class World:
     ) -> deadsources.Step:
         self.scene.now = at
         self.scene.looked_at = looked_at if looked_at is not None else at
-        findings = self.scene.look().findings
+        diagnosis = self.scene.look()
+        findings = diagnosis.findings
         snapshot = self.scene.snapshot()
         connections = {
             device: replace(
@@ -49,7 +51,14 @@ class World:
         }
         snapshot = replace(snapshot, connections=connections, anonymous_servers=self.anonymous)
         step = deadsources.step(
-            findings, snapshot, self.watches, outcomes, self.settings, self.mode, at
+            findings,
+            snapshot,
+            diagnosis.facts,
+            self.watches,
+            outcomes,
+            self.settings,
+            self.mode,
+            at,
         )
         self.watches = dict(step.watches)
         return step
@@ -91,9 +100,32 @@ def test_another_dead_mount_in_its_place_is_confirmed_anew() -> None:
     world = World()
     world.look(DIED_AT + 11)
     world.scene.unmount(world.source)
-    other = world.scene.mount(SOURCE)
+    other = world.scene.mount(SOURCE, NEW)
+    world.scene.answers[NEW] = Answer.DISCONNECTED
     assert not world.look(DIED_AT + 12).detaches
     assert [a.expect for a in world.look(DIED_AT + 13).detaches] == [Expect.of(other)]
+
+
+@pytest.mark.parametrize("point", [SOURCE, "/copy", f"/other/pods/{OTHER_UID}/volumes/x~y/pv"])
+@pytest.mark.parametrize("is_known", [True, False], ids=["known", "unknown"])
+def test_a_copy_of_a_bind_is_no_source(point: str, is_known: bool) -> None:
+    """Wherever it is mounted, and if nothing else is left of the file system."""
+    world = World()
+    if not is_known:
+        world.scene.ledger = Ledger()
+    world.scene.unmount(world.source)
+    copy = world.scene.mount(point)
+    assert world.until_detached() == ()
+    world.scene.unmount(world.bind)
+    world.scene.mount(world.bind.mount_point)
+    assert world.until_detached() == ()
+    assert copy in world.scene.mounts
+
+
+def test_a_place_that_nobody_saw_serving_is_left_alone() -> None:
+    world = World()
+    world.scene.ledger = Ledger()
+    assert world.until_detached() == ()
 
 
 def off(world: World) -> None:
