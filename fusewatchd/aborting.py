@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from fusewatchd.decision import Finding, Refusal
+from fusewatchd.decision import Finding, RecoveryMode, Refusal
 from fusewatchd.ledger import Ledger
 from fusewatchd.model import Connection, Device
-from fusewatchd.settings import RecoveryMode
 from fusewatchd.snapshot import Snapshot
 from fusewatchd.verdicts import Reason, Verdict
 

@@ -16,9 +16,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from fusewatchd.actions import DetachOrphan, Expect
-from fusewatchd.decision import Bind, Finding, Refusal
+from fusewatchd.decision import Bind, Finding, RecoveryMode, Refusal
 from fusewatchd.ledger import Ledger
-from fusewatchd.settings import CleanupSettings, RecoveryMode
+from fusewatchd.settings import CleanupSettings
 from fusewatchd.snapshot import Snapshot
 from fusewatchd.switches import SWITCHED_OFF
 from fusewatchd.verdicts import Reason, Verdict

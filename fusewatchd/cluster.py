@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from fusewatchd.configfile import parse_document
-from fusewatchd.decision import Trigger
+from fusewatchd.cycle import Trigger
 from fusewatchd.kubeletdir import pods_directory
 from fusewatchd.model import Pod
 from fusewatchd.pods import Pods
+from fusewatchd.policies import node_name_of
 from fusewatchd.printable import printable
 from fusewatchd.reporters.base import EventDraft, Reporter, VolumeReference
 from fusewatchd.reporters.crowd import MAX_PODS
@@ -53,20 +54,18 @@ Register = Callable[[int, Callable[[], Trigger | None]], None]
 
 
 class Cluster:
-    """Owns the two clients and passes on what they bring."""
+    """Owns the two clients and passes on what they bring; a reload replaces the clients."""
 
     def __init__(
         self,
         settings: Settings,
-        node_name: str,
         kubelet_root: str,
         pods: Pods,
         metrics: Metrics,
         log: Log,
     ) -> None:
-        """Build nothing that is not configured: its code is not even imported."""
+        """Build nothing yet."""
         self._settings = settings
-        self._node_name = node_name
         self._root = kubelet_root
         self._pods = pods
         self._metrics = metrics
@@ -79,8 +78,34 @@ class Cluster:
         self._summed_up = _Tally()
         self._dropped = _Tally()
 
+    @property
+    def _node_name(self) -> str:
+        return node_name_of(self._settings)
+
+    def reporters(self) -> tuple[Reporter, ...]:
+        """Return the reporters that tell the cluster."""
+        name = self._node_name
+        return (
+            PodEvents(self.post, name, self.give_up, self.most_told),
+            VolumeEvents(self.post, name, self.most_told),
+            RemedyEvents(self.post, name, self.most_told),
+            NodeConditionReporter(self.set_condition),
+        )
+
+    def adopt(
+        self, settings: Settings, register: Register, unregister: Callable[[int], None]
+    ) -> None:
+        """Go on with other settings; clients that are configured as before go on as they are."""
+        before, self._settings = self._settings, settings
+        if _clients_of(before) == _clients_of(settings):
+            return
+        self.stop(unregister)
+        if before.kubelet != settings.kubelet:
+            self._pods.change_kubelet()
+        self.start(register)
+
     def start(self, register: Register) -> None:
-        """Start the threads and have their descriptors watched."""
+        """Start the threads of what is configured; code of the rest is not even imported."""
         settings = self._settings
         if settings.kubelet.url:
             from fusewatchd.kube.kubelet import KubeletPods
@@ -222,19 +247,8 @@ class Cluster:
             self._log.info("events are posted again", event="events_working")
 
 
-def cluster_reporters(cluster: Callable[[], Cluster], node_name: str) -> tuple[Reporter, ...]:
-    """Return the reporters that tell the cluster, which a reload may replace."""
-    return (
-        PodEvents(
-            lambda draft: cluster().post(draft),
-            node_name,
-            lambda count: cluster().give_up(count),
-            lambda: cluster().most_told(),
-        ),
-        VolumeEvents(lambda draft: cluster().post(draft), node_name, lambda: cluster().most_told()),
-        RemedyEvents(lambda draft: cluster().post(draft), node_name, lambda: cluster().most_told()),
-        NodeConditionReporter(lambda condition: cluster().set_condition(condition)),
-    )
+def _clients_of(settings: Settings) -> tuple[object, ...]:
+    return settings.kubelet, settings.apiserver, settings.node_name
 
 
 class _Tally:

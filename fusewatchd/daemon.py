@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from fusewatchd import __version__
-from fusewatchd.cluster import Cluster, cluster_reporters, describe
+from fusewatchd.cluster import Cluster, describe
 from fusewatchd.configfile import load_settings
-from fusewatchd.decision import CycleReport, Plan, Trigger
+from fusewatchd.cycle import CycleReport, Trigger
+from fusewatchd.decision import Plan
 from fusewatchd.descriptors import MAX_SLEEP_SECONDS, Callback, Descriptors
 from fusewatchd.doors import Doors
 from fusewatchd.effort import Effort
@@ -23,12 +24,11 @@ from fusewatchd.holderwatch import HolderWatch
 from fusewatchd.linux.inotify import PodsDirectoryWatch
 from fusewatchd.linux.mountkernel import Way
 from fusewatchd.memory import next_retry
-from fusewatchd.node import Node, node_name_of
+from fusewatchd.node import Node
 from fusewatchd.programs import require_programs
 from fusewatchd.reporters.base import Reporter
 from fusewatchd.reporters.log import Level, Log, open_log
 from fusewatchd.reporters.metrics import Metrics
-from fusewatchd.reporters.remedystory import RemedyStory
 from fusewatchd.reporters.story import LogReporter
 from fusewatchd.reporters.systemd import SystemdNotifier
 from fusewatchd.rundir import RuntimeLock
@@ -57,10 +57,6 @@ class Start:
     as_old_kernel: bool = False
     sockets: tuple[socket.socket, ...] = ()
     """Listening ones that were handed over by systemd."""
-
-
-def _cluster_part(settings: Settings) -> tuple[object, ...]:
-    return settings.kubelet, settings.apiserver, settings.node_name
 
 
 class Daemon:
@@ -101,13 +97,16 @@ class Daemon:
         limit = self._systemd.watchdog_seconds
         # The watchdog is fed by completed cycles, so there must be some.
         self._heartbeat_seconds = min(MAX_SLEEP_SECONDS, limit / 3 if limit else MAX_SLEEP_SECONDS)
-        self._cluster = self._make_cluster()
+        observer = self._node.observer
+        self._cluster = Cluster(
+            start.settings, self._node.kubelet_root, observer.pods, self._metrics, self.log
+        )
+        observer.pods_wanted = self._cluster.pods_wanted
         self._reporters: tuple[Reporter, ...] = (
             LogReporter(self.log),
-            RemedyStory(self.log),
             self._metrics,
             self._systemd,
-            *cluster_reporters(lambda: self._cluster, node_name_of(start.settings)),
+            *self._cluster.reporters(),
         )
         self._state = StateKeeper(start.settings.state_dir, self.log)
         self._node.reconciler.ledger = self._state.remembered(self._node.table.table())
@@ -115,15 +114,6 @@ class Daemon:
             start.settings, self._metrics.page, self.document, self.log, start.sockets
         )
         self._doors.let_group_in(self.log)
-
-    def _make_cluster(self) -> Cluster:
-        settings, node = self._settings, self._node
-        name = node_name_of(settings)
-        cluster = Cluster(
-            settings, name, node.kubelet_root, node.observer.pods, self._metrics, self.log
-        )
-        node.observer.pods_wanted = cluster.pods_wanted
-        return cluster
 
     # -------------------------------------------------------------------------- loop
 
@@ -338,15 +328,10 @@ class Daemon:
         self._systemd.ready()
 
     def _take_over(self, settings: Settings) -> None:
-        before, self._settings = self._settings, settings
+        self._settings = settings
         self._node.adopt(settings)
         self.log.level = Level[settings.log.level.value.upper()]
-        if _cluster_part(before) != _cluster_part(settings):
-            self._cluster.stop(self._descriptors.unwatch)
-            if before.kubelet != settings.kubelet:
-                self._node.observer.pods.change_kubelet()
-            self._cluster = self._make_cluster()
-            self._cluster.start(self._descriptors.watch)
+        self._cluster.adopt(settings, self._descriptors.watch, self._descriptors.unwatch)
         kept = read_at_start_only(self._start.settings, settings)
         if kept:
             text = "needs a restart: these keys are read at the start only"

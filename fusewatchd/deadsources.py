@@ -18,11 +18,11 @@ from dataclasses import dataclass, replace
 from fusewatchd import lineage
 from fusewatchd.actions import DetachDeadSource, Expect, Outcome, OutcomeStatus
 from fusewatchd.budget import source_of
-from fusewatchd.decision import Finding
+from fusewatchd.decision import Finding, RecoveryMode
 from fusewatchd.memory import BackOff
 from fusewatchd.model import Connection, Mount, TargetKey
 from fusewatchd.remedies import DeadSource, SourceWatch
-from fusewatchd.settings import DeadSourceSettings, RecoveryMode
+from fusewatchd.settings import DeadSourceSettings
 from fusewatchd.snapshot import Snapshot
 from fusewatchd.switches import SWITCHED_OFF
 from fusewatchd.verdicts import Reason

@@ -1,25 +1,19 @@
-"""The values of one cycle after observation: findings, plan, report; what is done: ``actions``."""
+"""The values of one cycle after observation: findings, plan, outages; what is done: ``actions``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import Enum
-from typing import TYPE_CHECKING
 
 from fusewatchd.actions import (
     Action,
     Outcome,
     ReplaceMount,
 )
-from fusewatchd.liveness import ServerEnd, Service
-from fusewatchd.model import BindPath, Device, Gap, Mount, MountNamespace, SourceAnswer, TargetKey
-from fusewatchd.remedies import NO_REMEDIES, RemedyReport
+from fusewatchd.liveness import ServerEnd
+from fusewatchd.model import BindPath, Device, Mount, MountNamespace, SourceAnswer, TargetKey
 from fusewatchd.verdicts import Reason, Verdict
-
-if TYPE_CHECKING:
-    from fusewatchd.snapshot import Snapshot
-
 
 # ------------------------------------------------------------------------ diagnosis
 
@@ -54,8 +48,6 @@ class Finding:
     """The live mount that the bind should show; None while there is none."""
     refusal: Reason = Reason.NONE
     """Why a bind that is not healthy cannot be replaced, as far as diagnosis can tell."""
-    source_errno: int = 0
-    """With what its new source answers, where that is why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +60,20 @@ class Unproven:
 
 
 # ----------------------------------------------------------------------------- plan
+
+
+class RecoveryMode(Enum):
+    """Act, or only say what would be done."""
+
+    RECOVER = "recover"
+    REPORT = "report"
+
+
+class SupersededPolicy(Enum):
+    """What to do with a bind whose old server still answers while a new one is mounted."""
+
+    REPORT = "report"
+    REBIND = "rebind"
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,49 +240,3 @@ def _recovery_seconds(outage: Incident | Outage) -> float | None:
     if outage.source_up_at is None or outage.recovered_at is None:
         return None
     return max(0.0, outage.recovered_at - max(outage.source_up_at, outage.began_at))
-
-
-class Trigger(Enum):
-    """What woke the cycle (label ``trigger``); never used in a decision."""
-
-    START = "start"
-    MOUNTS = "mounts"
-    DIRECTORY = "directory"
-    SERVER_EXIT = "server_exit"
-    SOCKET = "socket"
-    PROBE = "probe"
-    OUTCOME = "outcome"
-    NAMESPACES = "namespaces"
-    HOLDERS = "holders"
-    PODS = "pods"
-    TIMER = "timer"
-    RELOAD = "reload"
-
-
-@dataclass(frozen=True, slots=True)
-class CycleReport:
-    """Everything reporters may know about a finished cycle."""
-
-    number: int
-    triggers: tuple[Trigger, ...]
-    started_at: float
-    finished_at: float
-    snapshot: Snapshot
-    findings: tuple[Finding, ...]
-    plan: Plan
-    outcomes: tuple[Outcome, ...]
-    changes: tuple[Change, ...]
-    incidents_opened: tuple[Incident, ...] = ()
-    incidents_closed: tuple[Incident, ...] = ()
-    gaps: tuple[Gap, ...] = ()
-    foreign_stale: int = 0
-    """Stale FUSE mounts in namespaces that are never entered."""
-    pauses: tuple[Pause, ...] = ()
-    services: Mapping[str, Service] = field(default_factory=dict)
-    """What became of the servers of each source so far, by its path."""
-    unproven: tuple[Unproven, ...] = ()
-    """Dead mounts in containers that are left alone because nothing tells whose they are."""
-    unclaimed: tuple[tuple[MountNamespace, Mount], ...] = ()
-    """FUSE mounts in pods' containers that are none of the volumes that are repaired."""
-    remedies: RemedyReport = NO_REMEDIES
-    """What is done about servers, next to what is done about binds."""

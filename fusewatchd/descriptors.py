@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Protocol
 
-from fusewatchd.decision import Trigger
+from fusewatchd.cycle import Trigger
 
 MAX_SLEEP_SECONDS = 10.0
 

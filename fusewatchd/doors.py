@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fusewatchd.decision import CycleReport
+from fusewatchd.cycle import CycleReport
 from fusewatchd.errors import ConfigError
 from fusewatchd.listening import is_local, listen_on, name_of
 from fusewatchd.reporters.exposition import Page

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 
-from fusewatchd.decision import CycleReport, Trigger
+from fusewatchd.cycle import CycleReport, Trigger
 from fusewatchd.holding import Holdings, Wanted
 from fusewatchd.linux.holders import HolderJob, HolderScanner
 from fusewatchd.model import Device

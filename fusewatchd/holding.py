@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from fusewatchd.decision import CycleReport, Incident
+from fusewatchd.cycle import CycleReport
+from fusewatchd.decision import Incident
 from fusewatchd.liveness import DeadMount, Holder, Holding
 from fusewatchd.model import Answer, Device
 from fusewatchd.snapshot import Snapshot

@@ -9,19 +9,15 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from fusewatchd import __version__
-from fusewatchd.breaker import FlapRule
-from fusewatchd.bucket import Rate
 from fusewatchd.commandrunner import CommandRunner
 from fusewatchd.connections import Connections
-from fusewatchd.decision import CycleReport, Trigger
-from fusewatchd.diagnosis import Knowledge
+from fusewatchd.cycle import CycleReport, Trigger
+from fusewatchd.decision import RecoveryMode
 from fusewatchd.documents import Clocks
-from fusewatchd.drivers import drivers_for
 from fusewatchd.errors import NamespaceError, ParseError
 from fusewatchd.executor import Executor
 from fusewatchd.linux import statmount
@@ -37,19 +33,13 @@ from fusewatchd.linux.mounttable import MountTableSource
 from fusewatchd.linux.namespaces import NamespaceScanner, serve_scans
 from fusewatchd.linux.probe import serve_probes
 from fusewatchd.linux.probepool import ProbePool
-from fusewatchd.memory import BackOff
-from fusewatchd.observer import Limits, Observer
-from fusewatchd.onstale import ActionPolicy
-from fusewatchd.planner import Policy
-from fusewatchd.programs import find_systemctl
-from fusewatchd.questions import Timing
+from fusewatchd.observer import Observer
+from fusewatchd.policies import limits_of, policies_of, timing_of
 from fusewatchd.reconciler import Reconciler
-from fusewatchd.remedying import RemedyPolicy
-from fusewatchd.settings import RecoveryMode, Settings, override
+from fusewatchd.settings import Settings, override
 from fusewatchd.statefile import read_boot_id
 from fusewatchd.statekeeper import recall
 from fusewatchd.status import status_document
-from fusewatchd.switches import Switches
 
 MAX_PARALLEL = 2
 """Mount workers kept ready: the kernel changes one mount table at a time anyway."""
@@ -111,45 +101,22 @@ class Node:
         self.reconciler = Reconciler(
             self.observer,
             self.executor,
-            knowledge_of(settings),
-            policy_of(settings),
-            back_off_of(settings),
+            self.commands,
+            policies_of(settings),
             time.monotonic,
-            flap_rule=flap_rule_of(settings),
-            rate=rate_of(settings),
             recall=lambda: read_journal(*place),
-            commands=self.commands,
-            remedy_policy=remedy_policy_of(settings),
         )
 
     def adopt(self, settings: Settings) -> None:
         """Go on with other settings, as far as they can be changed in a running daemon."""
-        reconciler = self.reconciler
-        reconciler.policy = policy_of(settings)
-        reconciler.back_off = back_off_of(settings)
-        reconciler.flap_rule = flap_rule_of(settings)
-        reconciler.rate = rate_of(settings)
-        reconciler.remedy_policy = remedy_policy_of(settings)
-        reconciler.knowledge = knowledge_of(settings)
+        self.reconciler.policies = policies_of(settings)
         self.connections.timing = timing_of(settings)
         self.observer.adjust(frozenset(settings.ignore_fs_types), limits_of(settings))
 
     def document(self, cycle: CycleReport, started_wall: float) -> Any:
         """Return the status document of a cycle; ``started_wall`` is in seconds since 1970."""
-        ledger = self.reconciler.ledger
         clocks = Clocks(time.time(), time.monotonic(), started_wall)
-        return status_document(
-            cycle,
-            tuple(ledger.incidents.values()),
-            ledger.states,
-            clocks,
-            version=__version__,
-            way=self.way.value,
-            detached=ledger.detached,
-            outages=ledger.outages,
-            mode=self.reconciler.policy.mode.value,
-            superseded=self.reconciler.policy.superseded.value,
-        )
+        return status_document(cycle, clocks, version=__version__, way=self.way.value)
 
     def close(self) -> None:
         """End all workers; nothing that is mounted changes."""
@@ -175,88 +142,6 @@ def require_host_namespace() -> None:
             "this process has a mount namespace of its own: no pod would see what it mounts."
             " Start it on the host, by a unit without ProtectSystem=, PrivateTmp= and the like"
         )
-
-
-def node_name_of(settings: Settings) -> str:
-    """Return the node's name as the kubelet makes it when it is not told one."""
-    return settings.node_name or os.uname().nodename.lower()
-
-
-def timing_of(settings: Settings) -> Timing:
-    """Return how often connections are asked, and for how long they are waited for."""
-    return Timing(
-        settings.probe.interval_seconds,
-        settings.probe.deadline_seconds,
-        settings.hung.after_seconds,
-        confirms=settings.hung.abort,
-        held_grace=settings.held.grace_seconds,
-    )
-
-
-def limits_of(settings: Settings) -> Limits:
-    """Return how often the slow looks happen."""
-    return Limits(settings.look_seconds, settings.probe.deadline_seconds)
-
-
-def knowledge_of(settings: Settings) -> Knowledge:
-    """Return what diagnosis takes from the configuration."""
-    drivers = settings.drivers
-    fluid = replace(drivers.fluid, mount_root=os.path.realpath(drivers.fluid.mount_root))
-    juicefs = replace(drivers.juicefs, mount_root=os.path.realpath(drivers.juicefs.mount_root))
-    return Knowledge(
-        drivers_for(replace(drivers, fluid=fluid, juicefs=juicefs)),
-        frozenset(settings.ignore_fs_types),
-        _switches_of(settings),
-    )
-
-
-def _switches_of(settings: Settings) -> Switches:
-    recovery = settings.recovery
-    return Switches(recovery.exclude, recovery.containers, recovery.exclude_containers)
-
-
-def policy_of(settings: Settings) -> Policy:
-    """Return what planning takes from the configuration."""
-    recovery, hung = settings.recovery, settings.hung
-    return Policy(
-        recovery.mode,
-        recovery.superseded,
-        recovery.max_table_entries,
-        settings.cleanup,
-        abort_after=hung.abort_confirmations if hung.abort else 0,
-    )
-
-
-def remedy_policy_of(settings: Settings) -> RemedyPolicy:
-    """Return what may be done so that servers can come back."""
-    drivers = settings.drivers
-    rate = Rate(drivers.on_stale_per_second, drivers.on_stale_burst)
-    systemctl = find_systemctl() if any(rule.unit for rule in drivers.on_stale) else ""
-    actions = ActionPolicy(drivers.on_stale, rate, systemctl, _switches_of(settings))
-    return RemedyPolicy(settings.recovery.mode, settings.dead_sources, actions)
-
-
-def back_off_of(settings: Settings) -> BackOff:
-    """Return the delays after failures."""
-    recovery = settings.recovery
-    return BackOff(recovery.back_off_initial_seconds, recovery.back_off_max_seconds)
-
-
-def rate_of(settings: Settings) -> Rate:
-    """Return how many replacements the node may have."""
-    recovery = settings.recovery
-    return Rate(recovery.budget_per_second, recovery.budget_burst)
-
-
-def flap_rule_of(settings: Settings) -> FlapRule:
-    """Return when a source is left alone."""
-    recovery = settings.recovery
-    return FlapRule(
-        recovery.flap_limit,
-        recovery.flap_window_seconds,
-        recovery.flap_life_seconds,
-        recovery.flap_pause_max_seconds,
-    )
 
 
 def look_once(settings: Settings) -> Any:

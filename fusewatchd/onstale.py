@@ -15,22 +15,22 @@ that leaves nothing that is stale.  Such a place goes on being tried, as long as
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from fusewatchd.actions import OutcomeStatus
 from fusewatchd.bucket import Bucket, Rate
 from fusewatchd.budget import source_of
 from fusewatchd.commandtemplate import UnusableValueError, argument, unit
-from fusewatchd.decision import Bind, Finding
+from fusewatchd.decision import Bind, Finding, RecoveryMode
 from fusewatchd.kubeletdir import parse_bind_path
 from fusewatchd.ledger import Ledger
 from fusewatchd.memory import BackOff
 from fusewatchd.model import BindKind, BindPath, Device, NamespaceKind, SourceAnswer, TargetKey
 from fusewatchd.remedies import Attempts, CommandEnd, CommandKind, RunCommand, Trouble
-from fusewatchd.settings import OnStaleSettings, RecoveryMode
+from fusewatchd.settings import OnStaleSettings
 from fusewatchd.snapshot import Snapshot
-from fusewatchd.switches import SWITCHED_OFF, Switches, is_left_alone, owner_of
+from fusewatchd.switches import SWITCHED_OFF, Scope, Switches, is_left_alone, owner_of
 from fusewatchd.verdicts import Reason, Verdict
 
 RESTART = ("--no-ask-password", "restart", "--")
@@ -52,7 +52,6 @@ class ActionPolicy:
     rate: Rate = DEFAULT_RATE
     systemctl: str = ""
     """Path of the program; empty: there is none."""
-    switches: Switches = field(default_factory=Switches)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +102,14 @@ class _Stepper:
         snapshot: Snapshot,
         ledger: Ledger,
         policy: ActionPolicy,
-        mode: RecoveryMode,
+        scope: Scope,
         attempts: dict[str, Attempts],
         now: float,
     ) -> None:
         self._snapshot = snapshot
         self._ledger = ledger
         self._policy = policy
-        self._mode = mode
+        self._mode = scope.mode
         self._now = now
         self._attempts = attempts
         self._bucket = ledger.remedies.bucket
@@ -204,14 +203,14 @@ def step(
     ledger: Ledger,
     ends: Iterable[CommandEnd],
     policy: ActionPolicy,
-    mode: RecoveryMode,
+    scope: Scope,
     now: float,
 ) -> Step:
     """Decide for every place without a server whether something is to be run."""
     attempts = _seen(_ended(ledger.remedies.attempts, ends, policy), snapshot)
     places = _places(findings, snapshot, policy.rules)
-    places += _left_bare(attempts, snapshot, ledger, policy)
-    stepper = _Stepper(snapshot, ledger, policy, mode, attempts, now)
+    places += _left_bare(attempts, snapshot, ledger, policy.rules, scope.switches)
+    stepper = _Stepper(snapshot, ledger, policy, scope, attempts, now)
     for place in places:
         stepper.take(place)
     result = stepper.step()
@@ -277,7 +276,11 @@ def _place(
 
 
 def _left_bare(
-    attempts: Mapping[str, Attempts], snapshot: Snapshot, ledger: Ledger, policy: ActionPolicy
+    attempts: Mapping[str, Attempts],
+    snapshot: Snapshot,
+    ledger: Ledger,
+    rules: tuple[OnStaleSettings, ...],
+    switches: Switches,
 ) -> list[_Place]:
     """Return the targets where nothing is mounted since something was run for them."""
     found = []
@@ -289,11 +292,11 @@ def _left_bare(
             continue
         device, driver = known.command.device, known.command.driver
         ended_at = known.last.finished_at if known.last is not None else 0.0
-        rule = _rule_for(driver, policy.rules)
+        rule = _rule_for(driver, rules)
         pod = (snapshot.pods or {}).get(bind.pod_uid)
         owner = owner_of(pod) if pod else ledger.owners.get(bind.pod_uid)
         bare = Bind(TargetKey(0, path), bind, None, 0, driver, SourceAnswer("", ""))
-        if rule is None or is_left_alone(bare, policy.switches, owner):
+        if rule is None or is_left_alone(bare, switches, owner):
             continue
         if _goes_on(bind.pod_uid, device, snapshot):
             found.append(_Place(path, device, ended_at, ended_at, rule, driver, bind, path, ""))

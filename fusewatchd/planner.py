@@ -22,11 +22,11 @@ from fusewatchd.actions import (
     ReplaceMount,
 )
 from fusewatchd.children import ChildrenUnknownError, plan_children
-from fusewatchd.decision import Finding, Plan, Refusal
+from fusewatchd.decision import Finding, Plan, RecoveryMode, Refusal, SupersededPolicy
 from fusewatchd.ledger import ContainerFacts, Ledger
 from fusewatchd.model import BindKind, Device, Mount, TargetKey
 from fusewatchd.ownlayers import has_own_base, is_own_top, layers_of
-from fusewatchd.settings import CleanupSettings, RecoveryMode, SupersededPolicy
+from fusewatchd.settings import CleanupSettings
 from fusewatchd.snapshot import Snapshot
 from fusewatchd.sources import narrower, subpath_of
 from fusewatchd.verdicts import Reason, Verdict
@@ -131,12 +131,8 @@ class _Planner:
     def _wants_replacement(self, finding: Finding) -> bool:
         if finding.verdict is Verdict.STALE:
             return True
-        if finding.verdict is not Verdict.SUPERSEDED or finding.bind.mount is None:
-            return False
-        old = self._snapshot.connections.get(finding.bind.mount.device)
-        # Nobody can use a server that refuses everything, whether it lives or not.
-        is_useless = old is not None and old.refuses_all
-        return is_useless or self._policy.superseded is SupersededPolicy.REBIND
+        wants_new = self._policy.superseded is SupersededPolicy.REBIND
+        return finding.verdict is Verdict.SUPERSEDED and wants_new
 
     def _forbidden(self, finding: Finding) -> Reason:
         if finding.refusal is not Reason.NONE:

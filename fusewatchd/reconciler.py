@@ -7,27 +7,28 @@ or cut between two actions, and the next one converges.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from fusewatchd import budget
 from fusewatchd.actions import Action, Outcome, OutcomeStatus, OwnLayer
 from fusewatchd.breaker import FlapRule, follow_sources, hold_back, pauses
 from fusewatchd.bucket import Rate
 from fusewatchd.budget import ration
-from fusewatchd.decision import CycleReport, Trigger
-from fusewatchd.diagnosis import Knowledge, diagnose
+from fusewatchd.cycle import CycleReport, Trigger
+from fusewatchd.decision import Change, Finding
+from fusewatchd.diagnosis import Diagnosis, Knowledge, diagnose
 from fusewatchd.history import remember
-from fusewatchd.incidents import follow
+from fusewatchd.incidents import IncidentStep, follow
 from fusewatchd.ledger import Ledger
 from fusewatchd.memory import BackOff, take_diagnosis, take_outcomes, take_plan
 from fusewatchd.model import TargetKey
 from fusewatchd.ownlayers import recalled
 from fusewatchd.planner import Policy, plan
 from fusewatchd.remedies import CommandEnd, RunCommand
-from fusewatchd.remedying import RemedyPolicy, remedy, split
+from fusewatchd.remedying import Remedied, RemedyPolicy, remedy, split
 from fusewatchd.services import follow_services
 from fusewatchd.snapshot import Snapshot
+from fusewatchd.switches import Scope
 
 
 class Observes(Protocol):
@@ -63,6 +64,27 @@ class RunsCommands(Protocol):
         """Return what has ended since the last call."""
 
 
+@dataclass(frozen=True, slots=True)
+class Policies:
+    """What the configuration says to each step of a cycle; a reload replaces all of it."""
+
+    diagnosis: Knowledge
+    planning: Policy
+    servers: RemedyPolicy
+    back_off: BackOff
+    flapping: FlapRule
+    budget: Rate
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """What was under way and has ended since the last cycle."""
+
+    of_binds: tuple[Outcome, ...]
+    of_sources: tuple[Outcome, ...]
+    commands: tuple[CommandEnd, ...]
+
+
 class Reconciler:
     """Owns the ledger; everything else it uses is handed to it."""
 
@@ -70,29 +92,24 @@ class Reconciler:
         self,
         observer: Observes,
         executor: Executes,
-        knowledge: Knowledge,
-        policy: Policy,
-        back_off: BackOff,
+        commands: RunsCommands,
+        policies: Policies,
         clock: Callable[[], float],
-        ledger: Ledger | None = None,
-        flap_rule: FlapRule | None = None,
-        rate: Rate = budget.DEFAULT,
-        recall: Callable[[], Iterable[tuple[TargetKey, OwnLayer]]] = tuple,
-        commands: RunsCommands | None = None,
-        remedy_policy: RemedyPolicy | None = None,
+        recall: Callable[[], Iterable[tuple[TargetKey, OwnLayer]]],
     ) -> None:
-        """Begin with what an earlier run remembered, if anything.
+        """Begin with an empty ledger.
 
-        ``recall`` returns the layers that workers were about to make, those too of which no
-        outcome told.
+        Args:
+            observer: reads the node.
+            executor: changes mounts.
+            commands: runs programs that start servers.
+            policies: may be replaced between two cycles.
+            clock: seconds, monotonic.
+            recall: returns the layers that workers were about to make, also those of which no
+                outcome told.
         """
-        self.knowledge = knowledge
-        self.policy = policy
-        self.back_off = back_off
-        self.flap_rule = flap_rule or FlapRule()
-        self.rate = rate
-        self.remedy_policy = remedy_policy or RemedyPolicy()
-        self.ledger = ledger or Ledger()
+        self.policies = policies
+        self.ledger = Ledger()
         self._observer = observer
         self._executor = executor
         self._commands = commands
@@ -103,41 +120,14 @@ class Reconciler:
     def reconcile(self, triggers: Sequence[Trigger]) -> CycleReport:
         """Run one cycle and return what reporters may know of it."""
         started = self._clock()
-        outcomes, of_sources = split(self._executor.collect(started))
-        ends = self._commands.collect(started) if self._commands else []
-        self._observer.take_outcomes(outcomes, started)
+        ended = self._collect(started)
+        self._observer.take_outcomes(ended.of_binds, started)
         snapshot = self._observer.observe(started)
-
-        ledger = take_outcomes(self.ledger, outcomes, self.back_off)
-        if self._number == 0 or any(o.status is OutcomeStatus.FAILED for o in outcomes):
-            layers = recalled(ledger.own_layers, self._recall())
-            ledger = replace(ledger, own_layers=layers)
-        diagnosis = diagnose(snapshot, ledger, self.knowledge)
-        findings = diagnosis.findings
-        self._executor.take_in(self._clock())  # on a node with many binds all this takes long
-        ledger = take_diagnosis(ledger, diagnosis, snapshot)
-        sources = follow_sources(
-            ledger.sources, findings, outcomes, snapshot, self.flap_rule, started
-        )
-        ledger = replace(ledger, sources=sources)
-
-        self._executor.take_in(self._clock())
-        todo = plan(findings, snapshot, ledger, self.policy, started)
-        todo = hold_back(todo, findings, sources, self.flap_rule, started)
-        todo, ledger = ration(todo, findings, ledger, self.rate, started)
-        done = remedy(
-            todo, findings, snapshot, ledger, of_sources, ends, self.remedy_policy, started
-        )
-        todo, ledger, remedies = done.plan, done.ledger, done.report
-        self._executor.submit((*todo.actions, *remedies.detaches), started)
-        if self._commands:
-            self._commands.submit(remedies.commands, started)
-
-        ledger, changes = take_plan(ledger, findings, todo, outcomes, started)
-        step = follow(ledger.incidents, findings, outcomes, ledger.states, snapshot, started)
-        outages = remember(ledger.outages, step.closed, started)
-        services = follow_services(ledger.services, step, findings)
-        self.ledger = replace(ledger, incidents=step.open, outages=outages, services=services)
+        diagnosis, ledger = self._learn(ended, snapshot)
+        done = self._decide(diagnosis, snapshot, ledger, ended)
+        self._executor.submit((*done.plan.actions, *done.report.detaches), started)
+        self._commands.submit(done.report.commands, started)
+        changes, step = self._remember(done, diagnosis.findings, ended.of_binds, snapshot)
         self._number += 1
         return CycleReport(
             number=self._number,
@@ -145,17 +135,68 @@ class Reconciler:
             started_at=started,
             finished_at=self._clock(),
             snapshot=snapshot,
-            findings=findings,
-            plan=todo,
-            outcomes=tuple(outcomes),
+            findings=diagnosis.findings,
+            plan=done.plan,
+            outcomes=ended.of_binds,
             changes=changes,
+            ledger=self.ledger,
+            mode=self.policies.planning.mode,
+            superseded=self.policies.planning.superseded,
             incidents_opened=step.opened,
             incidents_closed=step.closed,
-            gaps=snapshot.gaps,
             foreign_stale=diagnosis.foreign_stale,
-            pauses=pauses(sources, self.flap_rule),
-            services=services,
+            pauses=pauses(self.ledger.sources, self.policies.flapping),
             unproven=diagnosis.unproven,
             unclaimed=diagnosis.unclaimed,
-            remedies=remedies,
+            remedies=done.report,
         )
+
+    def _collect(self, now: float) -> _Ended:
+        of_binds, of_sources = split(self._executor.collect(now))
+        return _Ended(tuple(of_binds), tuple(of_sources), tuple(self._commands.collect(now)))
+
+    def _learn(self, ended: _Ended, snapshot: Snapshot) -> tuple[Diagnosis, Ledger]:
+        """Judge every bind, and put what is known now into the ledger."""
+        policies, outcomes = self.policies, ended.of_binds
+        ledger = take_outcomes(self.ledger, outcomes, policies.back_off)
+        if self._number == 0 or any(o.status is OutcomeStatus.FAILED for o in outcomes):
+            layers = recalled(ledger.own_layers, self._recall())
+            ledger = replace(ledger, own_layers=layers)
+        diagnosis = diagnose(snapshot, ledger, policies.diagnosis)
+        # Thousands of binds take long: workers that are free get their next actions in between.
+        self._executor.take_in(self._clock())
+        ledger = take_diagnosis(ledger, diagnosis, snapshot)
+        now, rule = snapshot.taken_at, policies.flapping
+        sources = follow_sources(
+            ledger.sources, diagnosis.findings, outcomes, snapshot, rule, now
+        )
+        self._executor.take_in(self._clock())
+        return diagnosis, replace(ledger, sources=sources)
+
+    def _decide(
+        self, diagnosis: Diagnosis, snapshot: Snapshot, ledger: Ledger, ended: _Ended
+    ) -> Remedied:
+        """Plan what is done about binds and about their servers."""
+        policies, findings, now = self.policies, diagnosis.findings, snapshot.taken_at
+        todo = plan(findings, snapshot, ledger, policies.planning, now)
+        todo = hold_back(todo, findings, ledger.sources, policies.flapping, now)
+        todo, ledger = ration(todo, findings, ledger, policies.budget, now)
+        scope = Scope(policies.planning.mode, policies.diagnosis.switches)
+        done = ended.of_sources, ended.commands
+        return remedy(todo, findings, snapshot, ledger, *done, policies.servers, scope, now)
+
+    def _remember(
+        self,
+        done: Remedied,
+        findings: tuple[Finding, ...],
+        outcomes: tuple[Outcome, ...],
+        snapshot: Snapshot,
+    ) -> tuple[tuple[Change, ...], IncidentStep]:
+        """Put what was decided into the ledger; return what changed with it."""
+        now = snapshot.taken_at
+        ledger, changes = take_plan(done.ledger, findings, done.plan, outcomes, now)
+        step = follow(ledger.incidents, findings, outcomes, ledger.states, snapshot, now)
+        outages = remember(ledger.outages, step.closed, now)
+        services = follow_services(ledger.services, step, findings)
+        self.ledger = replace(ledger, incidents=step.open, outages=outages, services=services)
+        return changes, step

@@ -11,15 +11,15 @@ from fusewatchd.decision import Finding, Plan
 from fusewatchd.ledger import Ledger
 from fusewatchd.onstale import ActionPolicy
 from fusewatchd.remedies import CommandEnd, RemedyMemory, RemedyReport
-from fusewatchd.settings import DeadSourceSettings, RecoveryMode
+from fusewatchd.settings import DeadSourceSettings
 from fusewatchd.snapshot import Snapshot
+from fusewatchd.switches import Scope
 
 
 @dataclass(frozen=True, slots=True)
 class RemedyPolicy:
     """What the configuration allows."""
 
-    mode: RecoveryMode = RecoveryMode.RECOVER
     dead_sources: DeadSourceSettings = field(default_factory=DeadSourceSettings)
     actions: ActionPolicy = field(default_factory=ActionPolicy)
 
@@ -51,6 +51,7 @@ def remedy(
     outcomes: Iterable[Outcome],
     ends: Iterable[CommandEnd],
     policy: RemedyPolicy,
+    scope: Scope,
     now: float,
 ) -> Remedied:
     """Decide about dead sources and about servers that are to be started again."""
@@ -62,10 +63,10 @@ def remedy(
         ledger.remedies.sources,
         outcomes,
         policy.dead_sources,
-        policy.mode,
+        scope.mode,
         now,
     )
-    acts = onstale.step(findings, snapshot, ledger, ends, policy.actions, policy.mode, now)
+    acts = onstale.step(findings, snapshot, ledger, ends, policy.actions, scope, now)
     due = [at for at in (dead.due_at, acts.due_at) if at is not None]
     report = RemedyReport(
         dead.sources,

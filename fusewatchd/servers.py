@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from fusewatchd.belongings import devices_behind
-from fusewatchd.decision import Finding, Trigger
+from fusewatchd.cycle import Trigger
+from fusewatchd.decision import Finding
 from fusewatchd.linux.serverends import ServerEnds
 from fusewatchd.linux.sockets import SocketWatch
 from fusewatchd.model import Device, FuseServer

@@ -11,6 +11,7 @@ from enum import Enum
 from typing import ClassVar
 
 from fusewatchd.commandtemplate import problem_of_command, problem_of_unit
+from fusewatchd.decision import RecoveryMode, SupersededPolicy
 from fusewatchd.errors import ConfigError
 from fusewatchd.expectations import (
     auto_path,
@@ -32,20 +33,6 @@ from fusewatchd.expectations import (
 )
 from fusewatchd.schema import at_start, build, checked, with_value
 from fusewatchd.sourcetemplate import CSI_FIELDS, fields_of, problem_of
-
-
-class RecoveryMode(Enum):
-    """Act, or only say what would be done."""
-
-    RECOVER = "recover"
-    REPORT = "report"
-
-
-class SupersededPolicy(Enum):
-    """What to do with a bind whose old server still answers while a new one is mounted."""
-
-    REPORT = "report"
-    REBIND = "rebind"
 
 
 class LogLevel(Enum):

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from fusewatchd.actions import Action, OutcomeStatus
-from fusewatchd.decision import CycleReport, Finding, Incident, Outage, Pause, Refusal
+from fusewatchd.cycle import CycleReport
+from fusewatchd.decision import Finding, Incident, Outage, Pause, Refusal
 from fusewatchd.documents import PATH_LIMIT, Clocks, Document, rfc3339, shown
-from fusewatchd.ledger import NOTHING_DETACHED, Detached, TargetState
+from fusewatchd.ledger import TargetState
 from fusewatchd.model import MountNamespace, NamespaceKind, TargetKey
 from fusewatchd.remedystatus import dead_source_document, trouble_document
 from fusewatchd.snapshot import Snapshot
@@ -36,46 +37,28 @@ POORER = frozenset({"kubelet", "pods", "apiserver", "fusectl"})
 # ------------------------------------------------------------------------- document
 
 
-def status_document(
-    cycle: CycleReport,
-    incidents: Iterable[Incident],
-    states: Mapping[TargetKey, TargetState],
-    clocks: Clocks,
-    *,
-    version: str,
-    way: str,
-    detached: Detached = NOTHING_DETACHED,
-    outages: Iterable[Outage] = (),
-    mode: str = "recover",
-    superseded: str = "report",
-) -> Document:
+def status_document(cycle: CycleReport, clocks: Clocks, *, version: str, way: str) -> Document:
     """Return everything that is known after a cycle.
 
     Args:
         cycle: the last finished one.
-        incidents: those still open.
-        states: the life of each bind so far; empty where nothing is remembered.
         clocks: for dates.
         version: of fusewatchd.
         way: how mounts are replaced on this kernel.
-        detached: what was taken away of pods that are over.
-        outages: those that are over.
-        mode: ``recovery.mode``.
-        superseded: ``recovery.superseded``.
     """
-    snapshot = cycle.snapshot
+    snapshot, ledger = cycle.snapshot, cycle.ledger
     refused = {refusal.finding.bind.key: refusal for refusal in cycle.plan.refused}
     planned = {action.key: action for action in cycle.plan.actions}
     binds = [
-        _bind(finding, refused.get(finding.bind.key), planned, states, snapshot, clocks)
+        _bind(finding, refused.get(finding.bind.key), planned, ledger.states, snapshot, clocks)
         for finding in cycle.findings
     ]
     foreign = [ns for ns in snapshot.namespaces if ns.kind is NamespaceKind.FOREIGN]
     return {
         "version": version,
         "way": way,
-        "mode": mode,
-        "superseded": superseded,
+        "mode": cycle.mode.value,
+        "superseded": cycle.superseded.value,
         "started_at": rfc3339(clocks.started_wall),
         "looked_at": clocks.date(snapshot.taken_at),
         "printed_at": rfc3339(clocks.now_wall),
@@ -86,8 +69,8 @@ def status_document(
         "totals": _totals(cycle),
         "last_recovery": _latest(binds),
         "orphans_detached": {
-            "layers": detached.layers,
-            "last_at": clocks.date(detached.last_at),
+            "layers": ledger.detached.layers,
+            "last_at": clocks.date(ledger.detached.last_at),
         },
         "binds": binds,
         "unclaimed": [
@@ -96,9 +79,9 @@ def status_document(
         "connections": connections_document(cycle, clocks),
         "sources": sources_document(cycle),
         "servers": servers_document(cycle, clocks),
-        "incidents": [_incident(incident, snapshot, clocks) for incident in incidents],
+        "incidents": [_incident(one, snapshot, clocks) for one in ledger.incidents.values()],
         "dead_mount_holders": holders_document(snapshot, clocks),
-        "outages": [_outage(outage, clocks) for outage in outages],
+        "outages": [_outage(outage, clocks) for outage in ledger.outages],
         "dead_sources": [dead_source_document(one, clocks) for one in cycle.remedies.dead_sources],
         "on_stale": [trouble_document(one, clocks) for one in cycle.remedies.troubles],
         "flapping_sources": [_pause(pause) for pause in cycle.pauses],

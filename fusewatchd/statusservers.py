@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fusewatchd.decision import CycleReport
+from fusewatchd.cycle import CycleReport
 from fusewatchd.documents import PATH_LIMIT, Clocks, Document, shown
 from fusewatchd.liveness import Holder, Holding, ServerEnd, Service
 from fusewatchd.model import Device
@@ -25,7 +25,7 @@ def servers_document(cycle: CycleReport, clocks: Clocks) -> list[Document]:
     found: list[Document] = []
     for path, device in _sources(cycle).items():
         serving = snapshot.servers.get(device, ()) if device is not None else ()
-        service = cycle.services.get(path, Service())
+        service = cycle.ledger.services.get(path, Service())
         end = service.last_end
         lasted = service.last_outage_seconds
         found.append(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fusewatchd.decision import CycleReport
+from fusewatchd.cycle import CycleReport
 from fusewatchd.documents import PATH_LIMIT, Clocks, Document, shown
 from fusewatchd.model import Answer, Device, FuseServer, Mount, MountNamespace
 from fusewatchd.snapshot import Snapshot
@@ -38,8 +38,6 @@ def _connection(device: Device, snapshot: Snapshot, clocks: Clocks) -> Document:
         "waiting": connection.waiting,
         "is_overdue": connection.is_overdue,
         "is_hung": connection.is_hung,
-        "root_errno": connection.root.errno or None,
-        "serves_root": not (connection.root.fails or connection.root.is_slow),
         "server_gone_at": clocks.date(connection.server_gone_at),
         "servers": [
             process_document(server, snapshot)

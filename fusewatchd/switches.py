@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
-from fusewatchd.decision import Bind, Finding
+from fusewatchd.decision import Bind, Finding, RecoveryMode
 from fusewatchd.ledger import Owner
 from fusewatchd.model import Pod
 from fusewatchd.printable import printable
@@ -40,6 +40,14 @@ class Switches:
     exclude: ExcludeSettings = field(default_factory=ExcludeSettings)
     containers: bool = True
     exclude_containers: ExcludeSettings = field(default_factory=ExcludeSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What may be changed at all, whatever is decided about a bind or a server."""
+
+    mode: RecoveryMode = RecoveryMode.RECOVER
+    switches: Switches = field(default_factory=Switches)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ So what is sure to be followed by more is waited for: briefly, and never twice.
 
 from __future__ import annotations
 
-from fusewatchd.decision import Trigger
+from fusewatchd.cycle import Trigger
 
 REST_FACTOR = 4
 """After a cycle that took t, what comes without pause starts the next one 4 t later."""

@@ -23,8 +23,8 @@ from fusewatchd.kube.errors import CredentialsError, KubeError
 from fusewatchd.kube.http import MAX_TOKEN_BYTES, Client, Endpoint, EndpointSource
 from fusewatchd.kube.kubelet import PATH
 from fusewatchd.model import Pod
-from fusewatchd.node import node_name_of
 from fusewatchd.podlist import parse_pod_list
+from fusewatchd.policies import node_name_of
 from fusewatchd.settings import Settings, override
 
 REVIEW_PATH = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"

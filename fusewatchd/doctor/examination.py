@@ -9,12 +9,13 @@ from fusewatchd.checkup.clusterchecks import cluster_findings
 from fusewatchd.checkup.findings import Finding, fail, ok, warn
 from fusewatchd.checkup.nodechecks import node_findings
 from fusewatchd.checkup.podchecks import pod_findings
+from fusewatchd.decision import RecoveryMode
 from fusewatchd.doctor.cluster import examine_cluster
 from fusewatchd.doctor.node import examine_node
 from fusewatchd.errors import ConfigError, FusewatchError
 from fusewatchd.listening import parse_address
 from fusewatchd.node import look_once
-from fusewatchd.settings import RecoveryMode, Settings
+from fusewatchd.settings import Settings
 from fusewatchd.statussocket import ask
 from fusewatchd.websecurity import WebSecurity
 

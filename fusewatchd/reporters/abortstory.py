@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fusewatchd.actions import AbortConnection, Outcome, OutcomeStatus
-from fusewatchd.decision import CycleReport
+from fusewatchd.cycle import CycleReport
 from fusewatchd.model import Device
 from fusewatchd.reporters.log import Log, Value
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from fusewatchd.decision import CycleReport, Finding, Refusal
+from fusewatchd.cycle import CycleReport
+from fusewatchd.decision import Finding, Refusal
 from fusewatchd.model import Connection, Pod, TargetKey
 from fusewatchd.snapshot import Snapshot
 from fusewatchd.verdicts import Reason, Verdict
@@ -188,13 +189,8 @@ def new_refusals(cycle: CycleReport, memory: NewsMemory) -> list[Refusal]:
         refusal
         for refusal in cycle.plan.refused
         if refusal.reason is not Reason.BACK_OFF
-        and memory.is_news(refusal.finding.bind.key, (refusal.reason, refusal.finding.source_errno))
+        and memory.is_news(refusal.finding.bind.key, refusal.reason)
     ]
-
-
-def is_waiting(refusal: Refusal) -> bool:
-    """Return True for one that is part of every outage; a new server that fails is not."""
-    return refusal.reason in WAITING and not refusal.finding.source_errno
 
 
 def is_about_abort(refusal: Refusal) -> bool:

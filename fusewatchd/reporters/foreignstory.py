@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fusewatchd.decision import CycleReport, Unproven
+from fusewatchd.cycle import CycleReport
+from fusewatchd.decision import Unproven
 from fusewatchd.reporters.base import counted
 from fusewatchd.reporters.log import Log
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fusewatchd.decision import CycleReport
+from fusewatchd.cycle import CycleReport
 from fusewatchd.liveness import Holder, Holding
 from fusewatchd.model import Device
 from fusewatchd.printable import SHORT_ID

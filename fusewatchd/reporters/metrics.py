@@ -14,7 +14,8 @@ from enum import Enum
 from typing import Any
 
 from fusewatchd.actions import AbortConnection, DetachOrphan, OutcomeStatus
-from fusewatchd.decision import CycleReport, Incident, Trigger
+from fusewatchd.cycle import CycleReport, Trigger
+from fusewatchd.decision import Incident
 from fusewatchd.liveness import OomKill
 from fusewatchd.model import BindKind, Device, TargetKey
 from fusewatchd.printable import printable

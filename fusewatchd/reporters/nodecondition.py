@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fusewatchd.decision import CycleReport, Finding
+from fusewatchd.cycle import CycleReport
+from fusewatchd.decision import Finding
 from fusewatchd.model import TargetKey
 from fusewatchd.reporters.base import counted, is_disconnected
 from fusewatchd.verdicts import Verdict

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from fusewatchd.decision import CycleReport, Incident
+from fusewatchd.cycle import CycleReport
+from fusewatchd.decision import Incident
 from fusewatchd.liveness import Service
 from fusewatchd.model import Device
 from fusewatchd.reporters.base import counted, duration_text
@@ -71,15 +72,6 @@ class OutageStory:
                 **outage.whose,
                 new_device=str(source.device),
             )
-            connection = cycle.snapshot.connections.get(source.device)
-            if connection is not None and connection.root.is_slow:
-                self._log.warning(
-                    "the new source does not show its root in time, and is bound to all the same",
-                    event="source_slow",
-                    source=source.mount_point,
-                    **outage.whose,
-                    new_device=str(source.device),
-                )
 
     def tell_closed(self, cycle: CycleReport) -> None:
         """Say which outages are over, and how long they were."""
@@ -120,4 +112,4 @@ def _fields(incident: Incident) -> dict[str, Value]:
 
 
 def _service(incident: Incident, cycle: CycleReport) -> Service:
-    return cycle.services.get(incident.source_path, Service())
+    return cycle.ledger.services.get(incident.source_path, Service())

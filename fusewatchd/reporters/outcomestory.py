@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from fusewatchd.actions import AbortConnection, DetachOrphan, Outcome, OutcomeStatus
-from fusewatchd.decision import CycleReport, Finding
+from fusewatchd.cycle import CycleReport
+from fusewatchd.decision import Finding
 from fusewatchd.model import Device, TargetKey
 from fusewatchd.reporters.base import NewsMemory, counted, unwell_keys
 from fusewatchd.reporters.bindfields import bind_fields, grouped, milliseconds, whose

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from enum import Enum
 
 from fusewatchd.actions import OutcomeStatus
-from fusewatchd.decision import CycleReport
+from fusewatchd.cycle import CycleReport
 from fusewatchd.model import Pod
 from fusewatchd.remedies import CommandEnd, CommandResult
 from fusewatchd.reporters.base import EventDraft, ObjectReference, node_reference, pod_reference

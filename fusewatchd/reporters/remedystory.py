@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 from fusewatchd.actions import Outcome, OutcomeStatus
-from fusewatchd.decision import CycleReport
+from fusewatchd.cycle import CycleReport
 from fusewatchd.model import assert_never
 from fusewatchd.remedies import CommandEnd, CommandResult, DeadSource, RunCommand, Trouble
 from fusewatchd.reporters.base import counted
@@ -23,7 +23,7 @@ SHOWN = 200
 
 
 class RemedyStory:
-    """A reporter of its own: writes down what is done about servers, each thing once."""
+    """Writes down what is done about servers, each thing once."""
 
     def __init__(self, log: Log) -> None:
         """Tell everything to ``log``, which stays its owner's."""
@@ -55,9 +55,6 @@ class RemedyStory:
                 **_fields(command),
                 argv=shlex.join(command.argv),
             )
-
-    def close(self) -> None:
-        """Keep the log open: the daemon says good-bye in it."""
 
     def _tell_sources(self, sources: tuple[DeadSource, ...], now: float) -> None:
         known = {source.path: source for source in sources}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fusewatchd.decision import CycleReport, Pause
+from fusewatchd.cycle import CycleReport
+from fusewatchd.decision import Pause
 from fusewatchd.reporters.base import counted
 from fusewatchd.reporters.log import Log
 from fusewatchd.verdicts import Reason

@@ -8,7 +8,7 @@ single bind is there at level ``debug``.  ``event`` names each kind of line for 
 
 from __future__ import annotations
 
-from fusewatchd.decision import CycleReport
+from fusewatchd.cycle import CycleReport
 from fusewatchd.reporters.abortstory import AbortStory
 from fusewatchd.reporters.bindstory import BindStory
 from fusewatchd.reporters.foreignstory import ForeignStory
@@ -16,6 +16,7 @@ from fusewatchd.reporters.holderstory import HolderStory
 from fusewatchd.reporters.log import Log
 from fusewatchd.reporters.outagestory import OutageStory
 from fusewatchd.reporters.outcomestory import OutcomeStory
+from fusewatchd.reporters.remedystory import RemedyStory
 from fusewatchd.reporters.restraint import RestraintStory
 
 
@@ -33,6 +34,7 @@ class LogReporter:
         self._outcomes = OutcomeStory(log)
         self._holders = HolderStory(log)
         self._foreign = ForeignStory(log)
+        self._servers = RemedyStory(log)
 
     def report(self, cycle: CycleReport) -> None:
         """Say what this cycle brought, in the order in which it happened."""
@@ -46,6 +48,7 @@ class LogReporter:
         self._outages.tell_closed(cycle)
         self._holders.report(cycle)
         self._foreign.report(cycle)
+        self._servers.report(cycle)
 
     def close(self) -> None:
         """Keep the log open: the daemon says good-bye in it."""

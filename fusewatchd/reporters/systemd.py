@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 import sdnotify  # type: ignore[import-untyped]
 
-from fusewatchd.decision import CycleReport
+from fusewatchd.cycle import CycleReport
 from fusewatchd.printable import printable
 from fusewatchd.reporters.base import counted, duration_text
 from fusewatchd.verdicts import ALARMING, Verdict

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from fusewatchd.actions import AbortConnection, OutcomeStatus
-from fusewatchd.decision import CycleReport, Finding
+from fusewatchd.cycle import CycleReport
+from fusewatchd.decision import Finding
 from fusewatchd.model import Device, TargetKey
 from fusewatchd.reporters.base import is_disconnected
 from fusewatchd.reporters.events import NOT_FOR_GOOD, EventKind
@@ -137,12 +138,8 @@ class Troubles(Generic[S]):
     def _see_refusals(self, cycle: CycleReport) -> None:
         for refusal in cycle.plan.refused:
             place = self._place(cycle, refusal.finding)
-            if place not in self._troubles:
-                continue
-            if refusal.reason not in NOT_FOR_GOOD:
+            if refusal.reason not in NOT_FOR_GOOD and place in self._troubles:
                 self._say(cycle, place, EventKind.UNRECOVERABLE)
-            elif refusal.finding.source_errno:
-                self._say(cycle, place, EventKind.FAILED)
 
     # ------------------------------------------------------------------- what is over
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fusewatchd.bucket import Rate
-from fusewatchd.decision import CycleReport
+from fusewatchd.cycle import CycleReport
 from fusewatchd.delays import doubled
 from fusewatchd.kube.apiserver import FIRST_BACK_OFF_SECONDS, MAX_BACK_OFF_SECONDS
 from fusewatchd.kube.outbox import Outbox, Wait

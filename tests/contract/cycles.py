@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fusewatchd.actions import Action, Outcome, OutcomeStatus, OwnLayer, ReplaceMount
-from fusewatchd.decision import Trigger
+from fusewatchd.breaker import FlapRule
+from fusewatchd.budget import DEFAULT
+from fusewatchd.cycle import Trigger
 from fusewatchd.diagnosis import Knowledge
 from fusewatchd.drivers import drivers_for
 from fusewatchd.linux.mountkernel import MountKernel
@@ -24,7 +26,9 @@ from fusewatchd.model import (
 )
 from fusewatchd.persistence import document_of, ledger_from
 from fusewatchd.planner import Policy
-from fusewatchd.reconciler import Reconciler
+from fusewatchd.reconciler import Policies, Reconciler
+from fusewatchd.remedies import CommandEnd, RunCommand
+from fusewatchd.remedying import RemedyPolicy
 from fusewatchd.settings import DriverSettings, FluidSettings
 from fusewatchd.snapshot import Snapshot
 from fusewatchd.verdicts import Reason
@@ -35,6 +39,16 @@ if TYPE_CHECKING:
 UID = "aaaaaaaa-0000-4000-8000-000000000001"
 MOST_CYCLES = 4
 """Until everything must be as it shall be."""
+
+
+class NoCommands:
+    """Nothing is configured that could be run."""
+
+    def submit(self, commands: Sequence[RunCommand], now: float) -> None:
+        assert not commands
+
+    def collect(self, now: float) -> list[CommandEnd]:
+        return []
 
 
 class Daemon:
@@ -59,14 +73,11 @@ class Daemon:
         """Begin anew, with what a state file keeps or with nothing but the journal."""
         document = document_of(self._reconciler.ledger, "boot") if remembers else None
         self._outcomes, self.planned = [], ()
+        policies = Policies(
+            self._knowledge, self.policy, RemedyPolicy(), BackOff(), FlapRule(), DEFAULT
+        )
         self._reconciler = Reconciler(
-            self,
-            self,
-            self._knowledge,
-            self.policy,
-            BackOff(),
-            lambda: self._now,
-            recall=lambda: self._journal,
+            self, self, NoCommands(), policies, lambda: self._now, lambda: self._journal
         )
         if document is not None:
             ledger = ledger_from(json.loads(json.dumps(document)), "boot", self._stage.mounts())

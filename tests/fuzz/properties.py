@@ -378,9 +378,8 @@ def a_status_document_can_be_shown_and_names_the_very_path(
     of = replace(of, key=replace(of.key, mount_point=f"/{path}"))
     of = replace(of, source=SourceAnswer(name, why, (SourcePath(f"/{path}"),)))
     clocks = Clocks(1_700_000_000.0, 100.0, 1_699_999_000.0)
-    made = status_document(
-        cycle(finding(of, verdict, evidence=why)), [], {}, clocks, version="1", way="staged"
-    )
+    of_one = cycle(finding(of, verdict, evidence=why))
+    made = status_document(of_one, clocks, version="1", way="staged")
     assert all(text.isprintable() for text in texts_in(made))
     json.dumps(made).encode("ascii")
     assert unprintable(made["binds"][0]["mount_point"]) == f"/{path}"

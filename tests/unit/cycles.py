@@ -6,16 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from fusewatchd.actions import Expect, Outcome, OutcomeStatus, Propagation, ReplaceMount
-from fusewatchd.decision import (
-    Bind,
-    CycleReport,
-    Finding,
-    Incident,
-    Plan,
-    Refusal,
-    Trigger,
-    Unproven,
-)
+from fusewatchd.cycle import CycleReport, Trigger
+from fusewatchd.decision import Bind, Finding, Incident, Outage, Plan, Refusal, Unproven
+from fusewatchd.ledger import NOTHING_DETACHED, Detached, Ledger, TargetState
+from fusewatchd.liveness import Service
 from fusewatchd.model import (
     Answer,
     BindKind,
@@ -190,12 +184,32 @@ def cycle(
         Plan(tuple(actions), tuple(refused)),
         tuple(outcomes),
         (),
-        tuple(opened),
-        tuple(closed),
-        tuple(gaps),
-        foreign_stale,
+        Ledger(),
+        incidents_opened=tuple(opened),
+        incidents_closed=tuple(closed),
+        foreign_stale=foreign_stale,
         unproven=unproven,
     )
+
+
+def with_ledger(
+    of: CycleReport,
+    *,
+    incidents: Iterable[Incident] = (),
+    outages: Iterable[Outage] = (),
+    states: Mapping[TargetKey, TargetState] | None = None,
+    services: Mapping[str, Service] | None = None,
+    detached: Detached = NOTHING_DETACHED,
+) -> CycleReport:
+    """Return a cycle after which this is remembered."""
+    ledger = Ledger(
+        incidents={incident.device: incident for incident in incidents},
+        outages=tuple(outages),
+        states=states or {},
+        services=services or {},
+        detached=detached,
+    )
+    return replace(of, ledger=ledger)
 
 
 def outage(pods: Mapping[str, Pod] | None = PODS, *, are_current: bool = True) -> list[CycleReport]:

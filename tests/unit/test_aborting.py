@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from fusewatchd.actions import AbortConnection, Expect, NamespaceRef, Outcome, OutcomeStatus
-from fusewatchd.decision import Finding, Phase, Plan
+from fusewatchd.decision import Finding, Phase, Plan, RecoveryMode
 from fusewatchd.ledger import TargetState
 from fusewatchd.memory import BackOff, take_outcomes, take_plan
 from fusewatchd.model import Answer, BindKind, TargetKey
@@ -17,7 +17,7 @@ from fusewatchd.reporters.log import Level, Log
 from fusewatchd.reporters.metrics import Metrics
 from fusewatchd.reporters.podevents import PodEvents
 from fusewatchd.reporters.story import LogReporter
-from fusewatchd.settings import ExcludeSettings, RecoveryMode
+from fusewatchd.settings import ExcludeSettings
 from fusewatchd.switches import Switches
 from fusewatchd.verdicts import Reason, Verdict
 from tests.unit import cycles

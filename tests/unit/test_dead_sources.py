@@ -9,10 +9,11 @@ import pytest
 
 from fusewatchd import deadsources
 from fusewatchd.actions import DetachDeadSource, Expect, Outcome, OutcomeStatus
+from fusewatchd.decision import RecoveryMode
 from fusewatchd.ledger import Ledger
 from fusewatchd.model import Answer, FuseServer, Gap, Mount, TargetKey
 from fusewatchd.remedies import SourceWatch
-from fusewatchd.settings import DeadSourceSettings, ExcludeSettings, RecoveryMode
+from fusewatchd.settings import DeadSourceSettings, ExcludeSettings
 from fusewatchd.switches import Switches
 from fusewatchd.verdicts import Reason
 from tests.unit.scenes import NEW, OLD, OTHER_UID, SOURCE, THIRD, Scene, publish_path, usual

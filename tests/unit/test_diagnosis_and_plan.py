@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusewatchd.actions import DetachOwnLayer, OwnLayer, Propagation
-from fusewatchd.decision import Phase
+from fusewatchd.decision import Phase, RecoveryMode, SupersededPolicy
 from fusewatchd.ledger import Ledger, TargetState
 from fusewatchd.memory import take_plan
 from fusewatchd.model import (
@@ -26,7 +26,6 @@ from fusewatchd.model import (
     VolumeMount,
 )
 from fusewatchd.planner import LAYERS_SECONDS, Policy
-from fusewatchd.settings import RecoveryMode, SupersededPolicy
 from fusewatchd.switches import Switches
 from fusewatchd.verdicts import Reason, Verdict
 from tests.unit.scenes import (

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusewatchd.actions import Outcome, OutcomeStatus, ReplaceMount
-from fusewatchd.decision import CycleReport, Finding, Incident, Plan, Refusal
+from fusewatchd.cycle import CycleReport
+from fusewatchd.decision import Finding, Incident, Plan, RecoveryMode, Refusal, SupersededPolicy
 from fusewatchd.incidents import IncidentStep, follow
 from fusewatchd.model import Answer, Device, Mount, VolumeData
 from fusewatchd.reporters.base import EventDraft
@@ -18,7 +19,7 @@ from fusewatchd.reporters.log import Level, Log
 from fusewatchd.reporters.metrics import Metrics
 from fusewatchd.reporters.podevents import PodEvents
 from fusewatchd.reporters.story import LogReporter
-from fusewatchd.settings import ExcludeSettings, RecoveryMode, SupersededPolicy
+from fusewatchd.settings import ExcludeSettings
 from fusewatchd.switches import Switches
 from fusewatchd.verdicts import Reason, Verdict
 from tests.unit.cycles import bind, cycle, finding

@@ -12,7 +12,16 @@ import pytest
 
 from fusewatchd.actions import OutcomeStatus
 from fusewatchd.advice import NOT_RUNNING, REASONS, UNCLAIMED, VERDICTS, Advice
-from fusewatchd.decision import CycleReport, Incident, Outage, Pause, Phase, Refusal
+from fusewatchd.cycle import CycleReport
+from fusewatchd.decision import (
+    Incident,
+    Outage,
+    Pause,
+    Phase,
+    RecoveryMode,
+    Refusal,
+    SupersededPolicy,
+)
 from fusewatchd.documents import Clocks, Document
 from fusewatchd.explanation import (
     KINDS,
@@ -49,6 +58,7 @@ from tests.unit.cycles import (
     mount,
     outcome,
     replace_action,
+    with_ledger,
 )
 
 CLOCKS = Clocks(now_wall=1_700_000_000.0, now_monotonic=100.0, started_wall=1_699_999_000.0)
@@ -61,11 +71,12 @@ def document(
     states: Mapping[TargetKey, TargetState] | None = None,
     incidents: Iterable[Incident] = (),
     outages: Iterable[Outage] = (),
-    **more: str,
+    mode: RecoveryMode = RecoveryMode.RECOVER,
+    superseded: SupersededPolicy = SupersededPolicy.REPORT,
 ) -> Document:
-    made = status_document(
-        of, incidents, states or {}, CLOCKS, version="1", way="beneath", outages=outages, **more
-    )
+    of = with_ledger(of, incidents=incidents, outages=outages, states=states)
+    of = replace(of, mode=mode, superseded=superseded)
+    made = status_document(of, CLOCKS, version="1", way="beneath")
     return json.loads(json.dumps(made))  # type: ignore[no-any-return]
 
 
@@ -318,7 +329,7 @@ def test_a_single_look_does_not_speak_of_its_own_restraint(
     asked: Asked, mode: str, held_back: str
 ) -> None:
     stale = finding(HOST, Verdict.STALE, source=NEW)
-    of = document(cycle(stale, refused=[Refusal(stale, Reason.REPORT_ONLY)]), mode=mode)
+    of = document(cycle(stale, refused=[Refusal(stale, Reason.REPORT_ONLY)]), mode=RecoveryMode(mode))
     told = says(of, asked=asked)
     assert told["held back"] == f"report only: {held_back}"
     assert told["next"].startswith("Nothing, since no fusewatchd") is (asked is Asked.LOOK)
@@ -329,7 +340,7 @@ def test_a_single_look_does_not_speak_of_its_own_restraint(
 def test_an_old_server_that_lives_on_is_a_matter_of_policy() -> None:
     of = cycle(finding(HOST, Verdict.SUPERSEDED, source=NEW))
     assert "as soon as the old server has ended" in says(document(of))["next"]
-    assert "although" in says(document(of, superseded="rebind"))["next"]
+    assert "although" in says(document(of, superseded=SupersededPolicy.REBIND))["next"]
 
 
 @pytest.mark.parametrize(

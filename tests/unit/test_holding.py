@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from fusewatchd.decision import CycleReport, Incident
+from fusewatchd.cycle import CycleReport
+from fusewatchd.decision import Incident
 from fusewatchd.holding import (
     FIRST_LOOK_SECONDS,
     FIRST_REST_SECONDS,

@@ -19,8 +19,8 @@ PARSERS = {
     "sourcetemplate", "webconfig", "commandtemplate",
 }  # fmt: skip
 CORE = {
-    "looks", "namespaceview", "wakeups", "lifecycle", "lineage", "sources", "containers", "children", "connections", "connectionstate", "connectionview", "proof", "incidents",
-    "ledger", "memory", "services", "history", "aborting", "persistence", "switches", "cleanup",
+    "looks", "namespaceview", "wakeups", "lifecycle", "lineage", "sources", "containers", "children", "connections", "connectionstate", "incidents",
+    "cycle", "ledger", "memory", "services", "history", "aborting", "persistence", "switches", "cleanup",
     "pods", "diagnosis", "planner", "drivers", "detectors", "ends", "holding", "belongings",
     "budget", "breaker", "ownlayers", "propagation", "hostpaths", "checkup",
     "deadsources", "standstill", "probeuser", "onstale", "remedying",
@@ -52,7 +52,7 @@ EDGE = {
     "remedystatus",
 }
 SHELL = {
-    "observer", "servers", "holderwatch", "executor", "commandrunner", "reconciler", "node", "cluster",
+    "observer", "servers", "holderwatch", "executor", "commandrunner", "reconciler", "policies", "node", "cluster",
     "statekeeper", "descriptors", "effort", "signals", "doors", "doctor", "daemon", "cli", "__main__",
 }  # fmt: skip
 DEMO = {"demo"}
@@ -115,7 +115,7 @@ def test_layers_look_down_only() -> None:
         **dict.fromkeys(BASE, PARSERS - {"mountinfo"} | CORE | EDGE | SHELL | DEMO),
         **dict.fromkeys(PARSERS, CORE | EDGE | SHELL | DEMO),
         **dict.fromkeys(CORE, EDGE | SHELL | DEMO),
-        **dict.fromkeys(EDGE, (CORE - {"connections", "ledger"}) | SHELL | DEMO),
+        **dict.fromkeys(EDGE, (CORE - {"connections", "cycle", "ledger"}) | SHELL | DEMO),
         **dict.fromkeys(SHELL - {"cli"}, DEMO),
         "cli": set(),
         "demo": (BASE - {"errors"}) | PARSERS | CORE | (EDGE - {"linux", "statussocket"}) | SHELL,

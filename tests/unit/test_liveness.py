@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from fusewatchd.belongings import devices_behind, matches
-from fusewatchd.decision import CycleReport, Incident
+from fusewatchd.cycle import CycleReport
+from fusewatchd.decision import Incident
 from fusewatchd.ends import Ends
 from fusewatchd.incidents import SURVIVED_SECONDS, IncidentStep, follow
 from fusewatchd.kube.eventobjects import EventsApi, Occurrences, event_object
@@ -42,6 +43,7 @@ from tests.unit.cycles import (
     mount,
     outage,
     pod,
+    with_ledger,
 )
 
 FUSE_POD = pod("uid-f", "juicefs-0")
@@ -354,7 +356,7 @@ def test_names_that_others_chose_are_escaped_and_bounded() -> None:
 
 def test_the_last_line_counts_restarts() -> None:
     *steps, over = outage()
-    *_, last = told(*steps, replace(over, services={SOURCE: Service(restarts=3)}))
+    *_, last = told(*steps, with_ledger(over, services={SOURCE: Service(restarts=3)}))
     assert last.fields["restarts"] == 3
 
 
@@ -391,9 +393,8 @@ def test_very_many_holders_are_one_line() -> None:
 
 
 def document(step: CycleReport, *incidents: Incident) -> dict[str, object]:
-    return status_document(
-        step, incidents, {}, Clocks(1000.0, 100.0, 0.0), version="1", way="beneath"
-    )
+    step = with_ledger(step, incidents=incidents, services=step.ledger.services)
+    return status_document(step, Clocks(1000.0, 100.0, 0.0), version="1", way="beneath")
 
 
 def test_the_status_tells_who_serves_and_what_became_of_servers() -> None:
@@ -402,7 +403,7 @@ def test_the_status_tells_who_serves_and_what_became_of_servers() -> None:
     now = replace(SERVER, pid=5000, devices=(OLD,))
     table = type(step.snapshot.table).of([mount(SOURCE, OLD, 7)])
     seen = replace(step.snapshot, servers={OLD: (now,)}, table=table, pods=ALL_PODS)
-    step = replace(step, snapshot=seen, services={SOURCE: service})
+    step = with_ledger(replace(step, snapshot=seen), services={SOURCE: service})
     (found,) = document(step)["servers"]  # type: ignore[misc,attr-defined]
     assert (found["source"], found["device"]) == (SOURCE, str(OLD))
     assert found["processes"][0]["pid"] == 5000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fusewatchd.decision import CycleReport
+from fusewatchd.cycle import CycleReport
 from fusewatchd.reporters.nodecondition import (
     AFTER_SECONDS,
     WELL,

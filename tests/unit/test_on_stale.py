@@ -10,12 +10,13 @@ import pytest
 from fusewatchd import onstale
 from fusewatchd.actions import AbortConnection, Expect, Outcome, OutcomeStatus
 from fusewatchd.bucket import Rate
+from fusewatchd.decision import RecoveryMode
 from fusewatchd.ledger import TargetState
 from fusewatchd.model import Answer, FuseServer, TargetKey, VolumeData
 from fusewatchd.onstale import ActionPolicy, Step
 from fusewatchd.remedies import CommandEnd, CommandKind, CommandResult, RunCommand
-from fusewatchd.settings import ExcludeSettings, OnStaleSettings, RecoveryMode
-from fusewatchd.switches import Switches
+from fusewatchd.settings import ExcludeSettings, OnStaleSettings
+from fusewatchd.switches import Scope, Switches
 from fusewatchd.verdicts import Reason
 from tests.unit.scenes import (
     OLD,
@@ -51,6 +52,7 @@ class World:
         self.scene.volume_data = {(UID, "pv"): DATA}
         self.scene.look()
         self.scene.answers[OLD] = Answer.DISCONNECTED
+        self.switches = Switches()
         self.policy = ActionPolicy((RULE,), Rate(0.1, 5.0), "/usr/bin/systemctl")
         self.mode = RecoveryMode.RECOVER
         self.looked_at: float | None = None
@@ -67,7 +69,7 @@ class World:
             for device, found in snapshot.connections.items()
         }
         snapshot = replace(snapshot, connections=connections)
-        step = onstale.step(findings, snapshot, self.scene.ledger, ends, self.policy, self.mode, at)
+        step = onstale.step(findings, snapshot, self.scene.ledger, ends, self.policy, Scope(self.mode, self.switches), at)
         memory = replace(self.scene.ledger.remedies, attempts=step.attempts, bucket=step.bucket)
         self.scene.ledger = replace(self.scene.ledger, remedies=memory)
         return step
@@ -427,7 +429,7 @@ def test_nothing_is_mounted_for_a_pod_that_may_not_want_it(
 def test_a_new_configuration_may_leave_alone_what_is_unmounted() -> None:
     world = Unmounted()
     off = Switches(exclude=ExcludeSettings(volumes=("pv",)))
-    world.policy = replace(world.policy, switches=off)
+    world.switches = off
     assert retried(world) == ()
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from fusewatchd.actions import DetachOrphan, Expect, Outcome, OutcomeStatus
 from fusewatchd.cleanup import step
-from fusewatchd.decision import CycleReport, Phase, Plan, Refusal
+from fusewatchd.cycle import CycleReport
+from fusewatchd.decision import Phase, Plan, RecoveryMode, Refusal
 from fusewatchd.documents import Clocks
 from fusewatchd.ledger import Detached, TargetState
 from fusewatchd.memory import BackOff, take_outcomes
@@ -19,12 +20,12 @@ from fusewatchd.planner import Policy
 from fusewatchd.reporters.log import Log
 from fusewatchd.reporters.metrics import Metrics
 from fusewatchd.reporters.story import LogReporter
-from fusewatchd.settings import CleanupSettings, ExcludeSettings, RecoveryMode
+from fusewatchd.settings import CleanupSettings, ExcludeSettings
 from fusewatchd.status import status_document
 from fusewatchd.statustable import status_table
 from fusewatchd.switches import Switches
 from fusewatchd.verdicts import Reason, Verdict
-from tests.unit.cycles import bind, cycle, finding, mount
+from tests.unit.cycles import bind, cycle, finding, mount, with_ledger
 from tests.unit.scenes import (
     NEW,
     OLD,
@@ -421,9 +422,8 @@ def test_metrics_count_it_apart_from_recoveries() -> None:
 
 def test_the_status_has_the_sum() -> None:
     clocks = Clocks(now_wall=1_700_000_000.0, now_monotonic=100.0, started_wall=0.0)
-    made = status_document(
-        detaching(), (), {}, clocks, version="1", way="beneath", detached=Detached(3, 90.0)
-    )
+    of = with_ledger(detaching(), detached=Detached(3, 90.0))
+    made = status_document(of, clocks, version="1", way="beneath")
     assert made["orphans_detached"] == {"layers": 3, "last_at": "2023-11-14T22:13:10.000Z"}
     assert "3 dead layers of ended pods detached" in status_table(made, 120, False)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from fusewatchd.actions import DetachDeadSource, Expect, Outcome, OutcomeStatus
-from fusewatchd.decision import CycleReport
+from fusewatchd.cycle import CycleReport
 from fusewatchd.model import TargetKey
 from fusewatchd.remedies import (
     CommandEnd,
@@ -182,7 +182,7 @@ def test_status_shows_both() -> None:
     trouble = replace(TROUBLE, held_back=Reason.BACK_OFF, retry_at=12.0, last=last)
     shown = cycle(dead_sources=(replace(DEAD, held_back=Reason.SERVER_ALIVE),), troubles=(trouble,))
     clocks = Clocks(1_000_000.0, 10.0, 0.0)
-    document = status_document(shown, (), {}, clocks, version="1", way="beneath")
+    document = status_document(shown, clocks, version="1", way="beneath")
     (source,), (action,) = document["dead_sources"], document["on_stale"]
     assert (source["source"], source["held_back"]) == (cycles.SOURCE, "server_alive")
     assert (action["place"], action["last"]["outcome"]) == (COMMAND.place, "failed")

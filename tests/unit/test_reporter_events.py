@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusewatchd.actions import OutcomeStatus
-from fusewatchd.decision import CycleReport, Refusal
+from fusewatchd.cycle import CycleReport
+from fusewatchd.decision import Refusal
 from fusewatchd.model import BindKind
 from fusewatchd.reporters.base import EventDraft, ObjectReference
 from fusewatchd.reporters.crowd import MAX_PODS, WINDOW_SECONDS, Crowd

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusewatchd.actions import OutcomeStatus
-from fusewatchd.decision import CycleReport, Pause, Refusal, Unproven
+from fusewatchd.cycle import CycleReport
+from fusewatchd.decision import Pause, Refusal, Unproven
 from fusewatchd.model import Answer, Connection, Gap, TargetKey
 from fusewatchd.reporters.base import duration_text
 from fusewatchd.reporters.log import (

@@ -9,11 +9,11 @@ import pytest
 import yaml
 
 from fusewatchd.configfile import load_settings, parse_value
+from fusewatchd.decision import RecoveryMode
 from fusewatchd.errors import ConfigError
 from fusewatchd.schema import read_at_start_only
 from fusewatchd.settings import (
     LogLevel,
-    RecoveryMode,
     Settings,
     SocketSettings,
     override,

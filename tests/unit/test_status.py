@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusewatchd.actions import OutcomeStatus
-from fusewatchd.decision import CycleReport, Finding, Pause, Phase, Refusal
+from fusewatchd.cycle import CycleReport
+from fusewatchd.decision import Finding, Pause, Phase, Refusal
 from fusewatchd.documents import Clocks, Document
 from fusewatchd.ledger import TargetState
 from fusewatchd.model import (
@@ -28,14 +29,27 @@ from fusewatchd.model import (
 from fusewatchd.status import MAX_NAMESPACES, exit_code, status_document
 from fusewatchd.statustable import MIN_WIDTH, status_table
 from fusewatchd.verdicts import Reason, Verdict
-from tests.unit.cycles import NEW, OLD, bind, cycle, finding, incident, mount, outage, outcome, pod
+from tests.unit.cycles import (
+    NEW,
+    OLD,
+    bind,
+    cycle,
+    finding,
+    incident,
+    mount,
+    outage,
+    outcome,
+    pod,
+    with_ledger,
+)
 
 CLOCKS = Clocks(now_wall=1_700_000_000.0, now_monotonic=100.0, started_wall=1_699_999_000.0)
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def document(of: CycleReport, states: Mapping[TargetKey, TargetState] | None = None) -> Document:
-    made = status_document(of, [], states or {}, CLOCKS, version="1.2.3", way="beneath")
+    of = with_ledger(of, states=states)
+    made = status_document(of, CLOCKS, version="1.2.3", way="beneath")
     assert json.loads(json.dumps(made)) == made
     return made
 
@@ -127,7 +141,8 @@ def test_the_whole_node() -> None:
         gaps=[Gap("kubelet", "connection refused")],
         number=12,
     )
-    made = status_document(of, [incident(bind())], {}, CLOCKS, version="1.2.3", way="beneath")
+    of = with_ledger(of, incidents=[incident(bind())])
+    made = status_document(of, CLOCKS, version="1.2.3", way="beneath")
     assert made["totals"]["binds"] == made["totals"]["volumes"] == made["totals"]["pods"] == 2
     assert made["totals"]["verdicts"]["stale"] == 1
     assert made["totals"]["verdicts"]["hung"] == 0
@@ -239,9 +254,8 @@ def test_what_could_not_be_seen_is_unknown_never_healthy(
 
 def test_the_table_of_an_outage_at_80_columns() -> None:
     steps = outage()
-    made = status_document(
-        steps[1], steps[1].incidents_opened, {}, CLOCKS, version="1", way="beneath"
-    )
+    of = with_ledger(steps[1], incidents=steps[1].incidents_opened)
+    made = status_document(of, CLOCKS, version="1", way="beneath")
     assert status_table(made, 80, color=False).splitlines() == [
         "3 binds of 2 volumes in 2 pods: 3 stale",
         "",

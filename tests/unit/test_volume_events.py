@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from fusewatchd.actions import OutcomeStatus
-from fusewatchd.decision import CycleReport, Finding
+from fusewatchd.cycle import CycleReport
+from fusewatchd.decision import Finding
 from fusewatchd.model import BindKind, Pod, Volume, VolumeData
 from fusewatchd.reporters.base import EventDraft, VolumeObject, VolumeReference
 from fusewatchd.reporters.crowd import MAX_PODS

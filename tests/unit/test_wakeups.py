@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fusewatchd.decision import Trigger
+from fusewatchd.cycle import Trigger
 from fusewatchd.wakeups import ANSWER_SECONDS, REST_FACTOR, WakeUps
 
 
