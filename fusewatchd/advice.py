@@ -72,6 +72,22 @@ VERDICTS: Mapping[Verdict, Advice] = {
 }
 
 
+REFUSED = Advice(
+    "Its server lives and answers with an error of its own, as its backend may have done: that is"
+    " not a server that is gone.",
+    "Look at the FUSE server's log and at the storage behind it.",
+    "It is asked again; it is replaced when its server ends, or when a new one is mounted at its"
+    " source and serves.",
+)
+"""Of an unknown state: what is known is who said it."""
+
+FAILING_ROOT = Advice(
+    "Its server answers, but not for the root of the volume: pods get this error or wait as well.",
+    "Look at the FUSE server's log and at the storage behind it.",
+    "It is watched; a server that lives is never replaced because of what it answers.",
+)
+"""Of a healthy one: it lives, and more is not meant by that."""
+
 REASONS: Mapping[Reason, Advice] = {
     Reason.NONE: Advice(
         "Nothing holds it back.",
@@ -115,10 +131,11 @@ REASONS: Mapping[Reason, Advice] = {
         "It is replaced within milliseconds once a new file system is mounted at the source.",
     ),
     Reason.SOURCE_UNPROVEN: Advice(
-        "A new file system is mounted at its source and has not answered a question yet.",
-        "If this lasts, the new FUSE server is not ready: see its log, and whether root may use"
-        " the mount (allow_other).",
-        "It is replaced with the first answer.",
+        "A new file system is mounted at its source, and has not shown yet that it serves its"
+        " root.",
+        "See the evidence for what it answers. If this lasts, the new FUSE server is not ready: see"
+        " its log, and whether root may use the mount (allow_other).",
+        "It is replaced as soon as its new source answers well.",
     ),
     Reason.LAYERS_UNPROVEN: Advice(
         "It covers another mount at the same path, which may be as dead and has not answered a"

@@ -12,8 +12,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
-from fusewatchd.connectionstate import ConnectionState, age, asked_again, may_change
-from fusewatchd.model import Answer, Connection, Device
+from fusewatchd.connectionstate import (
+    ConnectionState,
+    age,
+    asked_again,
+    may_change,
+    wants_root,
+)
+from fusewatchd.connectionview import changes_at, connection_of, is_held, is_hung
+from fusewatchd.model import Answer, Connection, Device, Root
 from fusewatchd.questions import Question, Shown, Timing
 from fusewatchd.standstill import continued
 
@@ -22,6 +29,8 @@ ROUND = 0.2
 
 MOVED_SECONDS = 0.5
 """Rest after a question that found another mount at its path."""
+SOON_SECONDS = 0.25
+"""After a bad answer of one that is new; as long again as it is known, after each further one."""
 WATCH_SECONDS = 0.5
 """How often requests are counted, at least, while a hung connection is being confirmed."""
 
@@ -95,7 +104,12 @@ class Connections:
         until = now + self.timing.interval * ROUND if is_round else now
         for device, state in self._states.items():
             if state.pending_since is None and state.due_at <= until:
-                asked = replace(state.shown.question, is_urgent=state.is_urgent)
+                asked = replace(
+                    state.shown.question,
+                    is_urgent=state.is_urgent,
+                    asks_root=wants_root(state, now),
+                    root_seconds=self.timing.deadline,
+                )
                 first = now if state.first_asked_at is None else state.first_asked_at
                 self._states[device] = replace(
                     state,
@@ -126,9 +140,18 @@ class Connections:
                 self._states[device] = replace(state, heard_since=heard, is_withdrawn=is_withdrawn)
 
     def take_answer(
-        self, device: Device, answer: Answer, errno: int, asked_at: float, now: float
+        self,
+        device: Device,
+        answer: Answer,
+        errno: int,
+        asked_at: float,
+        now: float,
+        *,
+        root_follows: bool = False,
     ) -> bool:
         """Record an answer; one to a question that this superblock was not asked is ignored.
+
+        Where ``root_follows``, nothing new follows from the first answer before that is known.
 
         Returns:
             True when it says something new: nothing follows from the hundredth answer in turn.
@@ -139,7 +162,7 @@ class Connections:
         is_urgent = state.is_urgent or state.must_repeat or state.server_gone_at is not None
         was_late = now - state.pending_since >= self.timing.deadline
         is_other = (answer, errno) != (state.answer, state.errno)
-        interval = 0.0 if state.must_repeat else self.timing.interval
+        interval = 0.0 if state.must_repeat else self._rest(state, answer, now)
         disconnected_at = None
         gone_at, perhaps = state.server_gone_at, state.perhaps_gone_at
         if answer is Answer.DISCONNECTED:
@@ -151,8 +174,11 @@ class Connections:
                 gone_at = None  # somebody serves it: the next end is another one
             if state.answer is not answer:
                 self.ask_doubtful()
+        is_first_root = root_follows and state.root_at is None
         self._states[device] = replace(
             state,
+            root=Root(is_pending=True) if is_first_root else state.root,
+            root_at=now if root_follows else state.root_at,
             answer=answer,
             server_gone_at=gone_at,
             perhaps_gone_at=perhaps if state.must_repeat else None,
@@ -167,7 +193,29 @@ class Connections:
             must_repeat=False,
             standstill=None,
         )
+        if is_first_root and state.answer is None:
+            return False
         return is_urgent or was_late or is_other or state.standstill is not None
+
+    def take_root(self, device: Device, errno: int | None, now: float) -> bool:
+        """Record the word on its root; None: none within the deadline.  True when it is new."""
+        state = self._states.get(device)
+        if state is None or state.answer is None:
+            return False
+        root = Root(is_slow=True) if errno is None else Root(errno)
+        due_at = state.due_at
+        if root.fails and state.pending_since is None:
+            due_at = min(due_at, now + self._rest(state, Answer.ERROR, now))
+        self._states[device] = replace(state, root=root, due_at=due_at)
+        return root != state.root
+
+    def _rest(self, state: ConnectionState, answer: Answer, now: float) -> float:
+        """Return when to ask again: one that is getting ready, or may be ending, is asked soon."""
+        if answer not in (Answer.ERROR, Answer.REFUSED):
+            return self.timing.interval
+        known = (state.first_asked_at, state.server_gone_at, state.perhaps_gone_at)
+        latest = max((moment for moment in known if moment is not None), default=now)
+        return min(self.timing.interval, max(SOON_SECONDS, now - latest))
 
     def take_back(self, device: Device, now: float) -> None:
         """Forget a question that found another mount at its path; ask again.
@@ -216,8 +264,8 @@ class Connections:
         """
         for device, state in self._states.items():
             if may_change(state) and (among is None or device in among):
-                is_held = self._is_held(state, now)
-                gone_at = state.perhaps_gone_at if is_held else now
+                has_ended = is_held(state, self.timing, now)
+                gone_at = state.perhaps_gone_at if has_ended else now
                 self._states[device] = replace(asked_again(state), perhaps_gone_at=gone_at)
 
     def ask_held_anew(self, now: float) -> list[Question]:
@@ -227,7 +275,7 @@ class Connections:
         """
         questions: list[Question] = []
         for device, state in self._states.items():
-            if self._is_held(state, now) and now >= state.asked_at + self.timing.interval:
+            if is_held(state, self.timing, now) and now >= state.asked_at + self.timing.interval:
                 asked = replace(state.shown.question, is_urgent=True)
                 self._states[device] = replace(state, asked=asked, asked_at=now)
                 questions.append(asked)
@@ -247,7 +295,7 @@ class Connections:
             still = None
             may_start = state.came_later and state.answer is None
             may_count = not (state.is_withdrawn or may_start)
-            if count and may_count and self._is_hung(state, now, count):
+            if count and may_count and is_hung(state, self.timing, now, count):
                 still = continued(state.standstill, count, now, self.timing.deadline)
             if still != state.standstill:
                 self._states[device] = replace(state, standstill=still)
@@ -261,7 +309,9 @@ class Connections:
     def awaits_urgent(self, since: float) -> bool:
         """True while an urgent question that was sent after ``since`` is unanswered."""
         return any(
-            s.asked is not None and s.asked.is_urgent and (s.pending_since or 0.0) >= since
+            s.asked is not None
+            and s.asked.is_urgent
+            and (s.asked_at if s.root.is_pending else s.pending_since or 0.0) >= since
             for s in self._states.values()
         )
 
@@ -270,28 +320,17 @@ class Connections:
         times = [
             state.due_at if state.pending_since is None else state.asked_at + self.timing.interval
             for state in self._states.values()
-            if state.pending_since is None or self._is_held(state, now)
+            if state.pending_since is None or is_held(state, self.timing, now)
         ]
         return min((time for time in times if time != float("inf")), default=None)
 
     def next_change(self, now: float) -> float | None:
         """Return when something here changes by the mere passing of time."""
         times = [
-            self._changes_at(state, now)
+            changes_at(state, self.timing, now, self._counted_at + WATCH_SECONDS)
             for state in self._states.values()
-            if state.pending_since is not None and state.heard_since is not None
         ]
         return min((time for time in times if time != float("inf")), default=None)
-
-    def _changes_at(self, state: ConnectionState, now: float) -> float:
-        assert state.heard_since is not None
-        for limit in (self.timing.deadline, self.timing.hung_after):
-            if state.heard_since + limit > now:
-                return state.heard_since + limit
-        held_since = self._held_since(state)
-        if held_since is not None and held_since + self.timing.held_grace > now:
-            return held_since + self.timing.held_grace
-        return self._counted_at + WATCH_SECONDS if self.timing.confirms else float("inf")
 
     def overdue(self, now: float) -> list[Device]:
         """Return the connections whose question is unanswered beyond the deadline."""
@@ -305,61 +344,6 @@ class Connections:
             waiting: fusectl's count for the overdue ones, None where it cannot be read.
         """
         return {
-            device: self._connection(device, state, now, waiting.get(device))
+            device: connection_of(device, state, self.timing, now, waiting.get(device))
             for device, state in self._states.items()
         }
-
-    def _connection(
-        self, device: Device, state: ConnectionState, now: float, waiting: int | None
-    ) -> Connection:
-        still = state.standstill
-        return Connection(
-            device=device,
-            answer=state.answer,
-            first_asked_at=state.first_asked_at,
-            asked_at=state.asked_at,
-            answered_at=state.answered_at,
-            errno=state.errno,
-            waiting=waiting,
-            is_overdue=age(state, now) >= self.timing.deadline,
-            is_hung=self._is_hung(state, now, waiting),
-            confirmations=still.confirmations if still is not None else 0,
-            is_unasked=self._is_unasked(state, now),
-            server_gone_at=state.server_gone_at,
-            disconnected_at=state.disconnected_at,
-            held_since=self._held_since(state) if self._is_held(state, now) else None,
-        )
-
-    def _is_held(self, state: ConnectionState, now: float) -> bool:
-        """Return True for one that has not answered since its server ended, and is not dead."""
-        since = self._held_since(state)
-        if since is None or age(state, now) < self.timing.deadline:
-            return False
-        return now < since + self.timing.held_grace
-
-    def _held_since(self, state: ConnectionState) -> float | None:
-        """Return when the server ended of one that is silent and not dead.
-
-        Where only *some* server's end is known, before Linux 6.16, it may have been this one's
-        unless it was overdue before.
-        """
-        if state.pending_since is None or not may_change(state):
-            return None
-        if state.server_gone_at is not None:
-            return state.server_gone_at
-        perhaps = state.perhaps_gone_at
-        was_silent = perhaps is None or state.pending_since + self.timing.deadline < perhaps
-        return None if was_silent else perhaps
-
-    def _is_unasked(self, state: ConnectionState, now: float) -> bool:
-        if state.pending_since is None or state.heard_since is not None:
-            return False
-        return now - state.pending_since >= self.timing.hung_after
-
-    def _is_hung(self, state: ConnectionState, now: float, waiting: int | None) -> bool:
-        # The unanswered probe is itself one of the waiting requests, so 0 means that the
-        # connection was drained or aborted and the answer is on its way.
-        has_requests = waiting != 0 or state.is_withdrawn
-        if self._is_held(state, now):
-            return False
-        return age(state, now) >= self.timing.hung_after and has_requests

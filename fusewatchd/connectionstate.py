@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from fusewatchd.model import Answer
+from fusewatchd.model import SERVED, Answer, Root
 from fusewatchd.questions import Question, Shown
 from fusewatchd.standstill import Standstill
 
@@ -40,11 +40,25 @@ class ConnectionState:
     perhaps_gone_at: float | None = None
     """A server ended and nobody told whose: it was this one's if the answer says so."""
     standstill: Standstill | None = None
+    root: Root = SERVED
+    root_at: float | None = None
+    """When the attributes of its root were asked for last, with whatever result."""
 
 
 def age(state: ConnectionState, now: float) -> float:
     """Return for how long its question has been unanswered; 0 where none is."""
     return 0.0 if state.heard_since is None else now - state.heard_since
+
+
+ROOT_SECONDS = 60.0
+"""How old the word on the root of one that serves it may become."""
+
+
+def wants_root(state: ConnectionState, now: float) -> bool:
+    """Return True when the next question includes its root: at first, seldom, or in trouble."""
+    if state.root_at is None or state.root != SERVED:
+        return True
+    return now - state.root_at >= ROOT_SECONDS
 
 
 def asked_again(state: ConnectionState) -> ConnectionState:

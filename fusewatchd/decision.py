@@ -48,6 +48,8 @@ class Finding:
     """The live mount that the bind should show; None while there is none."""
     refusal: Reason = Reason.NONE
     """Why a bind that is not healthy cannot be replaced, as far as diagnosis can tell."""
+    source_errno: int = 0
+    """With what its new source answers, where that is why."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,7 +170,8 @@ def _origin_resolution(bind: Bind, origin: Finding | None, snapshot: Snapshot) -
     if origin.source_mount is not None and origin.refusal is Reason.NONE:
         return Resolution(origin.source_mount)
     refusal = origin.refusal if origin.refusal is not Reason.NONE else Reason.HOST_BIND_STALE
-    return Resolution(None, refusal, f"its bind on the host is {origin.verdict.value}")
+    evidence = f"its bind on the host is {origin.verdict.value}"
+    return Resolution(None, refusal, evidence, origin.source_errno)
 
 
 def _judge(bind: Bind, resolution: Resolution, snapshot: Snapshot, ledger: Ledger) -> Finding:
@@ -185,7 +186,8 @@ def _judge(bind: Bind, resolution: Resolution, snapshot: Snapshot, ledger: Ledge
     if refusal is not Reason.NONE and resolution.evidence:
         evidence = f"{evidence}; {resolution.evidence}"
     source = resolution.mount
-    return Finding(bind, opinion.verdict, evidence, source, refusal)
+    source_errno = resolution.errno if refusal is resolution.refusal else 0
+    return Finding(bind, opinion.verdict, evidence, source, refusal, source_errno)
 
 
 def _pod_refusal(bind: Bind, snapshot: Snapshot) -> Reason | None:

@@ -6,6 +6,8 @@ callers compare ``exc.errno``.  What stands here are the failures that have no e
 
 from __future__ import annotations
 
+import errno
+
 
 class FusewatchError(Exception):
     """Base of every error that fusewatchd itself raises."""
@@ -37,3 +39,8 @@ class WorkerError(FusewatchError):
 
 class WorkerShortageError(WorkerError):
     """No process or descriptor is to be had for a worker just now; later there may be."""
+
+
+def error_name(number: int) -> str:
+    """Return the symbol of an errno, ``EIO``."""
+    return errno.errorcode.get(number, f"errno {number}")

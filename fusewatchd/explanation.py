@@ -11,7 +11,15 @@ from datetime import datetime
 from enum import Enum
 from os import strerror
 
-from fusewatchd.advice import NOT_RUNNING, REASONS, UNCLAIMED, VERDICTS, Advice
+from fusewatchd.advice import (
+    FAILING_ROOT,
+    NOT_RUNNING,
+    REASONS,
+    REFUSED,
+    UNCLAIMED,
+    VERDICTS,
+    Advice,
+)
 from fusewatchd.documents import Document
 from fusewatchd.model import Answer, BindKind
 from fusewatchd.reporters.base import counted, duration_text
@@ -146,6 +154,7 @@ def _place(document: Document, bind: Document, path: str) -> str:
 _ANSWERS: Mapping[str, str] = {
     Answer.ANSWERED.value: "answers",
     Answer.DISCONNECTED.value: "has no server any more",
+    Answer.REFUSED.value: "refuses, and its server lives",
     Answer.PENDING.value: "has not answered yet",
     Answer.NOT_ALLOWED.value: "may not be asked by us",
     Answer.ERROR.value: "answers with an error",
@@ -162,13 +171,23 @@ def _answer(connection: Document | None) -> str:
 def _state(document: Document, bind: Document) -> Lines:
     verdict = Verdict(bind["verdict"])
     lines = [
-        ("verdict", f"{verdict.value}: {VERDICTS[verdict].meaning}"),
+        ("verdict", f"{verdict.value}: {_of_verdict(document, bind).meaning}"),
         ("evidence", bind["evidence"]),
     ]
     connection = document["connections"].get(bind["device"])
     if connection is not None:
         lines.append(("connection", _connection(connection, document["printed_at"])))
     return lines
+
+
+def _of_verdict(document: Document, bind: Document) -> Advice:
+    verdict, connection = Verdict(bind["verdict"]), document["connections"].get(bind["device"])
+    if connection is not None:
+        if verdict is Verdict.HEALTHY and not connection["serves_root"]:
+            return FAILING_ROOT
+        if verdict is Verdict.UNKNOWN and connection["answer"] == Answer.REFUSED.value:
+            return REFUSED
+    return VERDICTS[verdict]
 
 
 def _connection(connection: Document, now: str) -> str:
@@ -260,7 +279,7 @@ def _future(document: Document, bind: Document, asked: Asked) -> Lines:
 
 def _advice(document: Document, bind: Document, reason: Reason, asked: Asked) -> Advice:
     if reason is Reason.NONE:
-        return VERDICTS[Verdict(bind["verdict"])]
+        return _of_verdict(document, bind)
     is_only_looked_at = asked is Asked.LOOK and document["mode"] != "report"
     if reason is Reason.REPORT_ONLY and is_only_looked_at:
         return NOT_RUNNING

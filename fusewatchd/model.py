@@ -7,6 +7,7 @@ Times are seconds of the monotonic clock, passed in by whoever has one.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -103,13 +104,38 @@ class Answer(Enum):
 
     ANSWERED = "answered"
     DISCONNECTED = "disconnected"
-    """ENOTCONN or ECONNABORTED: no server, for good."""
+    """The kernel refuses with ENOTCONN or ECONNABORTED: no server, for good."""
+    REFUSED = "refused"
+    """A server refused with such an errno, as its backend did; or it is not known who did."""
     PENDING = "pending"
     """Asked and not answered yet."""
     NOT_ALLOWED = "not_allowed"
     """The kernel answered by itself because the caller may not use this mount."""
     ERROR = "error"
     """Another errno: the server is there and unwell, or the path is not reachable."""
+
+
+_NO_FAILURE = frozenset({0, errno.EACCES, errno.EPERM, errno.ENOSYS})
+"""A root may be squashed, a mount be for its owner only: what is there is served."""
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """What a connection said when it was asked for the attributes of its root."""
+
+    errno: int = 0
+    is_pending: bool = False
+    """It was asked for the first time, and neither answered nor was the deadline passed."""
+    is_slow: bool = False
+    """The deadline passed without an answer."""
+
+    @property
+    def fails(self) -> bool:
+        """True when nobody can use what is mounted there."""
+        return self.errno not in _NO_FAILURE
+
+
+SERVED = Root()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +166,21 @@ class Connection:
     """When the first DISCONNECTED came in; None for any other answer."""
     held_since: float | None = None
     """Since when something keeps it alive without a serving process, and without an answer."""
+    root: Root = SERVED
+    is_outdated: bool = False
+    """Its last answer is from before the end of its server, and it could not be asked since."""
+
+    @property
+    def refuses_all(self) -> bool:
+        """True when a pod gets ENOTCONN from its server, whatever it asks."""
+        return self.answer is Answer.REFUSED and self.root.errno in (
+            errno.ENOTCONN,
+            errno.ECONNABORTED,
+        )
 
     @property
     def is_dead(self) -> bool:
-        """True when it answered that it has no server; that is for good."""
+        """True when the kernel said that it has no server; that is for good."""
         return self.answer is Answer.DISCONNECTED
 
 

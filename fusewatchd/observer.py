@@ -17,6 +17,7 @@ from fusewatchd.kubeletdir import directory_named_by_volume, parse_bind_path, pu
 from fusewatchd.linux import fusectl
 from fusewatchd.linux.mounttable import MountTableSource
 from fusewatchd.linux.namespaces import NamespaceScanner, ScanResult
+from fusewatchd.linux.probe import RootAnswer
 from fusewatchd.linux.probepool import ProbePool
 from fusewatchd.linux.procfs import read_mount_max
 from fusewatchd.linux.volumedata import read_volume_data
@@ -130,11 +131,19 @@ class Observer:
         """Take in the answers of probes; True when there was something new in them."""
         is_news = False
         for answer in self._probes.collect(now):
-            if answer.answer is None:
+            if isinstance(answer, RootAnswer):
+                if self.connections.take_root(answer.device, answer.errno, now):
+                    is_news = True
+            elif answer.answer is None:
                 self.connections.take_back(answer.device, now)
                 is_news = True
             elif self.connections.take_answer(
-                answer.device, answer.answer, answer.errno, answer.asked_at, now
+                answer.device,
+                answer.answer,
+                answer.errno,
+                answer.asked_at,
+                now,
+                root_follows=answer.root_follows,
             ):
                 is_news = True
         return is_news

@@ -131,8 +131,12 @@ class _Planner:
     def _wants_replacement(self, finding: Finding) -> bool:
         if finding.verdict is Verdict.STALE:
             return True
-        wants_new = self._policy.superseded is SupersededPolicy.REBIND
-        return finding.verdict is Verdict.SUPERSEDED and wants_new
+        if finding.verdict is not Verdict.SUPERSEDED or finding.bind.mount is None:
+            return False
+        old = self._snapshot.connections.get(finding.bind.mount.device)
+        # Nobody can use a server that refuses everything, whether it lives or not.
+        is_useless = old is not None and old.refuses_all
+        return is_useless or self._policy.superseded is SupersededPolicy.REBIND
 
     def _forbidden(self, finding: Finding) -> Reason:
         if finding.refusal is not Reason.NONE:

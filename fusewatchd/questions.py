@@ -21,6 +21,10 @@ class Question:
     """The path leads to another mount on top of it: it is asked in a copy of what is there."""
     is_urgent: bool = field(default=False, compare=False)
     """Something happened to this connection: it is not merely its turn."""
+    asks_root: bool = field(default=False, compare=False)
+    """The attributes of its root are asked for as well, once it has answered."""
+    root_seconds: float = field(default=0.0, compare=False)
+    """How long that may take."""
 
 
 @dataclass(frozen=True, slots=True)

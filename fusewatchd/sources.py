@@ -16,8 +16,9 @@ from fusewatchd import lineage
 from fusewatchd.drivers import Driver
 from fusewatchd.drivers.base import volume_data
 from fusewatchd.kubeletdir import publish_directory
-from fusewatchd.model import Answer, BindKind, BindPath, Mount, SourceAnswer, SourcePath
+from fusewatchd.model import BindKind, BindPath, Mount, SourceAnswer, SourcePath
 from fusewatchd.mountinfo import below
+from fusewatchd.proof import doubt_about
 from fusewatchd.snapshot import Snapshot
 from fusewatchd.verdicts import Reason
 
@@ -37,6 +38,8 @@ class Resolution:
     mount: Mount | None
     refusal: Reason = Reason.NONE
     evidence: str = ""
+    errno: int = 0
+    """With what a new source that is not proven answers."""
 
 
 def locate(
@@ -140,10 +143,10 @@ def _resolve_path(path: SourcePath, mount: Mount, snapshot: Snapshot) -> Resolut
     if source.fs_type != mount.fs_type or source.root != path.root:
         evidence = f"{path.mount_point} is {source.fs_type} with root {source.root} now"
         return Resolution(None, Reason.SOURCE_TYPE, evidence)
-    connection = snapshot.connections.get(source.device)
-    if connection is None or connection.answer is not Answer.ANSWERED or connection.is_overdue:
-        evidence = f"{path.mount_point} has not answered yet"
-        return Resolution(None, Reason.SOURCE_UNPROVEN, evidence)
+    doubt = doubt_about(snapshot.connections.get(source.device))
+    if doubt is not None:
+        evidence = f"{path.mount_point} {doubt.text}"
+        return Resolution(None, Reason.SOURCE_UNPROVEN, evidence, doubt.errno)
     return Resolution(source)
 
 

@@ -9,6 +9,10 @@ From SIGUSR1 on it reads requests and answers none (or all but those of one kind
 whose backend is away; SIGUSR2 makes it answer what it holds, in the order in which that came,
 and go on as before.
 
+With ``--faults FILE`` each line of the file, ``STATFS 107`` or ``* 5``, says with which errno the
+server answers a request of this kind, and ``GETATTR never`` that it does not answer it.  The file
+is read for each request.
+
 With ``--keeper SOCKET`` it gives its connection to a keeper (``handover``), or goes on with the one
 that is kept there.
 
@@ -34,6 +38,8 @@ from fusewatchd.demo.fuseprotocol import Opcode
 from fusewatchd.demo.passthrough import HANDLERS, PassThrough
 from fusewatchd.linux import syscalls
 
+NEVER = "never"
+"""In the file of faults: a request that is not answered at all."""
 _NEVER_ANSWERED = frozenset({Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT})
 
 
@@ -55,6 +61,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--answer-delay", type=float, default=0.0, metavar="SECONDS")
     parser.add_argument("--attr-timeout", type=float, default=1.0, metavar="SECONDS")
     parser.add_argument("--hold-only", default="", metavar="OPCODE", help="hold no other request")
+    parser.add_argument("--faults", default="", metavar="FILE", help="lines of OPCODE ERRNO")
     parser.add_argument("--keeper", default="", metavar="SOCKET", help="keeps the connection")
     return parser.parse_args(arguments)
 
@@ -98,6 +105,7 @@ class Server:
         self._init_delay: float = options.init_delay
         self._answer_delay: float = options.answer_delay
         self._flags = fuse.ALLOW_IDMAP if options.allow_idmap else 0
+        self._faults: str = options.faults
         only = options.hold_only
         self._holdable = frozenset({Opcode[only]} if only else Opcode)
         self._is_holding = False
@@ -153,6 +161,11 @@ class Server:
             self._reply(unique, -errno.ENOSYS, b"")
             return
         self._file_system.set_caller(uid, gid)
+        fault = _fault(self._faults, Opcode(opcode)) if self._faults else ""
+        if fault and opcode not in _NEVER_ANSWERED:
+            if fault != NEVER:
+                self._reply(unique, -int(fault), b"")
+            return
         try:
             answer = handler(self._file_system, node_id, request[fuse.IN_HEADER.size :])
         except OSError as error:
@@ -194,6 +207,15 @@ class Server:
             0,
             flags >> 32,
         )
+
+
+def _fault(path: str, opcode: Opcode) -> str:
+    try:
+        with open(path, encoding="ascii") as file:
+            told = dict(line.split() for line in file)
+    except FileNotFoundError:
+        return ""
+    return told.get(opcode.name) or told.get("*", "")
 
 
 def unmount_own(path: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from fusewatchd.detectors.base import Case, Detector, Opinion
 from fusewatchd.detectors.connection import (
     detect_connection_state,
+    detect_failing_root,
     detect_held,
     detect_superseded,
     detect_unanswered,
@@ -24,6 +25,7 @@ DETECTORS: tuple[Detector, ...] = (
     detect_connection_state,
     detect_writable_layer,
     detect_superseded,
+    detect_failing_root,
 )
 
 __all__ = ["DETECTORS", "Case", "Detector", "Opinion"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from fusewatchd.detectors.base import Case, Opinion
-from fusewatchd.model import Answer, assert_never
+from fusewatchd.errors import error_name
+from fusewatchd.model import Answer, Connection, assert_never
+from fusewatchd.proof import about_root
 from fusewatchd.verdicts import Reason, Verdict
 
 
@@ -40,19 +42,40 @@ def detect_connection_state(case: Case) -> Opinion | None:
     connection = case.connection
     if connection is None or connection.answer is None:
         return Opinion(Verdict.UNKNOWN, "not asked yet")
+    if connection.is_outdated:
+        why = "its server ended after its last answer, and it could not be asked since"
+        return Opinion(Verdict.UNKNOWN, why)
     match connection.answer:
         case Answer.ANSWERED:
             return None
         case Answer.DISCONNECTED:
             return Opinion(Verdict.STALE, "Transport endpoint is not connected")
+        case Answer.REFUSED:
+            return _refused(case, connection)
         case Answer.PENDING:
             return Opinion(Verdict.UNKNOWN, "not answered yet")
         case Answer.NOT_ALLOWED:
             return Opinion(Verdict.UNKNOWN, "the kernel does not let us ask this mount")
         case Answer.ERROR:
-            return Opinion(Verdict.UNKNOWN, f"statfs failed with errno {connection.errno}")
+            name = error_name(connection.errno)
+            return Opinion(Verdict.UNKNOWN, f"statfs failed with {name}")
         case _:
             assert_never(connection.answer)
+
+
+def _refused(case: Case, connection: Connection) -> Opinion:
+    """Judge a server that says ENOTCONN itself: it is not gone, and a new one may be there."""
+    words = f"answers {error_name(connection.errno)}, its server lives"
+    newer = detect_superseded(case)
+    if newer is None:
+        return Opinion(Verdict.UNKNOWN, words)
+    return Opinion(Verdict.SUPERSEDED, f"{words}; {newer.evidence}")
+
+
+def detect_failing_root(case: Case) -> Opinion | None:
+    """Tell of a server that lives and does not serve its root; nothing is done about it."""
+    words = about_root(case.connection.root) if case.connection is not None else ""
+    return Opinion(Verdict.HEALTHY, words) if words else None
 
 
 def detect_superseded(case: Case) -> Opinion | None:

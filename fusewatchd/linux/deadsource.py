@@ -6,9 +6,10 @@ import errno
 import os
 
 from fusewatchd.actions import DetachDeadSource, Expect, Outcome, OutcomeStatus
+from fusewatchd.linux import statfs
 from fusewatchd.linux.mountkernel import MountKernel
 from fusewatchd.linux.mountstack import opened
-from fusewatchd.linux.probe import DISCONNECTED
+from fusewatchd.linux.statfs import Refuser
 from fusewatchd.linux.stop import fail, refuse, skip
 from fusewatchd.model import Mount
 from fusewatchd.verdicts import Reason
@@ -39,13 +40,10 @@ def detach_dead_source(kernel: MountKernel, action: DetachDeadSource) -> Outcome
 
 
 def _require_dead(fd: int) -> None:
-    try:
-        os.fstatvfs(fd)
-    except OSError as exc:
-        if exc.errno in DISCONNECTED:
-            return
-        raise refuse(Reason.ANSWERING, f"statfs failed with {exc.strerror}") from exc
-    raise refuse(Reason.ANSWERING, "it answers")
+    found = statfs.ask(fd)
+    if found.refuser is not Refuser.KERNEL:
+        error = f"with {os.strerror(found.errno)}" if found.errno else "well"
+        raise refuse(Reason.ANSWERING, f"it answers {error}")
 
 
 def _is_still_there(kernel: MountKernel, mount: Mount) -> bool:

@@ -1,26 +1,28 @@
 """A child that asks FUSE connections whether they are alive, and may hang for ever.
 
 A child opens the mount's root, makes sure that it is on the device it was sent to ask, and
-calls statfs(2), which no cache answers.  ``probepool`` has as many of them as are needed.
+calls statfs(2), which no cache answers (``statfs``).  When it is told to, it then asks for the
+attributes of the root, and sends a second message: a server may live and serve nothing.
+``probepool`` has as many children as are needed.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from fusewatchd.linux import syscalls
+from fusewatchd.linux import statfs, syscalls
 from fusewatchd.linux.channel import Channel
 from fusewatchd.linux.covered import CoveredMounts, open_warily
+from fusewatchd.linux.statfs import Refuser
 from fusewatchd.linux.syscalls import closing_fd
 from fusewatchd.model import Answer, Device
 from fusewatchd.questions import Question
 
-DISCONNECTED = (errno.ENOTCONN, errno.ECONNABORTED)
-"""With what the kernel refuses everything on a connection that has no server any more."""
 _NO_STATFS = (errno.ENOSYS, errno.EOPNOTSUPP)
 """A server that has no statfs says so itself, and so is alive."""
 _NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ESRCH)
@@ -35,15 +37,28 @@ class ProbeAnswer:
     """None: it was not answered (another mount at its path, the child ended); ask again."""
     errno: int
     asked_at: float
+    root_follows: bool = False
+    """A ``RootAnswer`` will come, unless the device is forgotten."""
+
+
+@dataclass(frozen=True, slots=True)
+class RootAnswer:
+    """What the question for the root's attributes brought; it follows a ``ProbeAnswer``."""
+
+    device: Device
+    errno: int | None
+    """None: the deadline passed."""
 
 
 def serve_probes(channel: Channel) -> None:
     """Main function of a probe child."""
     covered = CoveredMounts()
-    channel.serve(lambda message: channel.send(_probe(message, covered)))
+    channel.serve(lambda message: _probe(message, covered, channel.send))
 
 
-def _probe(message: dict[str, Any], covered: CoveredMounts) -> dict[str, Any]:
+def _probe(
+    message: dict[str, Any], covered: CoveredMounts, send: Callable[[dict[str, Any]], None]
+) -> None:
     try:
         if message["is_covered"]:
             fd = covered.copy(message["path"], message["pid"], Device(*message["device"]))
@@ -51,16 +66,33 @@ def _probe(message: dict[str, Any], covered: CoveredMounts) -> dict[str, Any]:
             fd = _reach(message["path"], message["pid"])
     except OSError as exc:
         # Whatever this says, it says it of a file system on the way, not of the one asked.
-        return {"unreachable": exc.errno or errno.EIO}
+        send({"unreachable": exc.errno or errno.EIO})
+        return
     with closing_fd(fd):
-        try:
-            if list(syscalls.device_of(fd)) != message["device"]:
-                return {"moved": True}
-            found = os.fstatvfs(fd)
-        except OSError as exc:
-            return {"errno": exc.errno or errno.EIO}
-    # To callers that may not use the mount the kernel answers by itself, with zeros.
-    return {"errno": 0, "zeros": not found.f_bsize and not found.f_namemax}
+        answer = _ask(fd, message)
+        if answer.get("root_follows"):
+            send(answer)
+            answer = {"root": syscalls.refresh(fd)}
+    # Who has the answer finds no reference to the mount any more.
+    send(answer)
+
+
+def _ask(fd: int, message: dict[str, Any]) -> dict[str, Any]:
+    try:
+        if list(syscalls.device_of(fd)) != message["device"]:
+            return {"moved": True}
+    except OSError as exc:
+        return {"errno": exc.errno or errno.EIO}
+    found = statfs.ask(fd)
+    lives = not found.errno or found.errno in _NO_STATFS
+    # What refuses statfs(2) may serve all the same.
+    follows = found.refuser is Refuser.SERVER or (message["asks_root"] and lives)
+    return {
+        "errno": found.errno,
+        "zeros": found.is_empty,
+        "refuser": found.refuser.value,
+        "root_follows": follows and message["may_ask_root"] and not found.is_empty,
+    }
 
 
 def _reach(path: str, pid: int) -> int:
@@ -89,12 +121,16 @@ def answer_of(question: Question, asked_at: float, message: dict[str, Any]) -> P
     if unreachable in _NOWHERE:
         return ProbeAnswer(question.device, None, unreachable, asked_at)
     number = unreachable or message["errno"]
-    if not unreachable and number in DISCONNECTED:
+    refuser = Refuser(message.get("refuser", Refuser.NOBODY.value))
+    if refuser is Refuser.KERNEL:
         answer = Answer.DISCONNECTED
+    elif refuser is not Refuser.NOBODY:
+        answer = Answer.REFUSED
     elif not unreachable and number in _NO_STATFS:
         answer = Answer.ANSWERED
     elif number == errno.EACCES or (not number and message["zeros"]):
         answer = Answer.NOT_ALLOWED
     else:
         answer = Answer.ERROR if number else Answer.ANSWERED
-    return ProbeAnswer(question.device, answer, number, asked_at)
+    follows = message.get("root_follows", False)
+    return ProbeAnswer(question.device, answer, number, asked_at, follows)

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
+from typing import Any
 
 from fusewatchd.errors import WorkerError
 from fusewatchd.linux.forkserver import Credentials, Worker
-from fusewatchd.linux.probe import ProbeAnswer, answer_of
+from fusewatchd.linux.probe import ProbeAnswer, RootAnswer, answer_of
 from fusewatchd.model import Device
 from fusewatchd.questions import Question
 
@@ -47,12 +48,15 @@ class _Child:
     asking: _Asking | None = None
     since: float = 0.0
     """When it was given the question, or became idle."""
+    root_of: Device | None = None
+    """It answered for this one, and still asks for the attributes of its root."""
+    root_until: float = 0.0
     is_ending: bool = False
     """It was killed, and counts until it is gone: a request that a server has read keeps it."""
 
     @property
     def is_idle(self) -> bool:
-        return self.asking is None and not self.is_ending
+        return self.asking is None and self.root_of is None and not self.is_ending
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +106,16 @@ class ProbePool:
             waiting.question = replace(waiting.question, is_urgent=True)
         self._assign(self._put_in_line(waiting), now)
 
-    def collect(self, now: float) -> list[ProbeAnswer]:
+    def collect(self, now: float) -> list[ProbeAnswer | RootAnswer]:
         """Return the answers that have arrived, and do what has become due."""
-        answers: list[ProbeAnswer] = []
+        answers: list[ProbeAnswer | RootAnswer] = []
         for child in tuple(self._children):
             try:
                 messages = child.worker.channel.receive()
             except EOFError:
                 asking, was_ending = child.asking, child.is_ending
+                if child.root_of is not None and not was_ending:
+                    answers.append(RootAnswer(child.root_of, None))
                 self._end(child)
                 if asking is not None and was_ending:
                     self._put_in_line(asking)
@@ -119,9 +125,11 @@ class ProbePool:
                 continue
             for message in messages:
                 if child.asking is not None:
-                    question, asked_at = child.asking.question, child.asking.asked_at
-                    answers.append(answer_of(question, asked_at, message))
-                    child.asking, child.since = None, now
+                    answers.append(_take_answer(child, child.asking, message, now))
+                elif child.root_of is not None:
+                    answers.append(RootAnswer(child.root_of, message["root"]))
+                    child.root_of, child.since = None, now
+            answers += self._give_up_root(child, now)
         for lane in sorted(self._lanes, key=lambda lane: not lane.is_urgent):
             self._assign(lane, now)
         self._withdraw_for_urgent(now)
@@ -131,10 +139,10 @@ class ProbePool:
     def forget(self, device: Device) -> None:
         """Give up a question about a superblock that is gone, and the child it holds."""
         self._take_out(device)
-        child = self._child_asking(device)
-        if child is not None:
-            child.asking = None
-            self._tell_to_end(child)
+        for child in self._children:
+            if device in (child.root_of, child.asking.question.device if child.asking else None):
+                child.asking = child.root_of = None
+                self._tell_to_end(child)
 
     @property
     def unasked(self) -> frozenset[Device]:
@@ -162,6 +170,7 @@ class ProbePool:
         """Return when ``collect`` must be called although nothing arrived."""
         times = [self._spawn_at(lane) for lane in self._lanes]
         times.append(self._withdraw_at())
+        times += [c.root_until for c in self._children if c.root_of and not c.is_ending]
         return min((time for time in times if time is not None), default=None)
 
     def close(self) -> None:
@@ -208,9 +217,17 @@ class ProbePool:
             asking = queue.popleft()
             child.asking, child.since = asking, now
             question = asking.question
-            device = [question.device.major, question.device.minor]
-            message = {"path": question.path, "pid": question.pid, "device": device}
-            child.worker.channel.send({**message, "is_covered": question.is_covered})
+            is_asked_already = any(c.root_of == question.device for c in self._children)
+            child.worker.channel.send(
+                {
+                    "path": question.path,
+                    "pid": question.pid,
+                    "device": [question.device.major, question.device.minor],
+                    "is_covered": question.is_covered,
+                    "asks_root": question.asks_root,
+                    "may_ask_root": not is_asked_already,
+                }
+            )
         del self._lanes[lane]
 
     # ------------------------------------------------------------------------ children
@@ -302,6 +319,13 @@ class ProbePool:
     def _withdrawable(self) -> list[_Child]:
         return [c for c in self._children if c.asking is not None and not c.is_ending]
 
+    def _give_up_root(self, child: _Child, now: float) -> list[RootAnswer]:
+        """End a child whose second question is late: nobody waits longer for its answer."""
+        if child.root_of is None or child.is_ending or now < child.root_until:
+            return []
+        self._tell_to_end(child)
+        return [RootAnswer(child.root_of, None)]
+
     def _tell_to_end(self, child: _Child) -> None:
         child.is_ending = True
         child.worker.end()
@@ -311,6 +335,18 @@ class ProbePool:
         with suppress(OSError):
             self._epoll.unregister(child.worker.channel.fileno())
         child.worker.kill()
+
+
+def _take_answer(
+    child: _Child, asking: _Asking, message: dict[str, Any], now: float
+) -> ProbeAnswer:
+    """Take the first answer of a child; it is idle now, or asks for the root."""
+    answer = answer_of(asking.question, asking.asked_at, message)
+    child.asking, child.since = None, now
+    if answer.root_follows:
+        child.root_of = answer.device
+        child.root_until = now + asking.question.root_seconds
+    return answer
 
 
 def _may_be_withdrawn_at(child: _Child) -> float:

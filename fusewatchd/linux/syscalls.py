@@ -8,6 +8,7 @@ and none decides anything.  Numbers from 424 up are the same on every architectu
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import platform
 import stat
@@ -64,9 +65,11 @@ RESOLVE_NO_SYMLINKS: Final = 0x04
 RESOLVE_BENEATH: Final = 0x08
 RESOLVE_IN_ROOT: Final = 0x10
 RESOLVE_CACHED: Final = 0x20
+AT_STATX_FORCE_SYNC: Final = 0x2000
 AT_STATX_DONT_SYNC: Final = 0x4000
 # <linux/stat.h>
 STATX_TYPE: Final = 0x1
+STATX_BASIC_STATS: Final = 0x7FF
 _StatxBuffer = ctypes.c_char * 256
 _STATX_MODE: Final = 28
 _STATX_DEVICE: Final = 136
@@ -77,6 +80,9 @@ CLONE_NEWUSER: Final = 0x10000000
 # Older than the common numbering, and without a wrapper in glibc.
 _SYS_PIVOT_ROOT: Final = {"x86_64": 155, "ppc64le": 203, "s390x": 217}
 _SYS_PIVOT_ROOT_GENERIC: Final = 41  # aarch64, riscv64, loongarch64
+
+_SYS_STATX: Final = {"x86_64": 332, "ppc64le": 383, "s390x": 379}
+_SYS_STATX_GENERIC: Final = 291  # aarch64, riscv64, loongarch64
 
 SYS_OPEN_TREE: Final = 428
 SYS_MOVE_MOUNT: Final = 429
@@ -214,6 +220,22 @@ def statx(fd: int, mask: int) -> bytes:
     if _libc.statx(fd, b"", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, mask, buffer) < 0:
         raise_errno()
     return buffer.raw
+
+
+def refresh(fd: int) -> int:
+    """Ask the server for the attributes of ``fd``, whatever is cached; return 0 or the errno.
+
+    Not by the C library: glibc takes a server's ENOSYS for that of an old kernel.
+    """
+    number = _SYS_STATX.get(platform.machine(), _SYS_STATX_GENERIC)
+    flags = AT_EMPTY_PATH | AT_STATX_FORCE_SYNC
+    buffer = _StatxBuffer()
+    call = system_call(number, _INT, _BYTES, _INT, _INT, ctypes.c_void_p)
+    try:
+        call("", fd, b"", flags, STATX_BASIC_STATS, ctypes.addressof(buffer))
+    except OSError as exc:
+        return exc.errno or errno.EIO
+    return 0
 
 
 def pivot_root(new_root: str, put_old: str) -> None:

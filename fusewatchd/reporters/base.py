@@ -189,8 +189,13 @@ def new_refusals(cycle: CycleReport, memory: NewsMemory) -> list[Refusal]:
         refusal
         for refusal in cycle.plan.refused
         if refusal.reason is not Reason.BACK_OFF
-        and memory.is_news(refusal.finding.bind.key, refusal.reason)
+        and memory.is_news(refusal.finding.bind.key, (refusal.reason, refusal.finding.source_errno))
     ]
+
+
+def is_waiting(refusal: Refusal) -> bool:
+    """Return True for one that is part of every outage; a new server that fails is not."""
+    return refusal.reason in WAITING and not refusal.finding.source_errno
 
 
 def is_about_abort(refusal: Refusal) -> bool:

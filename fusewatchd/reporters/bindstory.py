@@ -8,13 +8,13 @@ from fusewatchd.cycle import CycleReport
 from fusewatchd.decision import Finding, Refusal
 from fusewatchd.model import Answer, Device, TargetKey
 from fusewatchd.reporters.base import (
-    WAITING,
     NewsMemory,
     VerdictChange,
     VerdictMemory,
     connection_of,
     counted,
     is_about_abort,
+    is_waiting,
     new_refusals,
 )
 from fusewatchd.reporters.bindfields import bind_fields, device_of, group_fields, grouped
@@ -108,9 +108,10 @@ class BindStory:
                 **group_fields([r.finding for r in refusals], cycle.snapshot),
                 "binds": len(refusals),
                 "evidence": first.evidence,
+                "errno": first.source_errno or None,
                 "detail": refusals[0].detail or None,
             }
-            level = Level.DEBUG if reason in WAITING else Level.WARNING
+            level = Level.DEBUG if is_waiting(refusals[0]) else Level.WARNING
             if reason is Reason.DISABLED:
                 level = Level.INFO
             text = f"{counted(len(refusals), 'bind')} not replaced"

@@ -72,6 +72,15 @@ class OutageStory:
                 **outage.whose,
                 new_device=str(source.device),
             )
+            connection = cycle.snapshot.connections.get(source.device)
+            if connection is not None and connection.root.is_slow:
+                self._log.warning(
+                    "the new source does not show its root in time, and is bound to all the same",
+                    event="source_slow",
+                    source=source.mount_point,
+                    **outage.whose,
+                    new_device=str(source.device),
+                )
 
     def tell_closed(self, cycle: CycleReport) -> None:
         """Say which outages are over, and how long they were."""

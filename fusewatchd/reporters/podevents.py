@@ -9,8 +9,9 @@ from fusewatchd.cycle import CycleReport
 from fusewatchd.decision import Finding
 from fusewatchd.model import Device, Pod
 from fusewatchd.reporters.base import EventDraft
+from fusewatchd.reporters.bindfields import device_of
 from fusewatchd.reporters.crowd import MAX_PODS, Crowd
-from fusewatchd.reporters.endnote import with_end
+from fusewatchd.reporters.endnote import with_end, with_error
 from fusewatchd.reporters.events import EventKind
 from fusewatchd.reporters.troubles import Troubles
 
@@ -74,6 +75,8 @@ class PodEvents:
         draft = kind.draft(pod)
         if kind is EventKind.STALE and device is not None:
             draft = with_end(draft, cycle.snapshot.ends.get(device), cycle.snapshot)
+        if kind is EventKind.FAILED:
+            draft = with_error(draft, [f for f in cycle.findings if device_of(f) == device])
         self._post(draft)
 
     def _drop(self, count: int) -> None:

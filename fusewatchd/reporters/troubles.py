@@ -138,8 +138,12 @@ class Troubles(Generic[S]):
     def _see_refusals(self, cycle: CycleReport) -> None:
         for refusal in cycle.plan.refused:
             place = self._place(cycle, refusal.finding)
-            if refusal.reason not in NOT_FOR_GOOD and place in self._troubles:
+            if place not in self._troubles:
+                continue
+            if refusal.reason not in NOT_FOR_GOOD:
                 self._say(cycle, place, EventKind.UNRECOVERABLE)
+            elif refusal.finding.source_errno:
+                self._say(cycle, place, EventKind.FAILED)
 
     # ------------------------------------------------------------------- what is over
 

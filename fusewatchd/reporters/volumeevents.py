@@ -14,7 +14,9 @@ from fusewatchd.cycle import CycleReport
 from fusewatchd.decision import Finding
 from fusewatchd.model import Device
 from fusewatchd.reporters.base import EventDraft, VolumeObject, VolumeReference
+from fusewatchd.reporters.bindfields import device_of
 from fusewatchd.reporters.crowd import MAX_PODS, Crowd
+from fusewatchd.reporters.endnote import with_error
 from fusewatchd.reporters.events import EventKind
 from fusewatchd.reporters.troubles import Troubles
 from fusewatchd.verdicts import Reason
@@ -98,7 +100,10 @@ class VolumeEvents:
         reason, action, type_, _ = kind.value
         where = f"On node {self._node_name}:"
         claim = VolumeReference(volume.name, VolumeObject.CLAIM)
-        self._post(EventDraft(claim, reason, action, f"{where} {ON_CLAIM[kind]}", type_))
+        draft = EventDraft(claim, reason, action, f"{where} {ON_CLAIM[kind]}", type_)
+        if kind is EventKind.FAILED:
+            draft = with_error(draft, [f for f in cycle.findings if device_of(f) == device])
+        self._post(draft)
         if volume.is_fluid and kind in _ON_DATASET:
             reason, note = _ON_DATASET[kind]
             dataset = VolumeReference(volume.name, VolumeObject.DATASET)

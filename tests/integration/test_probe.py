@@ -698,8 +698,10 @@ Reply = dict[str, object]
     [
         ({"errno": 0, "zeros": False}, Answer.ANSWERED, 0),
         ({"errno": 0, "zeros": True}, Answer.NOT_ALLOWED, 0),
-        ({"errno": errno.ENOTCONN}, Answer.DISCONNECTED, errno.ENOTCONN),
-        ({"errno": errno.ECONNABORTED}, Answer.DISCONNECTED, errno.ECONNABORTED),
+        ({"errno": errno.ENOTCONN, "refuser": "kernel"}, Answer.DISCONNECTED, errno.ENOTCONN),
+        ({"errno": errno.ECONNABORTED, "refuser": "kernel"}, Answer.DISCONNECTED, 103),
+        ({"errno": errno.ENOTCONN, "refuser": "server"}, Answer.REFUSED, errno.ENOTCONN),
+        ({"errno": errno.ENOTCONN, "refuser": "unsure"}, Answer.REFUSED, errno.ENOTCONN),
         ({"errno": errno.EACCES}, Answer.NOT_ALLOWED, errno.EACCES),
         ({"errno": errno.EIO}, Answer.ERROR, errno.EIO),
         ({"errno": errno.ENOENT}, Answer.ERROR, errno.ENOENT),

@@ -11,6 +11,7 @@ from fusewatchd.drivers import drivers_for
 from fusewatchd.ledger import Ledger
 from fusewatchd.memory import take_diagnosis
 from fusewatchd.model import (
+    SERVED,
     Answer,
     Connection,
     Device,
@@ -20,6 +21,7 @@ from fusewatchd.model import (
     MountNamespace,
     NamespaceKind,
     Pod,
+    Root,
     Volume,
     VolumeData,
     VolumeMount,
@@ -77,6 +79,8 @@ class Scene:
     hung: set[Device] = field(default_factory=set)
     slow: set[Device] = field(default_factory=set)
     confirmations: dict[Device, int] = field(default_factory=dict)
+    errnos: dict[Device, int] = field(default_factory=dict)
+    roots: dict[Device, Root] = field(default_factory=dict)
     waiting: int | None = 3
     pods: dict[str, Pod] | None = None
     pods_are_current: bool = False
@@ -141,6 +145,8 @@ class Scene:
                 is_hung=device in self.hung,
                 waiting=self.waiting,
                 confirmations=self.confirmations.get(device, 0),
+                errno=self.errnos.get(device, 0),
+                root=self.roots.get(device, SERVED),
             )
             for device, answer in self.answers.items()
         }

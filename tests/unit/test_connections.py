@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from fusewatchd.connections import MOVED_SECONDS, WATCH_SECONDS, Connections
-from fusewatchd.model import Answer, Device, Mount
+from fusewatchd.connections import MOVED_SECONDS, SOON_SECONDS, WATCH_SECONDS, Connections
+from fusewatchd.connectionstate import ROOT_SECONDS
+from fusewatchd.model import SERVED, Answer, Device, Mount, Root
 from fusewatchd.probeuser import credentials_of
 from fusewatchd.questions import Question, Shown, Timing
 
@@ -517,3 +518,118 @@ def test_an_urgent_question_is_awaited_until_it_is_answered() -> None:
     assert not connections.awaits_urgent(2.1)  # asked longer ago than anybody waits
     connections.take_answer(D, Answer.DISCONNECTED, 107, 2.0, 2.001)
     assert not connections.awaits_urgent(2.0)
+
+
+# ------------------------------------------------------------------- whether it serves
+
+
+def root_of(connections: Connections, now: float) -> Root:
+    return connections.view(now, {})[D].root
+
+
+def asked_for_root(connections: Connections, now: float) -> bool:
+    (question,) = connections.due(now)
+    return question.asks_root
+
+
+def test_the_root_is_asked_for_at_first_then_seldom_and_often_in_trouble() -> None:
+    connections = book()
+    assert asked_for_root(connections, 1.0)
+    connections.take_answer(D, Answer.ANSWERED, 0, 1.0, 1.1, root_follows=True)
+    assert root_of(connections, 1.1).is_pending
+    connections.take_root(D, 0, 1.2)
+    assert root_of(connections, 1.2) == SERVED
+    now = 1.2
+    while now + TIMING.interval < 1.1 + ROOT_SECONDS:
+        now += TIMING.interval
+        assert not asked_for_root(connections, now)
+        connections.take_answer(D, Answer.ANSWERED, 0, now, now)
+    now += TIMING.interval
+    assert asked_for_root(connections, now)
+    connections.take_answer(D, Answer.ANSWERED, 0, now, now, root_follows=True)
+    assert root_of(connections, now) == SERVED  # as far as is known
+    assert connections.take_root(D, 5, now)
+    assert root_of(connections, now).fails
+    assert asked_for_root(connections, now + TIMING.interval)
+
+
+def test_nothing_follows_from_the_first_answer_before_the_root_is_known() -> None:
+    connections = book()
+    connections.due(1.0)
+    assert not connections.take_answer(D, Answer.ANSWERED, 0, 1.0, 1.1, root_follows=True)
+    assert connections.take_root(D, 0, 1.2)
+    connections.due(20.0)
+    assert not connections.take_answer(D, Answer.ANSWERED, 0, 20.0, 20.1)
+    assert not connections.take_root(D, 0, 20.2)
+
+
+@pytest.mark.parametrize(
+    ("number", "fails"),
+    [(0, False), (13, False), (1, False), (38, False), (5, True), (2, True), (107, True)],
+)
+def test_what_a_root_that_fails_is(number: int, fails: bool) -> None:
+    assert Root(number).fails is fails
+
+
+def test_a_root_that_is_late_is_slow_and_no_failure() -> None:
+    connections = book()
+    connections.due(1.0)
+    connections.take_answer(D, Answer.ANSWERED, 0, 1.0, 1.1, root_follows=True)
+    assert connections.take_root(D, None, 6.1)
+    root = root_of(connections, 6.1)
+    assert (root.is_slow, root.fails, root.is_pending) == (True, False, False)
+
+
+def test_an_urgent_question_is_awaited_until_the_root_is_known() -> None:
+    connections = book()
+    other = Device(0, 41)
+    connections.set_shown(
+        {D: Shown(Q, frozenset({1})), other: Shown(Question(other, "/o"), frozenset({2}))}
+    )
+    connections.due(1.0)
+    connections.take_answer(other, Answer.ANSWERED, 0, 1.0, 1.1, root_follows=True)
+    assert connections.awaits_urgent(0.9)
+    connections.take_root(other, 0, 1.2)
+    assert not connections.awaits_urgent(0.9)
+
+
+@pytest.mark.parametrize("answer", [Answer.ERROR, Answer.REFUSED])
+def test_a_new_one_that_answers_badly_is_asked_soon_and_then_less_and_less(answer: Answer) -> None:
+    connections = book()
+    times, now = [], 1.0
+    while len(times) < 8:
+        connections.due(now)
+        connections.take_answer(D, answer, 5, now, now)
+        due = connections.next_question(now)
+        assert due is not None
+        times.append(due - now)
+        now = due
+    assert times[0] == SOON_SECONDS
+    assert times == sorted(times)
+    assert times[-1] == TIMING.interval
+
+
+def test_a_refusal_after_the_end_of_a_server_is_doubted_soon() -> None:
+    """Something may keep the connection for a moment more, and answer."""
+    connections = book()
+    connections.due(1.0)
+    connections.take_answer(D, Answer.ANSWERED, 0, 1.0, 1.1)
+    connections.server_gone(D, 500.0)
+    connections.due(500.0)
+    connections.take_answer(D, Answer.REFUSED, 107, 500.0, 500.1)
+    assert connections.next_question(500.1) == pytest.approx(500.1 + SOON_SECONDS)
+
+
+def test_an_answer_from_before_the_end_of_its_server_counts_no_longer() -> None:
+    connections = book()
+    connections.due(1.0)
+    connections.take_answer(D, Answer.ANSWERED, 0, 1.0, 1.1)
+    connections.server_gone(D, 2.0)
+    assert connections.next_change(2.0) == 2.0 + TIMING.deadline
+    connections.due(2.0)
+    connections.take_back(D, 2.1)  # another mount was at its path
+    assert not connections.view(2.2, {})[D].is_outdated
+    assert connections.view(2.0 + TIMING.deadline, {})[D].is_outdated
+    connections.due(8.0)
+    connections.take_answer(D, Answer.ANSWERED, 0, 8.0, 8.1)
+    assert not connections.view(20.0, {})[D].is_outdated
