@@ -302,7 +302,7 @@ REASONS: Mapping[Reason, Advice] = {
     ),
     Reason.TIMED_OUT: Advice(
         "The replacement did not end in time: something that it had to ask does not answer.",
-        "Look for a hung file system at the source, and at the load of the node.",
+        "Look for a hung file system at the source, or in the container above the mount.",
         "The worker was replaced; it is tried again after a pause.",
     ),
     Reason.NOT_VERIFIED: Advice(

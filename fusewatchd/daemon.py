@@ -210,6 +210,7 @@ class Daemon:
         self._metrics.probe_children_stuck(
             self._node.probes.stuck(cycle.started_at, self._settings.probe.deadline_seconds)
         )
+        self._metrics.mount_workers_stuck(self._node.executor.stuck)
         for reporter in self._reporters:
             reporter.report(cycle)
         self._doors.report(cycle)

@@ -33,6 +33,7 @@ from fusewatchd.linux.mounttable import MountTableSource
 from fusewatchd.linux.namespaces import NamespaceScanner, serve_scans
 from fusewatchd.linux.probe import serve_probes
 from fusewatchd.linux.probepool import ProbePool
+from fusewatchd.linux.workerpages import Pages
 from fusewatchd.observer import Observer
 from fusewatchd.policies import limits_of, policies_of, timing_of
 from fusewatchd.reconciler import Reconciler
@@ -65,10 +66,14 @@ class Node:
         self.way = way or features.best_way
         place = (settings.runtime_dir, read_boot_id())
         detached = features.allows_mounts_on_detached(self.way)
+        pages = Pages()
         self.forks = ForkServer.start(
             {
                 "mount": mount_worker(
-                    self.way, mounts_on_detached=detached, journal=partial(LayerJournal, *place)
+                    self.way,
+                    pages,
+                    mounts_on_detached=detached,
+                    journal=partial(LayerJournal, *place),
                 ),
                 "command": serve_commands,
                 "probe": serve_probes,
@@ -94,7 +99,8 @@ class Node:
             limits_of(settings),
         )
         self.executor = Executor(
-            lambda: MountWorker(self.forks.spawn("mount")), min(MAX_PARALLEL, os.cpu_count() or 1)
+            lambda: MountWorker(lambda: self.forks.spawn("mount"), pages),
+            min(MAX_PARALLEL, os.cpu_count() or 1),
         )
         self.observer.worked_on = self.executor.in_flight
         self.commands = CommandRunner(lambda: CommandWorker(self.forks.spawn("command")))

@@ -26,6 +26,7 @@ from fusewatchd.decision import Finding, Plan, RecoveryMode, Refusal, Superseded
 from fusewatchd.ledger import ContainerFacts, Ledger
 from fusewatchd.model import BindKind, Device, Mount, TargetKey
 from fusewatchd.ownlayers import has_own_base, is_own_top, layers_of
+from fusewatchd.reach import Reach
 from fusewatchd.settings import CleanupSettings
 from fusewatchd.snapshot import Snapshot
 from fusewatchd.sources import narrower, subpath_of
@@ -80,7 +81,7 @@ def plan(
         planner.consider(finding)
     if policy.abort_after:
         planner.consider_hung(findings)
-    return Plan(tuple(planner.actions), tuple(planner.refused))
+    return Plan((*planner.actions, *planner.last), tuple(planner.refused))
 
 
 def _order(finding: Finding) -> tuple[int, int, str]:
@@ -101,6 +102,8 @@ class _Planner:
         findings: tuple[Finding, ...],
     ) -> None:
         self.actions: list[Action] = []
+        self.last: list[Action] = []
+        """What another living server may hold up, so that it holds up nothing else."""
         self.refused: list[Refusal] = []
         self._snapshot = snapshot
         self._ledger = ledger
@@ -110,6 +113,7 @@ class _Planner:
         self._findings = {finding.bind.key: finding for finding in findings}
         self._read_only_below = propagation.read_only_below(ledger.containers)
         self._dead = tuple(sorted(snapshot.dead_devices()))
+        self._reach = Reach(frozenset(self._dead))
 
     def consider(self, finding: Finding) -> None:
         """Add an action, a refusal or nothing."""
@@ -146,7 +150,7 @@ class _Planner:
         if self._policy.mode is RecoveryMode.REPORT:
             return Reason.REPORT_ONLY
         limit = table_limit(self._policy.max_table_entries, self._snapshot.mount_max)
-        if len(self._snapshot.table) + len(self.actions) >= limit:
+        if len(self._snapshot.table) + len(self.actions) + len(self.last) >= limit:
             return Reason.TABLE_FULL
         if self._waits_for_host(finding):
             return Reason.HOST_BIND_STALE
@@ -205,7 +209,9 @@ class _Planner:
             self.refused.append(Refusal(finding, Reason.CHILD_MOUNT))
             return
         self._replaced.add(finding.bind.key)
-        self.actions.append(
+        namespace = finding.bind.namespace
+        is_last = namespace is not None and self._reach.crosses_living(mount, namespace)
+        (self.last if is_last else self.actions).append(
             ReplaceMount(
                 key=finding.bind.key,
                 expect=Expect.of(mount),

@@ -58,7 +58,10 @@ class Channel:
             ValueError: the message is longer than ``MAX_BYTES``.
             OSError: a blocking socket whose peer is gone (EPIPE, ECONNRESET).
         """
-        data = json.dumps(message).encode("ascii")
+        self.send_encoded(json.dumps(message).encode("ascii"))
+
+    def send_encoded(self, data: bytes) -> None:
+        """As ``send``, of a message that is JSON already."""
         if len(data) > MAX_BYTES:
             raise ValueError(f"a message of {len(data)} bytes")
         if self._socket.getblocking():

@@ -201,6 +201,10 @@ class Metrics:
             "fusewatchd_probe_children_stuck",
             "Probe children that a hung file system holds.",
         )
+        self._stuck_workers = series.gauge(
+            "fusewatchd_mount_workers_stuck",
+            "Mount workers that were killed and that a hung file system holds.",
+        )
         self._kubelet = series.counter(
             "fusewatchd_kubelet_requests_total",
             "Requests to the kubelet, by class of status code; error: no answer.",
@@ -351,6 +355,10 @@ class Metrics:
     def probe_children_stuck(self, count: int) -> None:
         """Set how many probe children do not come back."""
         self._stuck.set(count)
+
+    def mount_workers_stuck(self, count: int) -> None:
+        """Set how many mount workers were killed and are still there."""
+        self._stuck_workers.set(count)
 
     # ---------------------------------------------------------------------- exposition
 

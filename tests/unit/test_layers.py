@@ -24,6 +24,7 @@ CORE = {
     "pods", "diagnosis", "planner", "drivers", "detectors", "ends", "holding", "belongings",
     "budget", "breaker", "ownlayers", "propagation", "hostpaths", "checkup",
     "deadsources", "standstill", "probeuser", "onstale", "remedying",
+    "workqueue", "reach",
 }  # fmt: skip
 EDGE = {
     "linux",

@@ -38,6 +38,7 @@ NAMES = {
     "fusewatchd_server_ends_total": "counter",
     "fusewatchd_dead_mount_holders": "gauge",
     "fusewatchd_probe_children_stuck": "gauge",
+    "fusewatchd_mount_workers_stuck": "gauge",
     "fusewatchd_kubelet_requests_total": "counter",
     "fusewatchd_events_total": "counter",
     "fusewatchd_inotify_overflows_total": "counter",
@@ -234,10 +235,12 @@ def test_what_the_daemon_counts_itself() -> None:
     metrics = made()
     metrics.inotify_overflow()
     metrics.probe_children_stuck(3)
+    metrics.mount_workers_stuck(2)
     metrics.event(EventOutcome.DROPPED, 4)
     metrics.close()
     assert value(metrics, "fusewatchd_inotify_overflows_total") == 1
     assert value(metrics, "fusewatchd_probe_children_stuck") == 3
+    assert value(metrics, "fusewatchd_mount_workers_stuck") == 2
     assert value(metrics, "fusewatchd_events_total", outcome="dropped") == 4
     assert value(metrics, "fusewatchd_build_info", version="1.2.3", way="beneath") == 1
 
