@@ -64,10 +64,10 @@ def diagnose(snapshot: Snapshot, ledger: Ledger, knowledge: Knowledge) -> Diagno
     of_host_paths, foreign = hostpaths.find(
         snapshot, look.foreign, ledger, knowledge.ignored_fs_types
     )
-    findings = [_judge_by_source(bind, snapshot, ledger) for bind in binds]
+    findings = [_judge_by_source(bind, snapshot, ledger, facts) for bind in binds]
     by_key = {finding.bind.key: finding for finding in findings}
     findings += [_judge_container(bind, by_key, snapshot, ledger) for bind in look.binds]
-    findings += [_judge_by_source(bind, snapshot, ledger) for bind in of_host_paths]
+    findings += [_judge_by_source(bind, snapshot, ledger, facts) for bind in of_host_paths]
     findings += _bare_binds(snapshot, ledger, by_key)
     owners = switches.learn_owners(ledger.owners, findings, snapshot.pods)
     switched = switches.apply(findings, knowledge.switches, owners)
@@ -143,9 +143,11 @@ def _driver_of(path: BindPath, mount: Mount, snapshot: Snapshot) -> str:
     return mount.subtype
 
 
-def _judge_by_source(bind: Bind, snapshot: Snapshot, ledger: Ledger) -> Finding:
+def _judge_by_source(
+    bind: Bind, snapshot: Snapshot, ledger: Ledger, facts: lineage.Facts
+) -> Finding:
     assert bind.mount is not None
-    resolution = resolve(bind.source, bind.mount, snapshot)
+    resolution = resolve(bind.source, bind.mount, snapshot, facts)
     if resolution.mount is not None and subpath_of(bind.mount, resolution.mount) is None:
         resolution = Resolution(None, Reason.SOURCE_TYPE, "the bind's root is outside the source")
     return _judge(bind, resolution, snapshot, ledger)

@@ -27,15 +27,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from fusewatchd.kubeletdir import is_in_a_pod, parse_bind_path, pods_prefix
-from fusewatchd.model import (
-    DELETED,
-    BindKind,
-    BindPath,
-    Device,
-    Mount,
-    SourceAnswer,
-    SourcePath,
-)
+from fusewatchd.model import DELETED, BindKind, BindPath, Device, Mount, SourceAnswer, SourcePath
 from fusewatchd.mountinfo import MountTable, below
 
 
@@ -375,9 +367,7 @@ def answer(facts: Facts, mount: Mount) -> SourceAnswer | None:
     if not (fact.seen_working or fact.is_ordered):
         return None
     others = len(fact.candidates) - fact.tied
-    why = (
-        "mounted there while healthy" if fact.seen_working else "mounted there, never seen healthy"
-    )
+    why = f"mounted there{' while' if fact.seen_working else ', never seen'} healthy"
     why += f", and at {others} more places" if others else ""
     paths = tuple(place.path for place in fact.candidates[: fact.tied])
     return SourceAnswer("lineage", why, paths, is_seen=fact.seen_working, is_older=fact.is_ordered)
@@ -389,6 +379,12 @@ def is_place(facts: Facts, mount: Mount) -> bool:
     if fact is None or not fact.is_about(mount):
         return False
     return fact.is_place
+
+
+def is_copy(facts: Facts, mount: Mount) -> bool:
+    """Return True for what is later than a bind of its file system, or is one."""
+    fact = facts.get(mount.mount_id)
+    return fact is not None and fact.is_about(mount) and not fact.is_place
 
 
 def mount_of_pod(facts: Facts, mount: Mount) -> SourcePath | None:

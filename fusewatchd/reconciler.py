@@ -167,9 +167,7 @@ class Reconciler:
         self._executor.take_in(self._clock())
         ledger = take_diagnosis(ledger, diagnosis, snapshot)
         now, rule = snapshot.taken_at, policies.flapping
-        sources = follow_sources(
-            ledger.sources, diagnosis.findings, outcomes, snapshot, rule, now
-        )
+        sources = follow_sources(ledger.sources, diagnosis.findings, outcomes, snapshot, rule, now)
         self._executor.take_in(self._clock())
         return diagnosis, replace(ledger, sources=sources)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from fusewatchd import lineage
 from fusewatchd.drivers import Driver
@@ -115,16 +116,23 @@ def _agreed(
     return replace(found, why=why, candidates=found.candidates + remembered.candidates)
 
 
-def resolve(answer: SourceAnswer, mount: Mount, snapshot: Snapshot) -> Resolution:
+NO_FACTS: lineage.Facts = MappingProxyType({})
+
+
+def resolve(
+    answer: SourceAnswer, mount: Mount, snapshot: Snapshot, facts: lineage.Facts = NO_FACTS
+) -> Resolution:
     """Return what is mounted at the source now, if it is new, live and of the same kind."""
-    found = _resolve(answer, mount, snapshot)
+    found = _resolve(answer, mount, snapshot, facts)
     is_certain = answer.is_by_name and found.refusal is not Reason.SOURCE_MISSING
     if mount.fs_type == BLOCK_BACKED and not is_certain:
         return Resolution(None, Reason.BLOCK_DEVICE, f"the file system of disk {mount.device}")
     return found
 
 
-def _resolve(answer: SourceAnswer, mount: Mount, snapshot: Snapshot) -> Resolution:
+def _resolve(
+    answer: SourceAnswer, mount: Mount, snapshot: Snapshot, facts: lineage.Facts
+) -> Resolution:
     if not answer.candidates:
         reason = Reason.SOURCE_MISSING if answer.rule else Reason.NO_SOURCE
         if answer.refusal is not Reason.NONE:
@@ -133,13 +141,20 @@ def _resolve(answer: SourceAnswer, mount: Mount, snapshot: Snapshot) -> Resoluti
     if len(answer.candidates) > 1:
         paths = " and ".join(path.mount_point for path in answer.candidates)
         return Resolution(None, Reason.AMBIGUOUS_SOURCE, f"both {paths} are possible")
-    return _resolve_path(answer.candidates[0], mount, snapshot)
+    return _resolve_path(answer, mount, snapshot, facts)
 
 
-def _resolve_path(path: SourcePath, mount: Mount, snapshot: Snapshot) -> Resolution:
+def _resolve_path(
+    answer: SourceAnswer, mount: Mount, snapshot: Snapshot, facts: lineage.Facts
+) -> Resolution:
+    (path,) = answer.candidates
     source = snapshot.table.top_at(path.mount_point)
     if source is None or source.device == mount.device:
         return Resolution(None, Reason.SOURCE_MISSING, f"nothing new at {path.mount_point}")
+    is_of_lineage = (answer.is_seen or answer.is_older) and not answer.is_by_name
+    if is_of_lineage and lineage.is_copy(facts, source):
+        evidence = f"a copy of a pod's mount is at {path.mount_point}"
+        return Resolution(None, Reason.SOURCE_MISSING, evidence)
     if source.fs_type != mount.fs_type or source.root != path.root:
         evidence = f"{path.mount_point} is {source.fs_type} with root {source.root} now"
         return Resolution(None, Reason.SOURCE_TYPE, evidence)

@@ -329,7 +329,9 @@ def test_a_single_look_does_not_speak_of_its_own_restraint(
     asked: Asked, mode: str, held_back: str
 ) -> None:
     stale = finding(HOST, Verdict.STALE, source=NEW)
-    of = document(cycle(stale, refused=[Refusal(stale, Reason.REPORT_ONLY)]), mode=RecoveryMode(mode))
+    of = document(
+        cycle(stale, refused=[Refusal(stale, Reason.REPORT_ONLY)]), mode=RecoveryMode(mode)
+    )
     told = says(of, asked=asked)
     assert told["held back"] == f"report only: {held_back}"
     assert told["next"].startswith("Nothing, since no fusewatchd") is (asked is Asked.LOOK)

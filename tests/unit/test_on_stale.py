@@ -69,7 +69,15 @@ class World:
             for device, found in snapshot.connections.items()
         }
         snapshot = replace(snapshot, connections=connections)
-        step = onstale.step(findings, snapshot, self.scene.ledger, ends, self.policy, Scope(self.mode, self.switches), at)
+        step = onstale.step(
+            findings,
+            snapshot,
+            self.scene.ledger,
+            ends,
+            self.policy,
+            Scope(self.mode, self.switches),
+            at,
+        )
         memory = replace(self.scene.ledger.remedies, attempts=step.attempts, bucket=step.bucket)
         self.scene.ledger = replace(self.scene.ledger, remedies=memory)
         return step
