@@ -22,10 +22,12 @@ class _Running:
     worker: CommandWorker
     command: RunCommand
     started_at: float
+    postponed: float = 0.0
 
     @property
     def deadline(self) -> float:
-        return self.started_at + self.command.timeout_seconds + PATIENCE_SECONDS
+        limit = self.command.timeout_seconds + PATIENCE_SECONDS
+        return self.started_at + limit + self.postponed
 
 
 class CommandRunner:
@@ -58,6 +60,11 @@ class CommandRunner:
     def workers(self) -> tuple[CommandWorker, ...]:
         """Every worker, for the selector."""
         return tuple(running.worker for running in self._running)
+
+    def postpone(self, seconds: float) -> None:
+        """Give all commands so much more time: they could not use that."""
+        for running in self._running:
+            running.postponed += seconds
 
     def next_deadline(self) -> float | None:
         """Return when ``collect`` must be called even if nothing arrives."""

@@ -17,6 +17,7 @@ from fusewatchd.connectionstate import (
     age,
     asked_again,
     may_change,
+    postponed,
     wants_root,
 )
 from fusewatchd.connectionview import changes_at, connection_of, is_held, is_hung
@@ -91,6 +92,11 @@ class Connections:
     def ask_all_again(self) -> None:
         """Make every connection due at once."""
         self.ask_again(tuple(self._states))
+
+    def postpone(self, seconds: float) -> None:
+        """Move everything that runs on by a time in which nobody could answer."""
+        for device, state in self._states.items():
+            self._states[device] = postponed(state, seconds)
 
     def due(self, now: float) -> list[Question]:
         """Return the questions to send now; they count as asked.

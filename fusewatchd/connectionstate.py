@@ -70,3 +70,22 @@ def asked_again(state: ConnectionState) -> ConnectionState:
 def may_change(state: ConnectionState) -> bool:
     """A dead superblock never comes back to life: no event is a reason to ask again."""
     return state.answer is not Answer.DISCONNECTED
+
+
+def postponed(state: ConnectionState, seconds: float) -> ConnectionState:
+    """Move what runs on by a time in which nobody could answer, or start a server."""
+    still = state.standstill
+    return replace(
+        state,
+        pending_since=_later(state.pending_since, seconds),
+        heard_since=_later(state.heard_since, seconds),
+        asked_at=state.asked_at + seconds,
+        disconnected_at=_later(state.disconnected_at, seconds),
+        server_gone_at=_later(state.server_gone_at, seconds if may_change(state) else 0.0),
+        perhaps_gone_at=_later(state.perhaps_gone_at, seconds),
+        standstill=replace(still, since=still.since + seconds) if still is not None else None,
+    )
+
+
+def _later(moment: float | None, seconds: float) -> float | None:
+    return None if moment is None else moment + seconds

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fusewatchd import __version__
+from fusewatchd.absence import Absence
 from fusewatchd.cluster import Cluster, describe
 from fusewatchd.configfile import load_settings
 from fusewatchd.cycle import CycleReport, Trigger
@@ -26,7 +27,7 @@ from fusewatchd.linux.mountkernel import Way
 from fusewatchd.memory import next_retry
 from fusewatchd.node import Node
 from fusewatchd.programs import require_programs
-from fusewatchd.reporters.base import Reporter
+from fusewatchd.reporters.base import Reporter, duration_text
 from fusewatchd.reporters.log import Level, Log, open_log
 from fusewatchd.reporters.metrics import Metrics
 from fusewatchd.reporters.story import LogReporter
@@ -81,6 +82,7 @@ class Daemon:
         self._wake_ups = WakeUps()
         self._effort = Effort(lambda: self._node.executor.workers, self._on_outcome)
         self._signals = Signals()
+        self._absence = Absence()
         self._servers = Servers(
             start.settings.sockets,
             self._node.observer,
@@ -152,11 +154,16 @@ class Daemon:
         if until is None:
             times = (due, self._wake_ups.due_at, *(due_at for due_at, _ in self._errands(now)))
             until = min(t for t in times if t is not None)
-        for callback in self._descriptors.ready(until - now):
+        self._make_up_for(self._absence.lost())
+        wait = max(0.0, min(until - now, MAX_SLEEP_SECONDS))
+        callbacks = self._descriptors.ready(wait)
+        self._make_up_for(self._absence.lost(wait))
+        for callback in callbacks:
             self._wake(callback())
         if self._signals.take_reload():
             self._reload()
             self._wake(Trigger.RELOAD)
+        self._make_up_for(self._absence.lost())
         now = time.monotonic()
         for due_at, callback in (*self._overdue(), *self._errands(now)):
             if due_at is not None and now >= due_at:
@@ -164,6 +171,15 @@ class Daemon:
         if not self._wake_ups.is_due(now) and now >= due:
             self._wake(Trigger.TIMER)
         self._cycle_if_due()
+
+    def _make_up_for(self, lost: float) -> None:
+        """Move all deadlines on by the time in which this process, and others, did not run."""
+        if not lost:
+            return
+        self._node.postpone(lost)
+        self._holders.postpone(lost)
+        text = f"did not run for {duration_text(lost)}, and takes nobody's silence for granted"
+        self.log.warning(text, event="was_frozen", seconds=round(lost, 3))
 
     def _wake(self, trigger: Trigger | None) -> None:
         if trigger is not None:

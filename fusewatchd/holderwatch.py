@@ -59,6 +59,10 @@ class HolderWatch:
         self._observer.holdings = self._book.view()
         return Trigger.HOLDERS
 
+    def postpone(self, seconds: float) -> None:
+        """Give a look that is under way so much more time."""
+        self._scanner.postpone(seconds)
+
     @property
     def overdue_at(self) -> float | None:
         """When to ``collect`` although nothing wakes."""

@@ -8,7 +8,7 @@ source is gone (``facts``, ``own_layers``) are what the state file keeps.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fusewatchd.actions import Outcome, OwnLayer, Propagation
 from fusewatchd.bucket import Bucket
@@ -141,6 +141,12 @@ class Ledger:
     """By path of the source."""
     budget: Budget = field(default_factory=Budget)
     remedies: RemedyMemory = field(default_factory=RemedyMemory)
+
+    def postponed(self, seconds: float) -> Ledger:
+        """Move the times of grace on by a time in which nobody could do anything."""
+        lives = {p: replace(x, up_at=x.up_at + seconds) for p, x in self.sources.items()}
+        over_since = {uid: since + seconds for uid, since in self.over_since.items()}
+        return replace(self, sources=lives, over_since=over_since)
 
     def facts_of(self, namespace: MountNamespace, mount_point: str) -> ContainerFacts | None:
         """Return what was learned of this mount in the very container that lives there now."""

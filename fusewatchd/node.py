@@ -119,6 +119,12 @@ class Node:
         self.connections.timing = timing_of(settings)
         self.observer.adjust(frozenset(settings.ignore_fs_types), limits_of(settings))
 
+    def postpone(self, seconds: float) -> None:
+        """Move every deadline that runs on by a time in which nobody could meet it."""
+        for each in (self.connections, self.probes, self.scanner, self.commands):
+            each.postpone(seconds)
+        self.reconciler.ledger = self.reconciler.ledger.postponed(seconds)
+
     def document(self, cycle: CycleReport, started_wall: float) -> Any:
         """Return the status document of a cycle; ``started_wall`` is in seconds since 1970."""
         clocks = Clocks(time.time(), time.monotonic(), started_wall)

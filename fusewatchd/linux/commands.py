@@ -28,6 +28,8 @@ MAX_OUTPUT = 1024
 TERM_SECONDS = 2.0
 """Between SIGTERM and SIGKILL, once the time is over."""
 POLL_SECONDS = 0.02
+MOST_SECONDS = 1.0
+"""So much of the time between two looks at a program counts."""
 
 
 def serve_commands(channel: Channel) -> None:
@@ -100,11 +102,14 @@ class _Output:
 
 def _wait(process: subprocess.Popen[bytes], output: _Output, timeout: float) -> bool:
     """Wait for the end of the program itself, not of what it leaves behind."""
-    end = time.monotonic() + timeout
+    before = time.monotonic()
     while process.poll() is None:
-        if time.monotonic() >= end:
+        if timeout <= 0:
             return False
-        output.wait(POLL_SECONDS)
+        output.wait(min(POLL_SECONDS, timeout))
+        now = time.monotonic()
+        # A machine that was paused in between took the time from the program as well.
+        timeout, before = timeout - min(now - before, MOST_SECONDS), now
     return True
 
 

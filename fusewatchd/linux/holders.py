@@ -286,6 +286,10 @@ class HolderScanner:
         """Begin a look while there is none; False: there is nothing to make a worker of."""
         return self._worker.start(encode(job), now)
 
+    def postpone(self, seconds: float) -> None:
+        """Give a look that is under way so much more time."""
+        self._worker.postpone(seconds)
+
     def next_deadline(self) -> float | None:
         """Return when ``collect`` must be called although nothing arrived."""
         return self._worker.next_deadline()

@@ -222,6 +222,10 @@ class NamespaceScanner:
         self._is_wanted = False
         self._worker.start("walk", now)
 
+    def postpone(self, seconds: float) -> None:
+        """Give a look that is under way so much more time."""
+        self._worker.postpone(seconds)
+
     def next_deadline(self) -> float | None:
         """Return when ``collect`` must be called although nothing arrived."""
         return self._worker.next_deadline()

@@ -144,6 +144,15 @@ class ProbePool:
                 child.asking = child.root_of = None
                 self._tell_to_end(child)
 
+    def postpone(self, seconds: float) -> None:
+        """Move every deadline on by a time in which nobody could answer."""
+        asked = [child.asking for child in self._children if child.asking is not None]
+        for asking in (*asked, *self._in_line()):
+            asking.asked_at += seconds
+        for child in self._children:
+            child.since += seconds
+            child.root_until += seconds
+
     @property
     def unasked(self) -> frozenset[Device]:
         """Devices whose question no child has been given yet."""

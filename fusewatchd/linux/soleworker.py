@@ -36,6 +36,8 @@ class SoleWorker:
         self._epoll = select.epoll()
         self.started_at: float | None = None
         """When the present job was begun; None while there is none."""
+        self._postponed = 0.0
+        """So much later than usual the present job must have ended."""
         self._is_eager = is_eager
         self._worker: Worker | None = self._new_worker() if is_eager else None
         """None while there is nothing to make one of, or no need of one."""
@@ -52,13 +54,19 @@ class SoleWorker:
                 self._worker = self._new_worker()
             except WorkerShortageError:
                 return False
-        self.started_at = now
+        self.started_at, self._postponed = now, 0.0
         self._worker.channel.send(job)
         return True
 
     def next_deadline(self) -> float | None:
         """Return when ``collect`` must be called although nothing arrived."""
-        return None if self.started_at is None else self.started_at + self._deadline
+        if self.started_at is None:
+            return None
+        return self.started_at + self._deadline + self._postponed
+
+    def postpone(self, seconds: float) -> None:
+        """Give the present job so much more time: the worker could not use that."""
+        self._postponed += seconds
 
     def collect(self, now: float) -> Any:
         """Return the result of the job when it has ended, else None.

@@ -54,7 +54,7 @@ EDGE = {
 }
 SHELL = {
     "observer", "servers", "holderwatch", "executor", "commandrunner", "reconciler", "policies", "node", "cluster",
-    "statekeeper", "descriptors", "effort", "signals", "doors", "doctor", "daemon", "cli", "__main__",
+    "statekeeper", "descriptors", "effort", "absence", "signals", "doors", "doctor", "daemon", "cli", "__main__",
 }  # fmt: skip
 DEMO = {"demo"}
 
