@@ -267,6 +267,12 @@ REASONS: Mapping[Reason, Advice] = {
         "It is tried again when the pause is over; the pauses grow up to"
         " recovery.back_off_max_seconds.",
     ),
+    Reason.DEEP_STACK: Advice(
+        "More layers are stacked on the mount that it should show than can be taken off in one"
+        " attempt.",
+        "Find out who mounts there again and again: 'findmnt', the log of the driver.",
+        "The next attempt goes on where this one ended.",
+    ),
     Reason.TABLE_FULL: Advice(
         "The mount table of the node is near its limit (recovery.max_table_entries, or 90 % of"
         " fs.mount-max), and no replacement may fill it.",

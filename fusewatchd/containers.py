@@ -14,7 +14,7 @@ that leaves no choice, a container mount belongs to nobody.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from fusewatchd.actions import Propagation
@@ -38,9 +38,8 @@ from fusewatchd.model import (
 from fusewatchd.mountinfo import MountTable
 from fusewatchd.ownlayers import layers_of
 from fusewatchd.snapshot import Snapshot
+from fusewatchd.stacks import ground_of
 
-MAX_LAYERS = 64
-"""Of one stack that are looked at."""
 BIRTH_SECONDS = 5.0
 """How long a container that is being made may hold what no mount table shows yet."""
 _KUBELET_TREE = re.compile(r"/pods/[0-9a-f-]{32,36}/volume(s|-subpaths)/")
@@ -65,7 +64,7 @@ def find_container_binds(
     foreign: list[tuple[MountNamespace, Mount]] = []
     unproven: list[tuple[MountNamespace, Mount]] = []
     for namespace in snapshot.namespaces:
-        for mount, depth in _tops(namespace):
+        for mount, depth in _tops(namespace, index.table_of(namespace)):
             may_be_ours = index.may_be_ours(namespace, mount)
             origin = index.origin_of(namespace, mount) if may_be_ours else None
             if origin is not None:
@@ -77,7 +76,7 @@ def find_container_binds(
     return ContainerLook(tuple(ours), tuple(foreign), tuple(unproven))
 
 
-def _tops(namespace: MountNamespace) -> Iterable[tuple[Mount, int]]:
+def _tops(namespace: MountNamespace, table: MountTable) -> Iterable[tuple[Mount, int]]:
     """Yield the topmost FUSE mount that each path leads to with the number of layers there."""
     stacks: dict[str, list[Mount]] = {}
     for mount in namespace.mounts:
@@ -87,7 +86,7 @@ def _tops(namespace: MountNamespace) -> Iterable[tuple[Mount, int]]:
         if len(stack) > 1:
             # Behind a layer of the volume above, what was mounted inside the old one may still
             # be at the same path: only what the path leads to counts.
-            seen = MountTable.of(namespace.mounts).stack_at(point)
+            seen = table.stack_at(point)
             stack = [mount for mount in seen if mount.is_fuse] or stack
         yield stack[-1], len(stack)
 
@@ -117,12 +116,20 @@ class _HostIndex:
         for bind in binds:
             self._by_pod.setdefault(bind.path.pod_uid, []).append(bind)
         self._target_groups = frozenset(self._groups_of_parents(binds))
+        self._tables: dict[int, MountTable] = {}
 
     def _groups_of_parents(self, binds: tuple[Bind, ...]) -> Iterable[int]:
         for bind in binds:
-            parent = bind.mount and _below_stack(bind.mount, self._snapshot.table.by_id)
+            parent = bind.mount and ground_of(bind.mount, self._snapshot.table)
             if parent and parent.peer_group:
                 yield parent.peer_group
+
+    def table_of(self, namespace: MountNamespace) -> MountTable:
+        """Return the mounts of a namespace, ready to be followed from one to the other."""
+        table = self._tables.get(namespace.inode)
+        if table is None:
+            table = self._tables[namespace.inode] = MountTable.of(namespace.mounts)
+        return table
 
     def has_binds(self, pod_uid: str) -> bool:
         """True for a pod with FUSE volumes; one without looks at others' through a hostPath."""
@@ -138,7 +145,7 @@ class _HostIndex:
         return not (is_served_here or self._receives_from_host(namespace, mount))
 
     def _receives_from_host(self, namespace: MountNamespace, mount: Mount) -> bool:
-        parent = _below_stack(mount, namespace.mount)
+        parent = ground_of(mount, self.table_of(namespace))
         if parent is None:
             return False
         return bool(self._target_groups & {parent.peer_group, parent.master})
@@ -184,16 +191,6 @@ class _HostIndex:
             return None
         named = [b for b in binds if any(_is_volume_of(pod, entry, b.path) for entry in entries)]
         return named[0] if len(named) == 1 else None
-
-
-def _below_stack(top: Mount, by_id: Callable[[int], Mount | None]) -> Mount | None:
-    """Return the mount on which the lowest layer at the path of ``top`` stands."""
-    parent = by_id(top.parent_id)
-    for _ in range(MAX_LAYERS):
-        if parent is None or parent.mount_point != top.mount_point:
-            break
-        parent = by_id(parent.parent_id)
-    return parent
 
 
 def _root(bind: Bind) -> str:

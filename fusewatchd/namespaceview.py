@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 
-from fusewatchd.actions import Expect, Outcome, OutcomeStatus, ReplaceMount
+from fusewatchd.actions import Outcome, OutcomeStatus, ReplaceMount
 from fusewatchd.model import Mount, MountNamespace
+from fusewatchd.mountinfo import MountTable
+from fusewatchd.stacks import covered_by
 
 
 class NamespaceView:
@@ -25,16 +27,15 @@ class NamespaceView:
 
     def take_outcomes(self, outcomes: Iterable[Outcome]) -> None:
         """Take in what was replaced, and where else something was tried."""
-        replaced: dict[int, dict[int, tuple[Expect, Mount]]] = {}
+        replaced: dict[int, list[Outcome]] = {}
         for outcome in outcomes:
             action = outcome.action
             if not isinstance(action, ReplaceMount) or action.namespace is None:
                 continue
             inode = action.namespace.inode
             self._worked_at[inode] = max(self._worked_at.get(inode, 0.0), outcome.finished_at)
-            if outcome.status is OutcomeStatus.RECOVERED and outcome.mount is not None:
-                by_id = replaced.setdefault(inode, {})
-                by_id[action.expect.mount_id] = (action.expect, outcome.mount)
+            if outcome.status is OutcomeStatus.RECOVERED:
+                replaced.setdefault(inode, []).append(outcome)
         if replaced:
             self.namespaces = tuple(
                 replace(known, mounts=_with(known.mounts, replaced[known.inode]))
@@ -64,11 +65,27 @@ class NamespaceView:
         return is_torn
 
 
-def _with(
-    mounts: tuple[Mount, ...], replaced: dict[int, tuple[Expect, Mount]]
-) -> tuple[Mount, ...]:
+def _with(mounts: tuple[Mount, ...], replaced: Iterable[Outcome]) -> tuple[Mount, ...]:
+    """Put new mounts in the place of old ones, and leave out what went with those.
+
+    Layers that were dropped are believed in no more, nor is anything with the number of a new
+    mount, or on the mount that had it before: numbers are used again at once.
+    """
+    table = MountTable.of(mounts)
+    news: dict[int, Mount] = {}
+    gone: set[int] = set()
+    for outcome in replaced:
+        old = table.by_id(outcome.action.expect.mount_id)
+        if outcome.mount is None or old is None or not outcome.action.expect.is_met_by(old):
+            continue
+        news[old.mount_id] = outcome.mount
+        covered = covered_by(old, table)
+        gone |= {layer.mount_id for layer in covered[: max(0, len(covered) + 1 - outcome.depth)]}
+    numbers = {mount.mount_id for mount in news.values()}
     now: list[Mount] = []
     for mount in mounts:
-        known = replaced.get(mount.mount_id)
-        now.append(known[1] if known is not None and known[0].is_met_by(mount) else mount)
+        if mount.mount_id in news:
+            now.append(news[mount.mount_id])
+        elif not ({mount.mount_id, mount.parent_id} & numbers or mount.mount_id in gone):
+            now.append(mount)
     return tuple(now)

@@ -75,6 +75,8 @@ class Reason(Enum):
     GRACE = "grace"
     """The pod is over, and not for long enough yet to take its mounts away."""
     BACK_OFF = "back_off"
+    DEEP_STACK = "deep_stack"
+    """More layers lie on the mount that shall be seen than are taken off in one attempt."""
     TABLE_FULL = "table_full"
     BUDGET = "budget"
     """The node has had enough replacements for now."""

@@ -8,7 +8,7 @@ import os
 from fusewatchd.actions import DetachDeadSource, Expect, Outcome, OutcomeStatus
 from fusewatchd.linux import statfs
 from fusewatchd.linux.mountkernel import MountKernel
-from fusewatchd.linux.mountstack import opened
+from fusewatchd.linux.mountstack import mounts_on, opened
 from fusewatchd.linux.statfs import Refuser
 from fusewatchd.linux.stop import fail, refuse, skip
 from fusewatchd.model import Mount
@@ -29,7 +29,7 @@ def detach_dead_source(kernel: MountKernel, action: DetachDeadSource) -> Outcome
                 raise skip(Reason.VANISHED, f"mount {mount.mount_id} of {mount.device} is there")
             _require_dead(fd)
             # The last thing before the call, which takes whatever is on top by then.
-            if kernel.children_of(mount):
+            if mounts_on(kernel, mount):
                 raise refuse(Reason.CHILD_MOUNT, "something is mounted there or inside")
             kernel.detach(fd)
     except FileNotFoundError:

@@ -8,7 +8,7 @@ that descriptor, and never follows a symbolic link.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
@@ -17,6 +17,7 @@ from typing import Protocol
 from fusewatchd.actions import NamespaceRef, Propagation
 from fusewatchd.linux import syscalls
 from fusewatchd.model import Device, Mount
+from fusewatchd.mountinfo import MountTable
 
 
 class Way(Enum):
@@ -66,6 +67,9 @@ class MountKernel(Protocol):
 
     way: Way
 
+    def now(self) -> float:
+        """Tell the time, clock_gettime(2) CLOCK_MONOTONIC."""
+
     def enter(self, namespace: NamespaceRef | None) -> None:
         """Go to a mount namespace, or home to the host's with None; ESRCH when it is gone."""
 
@@ -87,11 +91,17 @@ class MountKernel(Protocol):
     def mount_by_id(self, mount_id: int, unique_id: int) -> Mount:
         """Describe a mount of this namespace; ENOENT when it is gone."""
 
-    def parent_of(self, mount: Mount) -> Mount | None:
-        """Describe the mount that ``mount`` is attached to; None above the root."""
+    def stack_of(self, mount: Mount) -> MountTable:
+        """List ``mount``, the mounts below it at its path, and what the lowest stands on.
 
-    def children_of(self, mount: Mount) -> tuple[Mount, ...]:
-        """List the mounts attached to ``mount``."""
+        From one look; there may be more in it.
+        """
+
+    def tree_of(self, mount: Mount, known: Iterable[Mount] = ()) -> MountTable:
+        """List ``mount`` and all that is attached to it, at any depth; there may be more in it.
+
+        From one look.  Mounts that are ``known`` need not be described again.
+        """
 
     def kind_of(self, fd: int) -> FileKind:
         """Tell the file type without asking a FUSE server."""

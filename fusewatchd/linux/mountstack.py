@@ -7,9 +7,7 @@ from contextlib import contextmanager
 
 from fusewatchd.linux.mountkernel import MountKernel
 from fusewatchd.model import Mount
-
-MAX_LAYERS = 64
-"""Layers of one stack, and mounts inside one volume, that are looked at."""
+from fusewatchd.stacks import Pile, covered_by, inside
 
 
 @contextmanager
@@ -29,36 +27,25 @@ def top_at(kernel: MountKernel, path: str) -> Mount | None:
     return mount if mount.mount_point == path else None
 
 
-def layer_below(kernel: MountKernel, top: Mount) -> Mount | None:
-    """Return the mount that ``top`` covers at the same path, if there is one."""
-    parent = kernel.parent_of(top)
-    if parent is None or parent.mount_point != top.mount_point:
-        return None
-    # The root of a namespace is stacked on nothing though its path equals its parent's.
-    return None if parent.mount_id == top.mount_id else parent
+def pile_of(kernel: MountKernel, top: Mount) -> Pile:
+    """List the layers from ``top`` down, and all that is mounted inside them."""
+    stack = kernel.stack_of(top)
+    layers = (top, *covered_by(top, stack))
+    return Pile(layers, kernel.tree_of(layers[-1], layers))
 
 
 def depth_of(kernel: MountKernel, top: Mount) -> int:
     """Count the layers at the path of ``top``, itself included."""
-    depth, layer = 1, layer_below(kernel, top)
-    while layer is not None and depth < MAX_LAYERS:
-        depth, layer = depth + 1, layer_below(kernel, layer)
-    return depth
+    return 1 + len(covered_by(top, kernel.stack_of(top)))
 
 
 def tree_inside(kernel: MountKernel, mount: Mount) -> tuple[Mount, ...]:
     """List the mounts inside ``mount``, parents first, without what is stacked on it."""
-    on_it = mounts_on(kernel, mount)
-    return tuple(found for found in on_it if found.mount_point != mount.mount_point)
+    return inside(mount, kernel.tree_of(mount))
 
 
 def mounts_on(kernel: MountKernel, mount: Mount) -> tuple[Mount, ...]:
-    """List the mounts inside ``mount``, parents first, and the one stacked on it if any."""
-    found: list[Mount] = []
-    queue = [mount]
-    while queue and len(found) < MAX_LAYERS:
-        for child in kernel.children_of(queue.pop(0)):
-            found.append(child)
-            if child.mount_point != mount.mount_point:
-                queue.append(child)
-    return tuple(found)
+    """List the mounts inside ``mount``, parents first, and those stacked on it if any."""
+    table = kernel.tree_of(mount)
+    stacked = [m for m in table.children_of(mount.mount_id) if m.mount_point == mount.mount_point]
+    return (*inside(mount, table), *stacked)

@@ -15,6 +15,7 @@ from fusewatchd.linux.mountkernel import Attributes, FileKind, MountKernel
 from fusewatchd.linux.mountstack import opened, tree_inside
 from fusewatchd.linux.stop import Stop, refuse, skip
 from fusewatchd.model import Mount
+from fusewatchd.stacks import Pile
 from fusewatchd.verdicts import Reason
 
 
@@ -26,8 +27,8 @@ class Target:
     kind: FileKind
     children: tuple[Mount, ...]
     idmap: tuple[str, str] | None
-    layers: tuple[Mount, ...]
-    """The stale mounts below it at the same path, the uppermost first."""
+    pile: Pile
+    """It, and the layers below it at the same path."""
 
 
 class NewMount:

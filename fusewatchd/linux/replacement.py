@@ -20,9 +20,10 @@ makes other people's umount(8) answer EBUSY.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import takewhile
 
 from fusewatchd.actions import (
     AbortConnection,
@@ -38,19 +39,20 @@ from fusewatchd.actions import (
 )
 from fusewatchd.linux.aborting import abort_connection
 from fusewatchd.linux.deadsource import detach_dead_source
+from fusewatchd.linux.droplayers import Dropping, Rules, count_to_drop, detach_known
 from fusewatchd.linux.mountkernel import MountKernel, Way, attribute_bits
 from fusewatchd.linux.mountstack import (
-    MAX_LAYERS,
     depth_of,
-    layer_below,
     mounts_on,
     opened,
+    pile_of,
     top_at,
     tree_inside,
 )
 from fusewatchd.linux.newmount import NewMount, Target, options_of
 from fusewatchd.linux.stop import Stop, fail, refuse, skip
-from fusewatchd.model import Device, Mount, TargetKey, assert_never
+from fusewatchd.model import Mount, TargetKey, assert_never
+from fusewatchd.stacks import Pile, Points, points
 from fusewatchd.verdicts import Reason
 
 Note = Callable[[TargetKey, OwnLayer], None]
@@ -126,7 +128,7 @@ def _detach_orphan(kernel: MountKernel, action: DetachOrphan) -> Outcome:
             if not (mount.is_fuse and action.expect.is_met_by(mount)):
                 detail = f"mount {mount.mount_id} of {mount.device} is there now"
                 raise skip(Reason.VANISHED, detail)
-            if kernel.children_of(mount):
+            if mounts_on(kernel, mount):
                 raise refuse(Reason.CHILD_MOUNT, "something is mounted inside")
             kernel.detach(fd)
     except FileNotFoundError:
@@ -136,14 +138,6 @@ def _detach_orphan(kernel: MountKernel, action: DetachOrphan) -> Outcome:
 
 def _is_same(one: Mount, other: Mount) -> bool:
     return one.device == other.device and one.has_id(other.mount_id, other.unique_id)
-
-
-_Points = frozenset[tuple[str, Device, str]]
-
-
-def _points(mounts: Iterable[Mount]) -> _Points:
-    """What is mounted where, apart from the mounts that do it."""
-    return frozenset((m.mount_point, m.device, m.root) for m in mounts)
 
 
 class _Replacement:
@@ -158,7 +152,8 @@ class _Replacement:
         self._path = action.expect.mount_point
         self._open = ExitStack()
         self._new = NewMount(kernel, action, self._open)
-        self._wanted = _points(c.wanted for c in action.children if c.wanted is not None)
+        self._wanted = points(c.wanted for c in action.children if c.wanted is not None)
+        self._rules = Rules(frozenset(action.stale_devices), action.own_layers, action.read_only)
 
     def run(self) -> Outcome:
         with self._open:
@@ -182,22 +177,20 @@ class _Replacement:
         after its attach, or what somebody put there who stacks writable layers on a read-only
         mount.
         """
-        for count in range(MAX_LAYERS):
-            with opened(self._kernel, self._path) as fd:
-                mount = self._kernel.mount_of(fd)
-                if mount.mount_point != self._path:
-                    raise skip(Reason.VANISHED, "nothing is mounted there any more")
-                below = layer_below(self._kernel, mount)
-                children = tree_inside(self._kernel, mount)
-                other = self._first_other_layer(mount, below)
-                if other is None or not self._may_uncover(mount, other, _points(children)):
-                    return None if count else self._target(fd, mount, below, children)
-                self._detach(fd, mount, _points(children))
+        with opened(self._kernel, self._path) as fd:
+            mount = self._kernel.mount_of(fd)
+            if mount.mount_point != self._path:
+                raise skip(Reason.VANISHED, "nothing is mounted there any more")
+            pile = pile_of(self._kernel, mount)
+            if not self._count_to_uncover(pile):
+                return self._target(fd, pile)
+        left = self._count_to_uncover(self._dropping().drop(pile, self._count_to_uncover))
+        if left:
+            raise fail(Reason.DEEP_STACK, f"{left} layers more cover the one that shall be seen")
         return None
 
-    def _target(
-        self, fd: int, mount: Mount, below: Mount | None, children: tuple[Mount, ...]
-    ) -> Target:
+    def _target(self, fd: int, pile: Pile) -> Target:
+        mount = pile.top
         if not self._action.expect.is_met_by(mount):
             is_live = mount.device == self._action.origin.device
             reason = Reason.ALREADY_LIVE if is_live else Reason.RACED
@@ -207,105 +200,85 @@ class _Replacement:
             # The kernel mounts nothing on a directory that was removed.
             raise refuse(Reason.SUBPATH_MISSING, "what it shows was removed while it was mounted")
         known = {child.expect.mount_id for child in self._action.children}
+        children = pile.inside(mount)
         for child in children:
             if child.mount_id not in known:
                 detail = f"mount {child.mount_id} inside the volume is not in the plan"
                 raise refuse(Reason.CHILD_MOUNT, detail)
         idmap = self._kernel.idmap_of(mount) if mount.is_idmapped else None
-        return Target(mount, kind, children, idmap, self._layers_to_drop(mount, below))
+        return Target(mount, kind, children, idmap, pile)
 
-    def _first_other_layer(self, top: Mount, below: Mount | None) -> Mount | None:
-        """Return the layer below ``top`` and below others that are unwanted as it is."""
-        while below is not None and self._is_unwanted(top) and self._may_show(top, below):
-            below = layer_below(self._kernel, below)
-        return below
+    def _count_to_uncover(self, pile: Pile) -> int:
+        """Count the layers that cover, one after the other, one that is as it shall be."""
+        layers, lowest = pile.layers, 0
+        for number, top in enumerate(layers):
+            # The layer below this one and below others that are unwanted as it is.
+            lowest = max(lowest, number + 1)
+            while lowest < len(layers) and self._is_one_of_many(layers[lowest - 1], layers[lowest]):
+                lowest += 1
+            if lowest == len(layers) or not self._may_uncover(top, layers[lowest], pile):
+                return number
+        return 0
 
-    def _may_uncover(self, top: Mount, below: Mount, inside: _Points) -> bool:
+    def _is_one_of_many(self, above: Mount, layer: Mount) -> bool:
+        return self._rules.is_unwanted(above) and self._rules.may_show(above, layer)
+
+    def _may_uncover(self, top: Mount, below: Mount, pile: Pile) -> bool:
         if below.device != self._action.origin.device:
             return False
-        inside_below = _points(tree_inside(self._kernel, below))
+        within, within_below = points(pile.inside(top)), points(pile.inside(below))
         # A peer of the old host bind lost with it what was mounted inside, and the new one has it.
         is_peer = self._action.propagation is Propagation.PEER
-        if inside != inside_below and not (is_peer and inside < inside_below):
+        if within != within_below and not (is_peer and within < within_below):
             return False
         if self._action.read_only:
             return below.is_read_only and not top.is_read_only
         same_flags = attribute_bits(below.options) == attribute_bits(top.options)
-        return top.device in self._action.stale_devices and same_flags
-
-    def _layers_to_drop(self, top: Mount, layer: Mount | None) -> tuple[Mount, ...]:
-        """Return the layers below, as far as each is no better than the one that covers it."""
-        found: list[Mount] = []
-        above = top
-        while layer and self._may_show(above, layer) and len(found) < MAX_LAYERS:
-            found.append(layer)
-            above, layer = layer, layer_below(self._kernel, layer)
-        return tuple(found)
-
-    def _may_show(self, above: Mount, layer: Mount) -> bool:
-        """True when ``layer`` may be seen for a moment, in the place of what covers it."""
-        action = self._action
-        if self._is_unwanted(above):
-            # It is one of several that somebody put on a read-only mount; it alone may go.
-            is_like = above.device == layer.device and above.root == layer.root
-            return is_like and self._is_unwanted(layer)
-        is_own = any(own.is_about(above) for own in action.own_layers)
-        return is_own or layer.device in action.stale_devices
-
-    def _is_unwanted(self, mount: Mount) -> bool:
-        """True for a living layer whose only fault is that it can be written to."""
-        is_live = mount.device not in self._action.stale_devices
-        return is_live and self._action.read_only and not mount.is_read_only
+        return top.device in self._rules.stale and same_flags
 
     # ---------------------------------------------------------------------- attach
 
-    def _drop_stale_layers(self, target: Target) -> None:
-        """Take a stack down to the last layer that may be seen; never below that.
+    def _drop_layers(self, target: Target) -> tuple[Mount, ...]:
+        """Bring the stack down to the last layer that may be seen; return what may be there now.
 
         Only layers that were there at the look: the path may lead to another stack by now.
         """
-        above = target.mount
-        for layer in target.layers:
-            with opened(self._kernel, self._path) as fd:
-                top = self._kernel.mount_of(fd)
-                below = layer_below(self._kernel, top)
-                if below is None or not (_is_same(top, above) and _is_same(below, layer)):
-                    return
-                on_top = mounts_on(self._kernel, top)
-                # Each look takes as long as the table is: most often nothing is inside.
-                if not on_top:
-                    self._kernel.detach(fd)
-                elif not self._drop_with_inside(fd, top, below, _points(on_top)):
-                    return
-            above = layer
+        seen = points(target.children) - self._wanted
+        most = count_to_drop(target.pile, self._rules, seen)
+        known = target.pile.layers[: most + 1]
+        ids = {mount.unique_id or mount.mount_id for mount in known}
 
-    def _drop_with_inside(self, fd: int, top: Mount, below: Mount, inside: _Points) -> bool:
-        """Detach a layer if all that goes along is there below it, or will be again."""
-        if not inside <= _points(tree_inside(self._kernel, below)) | self._wanted:
-            # Should this attempt end here, nobody could bring back what is inside.
-            return False
-        self._detach(fd, top, inside)
-        return True
+        def count(pile: Pile) -> int:
+            below = (mount.unique_id or mount.mount_id for mount in pile.layers[1:])
+            still = sum(1 for _ in takewhile(ids.__contains__, below))
+            return min(still, count_to_drop(pile, self._rules, seen))
+
+        self._dropping().drop(target.pile, count)
+        return known
+
+    def _dropping(self) -> Dropping:
+        namespace = self._action.namespace
+        may_be_locked = namespace is not None and namespace.own_user_namespace
+        return Dropping(self._kernel, self._path, self._rules, may_be_locked=may_be_locked)
 
     def _put_in_place(self, clone: int, target: Target) -> Mount:
-        self._drop_stale_layers(target)
-        known = (target.mount, *target.layers)
+        known = self._drop_layers(target)
         with opened(self._kernel, self._path) as fd:
             old = self._kernel.mount_of(fd)
             if old.mount_point != self._path or not any(_is_same(old, mount) for mount in known):
                 raise skip(Reason.RACED, "the target changed while the new mount was built")
-            inside = _points(tree_inside(self._kernel, old))
-            if _is_same(old, target.mount) and inside != _points(target.children):
+            within = points(tree_inside(self._kernel, old))
+            if _is_same(old, target.mount) and within != points(target.children):
                 raise skip(Reason.RACED, "what is mounted inside the volume changed meanwhile")
             match self._kernel.way:
                 case Way.BENEATH:
-                    return self._attach_beneath(clone, fd, old, inside)
+                    return self._attach_beneath(clone, fd, old, within)
                 case Way.ON_TOP | Way.STAGED:
-                    return self._attach_on_top(clone, fd, old, inside)
+                    return self._attach_on_top(clone, fd, old, within)
                 case _:
                     assert_never(self._kernel.way)
 
-    def _attach_beneath(self, clone: int, fd: int, old: Mount, inside: _Points) -> Mount:
+    def _attach_beneath(self, clone: int, fd: int, old: Mount, within: Points) -> Mount:
         try:
             self._kernel.attach_beneath(clone, fd)
         except OSError as exc:
@@ -313,12 +286,12 @@ class _Replacement:
             if exc.errno != errno.EINVAL or not (namespace and namespace.own_user_namespace):
                 raise
             # A mount that it inherited: nothing goes beneath it, and it can never be taken away.
-            return self._attach_on_top(clone, fd, old, inside)
+            return self._attach_on_top(clone, fd, old, within)
         new = self._let_go(clone)
-        self._detach(fd, old, inside)
+        detach_known(self._kernel, fd, old, within)
         return new
 
-    def _attach_on_top(self, clone: int, fd: int, old: Mount, inside: _Points) -> Mount:
+    def _attach_on_top(self, clone: int, fd: int, old: Mount, within: Points) -> Mount:
         # Else the new layer would be copied to every peer of the old mount.
         self._kernel.make_private(fd)
         self._note(OwnLayer(*self._kernel.ids_of(clone), self._action.origin.device))
@@ -329,7 +302,7 @@ class _Replacement:
             # every mount of it, and nothing is mounted on what is dropped (d_set_mounted).
             raise refuse(Reason.DIRECTORY_DROPPED, "its root is no directory any more") from None
         new = self._let_go(clone)
-        if _points(tree_inside(self._kernel, old)) != inside:
+        if points(tree_inside(self._kernel, old)) != within:
             # It would be hidden for good: rather take our own layer away again.
             self._take_back(new)
             raise fail(Reason.RACED, "somebody mounted inside the volume just before the attach")
@@ -340,20 +313,8 @@ class _Replacement:
         with opened(self._kernel, self._path) as fd:
             if _is_same(self._kernel.mount_of(fd), new):
                 self._kernel.make_private(fd)
-                self._detach(fd, new, _points(tree_inside(self._kernel, new)))
-
-    def _detach(self, fd: int, top: Mount, inside: _Points) -> None:
-        """Detach the topmost mount at ``fd`` if it is ``top`` and holds just what is known.
-
-        One look, the last thing before the call, which takes whatever is on top, and all that
-        is mounted inside.  What comes between the two goes along, and the kernel has no way to
-        look at the old mount where nobody gets at it any more: it cannot be moved away first
-        (EINVAL: it stands on the new one, which is shared as its parent is), and what is
-        detached has lost its inside.  In a dead file system hardly anything can be mounted.
-        """
-        if _points(mounts_on(self._kernel, top)) != inside:
-            raise fail(Reason.RACED, "somebody else mounted there or inside before the detach")
-        self._kernel.detach(fd)
+                within = points(tree_inside(self._kernel, new))
+                detach_known(self._kernel, fd, new, within)
 
     def _let_go(self, clone: int) -> Mount:
         """Describe the new mount, and hold it no longer than that: it is in use now."""

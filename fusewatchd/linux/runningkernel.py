@@ -8,7 +8,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 
 from fusewatchd.actions import NamespaceRef
 from fusewatchd.linux import statmount, syscalls
@@ -48,6 +49,9 @@ class RealKernel:
         self._has_openat2 = _works(
             lambda: os.close(syscalls.openat2(self._proc, ".", os.O_PATH, 0))
         )
+
+    def now(self) -> float:
+        return time.monotonic()
 
     def enter(self, namespace: NamespaceRef | None) -> None:
         if namespace is None:
@@ -131,20 +135,17 @@ class RealKernel:
             raise FileNotFoundError(errno.ENOENT, "no such mount here", str(mount_id))
         return mount
 
-    def parent_of(self, mount: Mount) -> Mount | None:
-        if not (mount.unique_id and statmount.is_supported()):
-            return self._table().by_id(mount.parent_id)
-        try:
-            return statmount.statmount(statmount.parent_unique_id(mount.unique_id))
-        except FileNotFoundError:
-            return None
-
-    def children_of(self, mount: Mount) -> tuple[Mount, ...]:
+    def stack_of(self, mount: Mount) -> MountTable:
         if mount.unique_id and statmount.is_supported():
-            ids = statmount.listmount(mount.unique_id)
-            below = [statmount.statmount(unique) for unique in ids]
-            return tuple(m for m in below if m.parent_id == mount.mount_id)
-        return self._table().children_of(mount.mount_id)
+            return MountTable.of((mount, *statmount.below(mount)))
+        return self._table()
+
+    def tree_of(self, mount: Mount, known: Iterable[Mount] = ()) -> MountTable:
+        if mount.unique_id and statmount.is_supported():
+            found = {m.unique_id: m for m in (*known, mount)}
+            news = [i for i in statmount.listmount(mount.unique_id) if i not in found]
+            return MountTable.of((*found.values(), *statmount.statmounts(news)))
+        return self._table()
 
     def _table(self) -> MountTable:
         fd = os.open("mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._self)

@@ -17,7 +17,6 @@ from fusewatchd.actions import Propagation
 from fusewatchd.linux import syscalls
 from fusewatchd.linux.home import Home
 from fusewatchd.linux.mountkernel import IS_SHARED, LEAVES_GROUP
-from fusewatchd.linux.mountstack import MAX_LAYERS
 from fusewatchd.linux.statmount import mount_id_of_fd
 from fusewatchd.linux.stop import fail
 from fusewatchd.linux.syscalls import closing_fd
@@ -160,7 +159,7 @@ class Staging:
 
 def _empty(place: str) -> None:
     """Detach whatever is stacked there: the next clone would be a layer on what is left."""
-    for _ in range(MAX_LAYERS):
+    while True:
         try:
             syscalls.umount2(place, syscalls.MNT_DETACH)
         except OSError as exc:
@@ -174,7 +173,7 @@ def _uncover(name: str, device: Device) -> int:
     path = f"{_PLACE_DIRECTORY}/{name}"
     # Or what is taken off here would be taken off where it was copied from.
     syscalls.mount(None, _PLACE_DIRECTORY, None, syscalls.MS_REC | syscalls.MS_PRIVATE)
-    for _ in range(MAX_LAYERS):
+    while True:
         with ExitStack() as stack:
             fd = syscalls.open_tree(syscalls.AT_FDCWD, path, flags)
             stack.callback(os.close, fd)

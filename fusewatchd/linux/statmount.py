@@ -12,7 +12,7 @@ import errno
 import os
 import struct
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache, lru_cache
 from typing import Final
 
@@ -45,6 +45,8 @@ _STATMOUNT: Final = struct.Struct("=IIQIIQIIQQIIQQQQQIIQIIIIIIQIIII")
 _STRINGS: Final = 512
 _OLD_ID: Final = struct.Struct("=I")
 _OLD_ID_OFFSET: Final = struct.calcsize("=IIQIIQIIQQ")
+_UNIQUE_ID: Final = struct.Struct("=Q")
+_PARENT_OFFSET: Final = struct.calcsize("=IIQIIQIIQ")
 _FIRST_SIZE: Final = 2048
 _LARGEST_SIZE: Final = 1 << 20
 
@@ -174,7 +176,41 @@ def _mount_of(data: bytes) -> Mount:
 
 def parent_unique_id(unique_id: int) -> int:
     """Return the 64-bit id of the mount that this one is attached to; raises ``OSError``."""
-    parent: int = _Reply(ask(unique_id, _MNT_BASIC)).parent
+    return _parent_in(ask(unique_id, _MNT_BASIC))
+
+
+def statmounts(unique_ids: Iterable[int]) -> Iterator[Mount]:
+    """Describe these mounts; those that are gone by now are left out."""
+    for unique_id in unique_ids:
+        try:
+            yield statmount(unique_id)
+        except FileNotFoundError:
+            continue
+
+
+def below(mount: Mount) -> Iterator[Mount]:
+    """Describe what a mount is stacked on, down to the first one at another path.
+
+    One call for each; the last one is missing where it is out of reach.
+
+    Raises:
+        OSError: ENOENT when the mount itself is gone.
+    """
+    above, parent = mount.unique_id, parent_unique_id(mount.unique_id)
+    while parent != above:
+        try:
+            reply = ask(parent, EVERYTHING)
+        except FileNotFoundError:
+            return
+        layer = _mount_of(reply)
+        yield layer
+        if layer.mount_point != mount.mount_point:
+            return
+        above, parent = parent, _parent_in(reply)
+
+
+def _parent_in(reply: bytes) -> int:
+    parent: int = _UNIQUE_ID.unpack_from(reply, _PARENT_OFFSET)[0]
     return parent
 
 

@@ -97,6 +97,7 @@ NOT_FOR_GOOD = frozenset(
         Reason.OWNER_UNKNOWN,
         Reason.GRACE,
         Reason.BACK_OFF,
+        Reason.DEEP_STACK,
         Reason.TABLE_FULL,
         Reason.BUDGET,
         Reason.SOURCE_FLAPPING,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from fusewatchd.actions import NamespaceRef, Propagation
 from fusewatchd.linux.mountkernel import Attributes, FileKind, Way
 from fusewatchd.model import Device, Mount
+from fusewatchd.mountinfo import MountTable
 from tests.fakes.filesystem import Node, NodeKind, raise_errno
 from tests.fakes.machine import Machine, OpenFile
 from tests.fakes.mounts import FakeMount, Namespace, canonical, follow, names_of, topmost
@@ -25,6 +26,9 @@ class FakeKernel:
         self.machine = machine
         self.log: list[str] = []
         """Every call that was made, in order, with what it was made on."""
+        self.described = 0
+        """Mounts that were described in answer to those calls."""
+        self.seconds_per_call = 0.0
 
     def _note(self, call: str, *what: object) -> None:
         self.log.append(" ".join([call, *map(str, what)]))
@@ -34,6 +38,9 @@ class FakeKernel:
         if file is None:
             raise_errno(errno.EBADF)
         return file
+
+    def now(self) -> float:
+        return len(self.log) * self.seconds_per_call
 
     def enter(self, namespace: NamespaceRef | None) -> None:
         self._note("enter", namespace.inode if namespace else "host")
@@ -79,19 +86,30 @@ class FakeKernel:
             raise_errno(errno.ENOENT)
         return mount.describe()
 
-    def parent_of(self, mount: Mount) -> Mount | None:
-        self._note("parent_of", mount.mount_id)
-        found = self.machine.mounts.all.get(mount.unique_id)
-        if found is None:
-            raise_errno(errno.ENOENT)
-        return found.parent.describe() if found.parent else None
+    def stack_of(self, mount: Mount) -> MountTable:
+        self._note("stack_of", mount.mount_id)
+        layer: FakeMount | None = self._found(mount)
+        found: list[Mount] = []
+        while layer is not None:
+            found.append(layer.describe())
+            if found[-1].mount_point != mount.mount_point:
+                break
+            layer = layer.parent
+        self.described += len(found)
+        return MountTable.of(found)
 
-    def children_of(self, mount: Mount) -> tuple[Mount, ...]:
-        self._note("children_of", mount.mount_id)
+    def tree_of(self, mount: Mount, known: Iterable[Mount] = ()) -> MountTable:
+        self._note("tree_of", mount.mount_id)
+        have = {m.unique_id: m for m in known}
+        news = [m.describe() for m in self._found(mount).subtree() if m.unique_id not in have]
+        self.described += len(news)
+        return MountTable.of((*have.values(), *news))
+
+    def _found(self, mount: Mount) -> FakeMount:
         found = self.machine.mounts.all.get(mount.unique_id)
         if found is None:
             raise_errno(errno.ENOENT)
-        return tuple(child.describe() for child in found.children.values())
+        return found
 
     def kind_of(self, fd: int) -> FileKind:
         self._note("kind_of")

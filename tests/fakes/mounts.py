@@ -55,9 +55,11 @@ class FakeMount:
 
     def subtree(self) -> Iterator[FakeMount]:
         """Yield this and every mount on it, parents first."""
-        yield self
-        for child in tuple(self.children.values()):
-            yield from child.subtree()
+        queue = [self]
+        while queue:
+            mount = queue.pop()
+            yield mount
+            queue += reversed(mount.children.values())
 
     def attach_to(self, parent: FakeMount, place: Node) -> None:
         assert place not in parent.children, "one mount at one place: others are tucked under"
@@ -71,10 +73,12 @@ class FakeMount:
 
     def path(self) -> str:
         """Return its mount point in its namespace."""
-        if self.parent is None or self.place is None:
-            return "/"
-        below = self.place.path_below(self.parent.root)
-        return below if (above := self.parent.path()) == "/" else (above + below).rstrip("/")
+        parts: list[str] = []
+        mount = self
+        while mount.parent is not None and mount.place is not None:
+            parts.append(mount.place.path_below(mount.parent.root))
+            mount = mount.parent
+        return "".join(reversed([part for part in parts if part != "/"])) or "/"
 
     def describe(self) -> Mount:
         """Return it as mountinfo and statmount(2) show it."""

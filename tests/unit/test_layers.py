@@ -15,7 +15,7 @@ BASE = {
     "overlay", "remedies", "unitname", "__init__",
 }  # fmt: skip
 PARSERS = {
-    "mountinfo", "cgroups", "kubeletdir", "podlist", "settings", "schema", "expectations",
+    "mountinfo", "stacks", "cgroups", "kubeletdir", "podlist", "settings", "schema", "expectations",
     "sourcetemplate", "webconfig", "commandtemplate",
 }  # fmt: skip
 CORE = {

@@ -108,3 +108,19 @@ def test_what_replaced_nothing_in_a_namespace_changes_nothing_here(ended: Outcom
     known = view(container(DEAD))
     known.take_outcomes([ended])
     assert known.namespaces == (container(DEAD),)
+
+
+def test_layers_that_were_dropped_are_believed_in_no_more() -> None:
+    """A number that one of them had may be that of a new mount: nothing is inside that one."""
+    layers = [
+        replace(mount("/data", OLD, n), parent_id=n - 1, unique_id=5_000 + n)
+        for n in (*range(61, 99), 99, 100)
+    ]
+    reused = replace(FRESH, mount_id=80)
+    known = view(container(*layers, OTHER))
+    known.take_outcomes([replace(outcome(), mount=reused, depth=1)])
+    assert known.namespaces == (container(reused, OTHER),)
+    known = view(container(*layers, OTHER))
+    known.take_outcomes([replace(outcome(), mount=replace(FRESH, mount_id=98), depth=3)])
+    left = [layer.mount_id for layer in known.namespaces[0].mounts]
+    assert left == [61, 62, 98, OTHER.mount_id]

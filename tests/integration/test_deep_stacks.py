@@ -1,0 +1,182 @@
+"""A driver that binds the same volume again and again: every layer goes, and pods work."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+
+import pytest
+
+from fusewatchd.demo.container import Container
+from fusewatchd.demo.containerspec import MountPropagation
+from fusewatchd.demo.daemonprocess import DaemonProcess
+from fusewatchd.demo.node import DemoNode
+from fusewatchd.demo.pods import DemoPod, PodMount, PodVolume
+from fusewatchd.demo.sources import Source
+from fusewatchd.linux import syscalls
+from tests.lab import WAYS, in_lab
+
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.skipif(not shutil.which("bindfs"), reason="bindfs is not installed"),
+]
+
+BINDFS = ("bindfs", "-f", "{backing}", "{mount}")
+DEADLINE = 20.0
+MOST_QUICK = 70
+
+
+def add_source(node: DemoNode, name: str) -> Source:
+    """From a private mount: else each bind would be copied to all layers that are there."""
+    source = node.add_source(name, command=BINDFS)
+    syscalls.mount(None, source.path, None, syscalls.MS_PRIVATE)
+    return source
+
+
+def add_pod(
+    node: DemoNode, source: Source, propagation: MountPropagation
+) -> tuple[DemoPod, Container]:
+    mounts = [
+        PodMount("v", "/data", propagation=propagation),
+        PodMount("v", "/file", sub_path="hello"),
+    ]
+    pod = node.add_pod("p", [PodVolume("v", source)], mounts)
+    return pod, node.start_container(pod)
+
+
+def bind(source: Source, target: str, times: int, below: str = "") -> None:
+    for _ in range(times):
+        syscalls.mount(source.path + below, target, None, syscalls.MS_BIND)
+
+
+def depth(target: str) -> int:
+    with open("/proc/self/mountinfo", encoding="utf-8") as file:
+        return sum(line.split(" ")[4] == target for line in file)
+
+
+def crash(source: Source) -> None:
+    source.kill()
+    source.restart()
+    syscalls.mount(None, source.path, None, syscalls.MS_PRIVATE)
+
+
+DEPTHS = pytest.mark.parametrize(
+    "layers", [3, MOST_QUICK, pytest.param(200, marks=pytest.mark.slow)]
+)
+PROPAGATIONS = pytest.mark.parametrize(
+    "propagation",
+    [MountPropagation.NONE, MountPropagation.HOST_TO_CONTAINER],
+    ids=lambda p: p.name.lower(),
+)
+
+
+@WAYS
+@DEPTHS
+@PROPAGATIONS
+@in_lab(timeout=120)
+def test_all_layers_go_at_the_first_crash(
+    node: DemoNode, way: str, layers: int, propagation: MountPropagation
+) -> None:
+    """Of a directory and of a file; the containers are watched whatever they got of them."""
+    source = add_source(node, "one")
+    pod, container = add_pod(node, source, propagation)
+    directory, file = pod.volume_path("v"), pod.subpath_path(pod.mounts[1])
+    bind(source, directory, layers - 1)
+    bind(source, file, layers - 1, "/hello")
+    most = 1 if way == "beneath" else 2
+    with DaemonProcess(node, way=way) as daemon:
+        daemon.wait_until_watching(4)
+        for _ in range(2):
+            crash(source)
+            container.wait_until_readable("/data/hello", DEADLINE)
+            container.wait_until_readable("/file", DEADLINE)
+            daemon.wait_until_watching(4)
+            assert depth(directory) <= most
+            assert depth(file) <= most
+            for bound in daemon.status()["binds"]:
+                assert bound["depth"] <= most, bound
+
+
+@WAYS
+@in_lab(timeout=120)
+def test_layers_of_two_servers_all_go(node: DemoNode, way: str) -> None:
+    one, two = add_source(node, "one"), add_source(node, "two")
+    pod, container = add_pod(node, one, MountPropagation.NONE)
+    target = pod.volume_path("v")
+    for _ in range(MOST_QUICK // 2):
+        bind(two, target, 1)
+        bind(one, target, 1)
+    with DaemonProcess(node, way=way) as daemon:
+        daemon.wait_until_watching(4)
+        for _ in range(2):
+            two.kill()
+            crash(one)
+            two.restart()
+            container.wait_until_readable("/data/hello", DEADLINE)
+            daemon.wait_until_watching(4)
+            assert container.read("/data/hello") == "one"
+            with open(f"{target}/hello", encoding="utf-8") as file:
+                assert file.read() == "one"
+        assert depth(target) <= (1 if way == "beneath" else 2)
+
+
+@WAYS
+@in_lab(timeout=120)
+def test_layers_in_a_container_alone_all_go(node: DemoNode, way: str) -> None:
+    source = add_source(node, "one")
+    _, container = add_pod(node, source, MountPropagation.NONE)
+    inside = in_namespace_of(container)
+    inside(lambda: [syscalls.mount("/data", "/data", None, syscalls.MS_BIND) for _ in range(69)])
+    with DaemonProcess(node, way=way) as daemon:
+        daemon.wait_until_watching(4)
+        for _ in range(2):
+            crash(source)
+            container.wait_until_readable("/data/hello", DEADLINE)
+            daemon.wait_until_watching(4)
+        lines = [line for line in container.mountinfo().splitlines() if " /data " in line]
+        assert len(lines) <= (1 if way == "beneath" else 2)
+
+
+def in_namespace_of(container: Container) -> Callable[[Callable[[], object]], None]:
+    """Return what runs a function in a container's mount namespace, in a process of its own."""
+
+    def run(work: Callable[[], object]) -> None:
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                fd = os.open(f"/proc/{container.pid}/ns/mnt", os.O_RDONLY)
+                syscalls.setns(fd, syscalls.CLONE_NEWNS)
+                work()
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitpid(pid, 0)[1] == 0
+
+    return run
+
+
+@pytest.mark.slow
+@PROPAGATIONS
+@in_lab(timeout=300)
+def test_thousands_of_layers_are_no_reason_to_wait(
+    node: DemoNode, propagation: MountPropagation
+) -> None:
+    """They need not all go at the first crash, but fewer of them are there after each one."""
+    source = add_source(node, "one")
+    pod, container = add_pod(node, source, propagation)
+    target = pod.volume_path("v")
+    bind(source, target, 4999)
+    with DaemonProcess(node) as daemon:
+        daemon.wait_until_watching(4, timeout=60)
+        before = depth(target)
+        assert before == 5000
+        for _ in range(3):
+            crash(source)
+            container.wait_until_readable("/data/hello", DEADLINE)
+            daemon.wait_until_watching(4, timeout=60)
+            now = depth(target)
+            assert now < before or now == 1
+            before = now
+        assert "timed_out" not in daemon.log()
