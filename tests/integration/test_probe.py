@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import socket
+import sys
 import time
 from dataclasses import dataclass, field
 
@@ -25,11 +26,12 @@ from fusewatchd.demo.node import DemoNode, ForeignKind
 from fusewatchd.demo.pods import PodMount, PodVolume
 from fusewatchd.demo.sources import ServerOptions, Source
 from fusewatchd.errors import WorkerError
-from fusewatchd.linux import fusectl, probepool, syscalls
+from fusewatchd.linux import fusectl, probepool, statfs, syscalls
 from fusewatchd.linux.channel import Channel
 from fusewatchd.linux.forkserver import Credentials, ForkServer, Worker
 from fusewatchd.linux.probe import ProbeAnswer, serve_probes
 from fusewatchd.linux.probepool import ProbePool
+from fusewatchd.linux.statfs import Refuser, Statfs
 from fusewatchd.model import Answer, Device
 from fusewatchd.mountinfo import parse_mount_table
 from fusewatchd.questions import Question
@@ -110,6 +112,45 @@ def test_healthy_and_dead(node: DemoNode) -> None:
         answer = probes.one(dead)
         assert answer.answer is Answer.DISCONNECTED
         assert answer.errno == errno.ENOTCONN
+
+
+REFUSALS = pytest.mark.parametrize("number", [errno.ENOTCONN, errno.ECONNABORTED])
+
+
+@pytest.mark.kernel
+@REFUSALS
+@in_lab()
+def test_whose_word_a_refusal_is(node: DemoNode, number: int) -> None:
+    """A server's, however often it is asked; and the kernel's at once when that server ends."""
+    faults = os.path.join(node.lab, "faults")
+    server = (sys.executable, "-m", "fusewatchd.demo.fuseserver", "--faults", faults)
+    where = ("--mount", "{mount}", "--backing", "{backing}")
+    source = node.add_source("one", command=(*server, *where))
+    fd = os.open(source.path, os.O_PATH)
+    with syscalls.closing_fd(fd):
+        assert statfs.ask(fd) == Statfs()
+        with open(faults, "w") as file:
+            file.write(f"STATFS {number}")
+        told = {statfs.ask(fd) for _ in range(50)}
+        assert told == {Statfs(number, refuser=Refuser.SERVER)}
+        source.kill()
+        told = {statfs.ask(fd) for _ in range(1000)}
+        assert told == {Statfs(errno.ENOTCONN, refuser=Refuser.KERNEL)}
+
+
+@pytest.mark.kernel
+@in_lab()
+def test_the_kernels_word_on_a_connection_that_was_cut(node: DemoNode) -> None:
+    """Its server lives, and has the descriptor; a copy of it in another process does not help."""
+    source = node.add_source("one")
+    fd = os.open(source.path, os.O_PATH)
+    with syscalls.closing_fd(fd):
+        device = Device(*syscalls.device_of(fd))
+        source.pause()
+        with syscalls.closing_fd(fusectl.open_abort(device)) as abort:
+            os.write(abort, b"1")
+        assert {statfs.ask(fd).refuser for _ in range(100)} == {Refuser.KERNEL}
+        assert source.server.is_running
 
 
 @pytest.mark.kernel
