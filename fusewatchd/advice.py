@@ -152,8 +152,10 @@ REASONS: Mapping[Reason, Advice] = {
     ),
     Reason.SERVER_ALIVE: Advice(
         "A process that may be the server of this dead file system still runs, so nothing is done"
-        " in its stead.",
-        "End that process if it is of no more use: 'status --json' lists who serves what.",
+        " in its stead. 'umount -f' of any bind cuts a connection while its server lives, and so"
+        " does an abort.",
+        "End that process if it is of no more use: the connection line, or 'status --json', names"
+        " it.",
         "It is looked for again every look_seconds.",
     ),
     Reason.AWAITS_ACTION: Advice(

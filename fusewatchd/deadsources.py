@@ -98,7 +98,11 @@ def step(
 
 def reasons(sources: Iterable[DeadSource]) -> dict[TargetKey, Reason]:
     """Return what the binds of dead sources wait for."""
-    return {key: Reason.SOURCE_DEAD for source in sources for key in source.binds}
+    return {
+        key: source.held_back if source.held_back is Reason.SERVER_ALIVE else Reason.SOURCE_DEAD
+        for source in sources
+        for key in source.binds
+    }
 
 
 def _find(

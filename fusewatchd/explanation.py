@@ -202,8 +202,13 @@ def _connection(connection: Document, now: str) -> str:
     if connection["server_gone_at"] is not None:
         parts.append(f"its server was gone {_ago(connection['server_gone_at'], now)}")
     is_over = connection["answer"] == Answer.DISCONNECTED.value
+    words = "served by"
+    if is_over:
+        # Any ``umount -f`` of a bind cuts the connection, and so does an abort.
+        is_cut = connection["server_gone_at"] is None
+        words = "no end was seen of its server" if is_cut else "was served by"
     for server in connection["servers"]:
-        parts.append(f"{'was ' if is_over else ''}served by {process_text(server)}")
+        parts.append(f"{words} {process_text(server)}")
     return ", ".join(parts)
 
 

@@ -175,7 +175,10 @@ def look_once(settings: Settings) -> Any:
             cycle = node.reconciler.reconcile([Trigger.TIMER])
             node.observer.take_answers(time.monotonic())
             node.observer.take_scan(time.monotonic())
-            asked = all(c.answer or c.is_overdue for c in cycle.snapshot.connections.values())
+            asked = all(
+                (c.answer and not c.root.is_pending) or c.is_overdue
+                for c in cycle.snapshot.connections.values()
+            )
             if (asked and cycle.snapshot.namespaces_looked_at) or time.monotonic() > end:
                 break
             time.sleep(0.01)

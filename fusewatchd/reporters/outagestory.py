@@ -11,7 +11,7 @@ from fusewatchd.model import Device
 from fusewatchd.reporters.base import counted, duration_text
 from fusewatchd.reporters.bindfields import device_of, grouped, milliseconds, whose
 from fusewatchd.reporters.log import Log, Value
-from fusewatchd.reporters.serverfields import end_fields, server_text
+from fusewatchd.reporters.serverfields import end_fields, server_name, server_text
 from fusewatchd.verdicts import Verdict
 
 
@@ -43,9 +43,18 @@ class OutageStory:
             end, gone = incident.end, incident.server_gone_at
             has_name = end is not None and end.server is not None
             of_whom = f": {server_text(end)}" if end is not None and has_name else ""
+            servers = cycle.snapshot.servers.get(incident.device, ())
+            is_cut = bool(servers) and end is None and gone is None
+            text = f"FUSE server is gone{of_whom}"
+            if is_cut:
+                # Any ``umount -f`` of a bind does that, and an abort.
+                name, pid = server_name(servers[0]), servers[0].pid
+                text = (
+                    f"FUSE connection is cut, and no end was seen of its server {name} (pid {pid})"
+                )
             self._log.warning(
-                f"FUSE server is gone{of_whom}",
-                event="server_gone",
+                text,
+                event="connection_cut" if is_cut else "server_gone",
                 **_fields(incident),
                 **outage.whose,
                 **end_fields(end, cycle.snapshot),

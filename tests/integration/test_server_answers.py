@@ -20,6 +20,7 @@ from fusewatchd.demo.pods import DemoPod, PodMount, PodVolume
 from fusewatchd.demo.sources import OldServer, Source
 from fusewatchd.linux import fusectl, syscalls
 from fusewatchd.model import Device
+from tests.features import Feature, lacking
 from tests.integration.test_cluster import cluster
 from tests.lab import in_lab
 from tests.waiting import wait_until
@@ -267,15 +268,23 @@ def test_a_connection_that_was_cut_while_its_server_lives_is_dead(
 ) -> None:
     """``umount -f`` of any bind does it; a server that holds on to its descriptor runs on."""
     it = faulty(node)
-    with DaemonProcess(node, settings=QUICK, as_old_kernel=is_old) as daemon:
+    settings = {**QUICK, "dead_sources.detach": "true", "dead_sources.grace_seconds": "0.5"}
+    with DaemonProcess(node, settings=settings, as_old_kernel=is_old) as daemon:
         daemon.wait_until_watching(2)
         it.source.pause()
         fd = os.open(it.source.path, os.O_PATH)
         with syscalls.closing_fd(fd):
             device = Device(*syscalls.device_of(fd))
-        with open(fusectl.open_abort(device), "w") as file:
-            file.write("1")
+        with syscalls.closing_fd(fusectl.open_abort(device)) as abort:
+            os.write(abort, b"1")
         daemon.wait_for(lambda d: verdicts(d) == {"stale"})
         assert it.source.server.is_running
+        daemon.wait_for(lambda d: "server_alive" in {b["refusal"] for b in d["binds"]})
+        if not is_old and Feature.FUSE_FDINFO not in lacking():
+            assert f"no end was seen of its server python (pid {it.source.server.pid})" in (
+                daemon.log()
+            )
+            assert "event=server_gone" not in daemon.log()
+            assert "no end was seen of its server" in it.explain(daemon)
         it.source.restart(old=OldServer.DRAINING)
         it.container.wait_until_readable("/data/hello", DEADLINE)
