@@ -82,6 +82,8 @@ class NamespaceRef:
     start_time: int
     own_user_namespace: bool = False
     """What it inherited may be locked there, mount_namespaces(7)."""
+    users_pid: int = 0
+    """A process in the container's own user namespace; 0: none is known."""
 
 
 class Propagation(Enum):

@@ -4,17 +4,24 @@ Input is ``/proc/<pid>/cgroup``, cgroups(7): one line for each v1 hierarchy and 
 v2.  Names: kubernetes, pkg/kubelet/cm/cgroup_manager_linux.go (``kubepods``, both drivers);
 containerd, internal/cri (``cri-containerd``); cri-o (``crio``); systemd, src/basic/cgroup-util.c
 (units).  Nothing is opened here.
+
+Whoever owns a cgroup names those below it as he likes.  So a path is no more than a claim: it
+names the directory that must be root's, with all above it, before it is believed.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fusewatchd.model import MemoryCgroup
 
-_POD = re.compile(r"pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32})")
+_UID = r"[0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32}"
+_POD = re.compile(rf"pod({_UID})(?:\.slice)?$")
+_QOS = ("burstable", "besteffort")
 _CONTAINER_ID = re.compile(r"([0-9a-f]{8,64})(?:\.scope)?$")
+_WHOLE_ID = re.compile(r"(?<![0-9a-f])([0-9a-f]{64})(?![0-9a-f])")
 _UNIT = re.compile(r".+\.(?:service|scope)")
 _MAX_UNIT = 256
 """``UNIT_NAME_MAX`` of systemd."""
@@ -30,38 +37,102 @@ class CgroupOwner:
     """A systemd service or scope; of a process outside pods only."""
 
 
-def owner_of_cgroup(text: str) -> CgroupOwner:
-    """Return to whom a process belongs by its ``/proc/<pid>/cgroup``."""
-    pod = pod_uid_of_cgroup(text)
-    return CgroupOwner(*pod) if pod is not None else CgroupOwner(unit=_unit_of(text))
+@dataclass(frozen=True, slots=True)
+class CgroupLine:
+    """One line of ``/proc/<pid>/cgroup``."""
+
+    controllers: frozenset[str]
+    """Of a v1 hierarchy; empty for v2."""
+    path: str
 
 
-def pod_uid_of_cgroup(text: str) -> tuple[str, str] | None:
-    """Return pod uid and container id from ``/proc/<pid>/cgroup``, None outside pods.
+@dataclass(frozen=True, slots=True)
+class CgroupClaim:
+    """Which container a path says that it is, and what makes that true."""
+
+    pod_uid: str
+    container_id: str
+    above: str
+    """The directory that must be root's: the pod's, or the one that holds the container's."""
+    container: str
+    """The container's own directory, which may be its user's."""
+    anchor: str | None
+    """The directory above ``kubepods``, empty for the root; None where there is no ``kubepods``."""
+
+
+def cgroup_lines(text: str) -> Iterable[CgroupLine]:
+    """Yield the well-formed lines of ``/proc/<pid>/cgroup``.
+
+    Only a line feed ends one: a name may hold any other byte.
+    """
+    for line in text.split("\n"):
+        number, _, rest = line.partition(":")
+        controllers, colon, path = rest.partition(":")
+        if colon and path.startswith("/"):
+            names = [] if number == "0" else controllers.split(",")
+            yield CgroupLine(frozenset(names), path)
+
+
+def claim_of(path: str) -> CgroupClaim | None:
+    """Return which container a path below the root of its hierarchy claims; None for none.
 
     Knows both drivers: ``/kubepods/burstable/pod<uid>/<id>`` of cgroupfs, and
-    ``kubepods-burstable-pod<uid with underscores>.slice/cri-containerd-<id>.scope`` of
-    systemd; v1 and v2; whatever prefix a nested node puts before them.
+    ``kubepods-burstable-pod<uid with underscores>.slice/cri-containerd-<id>.scope`` of systemd.
+    The first ``kubepods`` counts: what is below a container is the container's to name.
+    Without one it is the first id, for runtimes that put containers elsewhere.
     """
-    for line in text.splitlines():
-        path = line.split(":", 2)[-1]
-        if "kubepods" not in path:
-            continue
-        found = list(_POD.finditer(path))
-        if not found:
-            continue
-        rest = path[found[-1].end() :].removeprefix(".slice").strip("/")
-        container = _CONTAINER_ID.search(rest.split("/")[0]) if rest else None
-        return found[-1].group(1).replace("_", "-"), container.group(1) if container else ""
+    parts = path.split("/")[1:]
+    for number, part in enumerate(parts):
+        if _is_kubepods(parts, number):
+            return _in_kubepods(parts, number)
+        found = _WHOLE_ID.search(part)
+        if found is not None and not any(_is_kubepods(parts, i) for i in range(len(parts))):
+            place = _joined(parts[: number + 1])
+            return CgroupClaim("", found.group(1), _joined(parts[:number]), place, None)
     return None
 
 
-def _unit_of(text: str) -> str:
-    """Return the innermost unit: of a node in a container it is the service in there.
+def _is_kubepods(parts: list[str], number: int) -> bool:
+    """True for the kubelet's own level; systemd names a slice after those above it."""
+    part = parts[number]
+    if part in ("kubepods", "kubepods.slice"):
+        return True
+    above = part.removesuffix("-kubepods.slice")
+    return above != part and number > 0 and parts[number - 1] == f"{above}.slice"
+
+
+def _in_kubepods(parts: list[str], number: int) -> CgroupClaim | None:
+    stem = parts[number].removesuffix(".slice")
+    is_slice = stem != parts[number]
+    levels = [f"{stem}-{qos}.slice" for qos in _QOS] if is_slice else list(_QOS)
+    at = number + 1
+    if at < len(parts) and parts[at] in levels:
+        stem, at = parts[at].removesuffix(".slice"), at + 1
+    name = parts[at] if at < len(parts) else ""
+    before = f"{stem}-" if is_slice else ""
+    pod = _POD.fullmatch(name[len(before) :])
+    if pod is None or not name.startswith(before) or name.endswith(".slice") is not is_slice:
+        return None
+    above = container = _joined(parts[: at + 1])
+    found = None
+    if at + 1 < len(parts):
+        container = _joined(parts[: at + 2])
+        found = _CONTAINER_ID.search(parts[at + 1])
+    uid = pod.group(1).replace("_", "-")
+    anchor = _joined(parts[:number])
+    return CgroupClaim(uid, found.group(1) if found else "", above, container, anchor)
+
+
+def _joined(parts: list[str]) -> str:
+    return "".join(f"/{part}" for part in parts)
+
+
+def unit_of_cgroup(text: str) -> str:
+    """Return the innermost systemd unit: of a node in a container it is the service in there.
 
     The hierarchy of systemd itself comes first where there are several.
     """
-    lines = [line.split(":", 2) for line in text.splitlines() if line.count(":") >= 2]
+    lines = [line.split(":", 2) for line in text.split("\n") if line.count(":") >= 2]
     for _, _, path in sorted(lines, key=lambda line: (line[1] != "name=systemd", line[0] != "0")):
         for part in reversed(path.split("/")):
             if _UNIT.fullmatch(part) and len(part) <= _MAX_UNIT:
@@ -73,15 +144,11 @@ def _unit_of(text: str) -> str:
 def memory_cgroup_of(text: str) -> MemoryCgroup | None:
     """Return the cgroup that counts the memory; None where no controller does."""
     unified: MemoryCgroup | None = None
-    for line in text.splitlines():
-        number, _, rest = line.partition(":")
-        controllers, colon, path = rest.partition(":")
-        if not colon or not path.startswith("/"):
-            continue
-        if "memory" in controllers.split(","):
-            return MemoryCgroup(1, path)
-        if number == "0" and not controllers:
-            unified = MemoryCgroup(2, path)
+    for line in cgroup_lines(text):
+        if "memory" in line.controllers:
+            return MemoryCgroup(1, line.path)
+        if not line.controllers:
+            unified = MemoryCgroup(2, line.path)
     return unified
 
 

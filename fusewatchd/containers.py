@@ -1,6 +1,6 @@
 """Which mounts inside other mount namespaces are ours to repair, and from which host bind.
 
-A container mount is ours only if its namespace belongs to a pod by cgroup and the mount shows
+A container mount is ours only if its namespace belongs to a pod and the mount shows
 what one of *that pod's own* binds on the host shows, or showed.  Copies of the kubelet's
 directory (CSI plugins, node agents, log collectors) show other pods' volumes, so they never
 match; a copy that hangs on a peer or slave of a host mount gets the host's replacement by
@@ -169,8 +169,19 @@ class _HostIndex:
         earlier = self._ledger.former.get((pod_uid, mount.device, root))
         if earlier and not _is_used_again(mount.device, earlier, self._snapshot):
             # Its bind may be gone: that makes it no copy of the pod's other volume.
-            return self._by_key.get(earlier.key)
-        return self._remembered(namespace, mount, binds) or self._by_spec(pod_uid, mount, binds)
+            return self._by_number(namespace, mount, earlier)
+        return self._remembered(namespace, mount, binds) or self._by_spec(namespace, mount, binds)
+
+    def _by_number(self, namespace: MountNamespace, mount: Mount, earlier: Former) -> Bind | None:
+        """Return the bind that showed this device number earlier.
+
+        The number may be another's by now.  A dead mount in a namespace that a process of the
+        container made is believed only if this very mount was known before.
+        """
+        bind = self._by_key.get(earlier.key)
+        if namespace.is_own or not self._snapshot.is_dead(mount.device):
+            return bind
+        return self._remembered(namespace, mount, [bind]) if bind is not None else None
 
     def _remembered(
         self, namespace: MountNamespace, mount: Mount, binds: list[Bind]
@@ -181,12 +192,16 @@ class _HostIndex:
             return None
         return next((bind for bind in binds if bind.key.mount_point == known.origin), None)
 
-    def _by_spec(self, pod_uid: str, mount: Mount, binds: list[Bind]) -> Bind | None:
-        """After a restart: the bind that the pod's spec puts there, if it can only be one."""
-        pod = (self._snapshot.pods or {}).get(pod_uid)
-        if pod is None:
+    def _by_spec(self, namespace: MountNamespace, mount: Mount, binds: list[Bind]) -> Bind | None:
+        """After a restart: the bind that the pod's spec puts there, if it can only be one.
+
+        Only in the container's own namespace: in one that its processes made, they choose what
+        is at which path.
+        """
+        pod = (self._snapshot.pods or {}).get(namespace.pod_uid)
+        if pod is None or not namespace.container_name or not namespace.is_own:
             return None
-        entries = _entries_at(pod, mount.mount_point)
+        entries = entries_at(pod, namespace, mount.mount_point)
         if len({(entry.volume, entry.sub_path) for entry in entries}) != 1:
             return None
         named = [b for b in binds if any(_is_volume_of(pod, entry, b.path) for entry in entries)]
@@ -197,9 +212,14 @@ def _root(bind: Bind) -> str:
     return plain_root(bind.mount.root) if bind.mount else ""
 
 
-def _entries_at(pod: Pod, mount_point: str) -> tuple[VolumeMount, ...]:
-    """Return what the pod's containers have at a path; which container is which is not told."""
-    return tuple(e for e in pod.volume_mounts if e.mount_path.rstrip("/") == mount_point)
+def entries_at(pod: Pod, namespace: MountNamespace, mount_point: str) -> tuple[VolumeMount, ...]:
+    """Return what a container has at a path; what all have, where its name is not known."""
+    return tuple(
+        entry
+        for entry in pod.volume_mounts
+        if entry.mount_path.rstrip("/") == mount_point
+        and namespace.container_name in ("", entry.container)
+    )
 
 
 _OWN_NAME = frozenset({"csi", "flexVolume"})
@@ -235,8 +255,11 @@ def facts_of(
     inside = _known_inside(bind, known.inside, snapshot)
     if inside != known.inside:
         known = replace(known, inside=inside)
-    if origin is None:
+    if origin is None and bind.origin is not None:
         return known
+    if origin is None:
+        # Of a hostPath: the spec named it in the container's own namespace, or its device did.
+        return replace(known, mount_id=bind.mount.mount_id, device=bind.mount.device)
     # It has just been proven to be a copy of that bind, whatever the bind shows by now.
     device, mount_id = bind.mount.device, bind.mount.mount_id
     return replace(known, origin=origin.key.mount_point, mount_id=mount_id, device=device)
@@ -293,7 +316,7 @@ def _first_look(
     read_only = any(layer.is_read_only for layer in (mount, *here))
     propagation = _propagation_now(mount, origin)
     pod = (snapshot.pods or {}).get(bind.path.pod_uid)
-    entries = _entries_at(pod, bind.key.mount_point) if pod else ()
+    entries = entries_at(pod, namespace, bind.key.mount_point) if pod else ()
     if len({(e.volume, e.read_only, e.propagation) for e in entries}) == 1:
         wanted = _BY_NAME.get(entries[0].propagation, propagation)
         if wanted is not Propagation.PEER or not namespace.own_user_namespace:

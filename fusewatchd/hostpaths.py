@@ -2,8 +2,8 @@
 
 The kubelet binds no hostPath: the runtime takes the path itself, so there is nothing below the
 pods directory, and the host's side is its driver's business.  What a container shows is found
-by its pod's spec, and put in order from what the path leads to now, as a restarted container
-would get it.
+by its own entries in the pod's spec, and put in order from what the path leads to now, as a
+restarted container would get it.
 
 Ours is only what the spec leaves no choice about: one volumeMount at just this path, of a
 hostPath, without a subPath (that has a bind of the kubelet's).  One with Bidirectional is left
@@ -16,6 +16,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Mapping
 
+from fusewatchd.containers import entries_at
 from fusewatchd.decision import Bind
 from fusewatchd.kubeletdir import pods_directory
 from fusewatchd.ledger import Ledger
@@ -67,11 +68,14 @@ def _bind(
         return None
     if any(s.pod_uid == pod.directory_uid for s in snapshot.servers.get(mount.device, ())):
         return None
-    volume = _volume_at(pod, mount.mount_point)
+    volume = _volume_at(pod, namespace, mount.mount_point)
     if volume is None:
         return None
     source = _source(volume.path, mount, snapshot)
     key = TargetKey(namespace.inode, mount.mount_point)
+    is_proven = namespace.is_own and namespace.container_name
+    if not is_proven and not _was_shown(volume.path, namespace, mount, snapshot, ledger):
+        return None
     depth = len(MountTable.of(namespace.mounts).stack_at(mount.mount_point))
     if source is None or not _is_ours(depth, mount, key, ledger):
         return None
@@ -81,14 +85,29 @@ def _bind(
     return Bind(key, path, mount, depth, mount.subtype, source, namespace)
 
 
+def _was_shown(
+    host_path: str,
+    namespace: MountNamespace,
+    mount: Mount,
+    snapshot: Snapshot,
+    ledger: Ledger,
+) -> bool:
+    """True for a mount that shows what the path leads to, or is known to have shown it."""
+    top = _led_to(_normal(host_path), snapshot.table)
+    if top is not None and top.device == mount.device:
+        return True
+    known = ledger.facts_of(namespace, mount.mount_point)
+    return known is not None and (known.mount_id, known.device) == (mount.mount_id, mount.device)
+
+
 def _is_ours(layers: int, mount: Mount, key: TargetKey, ledger: Ledger) -> bool:
     """False when the container may have mounted something of its own on the volume."""
     return layers <= 1 or any(own.is_about(mount) for own in ledger.own_layers.get(key, ()))
 
 
-def _volume_at(pod: Pod, mount_point: str) -> Volume | None:
-    """Return the hostPath that the pod's containers have at a path, if all have the same."""
-    entries = [e for e in pod.volume_mounts if e.mount_path.rstrip("/") == mount_point]
+def _volume_at(pod: Pod, namespace: MountNamespace, mount_point: str) -> Volume | None:
+    """Return the hostPath that a container has at a path, if it can only be one."""
+    entries = entries_at(pod, namespace, mount_point)
     by_name: Mapping[str, Volume] = {volume.name: volume for volume in pod.volumes}
     if len({entry.volume for entry in entries}) != 1:
         return None
@@ -102,7 +121,7 @@ def _volume_at(pod: Pod, mount_point: str) -> Volume | None:
 
 def _source(host_path: str, mount: Mount, snapshot: Snapshot) -> SourceAnswer | None:
     """Return what the path leads to now; None where that is a bind of the kubelet's."""
-    host_path = posixpath.normpath("/" + host_path.lstrip("/"))
+    host_path = _normal(host_path)
     why = f"the pod's hostPath {host_path}"
     top = _led_to(host_path, snapshot.table)
     if top is None or not top.is_fuse:
@@ -116,6 +135,10 @@ def _source(host_path: str, mount: Mount, snapshot: Snapshot) -> SourceAnswer | 
         changed = f"{why} leads to another part of a file system now"
         return SourceAnswer(RULE, changed, refusal=Reason.SOURCE_TYPE)
     return SourceAnswer(RULE, why, (SourcePath(top.mount_point, top.root),))
+
+
+def _normal(host_path: str) -> str:
+    return posixpath.normpath("/" + host_path.lstrip("/"))
 
 
 def _led_to(path: str, table: MountTable) -> Mount | None:

@@ -288,6 +288,8 @@ class Pod:
     annotations: Mapping[str, str] = field(default_factory=dict)
     is_static: bool = False
     """From a file on the node, not from the API server."""
+    containers: Mapping[str, str] = field(default_factory=dict)
+    """Names of its containers by their id in the runtime, as far as they were started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,7 +315,7 @@ class NamespaceKind(Enum):
     """Why a mount namespace is entered or only counted."""
 
     CONTAINER = "container"
-    """Belongs to a pod by its cgroup."""
+    """Belongs to a pod: its cgroup proves it, and no newer list of the kubelet denies it."""
     FOREIGN = "foreign"
     """A system service, a node agent outside pods, anything else: never entered."""
 
@@ -334,13 +336,16 @@ class MountNamespace:
     """The FUSE mounts, their parents and their children; nothing else."""
     own_user_namespace: bool = False
     """Its processes live in another user namespace than the daemon."""
+    is_own: bool = True
+    """The container's own: that of its oldest process, and none that one of them made."""
+    container_name: str = ""
+    """As the kubelet's list has it; empty while no list has the container."""
+    users_pid: int = 0
+    """The container's oldest process, where its user namespace is not the daemon's."""
 
     def mount(self, mount_id: int) -> Mount | None:
         """Return the mount with this id, if the namespace had it when it was read."""
-        for mount in self.mounts:
-            if mount.mount_id == mount_id:
-                return mount
-        return None
+        return next((mount for mount in self.mounts if mount.mount_id == mount_id), None)
 
 
 # ---------------------------------------------------------- sources and targets

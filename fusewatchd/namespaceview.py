@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from fusewatchd.actions import Outcome, OutcomeStatus, ReplaceMount
+from fusewatchd.containerowners import NO_LIST, ListedPods, settle, still_seen
 from fusewatchd.model import Mount, MountNamespace
 from fusewatchd.mountinfo import MountTable
 from fusewatchd.stacks import covered_by
@@ -22,8 +23,19 @@ class NamespaceView:
     def __init__(self) -> None:
         """Know of none."""
         self.namespaces: tuple[MountNamespace, ...] = ()
+        self.seen: dict[str, float] = {}
+        """When each container was seen first, by its id."""
+        self._settled_of: tuple[object, ListedPods] = ((), NO_LIST)
+        self._settled: tuple[MountNamespace, ...] = ()
         self._worked_at: dict[int, float] = {}
         """When work on a mount ended last, by the inode of its namespace."""
+
+    def settled(self, listed: ListedPods) -> tuple[MountNamespace, ...]:
+        """Return the namespaces with what the kubelet's list makes of them."""
+        if self._settled_of[0] is not self.namespaces or self._settled_of[1] != listed:
+            self._settled = settle(self.namespaces, listed, self.seen)
+            self._settled_of = self.namespaces, listed
+        return self._settled
 
     def take_outcomes(self, outcomes: Iterable[Outcome]) -> None:
         """Take in what was replaced, and where else something was tried."""
@@ -45,13 +57,19 @@ class NamespaceView:
             )
 
     def take_look(
-        self, seen: Iterable[MountNamespace], began_at: float, in_flight: Collection[int]
+        self,
+        seen: Iterable[MountNamespace],
+        began_at: float,
+        in_flight: Collection[int],
+        now: float = 0.0,
     ) -> bool:
         """Take in a look, but for namespaces in which something was replaced since it began.
 
         ``in_flight`` are the inodes of those in which that goes on.  Returns True when there were
         any: then another look is needed.
         """
+        seen = tuple(seen)
+        self.seen = still_seen(self.seen, seen, now)
         self._worked_at = {i: at for i, at in self._worked_at.items() if at >= began_at}
         torn = self._worked_at.keys() | in_flight
         known = {namespace.inode: namespace for namespace in self.namespaces}

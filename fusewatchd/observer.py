@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from fusewatchd.actions import AbortConnection, Outcome, OutcomeStatus
 from fusewatchd.connections import Connections
+from fusewatchd.containerowners import are_all_listed
 from fusewatchd.ends import Ends
 from fusewatchd.kubeletdir import directory_named_by_volume, parse_bind_path, publish_directory
 from fusewatchd.linux import fusectl
@@ -95,7 +96,7 @@ class Observer:
         self._volume_data: dict[tuple[str, str], VolumeData] = {}
         self._staging_data: dict[str, VolumeData] = {}
         self._staged: dict[Mount, VolumeData] = {}
-        self._scan_gap: Gap | None = None
+        self._scan_gaps: tuple[Gap, ...] = ()
         self._held: frozenset[Device] = frozenset()
 
     def adjust(self, ignored_fs_types: frozenset[str], limits: Limits) -> None:
@@ -111,18 +112,20 @@ class Observer:
         try:
             result = self._scanner.collect(now)
         except TimeoutError as exc:
-            self._scan_gap = Gap("namespaces", str(exc))
+            self._scan_gaps = (Gap("namespaces", str(exc)),)
             return None
         if result is None:
             return None
-        self._scan_gap = result.gaps[0] if result.gaps else None
+        self._scan_gaps = result.gaps
         self._looks.end(result.started_at, result.elapsed)
         in_flight = {key.namespace for key in self.worked_on()}
-        if self._view.take_look(result.namespaces, result.started_at, in_flight):
+        if self._view.take_look(result.namespaces, result.started_at, in_flight, now):
             self.expect_containers(now)
+        if not are_all_listed(self._view.namespaces, self.pods.listed, self._view.seen, now):
+            self.pods_wanted()
         self.servers, self._anonymous_servers = result.servers, result.anonymous
         self._table = None  # the devices to ask may have changed
-        if result.servers and not result.anonymous and not result.gaps:
+        if result.servers and not result.anonymous and result.has_everybody:
             # The kernel tells who serves what, and everybody was seen.
             self.connections.note_served(result.servers.keys(), result.started_at)
         return result
@@ -248,7 +251,7 @@ class Observer:
             kubelet_root=self._root,
             connections=connections,
             servers=self.servers,
-            namespaces=self._view.namespaces,
+            namespaces=self._view.settled(self.pods.listed),
             pods=self.pods.known,
             pods_are_current=self.pods.are_current,
             pods_asked_at=self.pods.asked_at,
@@ -271,7 +274,8 @@ class Observer:
         self._held = held
 
     def _gaps(self, connections: Collection[Connection]) -> tuple[Gap, ...]:
-        gaps = [gap for gap in (self._scan_gap, self.pods.gap()) if gap is not None]
+        no_pods = self.pods.gap()
+        gaps = [*self._scan_gaps, *([no_pods] if no_pods is not None else [])]
         if not self._root:
             gaps.append(Gap("kubelet_root", "the kubelet's directory was not found"))
         if any(connection.is_unasked for connection in connections):
@@ -287,7 +291,7 @@ class Observer:
         self._looks.begin(now, self._limits.look)
         self._scanner.request(now)
         if not self._scanner.is_running:
-            self._scan_gap = Gap("namespaces", "there is nothing to make a worker of")
+            self._scan_gaps = (Gap("namespaces", "there is nothing to make a worker of"),)
 
     def _take_table(self, table: MountTable, now: float) -> None:
         self._table = table

@@ -319,5 +319,9 @@ def _namespace_ref(finding: Finding) -> NamespaceRef | None:
     if namespace is None:
         return None
     return NamespaceRef(
-        namespace.inode, namespace.pid, namespace.start_time, namespace.own_user_namespace
+        namespace.inode,
+        namespace.pid,
+        namespace.start_time,
+        namespace.own_user_namespace,
+        namespace.users_pid,
     )

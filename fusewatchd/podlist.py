@@ -27,6 +27,7 @@ _MIRROR = "kubernetes.io/config.mirror"
 _HASH = "kubernetes.io/config.hash"
 _SOURCE = "kubernetes.io/config.source"
 _CONTAINERS = ("initContainers", "containers", "ephemeralContainers")
+_STATUSES = ("initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses")
 
 Object = Mapping[str, Any]
 
@@ -75,6 +76,7 @@ def _pod(item: object) -> Pod:
     spec = _object(pod.get("spec"), "spec")
     annotations = _object(metadata.get("annotations") or {}, "metadata.annotations")
     uid = _text(metadata, "uid", "metadata")
+    status = _object(pod.get("status") or {}, "status")
     static_uid = _static_uid(annotations)
     directory = static_uid or uid
     return Pod(
@@ -84,7 +86,7 @@ def _pod(item: object) -> Pod:
         directory_uid=directory,
         namespace=_text(metadata, "namespace", "metadata"),
         name=_text(metadata, "name", "metadata"),
-        phase=_optional(_object(pod.get("status") or {}, "status"), "phase", "status"),
+        phase=_optional(status, "phase", "status"),
         is_deleting=metadata.get("deletionTimestamp") is not None,
         volumes=tuple(_volume(entry) for entry in _list(spec, "volumes", "spec")),
         volume_mounts=tuple(_volume_mounts(spec)),
@@ -94,6 +96,7 @@ def _pod(item: object) -> Pod:
             if isinstance(key, str) and key.startswith(ANNOTATION_PREFIX) and isinstance(value, str)
         },
         is_static=bool(static_uid),
+        containers=dict(_started(status)),
     )
 
 
@@ -103,6 +106,16 @@ def _static_uid(annotations: Object) -> str:
         return ""
     found = annotations.get(_MIRROR) or annotations.get(_HASH)
     return found if isinstance(found, str) and len(found) <= MAX_TEXT else ""
+
+
+def _started(status: Object) -> Iterable[tuple[str, str]]:
+    """Yield id and name of each container that runs, or ran last: ``<runtime>://<id>``."""
+    for kind in _STATUSES:
+        for entry in _list(status, kind, "status"):
+            container = _object(entry, kind)
+            container_id = _optional(container, "containerID", kind).rpartition("://")[2]
+            if container_id:
+                yield container_id, _text(container, "name", kind)
 
 
 def _volume_mounts(spec: Object) -> Iterable[VolumeMount]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from fusewatchd.containerowners import ListedPods
 from fusewatchd.model import Gap, Pod
 
 GAP = "kubelet"
@@ -64,6 +65,11 @@ class Pods:
     def are_current(self) -> bool:
         """True when a pod that the list lacks is really not there."""
         return self._is_whole and not self._problem and self.asked_at > self._changed_at
+
+    @property
+    def listed(self) -> ListedPods:
+        """Return the list as far as it says whose a container is."""
+        return ListedPods(self.known, self.asked_at if self._is_whole else 0.0)
 
     def gap(self) -> Gap | None:
         """Return what cannot be seen."""

@@ -3,17 +3,24 @@
 Below the cgroup2 root every world has one cgroup of its own, named after the process that
 made it, and in there the kubelet's layout ``kubepods/besteffort/pod<uid>/<container>``.
 Nothing is limited or moved by them; cgroups(7).
+
+Where cgroupfs may not be written, a tmpfs that stands in for it is mounted over it, with the
+same directories and their ``cgroup.procs``: whoever asks whose they are finds them root's.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
 import time
 from typing import Final
 
+from fusewatchd.linux import syscalls
+
 _PREFIX: Final = "fusewatchd-demo."
+_STAND_IN: Final = ".stands-in"
 _GONE: Final = (errno.ENOENT, errno.ENODEV)
 
 
@@ -34,9 +41,48 @@ def hierarchy() -> str | None:
             before, _, after = line.partition(b" - ")
             if after.startswith(b"cgroup2 "):
                 path = os.fsdecode(before.split(b" ")[4])
-                if os.access(path, os.W_OK):
+                if os.access(path, os.W_OK) and not is_stand_in(path):
                     return path
     return None
+
+
+def is_stand_in(path: str) -> bool:
+    """Return True for a directory of the tmpfs that stands in for cgroupfs."""
+    return os.path.exists(os.path.join(path, _STAND_IN))
+
+
+def create_stand_in(path: str, pid: int) -> str:
+    """Make the directory of a cgroup with one process in a tmpfs over cgroup2; return it.
+
+    Returns nothing where no cgroup2 is mounted: then nobody can tell whose the process is.
+    """
+    with open("/proc/self/mountinfo", "rb") as file:
+        found = [line.split(b" ")[4] for line in file if b" - cgroup2 " in line]
+    if not found:
+        return ""
+    root = os.fsdecode(found[0])
+    if not is_stand_in(root):
+        syscalls.mount("cgroup", root, "tmpfs", 0, "mode=755")
+        with open(os.path.join(root, _STAND_IN), "wb"):
+            pass
+    os.makedirs(root + path, exist_ok=True)
+    with open(f"{root}{path}/cgroup.procs", "w", encoding="ascii") as processes:
+        processes.write(f"{pid}\n")
+    return root + path
+
+
+def remove_stand_in(directory: str) -> None:
+    """Remove what ``create_stand_in`` made of one cgroup, and its pod's with the last one."""
+    with contextlib.suppress(OSError):
+        os.unlink(f"{directory}/cgroup.procs")
+        os.rmdir(directory)
+        os.rmdir(os.path.dirname(directory))
+
+
+def give_away(directory: str, user: int) -> None:
+    """Make a container's cgroup its user's, as runtimes do for user namespaces."""
+    for name in ("", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"):
+        os.chown(os.path.join(directory, name), user, user)
 
 
 def pod_cgroup(world_cgroup: str, pod_uid: str, container_id: str) -> str:

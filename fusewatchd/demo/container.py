@@ -50,6 +50,7 @@ class Container:
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
         self._cgroup_directory: str | None = None
+        self._stand_in = ""
         self._received = bytearray()
         self._answers: dict[int, dict[str, Any]] = {}
         self._last_id = 0
@@ -110,6 +111,7 @@ class Container:
         if self._cgroup_directory is None:
             self.cgroup_kind = CgroupKind.BOUND_FILE
             self._bind_cgroup_file()
+            self._stand_in = cgroups.create_stand_in(self.spec.cgroup, self.pid)
         volumes = [
             {
                 "source": volume.source,
@@ -154,6 +156,8 @@ class Container:
             self._process.wait(patient(timeout))
         except subprocess.TimeoutExpired as error:
             raise TimeoutError(f"container {self._process.pid} cannot be killed") from error
+        if self._stand_in:
+            cgroups.remove_stand_in(self._stand_in)
         if self._cgroup_directory is not None:
             end = time.monotonic() + patient(timeout)
             while not cgroups.remove(self._cgroup_directory) and time.monotonic() < end:
@@ -280,6 +284,8 @@ class Container:
         for name in ("uid_map", "gid_map"):
             with open(f"/proc/{pid}/{name}", "w", encoding="utf-8") as file:
                 file.write(f"0 {ids.first_id} {ids.count}")
+        if self._cgroup_directory is not None:
+            cgroups.give_away(self._cgroup_directory, ids.first_id)
         mounts: list[int] = []
         user_namespace = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
         try:

@@ -200,10 +200,11 @@ class DemoPod:
             "status": {
                 "phase": "Running" if self.containers else "Pending",
                 "startTime": _START,
-                "containerStatuses": [
-                    self._status_document(name, container)
-                    for name, container in self.containers.items()
-                ],
+                "containerStatuses": self._status_documents(ContainerRole.APP),
+                "initContainerStatuses": self._status_documents(
+                    ContainerRole.INIT, ContainerRole.SIDECAR
+                ),
+                "ephemeralContainerStatuses": self._status_documents(ContainerRole.EPHEMERAL),
                 "qosClass": "BestEffort",
             },
         }
@@ -231,6 +232,13 @@ class DemoPod:
         if self.roles.get(name) is ContainerRole.SIDECAR:
             document["restartPolicy"] = "Always"
         return document
+
+    def _status_documents(self, *roles: ContainerRole) -> list[dict[str, Any]]:
+        return [
+            self._status_document(name, container)
+            for name, container in self.containers.items()
+            if self.roles.get(name, ContainerRole.APP) in roles
+        ]
 
     def _status_document(self, name: str, container: Container) -> dict[str, Any]:
         return {

@@ -25,9 +25,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from fusewatchd.cgroups import owner_of_cgroup
 from fusewatchd.errors import ParseError
 from fusewatchd.linux import procfs
+from fusewatchd.linux.cgroupfs import CgroupTrees
 from fusewatchd.linux.channel import Channel
 from fusewatchd.linux.forkserver import Worker
 from fusewatchd.linux.procfs import Process, open_process
@@ -141,6 +141,7 @@ class _Search:
     job: HolderJob
     until: float
     clock: Callable[[], float]
+    trees: CgroupTrees = field(default_factory=CgroupTrees)
     holders: list[Holder] = field(default_factory=list)
     counts: dict[Device, int] = field(default_factory=dict)
     devices: dict[int, Device] = field(init=False)
@@ -204,7 +205,7 @@ class _Search:
     def _keep(self, process: Process, found: dict[Device, _Found]) -> None:
         shown = _devices_shown(process, self.devices)
         name, _, start_time = process.stat()
-        owner = owner_of_cgroup(process.cgroup())
+        owner = self.trees.owner(process.cgroup())
         for device, what in found.items():
             # The number of a mount that is gone is used again.
             if all(shown.get(number, device) != device for number in what.mount_ids):

@@ -10,13 +10,15 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from fusewatchd.cgroups import memory_cgroup_of, owner_of_cgroup
+from fusewatchd.cgroups import memory_cgroup_of
 from fusewatchd.errors import ParseError
 from fusewatchd.linux import procfs
+from fusewatchd.linux.cgroupfs import CgroupTrees, FirstProcess, Membership, first_process
 from fusewatchd.linux.channel import Channel
 from fusewatchd.linux.forkserver import Worker
 from fusewatchd.linux.procfs import Process, open_process
@@ -52,11 +54,16 @@ class Walker:
         self._reads_connections = reads_connections
         self._tables: dict[int, _Table] = {}
         self._told: dict[int, Any] = {}
+        self._trees = CgroupTrees()
+        self._first: dict[str, FirstProcess] = {}
+        """By the cgroup of the container."""
 
     def walk(self) -> dict[str, Any]:
         """Return namespaces, servers and gaps; a namespace told before is its inode only."""
         with open_process(os.getpid()) as ourselves:
             host, user = ourselves.namespace("mnt"), ourselves.namespace("user")
+        self._trees.begin()
+        places: dict[int, Membership] = {}
         best: dict[int, Any] = {}
         chrooted: set[int] = set()
         tables: dict[int, _Table] = {}
@@ -71,8 +78,10 @@ class Walker:
                         is_whole = process.root() == "/"
                         if is_whole or inode not in best:
                             best[inode] = self._namespace(process, inode, user, tables)
+                            if best[inode] is not None:
+                                places[inode] = self._claim(process, best[inode])
                             (chrooted.discard if is_whole else chrooted.add)(inode)
-                    server = _server(process, reads_connections=self._reads_connections)
+                    server = self._server(process)
                     if server is not None:
                         servers.append(server)
             except OSError as exc:
@@ -81,11 +90,13 @@ class Walker:
             except ParseError:
                 malformed += 1
         self._tables = tables
+        self._find_own(best, places, host)
         return {
             "namespaces": self._news([found for found in best.values() if found is not None]),
             "servers": servers,
             "refused": refused,
             "malformed": malformed,
+            "unseen": self._trees.unseen,
         }
 
     def _news(self, found: list[Any]) -> list[Any]:
@@ -105,18 +116,91 @@ class Walker:
         tables[inode] = (data, mounts)
         if not mounts:
             return None
-        owner = owner_of_cgroup(process.cgroup())
-        kind = NamespaceKind.CONTAINER if owner.pod_uid else NamespaceKind.FOREIGN
         return {
             "inode": inode,
             "pid": process.pid,
             "start_time": process.stat()[2],
-            "kind": kind.value,
-            "pod_uid": owner.pod_uid,
-            "container_id": owner.container_id,
             "mounts": mounts,
             "own_user_namespace": process.namespace("user") != user,
+            "is_own": False,
+            "users_pid": 0,
+            "container_name": "",
         }
+
+    def _claim(self, process: Process, namespace: dict[str, Any]) -> Membership:
+        """Add whose a mount namespace is."""
+        found = self._trees.membership(process.cgroup())
+        kind = NamespaceKind.CONTAINER if found.pod_uid else NamespaceKind.FOREIGN
+        namespace["kind"] = kind.value
+        namespace["pod_uid"], namespace["container_id"] = found.pod_uid, found.container_id
+        return found
+
+    def _find_own(self, best: dict[int, Any], places: dict[int, Membership], host: int) -> None:
+        """Tell which of its namespaces is a container's own: that of its oldest process.
+
+        It stays that as long as somebody is in it: a process that moves takes nothing along.
+        """
+        before, self._first = self._first, {}
+        genuine = _genuine(places.values())
+        for inode, place in places.items():
+            if not place.directory:
+                continue
+            first = self._first.get(place.directory) or before.get(place.directory)
+            if first is None or first.mount_namespace not in best:
+                first = first_process(place.directory, host)
+            if first is not None:
+                self._first[place.directory] = first
+            is_own = first is not None and first.mount_namespace == inode
+            namespace = best[inode]
+            namespace["is_own"] = is_own and place.directory in genuine
+            if first is not None and namespace["own_user_namespace"]:
+                namespace["users_pid"] = first.pid if _lives_on(first) else 0
+
+    def _server(self, process: Process) -> Any:
+        """Describe a process with a ``/dev/fuse`` descriptor; None for any other."""
+        devices = _devices_served(process, reads_connections=self._reads_connections)
+        if devices is None:
+            return None
+        cgroup = process.cgroup()
+        owner, memory = self._trees.owner(cgroup), memory_cgroup_of(cgroup)
+        name, _, start_time = process.stat()
+        return {
+            "pid": process.pid,
+            "start_time": start_time,
+            "devices": [encode(device) for device in sorted(devices)],
+            "command": process.command(),
+            "pod_uid": owner.pod_uid,
+            "container_id": owner.container_id,
+            "unit": owner.unit,
+            "name": name,
+            "memory": encode(memory),
+        }
+
+
+def _genuine(places: Iterable[Membership]) -> set[str]:
+    """Return the cgroups of containers, without those that bear the id of another one.
+
+    Of several the one counts whose ``kubepods`` is above all the others'; else none.
+    """
+    by_id: dict[str, set[tuple[str, str]]] = {}
+    for place in places:
+        same = by_id.setdefault(place.container_id or place.directory, set())
+        same.add((place.anchor, place.directory))
+    found: set[str] = set()
+    for same in by_id.values():
+        anchor, directory = min(same)
+        others = same - {(anchor, directory)}
+        if all(other.startswith(f"{anchor}/") for other, _ in others):
+            found.add(directory)
+    return found
+
+
+def _lives_on(first: FirstProcess) -> bool:
+    """True for a process that is still in the user namespace in which it was found."""
+    with suppress(OSError), open_process(first.pid) as process:
+        is_same = process.stat()[2] == first.start_time
+        return is_same and process.namespace("user") == first.user_namespace
+    return False
 
 
 def _relevant(data: bytes) -> list[Any]:
@@ -145,8 +229,8 @@ def connection_of(fdinfo: bytes) -> Device | None:
     return Device(number >> _MINOR_BITS, number & ((1 << _MINOR_BITS) - 1))
 
 
-def _server(process: Process, *, reads_connections: bool) -> Any:
-    """Describe a process with a ``/dev/fuse`` descriptor; None for any other."""
+def _devices_served(process: Process, *, reads_connections: bool) -> set[Device] | None:
+    """Return what a process serves, as far as that is told; None where it serves nothing."""
     devices: set[Device] = set()
     is_server = False
     with process.descriptors() as fds:
@@ -164,22 +248,7 @@ def _server(process: Process, *, reads_connections: bool) -> Any:
             if device is not None:
                 devices.add(device)
             is_server = is_server or device is not None or link == _DEVICE_FILE
-    if not is_server:
-        return None
-    cgroup = process.cgroup()
-    owner, memory = owner_of_cgroup(cgroup), memory_cgroup_of(cgroup)
-    name, _, start_time = process.stat()
-    return {
-        "pid": process.pid,
-        "start_time": start_time,
-        "devices": [encode(device) for device in sorted(devices)],
-        "command": process.command(),
-        "pod_uid": owner.pod_uid,
-        "container_id": owner.container_id,
-        "unit": owner.unit,
-        "name": name,
-        "memory": encode(memory),
-    }
+    return devices if is_server else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +262,8 @@ class ScanResult:
     started_at: float
     elapsed: float
     gaps: tuple[Gap, ...] = ()
+    has_everybody: bool = True
+    """Every process and every table could be read."""
 
 
 class NamespaceScanner:
@@ -269,14 +340,27 @@ class NamespaceScanner:
                 anonymous.append(server)
             for device in server.devices:
                 by_device[device] = (*by_device.get(device, ()), server)
-        gaps = _gaps(message["refused"], message["malformed"])
-        return ScanResult(namespaces, by_device, tuple(anonymous), started, now - started, gaps)
+        refused, malformed, unseen = (message[k] for k in ("refused", "malformed", "unseen"))
+        return ScanResult(
+            namespaces,
+            by_device,
+            tuple(anonymous),
+            started,
+            now - started,
+            _gaps(refused, malformed, unseen),
+            has_everybody=not refused and not malformed,
+        )
 
 
-def _gaps(refused: int, malformed: int) -> tuple[Gap, ...]:
+def _gaps(refused: int, malformed: int, unseen: int) -> tuple[Gap, ...]:
     reasons = []
     if refused:
         reasons.append(f"{refused} processes may not be looked at")
     if malformed:
         reasons.append(f"{malformed} mount tables could not be read")
+    if unseen:
+        reasons.append(
+            f"{unseen} processes are not believed to be a container's: their cgroups are not "
+            "below a cgroup mount of this node"
+        )
     return tuple(Gap("namespaces", reason) for reason in reasons)

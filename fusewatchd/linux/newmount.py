@@ -142,10 +142,13 @@ class NewMount:
         namespace = self._action.namespace
         if namespace is None:
             raise refuse(Reason.IDMAP, "an id-mapped bind on the host has no known mapping")
-        mapping = self._kernel.idmap_of_process(namespace.pid)
+        if not namespace.users_pid:
+            # Whoever is in there may have made the mapping himself.
+            raise refuse(Reason.IDMAP, "the container's own user namespace is not known")
+        mapping = self._kernel.idmap_of_process(namespace.users_pid)
         if idmap is not None and idmap != mapping:
             raise refuse(Reason.IDMAP, "the mount's id mapping is not its container's")
-        return namespace.pid
+        return namespace.users_pid
 
     def _configured(self, copy: int, attributes: Attributes) -> int:
         try:

@@ -19,7 +19,7 @@ import yaml
 from hypothesis import strategies as st
 
 from fusewatchd.actions import DetachOwnLayer, Propagation, ReplaceMount
-from fusewatchd.cgroups import pod_uid_of_cgroup
+from fusewatchd.cgroups import cgroup_lines, claim_of
 from fusewatchd.configfile import load_settings, parse_value
 from fusewatchd.decision import Verdict
 from fusewatchd.documents import Clocks
@@ -186,7 +186,11 @@ def a_pod_is_known_by_its_cgroup(value: tuple[str, str, str, str, bool, bool]) -
             [before, "kubepods", *([quality] if quality else []), f"pod{uid}", container]
         )
     text = f"12:pids:{path}{'/inner' if is_nested else ''}\n1:name=systemd:/\n"
-    assert pod_uid_of_cgroup(text) == (uid, container)
+    line, _ = cgroup_lines(text)
+    found = claim_of(line.path)
+    assert found is not None
+    assert (found.pod_uid, found.container_id, found.anchor) == (uid, container, before)
+    assert found.container == path
 
 
 CGROUPS = [
@@ -198,11 +202,14 @@ CGROUPS = [
 
 @holds_for(damaged(CGROUPS) | st.binary())
 def a_cgroup_names_a_pod_or_none(data: bytes) -> None:
-    found = pod_uid_of_cgroup(data.decode("utf-8", "surrogateescape"))
-    if found is not None:
-        uid, container = found
-        assert uid.replace("-", "").isalnum() and len(uid) <= 36
+    for line in cgroup_lines(data.decode("utf-8", "surrogateescape")):
+        found = claim_of(line.path)
+        if found is None:
+            continue
+        uid, container = found.pod_uid, found.container_id
+        assert uid.replace("-", "").isalnum() or found.anchor is None
         assert len(container) <= 64 and (container.isalnum() or not container)
+        assert line.path.startswith(found.container) and found.container.startswith(found.above)
 
 
 # ------------------------------------------------------------------------- pod list
@@ -403,7 +410,8 @@ def the_same_thing_many_times_costs_no_more_than_it_must(data: bytes) -> None:
         list(parse_mount_table(data))
     with suppress(ParseError):
         mount_from_line(LINES[0][:20] + data)
-    pod_uid_of_cgroup(f"0::/kubepods/{text}")
+    for line in cgroup_lines(f"0::/kubepods/{text}"):
+        claim_of(line.path)
     parse_bind_path("/k", f"/k/pods/{text}")
     assert len(printable(text)) <= 256
     with suppress(ConfigError):

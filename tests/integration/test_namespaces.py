@@ -17,6 +17,7 @@ from fusewatchd.demo.namespace import PrivateWorld
 from fusewatchd.demo.node import DemoNode, ForeignKind
 from fusewatchd.demo.pods import PodMount, PodVolume, VolumeKind
 from fusewatchd.linux import namespaces, procfs, syscalls
+from fusewatchd.linux.cgroupfs import Membership
 from fusewatchd.linux.channel import Channel
 from fusewatchd.linux.forkserver import ForkServer, Worker
 from fusewatchd.linux.namespaces import (
@@ -27,7 +28,8 @@ from fusewatchd.linux.namespaces import (
     serve_scans,
 )
 from fusewatchd.model import Device, MountNamespace, NamespaceKind
-from tests.lab import in_lab, run_in_world
+from tests.intruder import intruder
+from tests.lab import in_lab, pod_with_container, run_in_world
 
 SECONDS = 20.0
 
@@ -122,6 +124,57 @@ def test_containers_and_their_mounts(node: DemoNode) -> None:
         assert procfs.ns_inode(os.getpid(), "mnt") not in inodes
         assert plain.mount_namespace not in inodes
         assert result.gaps == ()
+
+
+@pytest.mark.kernel
+@in_lab()
+def test_the_own_namespace_of_a_container_is_that_of_its_oldest_process(node: DemoNode) -> None:
+    source = node.add_source("one", files={"hello": "one"})
+    pod, container = pod_with_container(node, source, "app")
+    directory = container._cgroup_directory or pytest.skip("no cgroups here")
+    with Scans() as scans, intruder(directory, {}, mount_namespace=container.pid) as process:
+        made = procfs.ns_inode(process.pid, "mnt") or 0
+        for _ in range(2):
+            result = scans.scan()
+            own, other = (namespace_of(result, i) for i in (container.mount_namespace, made))
+            assert (own.pod_uid, other.pod_uid) == (pod.uid, pod.uid)
+            assert (own.is_own, other.is_own) == (True, False)
+            assert (own.users_pid, other.users_pid) == (0, container.pid)
+        # In a group of its own inside the container, as those of a systemd in there.
+        os.mkdir(f"{directory}/init.scope")
+        move(f"{directory}/init.scope", container.pid)
+        with Scans() as anew:
+            assert namespace_of(anew.scan(), container.mount_namespace).is_own
+        move(directory, container.pid)
+        os.rmdir(f"{directory}/init.scope")
+
+
+def move(directory: str, pid: int) -> None:
+    with open(f"{directory}/cgroup.procs", "w") as file:
+        file.write(str(pid))
+
+
+def place(anchor: str, container: str, container_id: str = "c") -> Membership:
+    return Membership("", container_id, f"{anchor}/kubepods/{container}", anchor)
+
+
+@pytest.mark.parametrize(
+    ("places", "genuine"),
+    [
+        ([place("/c", "a")], ["/c/kubepods/a"]),
+        ([place("/c", "a"), place("/c", "a")], ["/c/kubepods/a"]),
+        ([place("/c", "a"), place("/c/docker/x", "a")], ["/c/kubepods/a"]),
+        ([place("/c/docker/x", "a"), place("/c", "a")], ["/c/kubepods/a"]),
+        ([place("/c/docker/x", "a"), place("/c/docker/y", "a")], []),
+        ([place("/c", "a"), place("/c", "b")], []),
+        ([place("/c", "a"), place("/cx", "a")], []),
+        ([place("/c", "a", ""), place("/d", "b", "")], ["/c/kubepods/a", "/d/kubepods/b"]),
+    ],
+)
+def test_of_several_cgroups_with_one_id_the_kubelets_own_counts(
+    places: list[Membership], genuine: list[str]
+) -> None:
+    assert namespaces._genuine(places) == set(genuine)
 
 
 @pytest.mark.kernel
@@ -300,7 +353,7 @@ def test_refused_processes_and_bad_tables_are_named() -> None:
     ours.setblocking(False)
     scanner = NamespaceScanner(lambda: Worker(NoServer(), 1, 0, Channel(ours)))
     scanner.request(0.0)
-    reply = {"namespaces": [], "servers": [], "refused": 2, "malformed": 1}
+    reply = {"namespaces": [], "servers": [], "refused": 2, "malformed": 1, "unseen": 0}
     Channel(theirs).send(reply)
     result = scanner.collect(0.5)
     assert result is not None

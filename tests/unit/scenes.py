@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from fusewatchd.actions import ReplaceMount
+from fusewatchd.containerowners import ListedPods, settle
 from fusewatchd.decision import Finding, Plan
 from fusewatchd.diagnosis import Diagnosis, Knowledge, diagnose
 from fusewatchd.drivers import drivers_for
@@ -53,7 +54,14 @@ def pod(
     uid: str = UID, *, namespace: str = "shop", is_deleting: bool = False, **annotations: str
 ) -> Pod:
     ours = {f"fusewatchd.io/{name}": value for name, value in annotations.items()}
-    return Pod(uid, uid, namespace, "web", "Running", is_deleting, annotations=ours)
+    containers = {container_id(uid): "app"}
+    return Pod(
+        uid, uid, namespace, "web", "Running", is_deleting, annotations=ours, containers=containers
+    )
+
+
+def container_id(uid: str) -> str:
+    return ("c" if uid == UID else "e") * 64
 
 
 def spec(volume: Volume, *mounts: VolumeMount) -> dict[str, Pod]:
@@ -85,6 +93,8 @@ class Scene:
     pods: dict[str, Pod] | None = None
     pods_are_current: bool = False
     pods_asked_at: float = 0.0
+    listed_at: float = 0.0
+    """When the kubelet was asked for a whole list; no container was first seen before 0."""
     servers: dict[Device, tuple[FuseServer, ...]] = field(default_factory=dict)
     volume_data: dict[tuple[str, str], VolumeData] = field(default_factory=dict)
     gaps: tuple[Gap, ...] = ()
@@ -128,7 +138,8 @@ class Scene:
     ) -> None:
         inode = NAMESPACE + len(self.namespaces)
         pod_uid = uid if kind is NamespaceKind.CONTAINER else ""
-        self.namespaces.append(MountNamespace(inode, 4000, 1, kind, pod_uid, "c" * 64, mounts))
+        made = MountNamespace(inode, 4000, 1, kind, pod_uid, container_id(uid), mounts)
+        self.namespaces.append(made)
 
     def inside(self, point: str = "/data", device: Device = OLD, **more: object) -> Mount:
         defaults: dict[str, object] = {"peer_group": 0, "parent": 900}
@@ -156,7 +167,7 @@ class Scene:
             ROOT,
             connections,
             self.servers,
-            tuple(self.namespaces),
+            settle(self.namespaces, ListedPods(self.pods, self.listed_at), {}),
             self.pods,
             self.pods_are_current,
             self.volume_data,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from fusewatchd.cgroups import (
-    CgroupOwner,
+    CgroupClaim,
+    claim_of,
     memory_cgroup_of,
-    owner_of_cgroup,
     pod_cgroup_above,
-    pod_uid_of_cgroup,
+    unit_of_cgroup,
 )
 from fusewatchd.model import MemoryCgroup
 
@@ -17,53 +17,113 @@ UID = "50a97417-eded-45b5-9699-867eb25c5bb8"
 SLICE = UID.replace("-", "_")
 STATIC = "0123456789abcdef0123456789abcdef"
 CID = "bc8bc5fca0728cd258d7a3152e1f744581616a80bff779ecf14b6e7ceede884a"
-IN_POD = CgroupOwner(UID, CID)
+KUBE = "/kubepods.slice/kubepods-burstable.slice"
+KIND = f"/docker/{'0' * 64}/kubelet.slice/kubelet-kubepods.slice"
+POD_SLICE = f"kubepods-burstable-pod{SLICE}.slice"
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    ("above", "below", "anchor"),
     [
-        # cgroupfs driver: v1, where the unit's hierarchy names containerd's; v2
-        (f"9:name=systemd:/kubepods/besteffort/pod{UID}/{CID}\n0::/\n", IN_POD),
-        (f"12:memory:/kubepods/pod{UID}/{CID}\n1:name=systemd:/system.slice/containerd.service\n", IN_POD),
-        (f"0::/kubepods/burstable/pod{UID}/{CID}", IN_POD),
+        # cgroupfs driver
+        (f"/kubepods/besteffort/pod{UID}", f"/{CID}", ""),
+        (f"/kubepods/burstable/pod{UID}", f"/{CID}", ""),
+        (f"/kubepods/pod{UID}", f"/{CID}", ""),
         # systemd driver
-        (f"0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{SLICE}.slice/cri-containerd-{CID}.scope", IN_POD),
-        (f"0::/kubepods.slice/kubepods-pod{SLICE}.slice/crio-{CID}.scope", IN_POD),
-        (f"0::/kubepods.slice/kubepods-pod{SLICE}.slice/crio-{CID}.scope/container", IN_POD),
-        (f"0::/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{SLICE}.slice/docker-{CID}.scope", IN_POD),
-        # runtime and kubelet disagree about the driver
-        (f"0::/system.slice/containerd.service/kubepods-burstable-pod{SLICE}.slice:cri-containerd:{CID}", IN_POD),
-        # a systemd of the pod's own in the container
-        (f"0::/kubepods/pod{UID}/{CID}/system.slice/nginx.service", IN_POD),
-        # nested kubelets: a node that is a container, and one that is a pod
-        (f"0::/kubelet.slice/docker/{CID}/kubelet/kubepods/pod{STATIC}/{CID}", CgroupOwner(STATIC, CID)),
-        (f"0::/docker/{'0' * 64}/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{SLICE}.slice/cri-containerd-{CID}.scope", IN_POD),
-        (f"0::/kubepods/pod{STATIC}/{'1' * 64}/kubepods/burstable/pod{UID}/{CID}", IN_POD),
-        # the pod's cgroup itself
-        (f"0::/kubepods/pod{UID}", CgroupOwner(UID)),
-        # no pod: units
-        ("0::/system.slice/sshd.service", CgroupOwner(unit="sshd.service")),
-        ("0::/system.slice/system-geesefs.slice/geesefs@data.service", CgroupOwner(unit="geesefs@data.service")),
-        ("0::/system.slice/run-r8f31.scope", CgroupOwner(unit="run-r8f31.scope")),
-        ("0::/system.slice/blobfuse.service/workers", CgroupOwner(unit="blobfuse.service")),
-        ("0::/user.slice/user-1000.slice/user@1000.service/app.slice/s3fs.service", CgroupOwner(unit="s3fs.service")),
-        (f"0::/system.slice/docker-{CID}.scope/system.slice/juicefs.service", CgroupOwner(unit="juicefs.service")),
-        ("0::/system.slice/_cgroup.procs.service", CgroupOwner(unit="cgroup.procs.service")),
-        ("3:cpu:/other.service\n1:name=systemd:/system.slice/right.service\n0::/", CgroupOwner(unit="right.service")),
-        # nobody's
-        (f"0::/user.slice/pod{UID}/{CID}", CgroupOwner()),
-        ("0::/kubepods/besteffort", CgroupOwner()),
-        (f"0::/system.slice/{'x' * 300}.service", CgroupOwner()),
-        ("0::/", CgroupOwner()),
-        ("0::/system.slice/.service\nnonsense\n::\n", CgroupOwner()),
-        ("", CgroupOwner()),
+        (f"{KUBE}/{POD_SLICE}", f"/cri-containerd-{CID}.scope", ""),
+        (f"/kubepods.slice/kubepods-pod{SLICE}.slice", f"/crio-{CID}.scope", ""),
+        (f"/kubepods.slice/kubepods-pod{SLICE}.slice", f"/crio-{CID}.scope", ""),
+        (f"/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{SLICE}.slice", f"/docker-{CID}.scope", ""),
+        # a node that is a container
+        (f"/kubelet/kubepods/pod{UID}", f"/{CID}", "/kubelet"),
+        (f"{KIND}/kubelet-kubepods-pod{SLICE}.slice", f"/cri-containerd-{CID}.scope", KIND.rpartition("/")[0]),
+        (f"{KIND}/kubelet-kubepods-besteffort.slice/kubelet-kubepods-besteffort-pod{SLICE}.slice", f"/cri-containerd-{CID}.scope", KIND.rpartition("/")[0]),
     ],
 )  # fmt: skip
-def test_whose_a_process_is(text: str, expected: CgroupOwner) -> None:
-    assert owner_of_cgroup(text) == expected
-    pod = (expected.pod_uid, expected.container_id) if expected.pod_uid else None
-    assert pod_uid_of_cgroup(text) == pod
+@pytest.mark.parametrize(
+    "inside", ["", "/container", "/system.slice/nginx.service", f"/kubepods/pod{STATIC}/{'1' * 64}"]
+)
+def test_a_container_below_kubepods(above: str, below: str, anchor: str, inside: str) -> None:
+    """What is inside it, a container has named itself."""
+    expected = CgroupClaim(UID, CID, above, above + below, anchor)
+    assert claim_of(above + below + inside) == expected
+
+
+def test_a_static_pod_is_named_by_a_hash() -> None:
+    claim = claim_of(f"/kubepods/pod{STATIC}/{CID}")
+    assert claim is not None
+    assert claim.pod_uid == STATIC
+
+
+@pytest.mark.parametrize(
+    "pod", [f"/kubepods/pod{UID}", f"/kubepods.slice/kubepods-pod{SLICE}.slice"]
+)
+def test_the_cgroup_of_a_pod_is_of_no_container(pod: str) -> None:
+    assert claim_of(pod) == CgroupClaim(UID, "", pod, pod, "")
+
+
+@pytest.mark.parametrize(
+    ("above", "name"),
+    [
+        ("", f"crio-{CID}"),
+        ("/docker", CID),
+        ("/system.slice", f"cri-containerd-{CID}.scope"),
+        (f"/system.slice/docker.service/BestEffort.slice/BestEffort-pod{SLICE}.slice", CID),
+        # runtime and kubelet disagree about the driver
+        ("/system.slice/containerd.service", f"kubepods-burstable-pod{SLICE}.slice:cri-containerd:{CID}"),
+        # part of a name is no level of the kubelet's
+        (f"/mykubepods/pod{UID}", CID),
+        (f"/kubepods-x/pod{UID}", CID),
+        (f"/x-kubepods.slice/x-kubepods-pod{SLICE}.slice", CID),
+        (f"/user.slice/pod{UID}", CID),
+    ],
+)  # fmt: skip
+def test_elsewhere_only_the_id_is_told(above: str, name: str) -> None:
+    claim = CgroupClaim("", CID, above, f"{above}/{name}", None)
+    assert claim_of(f"{above}/{name}") == claim
+    assert claim_of(f"{above}/{name}/{'1' * 64}") == claim
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/kubepods/besteffort",
+        f"/kubepods/x/pod{UID}/{CID}",
+        f"/kubepods/x/kubepods/pod{UID}/{CID}",
+        f"/kubepods/podx{UID}/{CID}",
+        f"/kubepods/pod{UID}x/{CID}",
+        f"/kubepods/pod{SLICE}.slice/{CID}",
+        f"/kubepods.slice/pod{SLICE}.slice/{CID}",
+        f"/kubepods.slice/kubepods-burstable-pod{SLICE}.slice/crio-{CID}.scope",
+        f"/user.slice/pod{UID}/{CID[:40]}",
+        f"/x/{CID}0",
+        "/",
+        "",
+    ],
+)
+def test_no_container(path: str) -> None:
+    assert claim_of(path) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "unit"),
+    [
+        ("0::/system.slice/sshd.service", "sshd.service"),
+        ("0::/system.slice/system-geesefs.slice/geesefs@data.service", "geesefs@data.service"),
+        ("0::/system.slice/run-r8f31.scope", "run-r8f31.scope"),
+        ("0::/system.slice/blobfuse.service/workers", "blobfuse.service"),
+        ("0::/user.slice/user-1000.slice/user@1000.service/app.slice/s3fs.service", "s3fs.service"),
+        (f"0::/system.slice/docker-{CID}.scope/system.slice/juicefs.service", "juicefs.service"),
+        ("0::/system.slice/_cgroup.procs.service", "cgroup.procs.service"),
+        ("3:cpu:/other.service\n1:name=systemd:/system.slice/right.service\n0::/", "right.service"),
+        (f"0::/system.slice/{'x' * 300}.service", ""),
+        ("0::/", ""),
+        ("0::/system.slice/.service\nnonsense\n::\n", ""),
+        ("", ""),
+    ],
+)
+def test_the_unit_of_a_process(text: str, unit: str) -> None:
+    assert unit_of_cgroup(text) == unit
 
 
 @pytest.mark.parametrize(

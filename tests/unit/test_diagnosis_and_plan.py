@@ -684,7 +684,9 @@ ONE_CLAIM = {"v": "persistentVolumeClaim", "other": "hostPath"}
         (spec(entry("/data", sub_path="x"), **ONE_CLAIM), False),
         (spec(entry("/elsewhere"), **ONE_CLAIM), False),
         (spec(entry("/data", "other"), **ONE_CLAIM), False),
-        (spec(entry("/data"), entry("/data", "other", container="b"), **ONE_CLAIM), False),
+        (spec(entry("/data"), entry("/data", "other", container="b"), **ONE_CLAIM), True),
+        (spec(entry("/data"), entry("/data", "other"), **ONE_CLAIM), False),
+        (spec(entry("/data", container="b"), **ONE_CLAIM), False),
         (spec(entry("/data"), v="persistentVolumeClaim", w="ephemeral"), False),
         (spec(entry("/data", "pv"), pv="csi", w="csi"), True),
         (spec(entry("/data", "w"), pv="csi", w="csi"), False),
@@ -697,6 +699,76 @@ def test_without_memory_only_a_spec_that_leaves_no_choice_names_the_bind(
     scene = restarted_in_the_middle()
     scene.pods = pods
     assert [a.key.mount_point for a in replacements(scene.plan()[1])] == ["/data"] * is_ours
+
+
+@pytest.mark.parametrize(
+    ("change", "is_ours"),
+    [
+        ({}, True),
+        ({"is_own": False}, False),
+        ({"container_id": "d" * 64}, False),
+        ({"container_id": ""}, False),
+    ],
+)
+def test_the_spec_alone_repairs_only_in_a_listed_containers_own_namespace(
+    change: dict[str, object], is_ours: bool
+) -> None:
+    scene = restarted_in_the_middle()
+    scene.pods = spec(entry("/data"), **ONE_CLAIM)
+    scene.namespaces[0] = replace(scene.namespaces[0], **change)  # type: ignore[arg-type]
+    assert [a.key.mount_point for a in replacements(scene.plan()[1])] == ["/data"] * is_ours
+
+
+@pytest.mark.parametrize("is_own", [True, False])
+def test_a_mount_that_appears_dead_is_known_by_its_number_only_in_an_own_namespace(
+    is_own: bool,
+) -> None:
+    """The number may be that of another file system by now."""
+    scene, source, bind = usual()
+    scene.crash_and_restart(source)
+    scene.unmount(bind)
+    scene.mount(bind.mount_point, NEW)
+    scene.look()
+    scene.container(scene.inside("/late", OLD))
+    scene.namespaces[-1] = replace(scene.namespaces[-1], is_own=is_own)
+    points = [a.key.mount_point for a in replacements(scene.plan()[1])]
+    assert points == ["/data", *(["/late"] * is_own)]
+
+
+@pytest.mark.parametrize("is_seen_alive", [True, False])
+@pytest.mark.parametrize("is_restarted", [True, False])
+def test_a_namespace_that_a_container_made_is_known_by_device_and_memory(
+    is_seen_alive: bool, is_restarted: bool
+) -> None:
+    """As of a container engine in the container."""
+    scene, source, bind = usual()
+    inner = scene.inside("/inner")
+    if is_seen_alive:
+        scene.container(inner)
+        scene.namespaces[-1] = replace(scene.namespaces[-1], is_own=False)
+        scene.look()
+    scene.crash_and_restart(source)
+    if not is_seen_alive:
+        scene.container(inner)
+        scene.namespaces[-1] = replace(scene.namespaces[-1], is_own=False)
+        # The bind on the host still shows the same.
+    else:
+        scene.unmount(bind)
+        scene.mount(bind.mount_point, NEW)
+    if is_restarted:
+        scene.ledger = Ledger(facts=scene.ledger.facts, containers=scene.ledger.containers)
+    assert "/inner" in {a.key.mount_point for a in replacements(scene.plan()[1])}
+
+
+@pytest.mark.parametrize("listed_at", [0.0, 50.0])
+def test_a_container_that_a_newer_list_lacks_is_nobodys(listed_at: float) -> None:
+    scene, source, _ = usual()
+    scene.pods = {UID: replace(pod(), containers={"d" * 64: "app"})}
+    scene.listed_at = listed_at
+    scene.look()
+    scene.crash_and_restart(source)
+    points = [a.key.mount_point for a in replacements(scene.plan()[1])]
+    assert points == [publish_path(), *([] if listed_at else ["/data"])]
 
 
 @pytest.mark.parametrize("change", ["nothing", "mount", "container", "root"])

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from fusewatchd.actions import OwnLayer, Propagation, ReplaceMount
+from fusewatchd.ledger import Ledger
 from fusewatchd.model import Answer, BindKind, Device, FuseServer, Mount, NamespaceKind, Volume
 from fusewatchd.verdicts import Reason, Verdict
 from tests.unit.scenes import (
@@ -85,7 +86,7 @@ def is_only_served(scene: Scene) -> None:
 
 
 def is_a_foreign_namespace(scene: Scene) -> None:
-    scene.namespaces = [replace(scene.namespaces[0], kind=NamespaceKind.FOREIGN)]
+    scene.namespaces = [replace(scene.namespaces[0], kind=NamespaceKind.FOREIGN, container_id="")]
 
 
 def has_no_pod_list(scene: Scene) -> None:
@@ -104,7 +105,9 @@ def has_another_volume_there_too(scene: Scene) -> None:
     assert scene.pods
     both = (entry(), entry(container="other", volume="w"))
     volumes = (HOST_PATH, Volume("w", "hostPath", path="/mnt/other"))
-    scene.pods = {UID: replace(scene.pods[UID], volumes=volumes, volume_mounts=both)}
+    scene.pods = {
+        UID: replace(scene.pods[UID], volumes=volumes, volume_mounts=both, containers={})
+    }
 
 
 def is_bidirectional(scene: Scene) -> None:
@@ -131,6 +134,31 @@ def leads_into_the_kubelets_directory(scene: Scene) -> None:
     scene.pods = spec(Volume("v", "hostPath", path=publish_path()))
     scene.mount(publish_path(uid="cccccccc-0000-4000-8000-000000000003"), THIRD)
     scene.mount(publish_path(), Device(0, 99))
+
+
+@pytest.mark.parametrize("is_seen_alive", [True, False])
+@pytest.mark.parametrize("change", [{"is_own": False}, {"container_id": "d" * 64}])
+def test_elsewhere_than_in_a_listed_containers_own_namespace_a_hostpath_is_known_by_its_device(
+    change: dict[str, object], is_seen_alive: bool
+) -> None:
+    scene, source = host_path()
+    scene.namespaces[0] = replace(scene.namespaces[0], **change)  # type: ignore[arg-type]
+    if is_seen_alive:
+        scene.look()
+        scene.ledger = Ledger(containers=scene.ledger.containers)  # what the state file keeps
+    scene.crash_and_restart(source)
+    assert len(replacements(scene.plan()[1])) == is_seen_alive
+
+
+def test_a_container_gets_its_own_hostpath_not_that_of_another_at_the_path() -> None:
+    scene, source = host_path()
+    assert scene.pods
+    both = (entry(), entry(container="other", volume="w"))
+    volumes = (HOST_PATH, Volume("w", "hostPath", path="/mnt/other"))
+    scene.pods = {UID: replace(scene.pods[UID], volumes=volumes, volume_mounts=both)}
+    scene.mount("/mnt/other", THIRD)
+    ((action,), _) = planned(scene, source)
+    assert action.origin.mount_point == SOURCE
 
 
 @pytest.mark.parametrize(

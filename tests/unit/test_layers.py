@@ -19,7 +19,7 @@ PARSERS = {
     "sourcetemplate", "webconfig", "commandtemplate",
 }  # fmt: skip
 CORE = {
-    "looks", "namespaceview", "wakeups", "lifecycle", "lineage", "sources", "containers", "children", "connections", "connectionstate", "connectionview", "proof", "incidents",
+    "looks", "namespaceview", "containerowners", "wakeups", "lifecycle", "lineage", "sources", "containers", "children", "connections", "connectionstate", "connectionview", "proof", "incidents",
     "cycle", "ledger", "memory", "services", "history", "aborting", "persistence", "switches", "cleanup",
     "pods", "diagnosis", "planner", "drivers", "detectors", "ends", "holding", "belongings",
     "budget", "breaker", "ownlayers", "propagation", "hostpaths", "checkup",

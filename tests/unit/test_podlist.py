@@ -48,7 +48,16 @@ def pod_document(**metadata: Any) -> dict[str, Any]:
                 {"name": "debug", "volumeMounts": [{"name": "scratch", "mountPath": "/s"}]}
             ],
         },
-        "status": {"phase": "Running"},
+        "status": {
+            "phase": "Running",
+            "initContainerStatuses": [{"name": "init", "containerID": "containerd://1a"}],
+            "containerStatuses": [
+                {"name": "app", "containerID": "cri-o://2b"},
+                {"name": "waits", "containerID": ""},
+                {"name": "new"},
+            ],
+            "ephemeralContainerStatuses": [{"name": "debug", "containerID": "docker://3c"}],
+        },
     }
 
 
@@ -83,6 +92,7 @@ def test_everything_that_recovery_and_reports_need() -> None:
             VolumeMount("app", "data", "/x", False, "None", "$(NAME)"),
             VolumeMount("debug", "scratch", "/s", False, "None"),
         ),
+        containers={"1a": "init", "2b": "app", "3c": "debug"},
     )
 
 

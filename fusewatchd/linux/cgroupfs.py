@@ -1,0 +1,228 @@
+"""Which container a process is in, as far as cgroupfs proves what its cgroup claims; cgroups(7).
+
+A user may name cgroups in a subtree that systemd delegated to him, and so may a container in its
+own.  What nobody but root can make is a directory that is root's below directories that are
+root's.  So the pod's directory, and all above it, must be that; the container's own may be its
+user's, since runtimes hand it over to user namespaces.
+
+Directories are looked at again only when they are others: by path, inode, owner and mode.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+from fusewatchd.cgroups import (
+    CgroupClaim,
+    CgroupLine,
+    CgroupOwner,
+    cgroup_lines,
+    claim_of,
+    unit_of_cgroup,
+)
+from fusewatchd.errors import ParseError
+from fusewatchd.linux.oomkills import Hierarchy
+from fusewatchd.linux.procfs import open_process
+from fusewatchd.mountinfo import mount_from_line
+
+MAX_GROUPS = 256
+"""Cgroups inside one container in which its oldest process is looked for."""
+_LEVELS = ("kubepods", "kubepods.slice")
+_OUTSIDE = "/.."
+"""How the kernel shows a cgroup that is not below the reader's own root."""
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """The container that a process is proven to be in."""
+
+    pod_uid: str
+    """Empty where the path does not tell: then only the kubelet's list can."""
+    container_id: str
+    directory: str
+    """The container's own, in cgroupfs."""
+    anchor: str
+    """The directory that holds ``kubepods``; of any other container the one above it."""
+
+
+NOBODY = Membership("", "", "", "")
+
+
+@dataclass(frozen=True, slots=True)
+class FirstProcess:
+    """The oldest process of a container, and where it lives."""
+
+    pid: int
+    start_time: int
+    mount_namespace: int
+    user_namespace: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Mounted:
+    controllers: frozenset[str] | None
+    """None for cgroup2."""
+    hierarchy: Hierarchy
+
+    def has(self, line: CgroupLine) -> bool:
+        if self.controllers is None or not line.controllers:
+            return self.controllers is None and not line.controllers
+        return line.controllers <= self.controllers
+
+
+_Stamp = tuple[int, int, int, int]
+
+
+class CgroupTrees:
+    """The hierarchies of this node and what was found out about their directories."""
+
+    def __init__(self, mountinfo: str = "/proc/self/mountinfo") -> None:
+        """Read nothing yet."""
+        self.unseen = 0
+        """Since ``begin``: claims that could not be checked, for their hierarchy is not here."""
+        self._mountinfo = mountinfo
+        self._mounted: list[_Mounted] = []
+        self._was_read = False
+        self._known: dict[str, tuple[_Stamp, bool]] = {}
+        self._before: dict[str, tuple[_Stamp, bool]] = {}
+        self._is_at_top: bool | None = None
+
+    def begin(self) -> None:
+        """Begin another look; what this one does not come across is forgotten by the next."""
+        self.unseen, self._was_read, self._is_at_top = 0, False, None
+        self._before, self._known = self._known, {}
+
+    def owner(self, text: str) -> CgroupOwner:
+        """Return to whom a process with this ``/proc/<pid>/cgroup`` is proven to belong."""
+        found = self.membership(text)
+        if found.pod_uid:
+            return CgroupOwner(found.pod_uid, found.container_id)
+        return CgroupOwner(unit=unit_of_cgroup(text))
+
+    def membership(self, text: str) -> Membership:
+        """Return the container that a process with this ``/proc/<pid>/cgroup`` is in."""
+        unlisted, is_unseen = NOBODY, False
+        for line in cgroup_lines(text):
+            if claim_of(line.path) is None:
+                continue
+            place = self._place(line)
+            if place is None:
+                is_unseen = True
+                continue
+            hierarchy, path = place
+            claim = claim_of(path)
+            if claim is None or not self._is_roots(hierarchy.directory + claim.above):
+                continue
+            directory = hierarchy.directory + claim.container
+            above = hierarchy.directory + (claim.above if claim.anchor is None else claim.anchor)
+            if self._is_kubelets(claim):
+                return Membership(claim.pod_uid, claim.container_id, directory, above)
+            if unlisted is NOBODY:
+                unlisted = Membership("", claim.container_id, directory, above)
+        self.unseen += is_unseen and unlisted is NOBODY
+        return unlisted
+
+    def _place(self, line: CgroupLine) -> tuple[Hierarchy, str] | None:
+        """Return where a cgroup is to be seen, and its path from the root that is to be seen."""
+        if line.path.startswith(_OUTSIDE):
+            return None
+        found = self._find(line)
+        if found is None and not self._was_read:
+            self._read()
+            found = self._find(line)
+        if found is None:
+            return None
+        return found, line.path[len(found.root.rstrip("/")) :]
+
+    def _find(self, line: CgroupLine) -> Hierarchy | None:
+        fitting = [
+            mounted.hierarchy
+            for mounted in self._mounted
+            if mounted.has(line) and mounted.hierarchy.directory_of(line.path) is not None
+        ]
+        return min(fitting, key=lambda hierarchy: len(hierarchy.root), default=None)
+
+    def _read(self) -> None:
+        self._was_read = True
+        self._mounted = []
+        with open(self._mountinfo, "rb") as file:
+            lines = [line for line in file.read().split(b"\n") if b" - cgroup" in line]
+        for line in lines:
+            with suppress(ParseError):
+                mount = mount_from_line(line)
+                is_unified = mount.fs_type == "cgroup2"
+                names = None if is_unified else frozenset(mount.super_options.split(","))
+                hierarchy = Hierarchy(mount.mount_point.rstrip("/"), mount.root)
+                self._mounted.append(_Mounted(names, hierarchy))
+
+    def _is_kubelets(self, claim: CgroupClaim) -> bool:
+        """True for a ``kubepods`` at the kubelet's cgroup root.
+
+        That is the root of all, if there is one.  A kubelet in a container has it deeper.
+        """
+        if not claim.anchor:
+            return claim.anchor is not None
+        if self._is_at_top is None:
+            tops = {mounted.hierarchy.directory for mounted in self._mounted}
+            places = [f"{top}/{level}" for top in tops for level in _LEVELS]
+            self._is_at_top = any(os.path.isdir(place) for place in places)
+        return not self._is_at_top
+
+    def _is_roots(self, directory: str) -> bool:
+        """True where only root can make what is in a directory, and what it is in."""
+        try:
+            info = os.lstat(directory)
+        except OSError:
+            return False  # the container has just ended
+        stamp = (info.st_ino, info.st_uid, info.st_gid, info.st_mode)
+        known = self._known.get(directory) or self._before.get(directory)
+        if known is None or known[0] != stamp:
+            above = os.path.dirname(directory)
+            is_top = any(mounted.hierarchy.directory == directory for mounted in self._mounted)
+            is_safe = _is_closed(info) and (is_top or self._is_roots(above))
+            known = (stamp, is_safe)
+        self._known[directory] = known
+        return known[1]
+
+
+def _is_closed(info: os.stat_result) -> bool:
+    """True for a directory in which nobody but root can make anything."""
+    open_to = stat.S_IWOTH | (stat.S_IWGRP if info.st_gid else 0)
+    return stat.S_ISDIR(info.st_mode) and info.st_uid == 0 and not info.st_mode & open_to
+
+
+def first_process(directory: str, host: int) -> FirstProcess | None:
+    """Return the oldest process of a container; None where that cannot be told.
+
+    Not those in the mount namespace ``host``: they are the runtime's, about to make the
+    container or to watch it.
+    """
+    pids: set[int] = set()
+    for number, group in enumerate(_groups(directory)):
+        if number >= MAX_GROUPS:
+            return None
+        with suppress(OSError), open(f"{group}/cgroup.procs", "rb", 0) as file:
+            pids.update(int(word) for word in file.read().split())
+    ages: list[tuple[int, int]] = []
+    for pid in pids - {0}:
+        with suppress(OSError), open_process(pid) as process:
+            ages.append((process.stat()[2], pid))
+    for start_time, pid in sorted(ages):
+        with suppress(OSError), open_process(pid) as process:
+            mounts, users = process.namespace("mnt"), process.namespace("user")
+            if mounts != host and process.stat()[2] == start_time:
+                return FirstProcess(pid, start_time, mounts, users)
+    return None
+
+
+def _groups(directory: str) -> Iterator[str]:
+    waiting = [directory]
+    while waiting:
+        group = waiting.pop()
+        yield group
+        with suppress(OSError), os.scandir(group) as entries:
+            waiting += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
