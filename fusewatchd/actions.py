@@ -223,6 +223,8 @@ class Outcome:
     """Which step and why, for the log; never parsed."""
     mount: Mount | None = None
     """The mount that stands at the target now."""
+    found: Mount | None = None
+    """What stood at the target in the place of the mount that was expected there."""
     depth: int = 1
     layer: OwnLayer | None = None
     """What was put on top of the old mount, whatever became of the attempt after that."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from fusewatchd import cleanup, lineage, propagation
@@ -26,10 +26,12 @@ from fusewatchd.lineage import Place
 from fusewatchd.model import SourceAnswer, TargetKey
 from fusewatchd.ownlayers import still_there, with_layers, without
 from fusewatchd.snapshot import Snapshot
-from fusewatchd.verdicts import Verdict
+from fusewatchd.verdicts import Reason, Verdict
 
 UNDONE_SECONDS = 120.0
 """What was replaced by the same mount longer ago than this is no quarrel with anybody."""
+
+DONE = frozenset({OutcomeStatus.RECOVERED, OutcomeStatus.DETACHED, OutcomeStatus.ABORTED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,10 @@ def take_outcomes(ledger: Ledger, outcomes: Iterable[Outcome], back_off: BackOff
     for outcome in outcomes:
         action, mount = outcome.action, outcome.mount
         key = action.key
-        states[key] = _after_attempt(states.get(key, TargetState()), outcome, back_off)
+        state = _after_attempt(states.get(key, TargetState()), outcome, back_off)
+        if _is_own_race(outcome, ledger.state(key), states):
+            state = replace(state, retry_at=outcome.started_at)
+        states[key] = state
         if isinstance(action, DetachOwnLayer):
             if outcome.status is OutcomeStatus.DETACHED:
                 own_layers[key] = without(own_layers.get(key, ()), action.expect)
@@ -92,8 +97,7 @@ def _stacked(outcomes: Iterable[Outcome]) -> Iterable[tuple[TargetKey, OwnLayer]
 
 
 def _after_attempt(state: TargetState, outcome: Outcome, back_off: BackOff) -> TargetState:
-    done = (OutcomeStatus.RECOVERED, OutcomeStatus.DETACHED, OutcomeStatus.ABORTED)
-    if outcome.status in done:
+    if outcome.status in DONE:
         phase = advance(state.phase, Signal.SUCCEEDED)
         if not _is_repeated(state.last_outcome, outcome):
             return TargetState(phase, last_outcome=outcome)
@@ -110,6 +114,26 @@ def _after_attempt(state: TargetState, outcome: Outcome, back_off: BackOff) -> T
         is_in_flight=False,
         last_outcome=outcome,
     )
+
+
+def _is_own_race(
+    outcome: Outcome, before: TargetState, states: Mapping[TargetKey, TargetState]
+) -> bool:
+    """Return True when what came between was the replacement of the pod's bind on the host.
+
+    What is detached there goes in containers that are its slaves as well.  It is true at most
+    once for each such replacement.
+    """
+    action = outcome.action
+    if outcome.reason is not Reason.RACED or outcome.found is None:
+        return False
+    if not isinstance(action, ReplaceMount) or action.namespace is None:
+        return False
+    host = states.get(TargetKey(0, action.origin.mount_point))
+    if host is None or host.last_outcome is None or host.last_outcome.status not in DONE:
+        return False
+    last = before.last_outcome
+    return last is None or last.finished_at < host.last_outcome.finished_at
 
 
 def _is_repeated(before: Outcome | None, outcome: Outcome) -> bool:

@@ -46,7 +46,7 @@ class NamespaceView:
                 continue
             inode = action.namespace.inode
             self._worked_at[inode] = max(self._worked_at.get(inode, 0.0), outcome.finished_at)
-            if outcome.status is OutcomeStatus.RECOVERED:
+            if outcome.status is OutcomeStatus.RECOVERED or outcome.found is not None:
                 replaced.setdefault(inode, []).append(outcome)
         if replaced:
             self.namespaces = tuple(
@@ -91,19 +91,28 @@ def _with(mounts: tuple[Mount, ...], replaced: Iterable[Outcome]) -> tuple[Mount
     """
     table = MountTable.of(mounts)
     news: dict[int, Mount] = {}
+    uncovered: dict[int, Mount] = {}
     gone: set[int] = set()
     for outcome in replaced:
-        old = table.by_id(outcome.action.expect.mount_id)
-        if outcome.mount is None or old is None or not outcome.action.expect.is_met_by(old):
+        old, top = table.by_id(outcome.action.expect.mount_id), outcome.mount or outcome.found
+        if top is None or old is None or not outcome.action.expect.is_met_by(old):
             continue
-        news[old.mount_id] = outcome.mount
-        covered = covered_by(old, table)
-        gone |= {layer.mount_id for layer in covered[: max(0, len(covered) + 1 - outcome.depth)]}
+        covered = [layer.mount_id for layer in covered_by(old, table)]
+        if outcome.found is None:
+            news[old.mount_id] = top
+            gone.update(covered[: max(0, len(covered) + 1 - outcome.depth)])
+        elif top.mount_id in covered:
+            uncovered[top.mount_id] = top
+            gone |= {old.mount_id, *covered[: covered.index(top.mount_id)]}
+        else:
+            news[old.mount_id] = top
     numbers = {mount.mount_id for mount in news.values()}
     now: list[Mount] = []
     for mount in mounts:
         if mount.mount_id in news:
             now.append(news[mount.mount_id])
+        elif mount.mount_id in uncovered:
+            now.append(uncovered[mount.mount_id])
         elif not ({mount.mount_id, mount.parent_id} & numbers or mount.mount_id in gone):
             now.append(mount)
     return tuple(now)

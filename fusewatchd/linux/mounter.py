@@ -129,11 +129,16 @@ def _report(outcome: Outcome) -> dict[str, Any]:
         "errno": outcome.errno,
         "detail": outcome.detail,
         "mount": encode(outcome.mount),
+        "found": encode(outcome.found),
         "depth": outcome.depth,
         "layer": encode(outcome.layer),
         "started_at": outcome.started_at,
         "finished_at": outcome.finished_at,
     }
+
+
+def _mount(item: Any) -> Mount | None:
+    return None if item is None else decode(Mount, item)
 
 
 class MountWorker:
@@ -264,7 +269,8 @@ class MountWorker:
             reason=Reason(item["reason"]),
             errno=item["errno"],
             detail=item["detail"],
-            mount=None if item["mount"] is None else decode(Mount, item["mount"]),
+            mount=_mount(item["mount"]),
+            found=_mount(item["found"]),
             depth=item["depth"],
             layer=None if item["layer"] is None else decode(OwnLayer, item["layer"]),
             narrower=action.narrower if isinstance(action, ReplaceMount) else "",

@@ -97,7 +97,7 @@ def _carry_out(kernel: MountKernel, action: Action, note: Callable[[OwnLayer], N
         finally:
             kernel.enter(None)
     except Stop as stop:
-        return Outcome(action, stop.status, stop.reason, detail=stop.detail)
+        return Outcome(action, stop.status, stop.reason, detail=stop.detail, found=stop.found)
     except OSError as exc:
         return _outcome_of_error(action, exc)
 
@@ -194,7 +194,7 @@ class _Replacement:
         if not self._action.expect.is_met_by(mount):
             is_live = mount.device == self._action.origin.device
             reason = Reason.ALREADY_LIVE if is_live else Reason.RACED
-            raise skip(reason, f"mount {mount.mount_id} of {mount.device} is there now")
+            raise skip(reason, f"mount {mount.mount_id} of {mount.device} is there now", mount)
         kind = self._kernel.kind_of(fd)
         if mount.is_of_removed and self._kernel.way is not Way.BENEATH:
             # The kernel mounts nothing on a directory that was removed.

@@ -16,7 +16,7 @@ from fusewatchd.snapshot import Snapshot
 _ENDINGS: dict[OutcomeStatus, tuple[Level, str]] = {
     OutcomeStatus.FAILED: (Level.WARNING, "could not be replaced"),
     OutcomeStatus.REFUSED: (Level.WARNING, "must not be replaced"),
-    OutcomeStatus.SKIPPED: (Level.INFO, "left alone, changed by others meanwhile"),
+    OutcomeStatus.SKIPPED: (Level.INFO, "left alone, changed meanwhile"),
     OutcomeStatus.DETACHED: (Level.INFO, "freed of a layer of ours"),
 }
 

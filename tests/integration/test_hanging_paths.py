@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from fusewatchd.demo.container import Container
+from fusewatchd.demo.containerspec import MountPropagation
 from fusewatchd.demo.daemonprocess import DaemonProcess
 from fusewatchd.demo.node import DemoNode
 from fusewatchd.demo.pods import PodMount, PodVolume
@@ -254,3 +255,31 @@ def test_a_lazy_image_whose_server_hangs(
         stack.enter_context(overlay_root(node, image, source))
         daemon = stack.enter_context(DaemonProcess(node, way=way))
         crash_while(daemon, source, [image], good, 1, hang)
+
+
+# --------------------------------------------------------------------- our own detaches
+
+
+@WAYS
+@pytest.mark.parametrize("layers", [2, 5])
+@in_lab(timeout=120)
+def test_a_race_with_our_own_detach_waits_for_nothing(
+    node: DemoNode, way: str, layers: int
+) -> None:
+    """What is detached on the host goes in the container as well, and in the way is another."""
+    source = node.add_source("one")
+    syscalls.mount(None, source.path, None, syscalls.MS_PRIVATE)
+    mount = PodMount("v", "/data", propagation=MountPropagation.HOST_TO_CONTAINER)
+    pod = node.add_pod("p", [PodVolume("v", source)], [mount])
+    container = node.start_container(pod)
+    for _ in range(layers - 1):
+        syscalls.mount(source.path, pod.volume_path("v"), None, syscalls.MS_BIND)
+    settings = {"recovery.back_off_initial_seconds": "50"}
+    with DaemonProcess(node, way=way, settings=settings) as daemon:
+        daemon.wait_until_watching(2, DEADLINE)
+        daemon.wait_for(lambda d: {b["depth"] for b in d["binds"]} == {layers}, DEADLINE)
+        for _ in range(2):
+            source.kill()
+            source.restart()
+            container.wait_until_readable("/data/hello", 20)
+            daemon.wait_for(lambda d: not broken(d), 20)

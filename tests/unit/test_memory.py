@@ -14,18 +14,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusewatchd import lineage
-from fusewatchd.actions import OwnLayer, Propagation
+from fusewatchd.actions import (
+    Expect,
+    NamespaceRef,
+    Outcome,
+    OutcomeStatus,
+    OwnLayer,
+    Propagation,
+    ReplaceMount,
+)
 from fusewatchd.decision import Outage, Phase
 from fusewatchd.errors import ParseError
 from fusewatchd.ledger import ContainerFacts, Ledger, Owner
 from fusewatchd.lifecycle import TRANSITIONS, Signal, advance, signal_of
-from fusewatchd.memory import BackOff
+from fusewatchd.memory import BackOff, take_outcomes
 from fusewatchd.model import Device, FuseServer, Mount, TargetKey
 from fusewatchd.mountinfo import MountTable
 from fusewatchd.persistence import document_of, is_same_memory, ledger_from
 from fusewatchd.pods import Pods
 from fusewatchd.printable import printable
-from fusewatchd.verdicts import Verdict
+from fusewatchd.verdicts import Reason, Verdict
 from fusewatchd.wire import decode, encode
 from tests.unit.scenes import ROOT, SOURCE, UID, Scene, pod, usual
 
@@ -70,6 +78,74 @@ def test_back_off_is_bounded_and_repeatable(failures: int, path: str) -> None:
     full = min(60.0, 0.25 * 2.0 ** min(failures - 1, 20))
     assert 0.8 * full <= delay <= 1.2 * full
     assert delay == back_off.delay(key, failures)
+
+
+# ------------------------------------------------------------------------------ races
+
+BIND = TargetKey(0, "/bind")
+INSIDE = TargetKey(7, "/data")
+
+
+def replaced(at: float, status: OutcomeStatus = OutcomeStatus.RECOVERED) -> Outcome:
+    action = ReplaceMount(
+        BIND, Expect("/bind", Device(0, 5)), Expect("/s", Device(0, 6)), Propagation.OWN_GROUP
+    )
+    return Outcome(action, status, started_at=at - 0.001, finished_at=at)
+
+
+def raced(at: float, *, sees: bool = True) -> Outcome:
+    expect, origin = Expect("/data", Device(0, 5), 12), Expect("/bind", Device(0, 6))
+    there = NamespaceRef(7, 1, 1)
+    action = ReplaceMount(INSIDE, expect, origin, Propagation.SLAVE, namespace=there)
+    layer = Mount(11, 1, Device(0, 5), "/", "/data", "rw", 0, 0, "fuse", "t", "rw")
+    return Outcome(
+        action, OutcomeStatus.SKIPPED, Reason.RACED, found=layer if sees else None,
+        started_at=at - 0.001, finished_at=at,
+    )  # fmt: skip
+
+
+def take(ledger: Ledger, *outcomes: Outcome) -> Ledger:
+    """Take in how attempts ended."""
+    states = {
+        outcome.action.key: replace(
+            ledger.state(outcome.action.key), phase=Phase.RECOVERING, is_in_flight=True
+        )
+        for outcome in outcomes
+    }
+    ledger = replace(ledger, states={**ledger.states, **states})
+    return take_outcomes(ledger, outcomes, BackOff(10.0, 60.0))
+
+
+def waits(ledger: Ledger, now: float) -> bool:
+    return ledger.state(INSIDE).retry_at > now
+
+
+def test_a_race_with_our_own_detach_is_tried_again_at_once_and_once() -> None:
+    ledger = take(Ledger(), replaced(5.0), raced(5.1))
+    assert not waits(ledger, 5.1)
+    ledger = take(ledger, raced(5.2))
+    assert waits(ledger, 5.3)
+    # At the next crash as well.
+    ledger = take(ledger, replaced(50.0), raced(50.1))
+    assert not waits(ledger, 50.1)
+
+
+def test_the_outcome_on_the_host_may_have_come_before() -> None:
+    ledger = take(Ledger(), replaced(5.0))
+    assert not waits(take(ledger, raced(5.1)), 5.1)
+
+
+@pytest.mark.parametrize(
+    "outcomes",
+    [
+        (raced(5.1),),
+        (replaced(5.0, OutcomeStatus.FAILED), raced(5.1)),
+        (replaced(5.0), raced(5.1, sees=False)),
+    ],
+    ids=["of somebody else", "not replaced", "nothing seen"],
+)
+def test_a_race_with_somebody_else_waits(outcomes: tuple[Outcome, ...]) -> None:
+    assert waits(take(Ledger(), *outcomes), 5.2)
 
 
 # ------------------------------------------------------------------------ persistence

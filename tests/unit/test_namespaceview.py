@@ -124,3 +124,21 @@ def test_layers_that_were_dropped_are_believed_in_no_more() -> None:
     known.take_outcomes([replace(outcome(), mount=replace(FRESH, mount_id=98), depth=3)])
     left = [layer.mount_id for layer in known.namespaces[0].mounts]
     assert left == [61, 62, 98, OTHER.mount_id]
+
+
+def test_what_was_found_instead_is_known_without_a_look() -> None:
+    """The layers above it went with the bind on the host that they came from."""
+    between = replace(mount("/data", OLD, 98), unique_id=5_098, parent_id=LAYER.mount_id)
+    top = replace(DEAD, parent_id=between.mount_id)
+    ended = replace(outcome(OutcomeStatus.SKIPPED), found=LAYER)
+    ended = replace(ended, action=replace(ended.action, expect=Expect.of(top)))
+    inside = replace(mount("/data/inside", NEW, 300), parent_id=LAYER.mount_id)
+    known = view(container(LAYER, inside, between, top, OTHER))
+    known.take_outcomes([ended])
+    assert known.namespaces == (container(LAYER, inside, OTHER),)
+
+
+def test_what_was_found_may_be_new() -> None:
+    known = view(container(DEAD, OTHER))
+    known.take_outcomes([replace(outcome(OutcomeStatus.SKIPPED), found=FRESH)])
+    assert known.namespaces == (container(FRESH, OTHER),)
