@@ -348,6 +348,11 @@ REASONS: Mapping[Reason, Advice] = {
     ),
 }
 
+DEAD_LAYERS = (
+    "{layers} below it: somebody mounts there again and again ('findmnt', the log of the driver)."
+    " They cannot be taken away while what covers them works, and go when that is dead."
+)
+
 NOT_RUNNING = Advice(
     "Nothing holds it back, but no fusewatchd is running.",
     "Start it: 'systemctl start fusewatchd'.",

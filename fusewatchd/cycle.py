@@ -5,7 +5,8 @@ It carries the ledger with which the cycle ended: an answer never mixes two mome
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 
 from fusewatchd.actions import Outcome
@@ -20,7 +21,7 @@ from fusewatchd.decision import (
     Unproven,
 )
 from fusewatchd.ledger import Ledger
-from fusewatchd.model import Gap, Mount, MountNamespace
+from fusewatchd.model import Gap, Mount, MountNamespace, TargetKey
 from fusewatchd.remedies import NO_REMEDIES, RemedyReport
 from fusewatchd.snapshot import Snapshot
 
@@ -68,6 +69,8 @@ class CycleReport:
     """Dead mounts in containers that are left alone because nothing tells whose they are."""
     unclaimed: tuple[tuple[MountNamespace, Mount], ...] = ()
     """FUSE mounts in pods' containers that are none of the volumes that are repaired."""
+    dead_layers: Mapping[TargetKey, int] = field(default_factory=dict)
+    """How many dead mounts are below those that work; they go when those are dead too."""
     remedies: RemedyReport = NO_REMEDIES
     """What is done about servers, next to what is done about binds."""
 

@@ -12,6 +12,7 @@ from enum import Enum
 from os import strerror
 
 from fusewatchd.advice import (
+    DEAD_LAYERS,
     FAILING_ROOT,
     NOT_RUNNING,
     REASONS,
@@ -174,6 +175,8 @@ def _state(document: Document, bind: Document) -> Lines:
         ("verdict", f"{verdict.value}: {_of_verdict(document, bind).meaning}"),
         ("evidence", bind["evidence"]),
     ]
+    if dead := bind.get("dead_layers"):
+        lines.append(("layers", DEAD_LAYERS.format(layers=counted(dead, "dead layer"))))
     connection = document["connections"].get(bind["device"])
     if connection is not None:
         lines.append(("connection", _connection(connection, document["printed_at"])))

@@ -37,6 +37,27 @@ def layers_of(bind: Bind, snapshot: Snapshot) -> tuple[Mount, ...]:
     return table.stack_at(bind.key.mount_point)
 
 
+def dead_layers(
+    binds: Iterable[Bind], snapshot: Snapshot, known: OwnLayers
+) -> dict[TargetKey, int]:
+    """Count the dead layers that working mounts cover, and that go when those are dead too.
+
+    Until then they could only be taken away by showing them.  The one below a layer of ours is
+    not counted: without MOVE_MOUNT_BENEATH it is always there.
+    """
+    counts = ((bind.key, _dead_below(bind, snapshot, known)) for bind in binds)
+    return {key: count for key, count in counts if count}
+
+
+def _dead_below(bind: Bind, snapshot: Snapshot, known: OwnLayers) -> int:
+    if bind.mount is None or bind.depth < 2 or snapshot.is_dead(bind.mount.device):
+        return 0
+    covered = layers_of(bind, snapshot)[:-1]
+    dead = sum(layer.is_fuse and snapshot.is_dead(layer.device) for layer in covered)
+    is_own = any(layer.is_about(bind.mount) for layer in known.get(bind.key, ()))
+    return dead - 1 if dead and is_own else dead
+
+
 def with_layers(known: OwnLayers, more: Iterable[tuple[TargetKey, OwnLayer]]) -> OwnLayers:
     """Add layers, the newest last; one that is known is replaced by what is told of it now."""
     added = dict(known)

@@ -22,7 +22,7 @@ from fusewatchd.incidents import IncidentStep, follow
 from fusewatchd.ledger import Ledger
 from fusewatchd.memory import BackOff, take_diagnosis, take_outcomes, take_plan
 from fusewatchd.model import TargetKey
-from fusewatchd.ownlayers import recalled
+from fusewatchd.ownlayers import dead_layers, recalled
 from fusewatchd.planner import Policy, plan
 from fusewatchd.remedies import CommandEnd, RunCommand
 from fusewatchd.remedying import Remedied, RemedyPolicy, remedy, split
@@ -148,6 +148,9 @@ class Reconciler:
             pauses=pauses(self.ledger.sources, self.policies.flapping),
             unproven=diagnosis.unproven,
             unclaimed=diagnosis.unclaimed,
+            dead_layers=dead_layers(
+                (finding.bind for finding in diagnosis.findings), snapshot, self.ledger.own_layers
+            ),
             remedies=done.report,
         )
 

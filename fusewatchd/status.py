@@ -50,7 +50,12 @@ def status_document(cycle: CycleReport, clocks: Clocks, *, version: str, way: st
     refused = {refusal.finding.bind.key: refusal for refusal in cycle.plan.refused}
     planned = {action.key: action for action in cycle.plan.actions}
     binds = [
-        _bind(finding, refused.get(finding.bind.key), planned, ledger.states, snapshot, clocks)
+        {
+            **_bind(
+                finding, refused.get(finding.bind.key), planned, ledger.states, snapshot, clocks
+            ),
+            "dead_layers": cycle.dead_layers.get(finding.bind.key, 0),
+        }
         for finding in cycle.findings
     ]
     foreign = [ns for ns in snapshot.namespaces if ns.kind is NamespaceKind.FOREIGN]

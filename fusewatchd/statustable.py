@@ -160,6 +160,8 @@ def _note(bind: Document) -> str:
             parts.append(recovery["narrower"])
     if bind["depth"] > 1:
         parts.append(f"{bind['depth']} layers")
+    if bind.get("dead_layers"):
+        parts.insert(0, f"{counted(bind['dead_layers'], 'dead layer')} below")
     return ", ".join(part for part in parts if part)
 
 

@@ -70,6 +70,10 @@ def _judged(name: str, binds: Sequence[Bind], is_report_only: bool) -> Finding:
         return warn(
             check, "would not be recovered: two sources are possible", _ADVICE["ambiguous_source"]
         )
+    layers = sum(bind.get("dead_layers", 0) for bind in binds)
+    if layers:
+        text = f"would be recovered; dead layers below what works now: {layers}"
+        return warn(check, text, "find out who mounts there again and again: 'findmnt'")
     sources = sorted({bind["source"]["path"] for bind in binds if bind["source"]["path"]})
     inside = sum(bind["kind"] == "container" for bind in binds)
     where = f"{len(binds) - inside} on the host, {inside} in containers"

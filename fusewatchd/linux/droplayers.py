@@ -101,15 +101,12 @@ class Dropping:
         then.
         """
         while number := count(pile):
-            before = pile.top
-            try:
-                self._take_off(pile, min(number, max(1, len(pile.layers) // 2)))
-            except OSError as exc:
-                # mount_namespaces(7): what came as a unit cannot be taken apart.
-                if not self._may_be_locked or exc.errno not in (errno.EINVAL, errno.EPERM):
-                    raise
-            pile = self._listed()
-            if pile.top == before or self._kernel.now() >= self._ends_at:
+            taken = self._take_off(pile, min(number, max(1, len(pile.layers) // 2)))
+            if self._kernel.now() >= self._ends_at:
+                # A listing of all that is left would take long as well.
+                return Pile(pile.layers[taken:], pile.table)
+            before, pile = pile.top, self._listed()
+            if pile.top == before:
                 break
         return pile
 
@@ -120,20 +117,33 @@ class Dropping:
             raise skip(Reason.VANISHED, "nothing is mounted there any more")
         return pile_of(self._kernel, top)
 
-    def _take_off(self, pile: Pile, number: int) -> None:
-        """Detach the uppermost layers; ends early where another one than expected is on top."""
-        for layer in pile.layers[:number]:
+    def _take_off(self, pile: Pile, number: int) -> int:
+        """Detach the uppermost layers and return how many went.
+
+        Ends early where another one than expected is on top, or when the time is over.
+        """
+        for done, layer in enumerate(pile.layers[:number]):
             with opened(self._kernel, self._path) as fd:
-                if not self._is_it(fd, layer):
-                    return
-                may_change = layer is pile.top and bool(pile.inside(layer))
-                if may_change or layer.device not in self._rules.stale:
-                    detach_known(self._kernel, fd, layer, points(pile.inside(layer)))
-                else:
-                    # Hardly anything can be mounted in a dead file system after the listing.
-                    self._kernel.detach(fd)
+                if not (self._is_it(fd, layer) and self._is_detached(fd, layer, pile)):
+                    return done
             if self._kernel.now() >= self._ends_at:
-                return
+                return done + 1
+        return number
+
+    def _is_detached(self, fd: int, layer: Mount, pile: Pile) -> bool:
+        may_change = layer is pile.top and bool(pile.inside(layer))
+        try:
+            if may_change or layer.device not in self._rules.stale:
+                detach_known(self._kernel, fd, layer, points(pile.inside(layer)))
+            else:
+                # Hardly anything can be mounted in a dead file system after the listing.
+                self._kernel.detach(fd)
+        except OSError as exc:
+            # mount_namespaces(7): what came as a unit cannot be taken apart.
+            if self._may_be_locked and exc.errno in (errno.EINVAL, errno.EPERM):
+                return False
+            raise
+        return True
 
     def _is_it(self, fd: int, layer: Mount) -> bool:
         is_same = layer.has_id(*self._kernel.ids_of(fd))

@@ -157,6 +157,10 @@ class Metrics:
         )
         for oom in OomKill:
             self._ends.labels(oom.value)
+        self._dead_layers = self._series.gauge(
+            "fusewatchd_dead_layers",
+            "Dead mounts below binds that work, which are taken away when those are dead too.",
+        )
         self._holders = self._series.gauge(
             "fusewatchd_dead_mount_holders",
             "Processes that still hold files of dead mounts which have been replaced.",
@@ -244,6 +248,7 @@ class Metrics:
         self._table.set(len(cycle.snapshot.table))
         self._foreign.set(cycle.foreign_stale)
         self._flapping.set(len(cycle.pauses))
+        self._dead_layers.set(sum(cycle.dead_layers.values()))
         self._holders.set(sum(holding.count for holding in cycle.snapshot.holdings))
         self._last.set(self._clock())
 

@@ -138,6 +138,28 @@ def test_layers_in_a_container_alone_all_go(node: DemoNode, way: str) -> None:
         assert len(lines) <= (1 if way == "beneath" else 2)
 
 
+@in_lab(timeout=120)
+def test_dead_layers_below_what_a_driver_mounted_on_top_are_told(node: DemoNode) -> None:
+    """They go when what covers them is dead as well, and are told until then."""
+    source = add_source(node, "one")
+    pod, container = add_pod(node, source, MountPropagation.HOST_TO_CONTAINER)
+    target = pod.volume_path("v")
+    bind(source, target, 4)
+    source.kill()
+    source.restart()
+    syscalls.mount(None, source.path, None, syscalls.MS_PRIVATE)
+    bind(source, target, 1)
+    with DaemonProcess(node) as daemon:
+        document = daemon.wait_until_watching(4)
+        (publish,) = (b for b in document["binds"] if b["kind"] == "publish")
+        assert (publish["depth"], publish["dead_layers"]) == (6, 5)
+        assert "5 dead layers below" in daemon.table()
+        crash(source)
+        container.wait_until_readable("/data/hello", DEADLINE)
+        document = daemon.wait_until_watching(4)
+        assert [bound["dead_layers"] for bound in document["binds"]] == [0] * 4
+
+
 def in_namespace_of(container: Container) -> Callable[[Callable[[], object]], None]:
     """Return what runs a function in a container's mount namespace, in a process of its own."""
 

@@ -12,9 +12,9 @@ import pytest
 from fusewatchd.actions import DetachOwnLayer, OwnLayer
 from fusewatchd.linux import layerjournal
 from fusewatchd.linux.layerjournal import LayerJournal, read_journal
-from fusewatchd.model import Device, Mount, TargetKey
-from fusewatchd.ownlayers import MAX_OWN_LAYERS, recalled, with_layers
-from tests.unit.scenes import NEW, SOURCE, Scene, pod, publish_path, usual
+from fusewatchd.model import Answer, Device, Mount, TargetKey
+from fusewatchd.ownlayers import MAX_OWN_LAYERS, dead_layers, recalled, with_layers
+from tests.unit.scenes import NEW, OLD, SOURCE, THIRD, Scene, pod, publish_path, usual
 
 KEY = TargetKey(0, publish_path())
 
@@ -213,3 +213,34 @@ def test_where_nothing_can_be_written_nothing_fails(tmp_path: Path) -> None:
     (tmp_path / layerjournal.NAME).mkdir()
     LayerJournal(str(tmp_path), "boot").note(KEY, LAYER)
     assert read_journal(str(tmp_path), "boot") == []
+
+
+# ------------------------------------------------------------------ dead below what works
+
+
+def dead_below(*devices: Device, is_own: bool = False, dies: bool = False) -> int:
+    """Stack mounts on one target, the lowest first; the old one and the third are dead."""
+    scene = Scene()
+    scene.mount(SOURCE, NEW)
+    below = 1
+    for device in devices:
+        below = scene.mount(publish_path(), device, parent=below).mount_id
+    scene.answers |= {OLD: Answer.DISCONNECTED, THIRD: Answer.DISCONNECTED}
+    if dies:
+        scene.answers[NEW] = Answer.DISCONNECTED
+    own = {KEY: (OwnLayer.of(scene.mounts[-1]),)} if is_own else {}
+    (finding,) = scene.look().findings
+    return dead_layers([finding.bind], scene.snapshot(), own).get(KEY, 0)
+
+
+def test_dead_layers_below_what_works_are_counted() -> None:
+    assert dead_below(NEW) == 0
+    assert dead_below(*[OLD, THIRD] * 50, NEW) == 100
+    assert dead_below(OLD, NEW, THIRD, NEW) == 2
+    assert dead_below(OLD, OLD, NEW, dies=True) == 0, "they go at once"
+
+
+def test_the_one_below_a_layer_of_ours_is_no_news() -> None:
+    assert dead_below(OLD, NEW, is_own=True) == 0
+    assert dead_below(OLD, OLD, NEW, is_own=True) == 1
+    assert dead_below(NEW, NEW, is_own=True) == 0

@@ -36,6 +36,7 @@ NAMES = {
     "fusewatchd_foreign_stale_mounts": "gauge",
     "fusewatchd_flapping_sources": "gauge",
     "fusewatchd_server_ends_total": "counter",
+    "fusewatchd_dead_layers": "gauge",
     "fusewatchd_dead_mount_holders": "gauge",
     "fusewatchd_probe_children_stuck": "gauge",
     "fusewatchd_mount_workers_stuck": "gauge",

@@ -84,6 +84,7 @@ def test_everything_about_one_bind() -> None:
         "fs_type": "fuse.juicefs",
         "driver": "csi.juicefs.com",
         "depth": 2,
+        "dead_layers": 0,
         "source": {
             "path": "/var/lib/driver/volume-1",
             "candidates": ["/var/lib/driver/volume-1"],
