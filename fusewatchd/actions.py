@@ -120,6 +120,10 @@ class ReplaceMount:
     namespace: NamespaceRef | None = None
     narrower: str = ""
     """How the new superblock allows less than the old one; empty when it does not."""
+    wider: str = ""
+    """How it allows more."""
+    type_change: str = ""
+    """How its server calls it now, and before; empty when that is the same."""
 
     def describe(self) -> str:
         """Say in one line what this would do."""
@@ -230,5 +234,7 @@ class Outcome:
     """What was put on top of the old mount, whatever became of the attempt after that."""
     narrower: str = ""
     """How the new superblock allows less than the old one; empty when it does not."""
+    wider: str = ""
+    """How it allows more."""
     started_at: float = 0.0
     finished_at: float = 0.0

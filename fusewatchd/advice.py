@@ -176,11 +176,16 @@ REASONS: Mapping[Reason, Advice] = {
         "It is tried again with what is mounted there now.",
     ),
     Reason.SOURCE_TYPE: Advice(
-        "What is mounted at its source now is another kind of file system, or shows another"
-        " directory of it.",
+        "What is mounted at its source now is another kind of file system.",
         "See the source line for what is there. If the driver was changed on purpose, restart the"
         " pod.",
         "It is replaced when a file system of the old kind is mounted there.",
+    ),
+    Reason.SOURCE_ROOT: Advice(
+        "What is mounted at its source now shows another directory of its file system.",
+        "See the source line for what is there. If the driver was changed on purpose, restart the"
+        " pod.",
+        "It is replaced when the directory that it had is mounted there.",
     ),
     Reason.HOST_BIND_STALE: Advice(
         "A container gets its mount from its pod's bind on the host, and that one is not well.",

@@ -37,6 +37,7 @@ from fusewatchd.model import (
 )
 from fusewatchd.mountinfo import MountTable
 from fusewatchd.ownlayers import layers_of
+from fusewatchd.rights import rights_after
 from fusewatchd.snapshot import Snapshot
 from fusewatchd.stacks import ground_of
 
@@ -253,8 +254,10 @@ def facts_of(
     if known is None:
         known = _first_look(bind, bind.mount, bind.namespace, origin, snapshot)
     inside = _known_inside(bind, known.inside, snapshot)
-    if inside != known.inside:
-        known = replace(known, inside=inside)
+    connection = snapshot.connections.get(bind.mount.device)
+    rights = rights_after(known.rights, bind.mount, connection)
+    if (inside, rights) != (known.inside, known.rights):
+        known = replace(known, inside=inside, rights=rights)
     if origin is None and bind.origin is not None:
         return known
     if origin is None:

@@ -24,6 +24,7 @@ from fusewatchd.model import Connection, Mount, TargetKey
 from fusewatchd.remedies import DeadSource, SourceWatch
 from fusewatchd.settings import DeadSourceSettings
 from fusewatchd.snapshot import Snapshot
+from fusewatchd.sources import is_same_kind
 from fusewatchd.switches import SWITCHED_OFF
 from fusewatchd.verdicts import Reason
 
@@ -146,7 +147,7 @@ def _is_source(mount: Mount, hit: list[Finding], facts: lineage.Facts) -> bool:
     return any(
         finding.bind.mount is not None
         and (finding.bind.source.is_seen or finding.bind.source.is_by_name)
-        and finding.bind.mount.fs_type == mount.fs_type
+        and is_same_kind(finding.bind.source, finding.bind.mount, mount)
         and finding.bind.source.candidates[0].root == mount.root
         for finding in hit
     )

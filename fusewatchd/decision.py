@@ -189,6 +189,8 @@ class Incident:
     """When the latest of them was read back; ``recovered_at`` once nothing is open."""
     end: ServerEnd | None = None
     """What is known of the end of its server."""
+    source_refused: Reason | None = None
+    """Why what is mounted at the source by now is not taken for it."""
 
     @property
     def began_at(self) -> float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from fusewatchd import hostpaths, lineage, switches
 from fusewatchd.containers import find_container_binds
@@ -64,10 +65,11 @@ def diagnose(snapshot: Snapshot, ledger: Ledger, knowledge: Knowledge) -> Diagno
     of_host_paths, foreign = hostpaths.find(
         snapshot, look.foreign, ledger, knowledge.ignored_fs_types
     )
-    findings = [_judge_by_source(bind, snapshot, ledger, facts) for bind in binds]
+    judge = partial(_judge_by_source, snapshot, ledger, facts, knowledge)
+    findings = [judge(bind) for bind in binds]
     by_key = {finding.bind.key: finding for finding in findings}
     findings += [_judge_container(bind, by_key, snapshot, ledger) for bind in look.binds]
-    findings += [_judge_by_source(bind, snapshot, ledger, facts) for bind in of_host_paths]
+    findings += [judge(bind) for bind in of_host_paths]
     findings += _bare_binds(snapshot, ledger, by_key)
     owners = switches.learn_owners(ledger.owners, findings, snapshot.pods)
     switched = switches.apply(findings, knowledge.switches, owners)
@@ -144,12 +146,12 @@ def _driver_of(path: BindPath, mount: Mount, snapshot: Snapshot) -> str:
 
 
 def _judge_by_source(
-    bind: Bind, snapshot: Snapshot, ledger: Ledger, facts: lineage.Facts
+    snapshot: Snapshot, ledger: Ledger, facts: lineage.Facts, knowledge: Knowledge, bind: Bind
 ) -> Finding:
     assert bind.mount is not None
-    resolution = resolve(bind.source, bind.mount, snapshot, facts)
+    resolution = resolve(bind.source, bind.mount, snapshot, facts, knowledge.ignored_fs_types)
     if resolution.mount is not None and subpath_of(bind.mount, resolution.mount) is None:
-        resolution = Resolution(None, Reason.SOURCE_TYPE, "the bind's root is outside the source")
+        resolution = Resolution(None, Reason.SOURCE_ROOT, "the bind's root is outside the source")
     return _judge(bind, resolution, snapshot, ledger)
 
 

@@ -232,7 +232,8 @@ def _history(bind: Document, outages: Iterable[Document]) -> Lines:
     done = bind["last_recovery"]
     if done is not None:
         less = f"; allows less than before: {done['narrower']}" if done["narrower"] else ""
-        lines.append(("history", f"{done['at']} this mount was replaced{less}"))
+        more = f"; allows more than before: {done['wider']}" if done["wider"] else ""
+        lines.append(("history", f"{done['at']} this mount was replaced{less}{more}"))
     last = bind["last_attempt"]
     if last is not None:
         number = last["errno"]
@@ -251,6 +252,8 @@ def _outage(outage: Document) -> str:
         back = "source not back" if outage["source"] is not None else "no source to come back"
         if outage["source_up_at"] is not None:
             back = f"source back {outage['source_up_at']}"
+        if outage["source_refused"]:
+            back = f"source back, refused: {outage['source_refused'].replace('_', ' ')}"
         still = f"{outage['open']} of {counted(outage['binds'], 'bind')} open"
         return f"{began} server gone{end} {back}, {still}"
     lasted = _duration(outage["lasted_ms"])

@@ -133,7 +133,7 @@ def _source(host_path: str, mount: Mount, snapshot: Snapshot) -> SourceAnswer | 
     inside = below(host_path, top.mount_point) or ""
     if plain_root(mount.root) != posixpath.normpath(posixpath.join(top.root, inside)):
         changed = f"{why} leads to another part of a file system now"
-        return SourceAnswer(RULE, changed, refusal=Reason.SOURCE_TYPE)
+        return SourceAnswer(RULE, changed, refusal=Reason.SOURCE_ROOT)
     return SourceAnswer(RULE, why, (SourcePath(top.mount_point, top.root),))
 
 

@@ -167,7 +167,11 @@ def _continued(
         open_targets=waiting | _in_flight(incident.targets, states),
         recovered_targets=incident.recovered_targets - stale,
         source_up_at=source_up,
+        source_refused=next((f.refusal for f in hit if f.refusal in _REFUSED), None),
     )
+
+
+_REFUSED = frozenset({Reason.SOURCE_TYPE, Reason.SOURCE_ROOT})
 
 
 def _is_over(incident: Incident, snapshot: Snapshot) -> bool:

@@ -17,6 +17,7 @@ from fusewatchd.lineage import Facts
 from fusewatchd.liveness import Service
 from fusewatchd.model import Device, Mount, MountNamespace, SourceAnswer, TargetKey
 from fusewatchd.remedies import RemedyMemory
+from fusewatchd.rights import Rights
 from fusewatchd.verdicts import Reason
 
 
@@ -56,6 +57,7 @@ class ContainerFacts:
     """Which mount that was: it is true of no other."""
     inside: tuple[Mount, ...] = ()
     """What was mounted inside the volume when its server was last known to be alive."""
+    rights: Rights = Rights.UNSEEN
 
 
 @dataclass(frozen=True, slots=True)

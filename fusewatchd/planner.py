@@ -27,9 +27,10 @@ from fusewatchd.ledger import ContainerFacts, Ledger
 from fusewatchd.model import BindKind, Device, Mount, TargetKey
 from fusewatchd.ownlayers import has_own_base, is_own_top, layers_of
 from fusewatchd.reach import Reach
+from fusewatchd.rights import Denied, Rights, denies_writing
 from fusewatchd.settings import CleanupSettings
 from fusewatchd.snapshot import Snapshot
-from fusewatchd.sources import narrower, subpath_of
+from fusewatchd.sources import compare, subpath_of, type_change
 from fusewatchd.verdicts import Reason, Verdict
 
 LAYERS_SECONDS = 1.0
@@ -48,6 +49,8 @@ class Policy:
     cleanup: CleanupSettings = field(default_factory=CleanupSettings)
     abort_after: int = 0
     """Confirmations after which a hung connection is aborted; 0: never."""
+    keep_read_only: bool = False
+    """A container that could never write gets its new mount read-only."""
 
 
 def table_limit(max_table_entries: int, mount_max: int | None) -> int:
@@ -112,6 +115,9 @@ class _Planner:
         self._replaced: set[TargetKey] = set()
         self._findings = {finding.bind.key: finding for finding in findings}
         self._read_only_below = propagation.read_only_below(ledger.containers)
+        self._denied = (
+            propagation.denied_below(ledger.containers) if policy.keep_read_only else Denied()
+        )
         self._dead = tuple(sorted(snapshot.dead_devices()))
         self._reach = Reach(frozenset(self._dead))
 
@@ -209,6 +215,8 @@ class _Planner:
             self.refused.append(Refusal(finding, Reason.CHILD_MOUNT))
             return
         self._replaced.add(finding.bind.key)
+        is_kept = self._is_kept_read_only(finding, source)
+        less, more = compare(mount, source, is_kept_read_only=is_kept)
         namespace = finding.bind.namespace
         is_last = namespace is not None and self._reach.crosses_living(mount, namespace)
         (self.last if is_last else self.actions).append(
@@ -220,12 +228,31 @@ class _Planner:
                 subpath=subpath,
                 stale_devices=self._stale_devices(finding, mount, source.device),
                 own_layers=self._ledger.own_layers.get(finding.bind.key, ()),
-                read_only=known is not None and known.is_read_only,
+                read_only=self._is_read_only(finding, is_kept_read_only=is_kept),
                 children=children,
                 namespace=_namespace_ref(finding),
-                narrower=narrower(mount, source),
+                narrower=less,
+                wider=more,
+                type_change=type_change(mount, source),
             )
         )
+
+    def _is_kept_read_only(self, finding: Finding, source: Mount) -> bool:
+        """True where a pod could never write to this volume, and could from now on."""
+        if not self._policy.keep_read_only or denies_writing(source):
+            return False
+        if finding.bind.key.is_host:
+            return finding.bind.key.mount_point in self._denied.origins
+        known = self._ledger.containers.get(finding.bind.key)
+        return known is not None and known.rights is Rights.DENIED
+
+    def _is_read_only(self, finding: Finding, *, is_kept_read_only: bool) -> bool:
+        """A bind on the host keeps its flags for the next container, unless one receives them."""
+        key = finding.bind.key
+        if key.is_host:
+            return is_kept_read_only and key.mount_point in self._denied.receiving
+        known = self._ledger.containers.get(key)
+        return is_kept_read_only or (known is not None and known.is_read_only)
 
     def _known_inside(self, mount: Mount, known: ContainerFacts | None) -> tuple[Mount, ...] | None:
         """Return what must be inside a container's volume although it may be gone by now.

@@ -81,6 +81,7 @@ def _planning_of(settings: Settings) -> Policy:
         recovery.max_table_entries,
         settings.cleanup,
         abort_after=hung.abort_confirmations if hung.abort else 0,
+        keep_read_only=recovery.keep_read_only,
     )
 
 

@@ -18,6 +18,7 @@ from fusewatchd.decision import Bind, Finding
 from fusewatchd.ledger import ContainerFacts
 from fusewatchd.model import Mount, TargetKey
 from fusewatchd.mountinfo import MountTable
+from fusewatchd.rights import Denied, Rights
 from fusewatchd.snapshot import Snapshot
 
 Known = Mapping[TargetKey, Propagation]
@@ -123,3 +124,19 @@ def read_only_below(containers: Mapping[TargetKey, ContainerFacts]) -> frozenset
         for facts in containers.values()
         if facts.is_read_only and facts.propagation in (Propagation.SLAVE, Propagation.PEER)
     )
+
+
+def denied_below(known: Mapping[TargetKey, ContainerFacts]) -> Denied:
+    """Return the binds on the host of which no container could ever write."""
+    by_origin: dict[str, list[ContainerFacts]] = {}
+    for facts in known.values():
+        if facts.origin:
+            by_origin.setdefault(facts.origin, []).append(facts)
+    origins = frozenset(
+        origin
+        for origin, those in by_origin.items()
+        if all(facts.rights is Rights.DENIED for facts in those)
+    )
+    receives = (Propagation.SLAVE, Propagation.PEER)
+    receiving = (o for o in origins if any(f.propagation in receives for f in by_origin[o]))
+    return Denied(origins, frozenset(receiving))

@@ -106,6 +106,7 @@ class RecoverySettings:
 
     mode: RecoveryMode = RecoveryMode.RECOVER
     superseded: SupersededPolicy = SupersededPolicy.REPORT
+    keep_read_only: bool = False
     exclude: ExcludeSettings = field(default_factory=ExcludeSettings)
     containers: bool = True
     exclude_containers: ExcludeSettings = field(default_factory=ExcludeSettings)

@@ -9,7 +9,7 @@ this volume have it for theirs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -120,10 +120,14 @@ NO_FACTS: lineage.Facts = MappingProxyType({})
 
 
 def resolve(
-    answer: SourceAnswer, mount: Mount, snapshot: Snapshot, facts: lineage.Facts = NO_FACTS
+    answer: SourceAnswer,
+    mount: Mount,
+    snapshot: Snapshot,
+    facts: lineage.Facts = NO_FACTS,
+    ignored_fs_types: Collection[str] = (),
 ) -> Resolution:
     """Return what is mounted at the source now, if it is new, live and of the same kind."""
-    found = _resolve(answer, mount, snapshot, facts)
+    found = _resolve(answer, mount, snapshot, facts, ignored_fs_types)
     is_certain = answer.is_by_name and found.refusal is not Reason.SOURCE_MISSING
     if mount.fs_type == BLOCK_BACKED and not is_certain:
         return Resolution(None, Reason.BLOCK_DEVICE, f"the file system of disk {mount.device}")
@@ -131,7 +135,11 @@ def resolve(
 
 
 def _resolve(
-    answer: SourceAnswer, mount: Mount, snapshot: Snapshot, facts: lineage.Facts
+    answer: SourceAnswer,
+    mount: Mount,
+    snapshot: Snapshot,
+    facts: lineage.Facts,
+    ignored_fs_types: Collection[str],
 ) -> Resolution:
     if not answer.candidates:
         reason = Reason.SOURCE_MISSING if answer.rule else Reason.NO_SOURCE
@@ -141,12 +149,6 @@ def _resolve(
     if len(answer.candidates) > 1:
         paths = " and ".join(path.mount_point for path in answer.candidates)
         return Resolution(None, Reason.AMBIGUOUS_SOURCE, f"both {paths} are possible")
-    return _resolve_path(answer, mount, snapshot, facts)
-
-
-def _resolve_path(
-    answer: SourceAnswer, mount: Mount, snapshot: Snapshot, facts: lineage.Facts
-) -> Resolution:
     (path,) = answer.candidates
     source = snapshot.table.top_at(path.mount_point)
     if source is None or source.device == mount.device:
@@ -155,8 +157,11 @@ def _resolve_path(
     if is_of_lineage and lineage.is_copy(facts, source):
         evidence = f"a copy of a pod's mount is at {path.mount_point}"
         return Resolution(None, Reason.SOURCE_MISSING, evidence)
-    if source.fs_type != mount.fs_type or source.root != path.root:
-        evidence = f"{path.mount_point} is {source.fs_type} with root {source.root} now"
+    if source.root != path.root:
+        evidence = f"{path.mount_point} shows {source.root} of its file system now"
+        return Resolution(None, Reason.SOURCE_ROOT, evidence)
+    if not is_same_kind(answer, mount, source) or source.fs_type in ignored_fs_types:
+        evidence = f"{path.mount_point} is {source.fs_type} of {source.source} now"
         return Resolution(None, Reason.SOURCE_TYPE, evidence)
     doubt = doubt_about(snapshot.connections.get(source.device))
     if doubt is not None:
@@ -165,28 +170,57 @@ def _resolve_path(
     return Resolution(source)
 
 
+def is_same_kind(answer: SourceAnswer, mount: Mount, source: Mount) -> bool:
+    """Return True for a file system that the source of a bind may show.
+
+    With another version of a server its type may go from ``fuse`` to ``fuse.bindfs``: taken where
+    the place is certain.  What is at a place that nobody saw serving must call itself the same.
+    """
+    is_certain = answer.is_by_name or answer.is_seen or not answer.is_older
+    if is_certain:
+        return source.is_fuse and _family(source) == _family(mount)
+    return (source.fs_type, source.source) == (mount.fs_type, mount.source)
+
+
+def _family(mount: Mount) -> str:
+    """Return ``fuse`` or ``fuseblk``."""
+    return mount.fs_type.partition(".")[0]
+
+
 def subpath_of(mount: Mount, source: Mount) -> str | None:
     """Return which part of its source a bind shows; None when it is outside of it."""
     return below(lineage.plain_root(mount.root), source.root)
 
 
-def narrower(old: Mount, new: Mount) -> str:
-    """Say what the new superblock denies that the old one allowed; empty when nothing.
+def compare(old: Mount, new: Mount, *, is_kept_read_only: bool = False) -> tuple[str, str]:
+    """Say what the new superblock denies that the old one allowed, and what it allows more.
 
     Options as fuse(8) and mount(8) name them: a pod that worked before may get EACCES or
-    EROFS from a perfectly live mount, and its owner should not have to search.
+    EROFS from a perfectly live mount, and its owner should not have to search.  One that could
+    not write before, and can now, may destroy what it was kept from.
     """
     before, after = _options(old), _options(new)
-    lost = [name for name in ("allow_other", "rw") if name in before and name not in after]
-    gained = [name for name in ("default_permissions",) if name in after and name not in before]
+    if is_kept_read_only and "rw" not in before:
+        after.pop("rw", None)
+    gone = [f"without {name}" for name in _PERMITTING if name in before and name not in after]
+    come = [f"with {name}" for name in _PERMITTING if name in after and name not in before]
+    gone += [f"with {name}" for name in _DENYING if name in after and name not in before]
+    come += [f"without {name}" for name in _DENYING if name in before and name not in after]
     changed = [
         f"{name} {before.get(name) or 'none'} → {after.get(name) or 'none'}"
         for name in ("user_id", "group_id", "context", "fscontext", "defcontext", "rootcontext")
         if before.get(name) != after.get(name)
     ]
-    return ", ".join(
-        [f"without {name}" for name in lost] + [f"with {name}" for name in gained] + changed
-    )
+    return ", ".join(gone + changed), ", ".join(come)
+
+
+_PERMITTING = ("allow_other", "rw")
+_DENYING = ("default_permissions",)
+
+
+def type_change(old: Mount, new: Mount) -> str:
+    """Say how the type of a file system has changed; empty when it has not."""
+    return "" if old.fs_type == new.fs_type else f"{old.fs_type} -> {new.fs_type}"
 
 
 def _options(mount: Mount) -> dict[str, str]:

@@ -177,6 +177,7 @@ def _recovery(state: TargetState, clocks: Clocks) -> Document | None:
         "at": clocks.date(outcome.finished_at),
         "took_ms": round(took * 1000, 3),
         "narrower": shown(outcome.narrower) or None,
+        "wider": shown(outcome.wider) or None,
     }
 
 
@@ -208,6 +209,7 @@ def _incident(incident: Incident, snapshot: Snapshot, clocks: Clocks) -> Documen
         "server_end": end_document(incident.end, snapshot, clocks),
         "noticed_at": clocks.date(incident.noticed_at),
         "source_up_at": clocks.date(incident.source_up_at),
+        "source_refused": refused.value if (refused := incident.source_refused) else None,
         "binds": len(incident.targets),
         "open": len(incident.open_targets),
         "recovered": len(incident.recovered_targets),

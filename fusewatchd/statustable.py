@@ -156,8 +156,7 @@ def _note(bind: Document) -> str:
     elif bind["last_recovery"] is not None:
         recovery = bind["last_recovery"]
         parts.append(f"recovered {_clock(recovery['at'])}, {recovery['took_ms']:.1f} ms")
-        if recovery["narrower"]:
-            parts.append(recovery["narrower"])
+        parts += [recovery["narrower"] or "", recovery["wider"] or ""]
     if bind["depth"] > 1:
         parts.append(f"{bind['depth']} layers")
     if bind.get("dead_layers"):
@@ -214,6 +213,8 @@ def _actions(document: Document, width: int) -> list[str]:
 def _source_state(incident: Document) -> str:
     if incident["source"] is None:
         return "no known source"
+    if incident["source_refused"]:
+        return f"source back, refused: {incident['source_refused'].replace('_', ' ')}"
     return "source back" if incident["source_up_at"] else "source missing"
 
 

@@ -53,6 +53,8 @@ class Reason(Enum):
     """The source was replaced again between look and act."""
     SOURCE_TYPE = "source_type"
     """What is mounted at the source now is another kind of file system."""
+    SOURCE_ROOT = "source_root"
+    """What is mounted at the source now shows another directory of its file system."""
     HOST_BIND_STALE = "host_bind_stale"
     """A container waits for its pod's bind on the host."""
     SUBPATH_MISSING = "subpath_missing"

@@ -274,6 +274,7 @@ class MountWorker:
             depth=item["depth"],
             layer=None if item["layer"] is None else decode(OwnLayer, item["layer"]),
             narrower=action.narrower if isinstance(action, ReplaceMount) else "",
+            wider=action.wider if isinstance(action, ReplaceMount) else "",
             started_at=item["started_at"],
             finished_at=item["finished_at"],
         )

@@ -52,6 +52,20 @@ class EventKind(Enum):
         "A FUSE volume of this pod answers again. The pod was not restarted; files that were"
         " open while its server was gone have to be opened anew.",
     )
+    NARROWER = (
+        "FuseMountAllowsLess",
+        "ReplaceFuseMount",
+        "Warning",
+        "The new file system of a FUSE volume of this pod denies what the old one allowed, writing"
+        " for instance. 'fusewatchd status' on the node says what.",
+    )
+    WIDER = (
+        "FuseMountAllowsMore",
+        "ReplaceFuseMount",
+        "Warning",
+        "The new file system of a FUSE volume of this pod allows what the old one denied, writing"
+        " for instance. 'fusewatchd status' on the node says what.",
+    )
     FAILED = (
         "FuseMountRecoveryFailed",
         "ReplaceFuseMount",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 
-from fusewatchd.actions import AbortConnection, DetachOrphan, Outcome, OutcomeStatus
+from fusewatchd.actions import AbortConnection, DetachOrphan, Outcome, OutcomeStatus, ReplaceMount
 from fusewatchd.cycle import CycleReport
 from fusewatchd.decision import Finding
 from fusewatchd.model import Device, TargetKey
@@ -21,6 +22,9 @@ _ENDINGS: dict[OutcomeStatus, tuple[Level, str]] = {
 }
 
 
+MAX_PAIRS = 256
+
+
 class OutcomeStory:
     """A part of the log's reporter."""
 
@@ -28,6 +32,7 @@ class OutcomeStory:
         """Tell everything to ``log``."""
         self._log = log
         self._ended = NewsMemory()
+        self._types: deque[tuple[Device, Device | None]] = deque(maxlen=MAX_PAIRS)
 
     def report(self, cycle: CycleReport) -> None:
         """Say what was done, and what could not be done."""
@@ -73,13 +78,35 @@ class OutcomeStory:
         )
         for narrower, those in grouped(outcomes, lambda o: o.narrower).items():
             if narrower:
-                self._log.warning(
-                    "the new file system allows less than the old one",
-                    event="narrower",
-                    detail=narrower,
-                    mount_point=those[0].action.key.mount_point,
-                    binds=len(those),
-                )
+                self._tell_difference("less", "narrower", narrower, those)
+        for wider, those in grouped(outcomes, lambda o: o.wider).items():
+            if wider:
+                self._tell_difference("more", "wider", wider, those)
+        self._tell_type(first)
+
+    def _tell_difference(self, how: str, event: str, detail: str, those: Sequence[Outcome]) -> None:
+        self._log.warning(
+            f"the new file system allows {how} than the old one",
+            event=event,
+            detail=detail,
+            mount_point=those[0].action.key.mount_point,
+            binds=len(those),
+        )
+
+    def _tell_type(self, outcome: Outcome) -> None:
+        """Say it once of two file systems, however many binds go from the one to the other."""
+        pair, action = _device_pair(outcome), outcome.action
+        if not isinstance(action, ReplaceMount) or not action.type_change or pair in self._types:
+            return
+        self._types.append(pair)
+        self._log.warning(
+            f"type changed {action.type_change}",
+            event="type_changed",
+            device=str(pair[0]),
+            new_device=str(pair[1]) if pair[1] is not None else None,
+            source=action.origin.mount_point,
+            detail=action.type_change,
+        )
 
     def _tell_detached(self, outcome: Outcome) -> None:
         expect = outcome.action.expect

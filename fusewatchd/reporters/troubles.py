@@ -123,6 +123,10 @@ class Troubles(Generic[S]):
                 continue
             if outcome.status is OutcomeStatus.RECOVERED:
                 trouble.last_recovery_at = max(trouble.last_recovery_at or 0.0, outcome.finished_at)
+                if outcome.narrower:
+                    self._say(cycle, place, EventKind.NARROWER)
+                if outcome.wider:
+                    self._say(cycle, place, EventKind.WIDER)
             elif outcome.status is OutcomeStatus.FAILED:
                 self._say(cycle, place, EventKind.FAILED)
             elif outcome.status is OutcomeStatus.REFUSED and outcome.reason not in NOT_FOR_GOOD:

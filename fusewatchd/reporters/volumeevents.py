@@ -34,6 +34,10 @@ ON_CLAIM = {
     " endpoint is not connected' until the volume is bound to a new server.",
     EventKind.RECOVERED: "this volume answers again in every pod that uses it. No pod was"
     " restarted; files that were open while its server was gone have to be opened anew.",
+    EventKind.NARROWER: "the new file system of this volume denies some pod what the old one"
+    " allowed, writing for instance. 'fusewatchd status' on the node says what.",
+    EventKind.WIDER: "the new file system of this volume allows some pod what the old one"
+    " denied, writing for instance. 'fusewatchd status' on the node says what.",
     EventKind.FAILED: "this volume could not be bound to its new server in some pod; it is tried"
     " again. 'fusewatchd status' on the node says why.",
     EventKind.UNRECOVERABLE: "this volume cannot be bound to a new server in some pod while that"

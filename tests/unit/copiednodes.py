@@ -339,13 +339,9 @@ def publish(pod: str, volume: str) -> str:
 
 
 def is_source(place: Place) -> bool:
-    """True for a server's own mount, and for a copy of it that pods were bound from instead."""
-    original = place
-    while original.source is not None:
-        if is_in_pod(original) or place.mount.mount_point != place.superblock.volume.place:
-            return False
-        original = original.source
-    return True
+    """True for a server's own mount, and for what pods of the volume are bound from instead."""
+    is_at_it = place.mount.mount_point == place.superblock.volume.place
+    return place.is_own or (is_at_it and not is_in_pod(place))
 
 
 def is_in_pod(place: Place) -> bool:

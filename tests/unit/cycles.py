@@ -97,15 +97,18 @@ def outcome(
     at: float = 20.0,
     detail: str = "",
     narrower: str = "",
+    wider: str = "",
+    type_change: str = "",
 ) -> Outcome:
     shown = mount(of.key.mount_point, NEW, 200) if status is OutcomeStatus.RECOVERED else None
     return Outcome(
-        replace_action(of),
+        replace(replace_action(of), type_change=type_change),
         status,
         reason,
         detail=detail,
         mount=shown,
         narrower=narrower,
+        wider=wider,
         started_at=at - 0.002,
         finished_at=at,
     )

@@ -212,7 +212,7 @@ def covered_by_a_live_one(world: World) -> None:
 
 
 def covered_by_another_kind(world: World) -> None:
-    world.scene.mount(SOURCE, THIRD, parent=world.source.mount_id, fs_type="fuse.other")
+    world.scene.mount(SOURCE, THIRD, parent=world.source.mount_id, fs_type="fuseblk")
     world.scene.answers[THIRD] = Answer.DISCONNECTED
 
 

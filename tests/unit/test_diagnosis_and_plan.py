@@ -172,7 +172,7 @@ def break_source_slow(scene: Scene) -> None:
 
 def break_source_type(scene: Scene) -> None:
     (source,) = [m for m in scene.mounts if m.device == NEW]
-    scene.mounts[scene.mounts.index(source)] = replace(source, fs_type="fuse.other")
+    scene.mounts[scene.mounts.index(source)] = replace(source, fs_type="fuseblk")
 
 
 def break_source_root(scene: Scene) -> None:
@@ -204,7 +204,7 @@ def break_no_lineage(scene: Scene) -> None:
         (break_source_unproven, Reason.SOURCE_UNPROVEN),
         (break_source_slow, Reason.SOURCE_UNPROVEN),
         (break_source_type, Reason.SOURCE_TYPE),
-        (break_source_root, Reason.SOURCE_TYPE),
+        (break_source_root, Reason.SOURCE_ROOT),
         (break_source_missing, Reason.SOURCE_MISSING),
         (break_report_mode, Reason.REPORT_ONLY),
         (break_table_full, Reason.TABLE_FULL),

@@ -105,9 +105,7 @@ def has_another_volume_there_too(scene: Scene) -> None:
     assert scene.pods
     both = (entry(), entry(container="other", volume="w"))
     volumes = (HOST_PATH, Volume("w", "hostPath", path="/mnt/other"))
-    scene.pods = {
-        UID: replace(scene.pods[UID], volumes=volumes, volume_mounts=both, containers={})
-    }
+    scene.pods = {UID: replace(scene.pods[UID], volumes=volumes, volume_mounts=both, containers={})}
 
 
 def is_bidirectional(scene: Scene) -> None:
@@ -194,7 +192,7 @@ def test_a_layer_of_our_own_on_a_hostpath_is_replaced_again() -> None:
 
 
 def another_kind(scene: Scene, source: Mount) -> None:
-    scene.mount(SOURCE, NEW, fs_type="fuse.other")
+    scene.mount(SOURCE, NEW, fs_type="fuseblk")
 
 
 def another_root(scene: Scene, source: Mount) -> None:
@@ -214,7 +212,7 @@ def one_above_that_covers_it(scene: Scene, source: Mount) -> None:
     ("restart", "reason"),
     [
         (another_kind, Reason.SOURCE_TYPE),
-        (another_root, Reason.SOURCE_TYPE),
+        (another_root, Reason.SOURCE_ROOT),
         (an_ordinary_disk, Reason.SOURCE_MISSING),
         (one_above_that_covers_it, Reason.SOURCE_MISSING),
     ],

@@ -23,7 +23,7 @@ CORE = {
     "cycle", "ledger", "memory", "services", "history", "aborting", "persistence", "switches", "cleanup",
     "pods", "diagnosis", "planner", "drivers", "detectors", "ends", "holding", "belongings",
     "budget", "breaker", "ownlayers", "propagation", "hostpaths", "checkup",
-    "deadsources", "standstill", "probeuser", "onstale", "remedying",
+    "deadsources", "standstill", "rights", "probeuser", "onstale", "remedying",
     "workqueue", "reach",
 }  # fmt: skip
 EDGE = {

@@ -259,8 +259,13 @@ def test_a_thousand_binds_with_as_many_copies_are_learned_in_one_pass() -> None:
         ((SOURCE,), (NEW,), Reason.SOURCE_MISSING),
         ((mount(20, "/source", NEW),), (), Reason.SOURCE_UNPROVEN),
         ((mount(20, "/source", NEW),), (NEW,), Reason.NONE),
-        ((replace(mount(20, "/source", NEW), fs_type="fuse.y"),), (NEW,), Reason.SOURCE_TYPE),
-        ((mount(20, "/source", NEW, "/sub"),), (NEW,), Reason.SOURCE_TYPE),
+        ((replace(mount(20, "/source", NEW), fs_type="fuse.y"),), (NEW,), Reason.NONE),
+        ((replace(mount(20, "/source", NEW), fs_type="fuse"),), (NEW,), Reason.NONE),
+        ((replace(mount(20, "/source", NEW), fs_type="fuseblk"),), (NEW,), Reason.SOURCE_TYPE),
+        ((replace(mount(20, "/source", NEW), fs_type="fusectl"),), (NEW,), Reason.SOURCE_TYPE),
+        ((replace(mount(20, "/source", NEW), fs_type="fuse.lxcfs"),), (), Reason.SOURCE_TYPE),
+        ((replace(mount(20, "/source", NEW), fs_type="ext4"),), (NEW,), Reason.SOURCE_TYPE),
+        ((mount(20, "/source", NEW, "/sub"),), (NEW,), Reason.SOURCE_ROOT),
         ((mount(20, "/other", NEW),), (NEW,), Reason.SOURCE_MISSING),
     ],
 )
@@ -270,7 +275,22 @@ def test_what_counts_as_a_new_source(
     seen = snapshot(BIND, *now, answered=answered)
     found = lineage.answer(learned(SOURCE), BIND)
     assert found is not None
-    assert sources.resolve(found, BIND, seen).refusal is expected
+    ignored = frozenset({"fuse.lxcfs"})
+    assert sources.resolve(found, BIND, seen, ignored_fs_types=ignored).refusal is expected
+
+
+@pytest.mark.parametrize(
+    ("source", "fs_type", "expected"),
+    [("s", "fuse.x", Reason.NONE), ("t", "fuse.x", Reason.SOURCE_TYPE),
+     ("s", "fuse.y", Reason.SOURCE_TYPE)],
+)  # fmt: skip
+def test_what_is_at_a_place_that_nobody_saw_serving_must_call_itself_the_same(
+    source: str, fs_type: str, expected: Reason
+) -> None:
+    new = replace(mount(20, "/source", NEW), source=source, fs_type=fs_type)
+    found = lineage.answer(learned(SOURCE, working=()), BIND)
+    assert found is not None
+    assert sources.resolve(found, BIND, snapshot(BIND, new)).refusal is expected
 
 
 FLUID = drivers_for(DriverSettings(FluidSettings("/r")))
@@ -329,11 +349,29 @@ def test_of_several_places_the_one_that_a_driver_names_is_the_source() -> None:
     assert len(doubted.candidates) == 2
 
 
-def test_narrower_superblocks_are_described() -> None:
-    old = replace(BIND, super_options="rw,user_id=0,group_id=0,allow_other")
-    assert sources.narrower(old, old) == ""
-    new = replace(BIND, super_options="ro,user_id=5,group_id=0,default_permissions")
-    assert (
-        sources.narrower(old, new)
-        == "without allow_other, without rw, with default_permissions, user_id 0 → 5"
-    )
+@pytest.mark.parametrize(
+    ("before", "after", "less", "more"),
+    [
+        ("rw,user_id=0,allow_other", "rw,user_id=0,allow_other", "", ""),
+        (
+            "rw,user_id=0,group_id=0,allow_other",
+            "ro,user_id=5,group_id=0,default_permissions",
+            "without allow_other, without rw, with default_permissions, user_id 0 → 5",
+            "",
+        ),
+        ("ro,user_id=0", "rw,user_id=0,allow_other", "", "with allow_other, with rw"),
+        ("rw,default_permissions", "rw", "", "without default_permissions"),
+        ("ro,allow_other", "rw", "without allow_other", "with rw"),
+    ],
+)
+def test_what_a_new_superblock_allows_less_and_more(
+    before: str, after: str, less: str, more: str
+) -> None:
+    old, new = (replace(BIND, super_options=options) for options in (before, after))
+    assert sources.compare(old, new) == (less, more)
+
+
+def test_what_is_kept_from_a_pod_is_no_gain_and_no_loss() -> None:
+    read_only, writable = (replace(BIND, super_options=options) for options in ("ro", "rw"))
+    assert sources.compare(read_only, writable, is_kept_read_only=True) == ("", "")
+    assert sources.compare(writable, writable, is_kept_read_only=True) == ("", "")

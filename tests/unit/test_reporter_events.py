@@ -81,6 +81,14 @@ def test_each_outage_is_told_anew() -> None:
     assert said(*outage(), *outage()) == said(*outage()) * 2
 
 
+def test_what_is_allowed_less_or_more_is_said_as_well() -> None:
+    steps = outage()
+    told = [replace(o, narrower="without allow_other", wider="with rw") for o in steps[4].outcomes]
+    steps[4] = replace(steps[4], outcomes=tuple(told))
+    reasons = [reason for name, reason in said(*steps) if name == "web-0"]
+    assert reasons == [STALE, "FuseMountAllowsLess", "FuseMountAllowsMore", RECOVERED]
+
+
 def test_recovered_waits_for_every_bind_of_the_pod() -> None:
     host, container = bind(), bind("uid-a", BindKind.CONTAINER)
     stale = [finding(b, Verdict.STALE, source=NEW) for b in (host, container)]

@@ -423,6 +423,23 @@ def test_narrower_file_system_is_a_warning() -> None:
     assert recorder.entries[-1].fields["detail"] == "without allow_other"
 
 
+def test_so_is_one_that_allows_more() -> None:
+    healed = outcome(bind(), wider="with rw")
+    recorder = told(cycle(finding(bind()), outcomes=[healed]))
+    assert recorder.entries[-1].level is Level.WARNING
+    assert recorder.entries[-1].fields["event"] == "wider"
+    assert recorder.entries[-1].fields["detail"] == "with rw"
+
+
+def test_another_type_is_told_once_of_two_file_systems() -> None:
+    changes = [
+        outcome(bind(f"uid-{n}"), type_change="fuse.blobfuse -> fuse.blobfuse2") for n in range(4)
+    ]
+    steps = [cycle(outcomes=changes[:2]), cycle(outcomes=changes[2:3]), cycle(outcomes=changes[3:])]
+    warnings = [e for e in told(*steps).entries if e.level is Level.WARNING]
+    assert [e.text for e in warnings] == ["type changed fuse.blobfuse -> fuse.blobfuse2"]
+
+
 def test_a_thousand_binds_are_no_more_lines_than_three() -> None:
     binds = [bind(f"uid-{n}") for n in range(1000)]
     recorder = told(cycle(*(finding(b, Verdict.STALE) for b in binds)))

@@ -118,7 +118,7 @@ def test_last_recovery_says_when_and_how_fast() -> None:
     healed = finding(bind())
     states = {healed.bind.key: TargetState(last_outcome=outcome(bind(), at=90.0))}
     made = document(cycle(healed), states)
-    expected = {"at": "2023-11-14T22:13:10.000Z", "took_ms": 2.0, "narrower": None}
+    expected = {"at": "2023-11-14T22:13:10.000Z", "took_ms": 2.0, "narrower": None, "wider": None}
     assert made["binds"][0]["last_recovery"] == expected
     assert made["last_recovery"] == expected
 

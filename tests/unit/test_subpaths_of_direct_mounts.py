@@ -176,7 +176,7 @@ def not_answered(node: Direct) -> None:
 
 
 def of_another_kind(node: Direct) -> None:
-    node.scene.mounts[-1] = replace(node.scene.mounts[-1], fs_type="fuse.other")
+    node.scene.mounts[-1] = replace(node.scene.mounts[-1], fs_type="fuseblk")
 
 
 def a_part_of_something(node: Direct) -> None:
@@ -194,7 +194,7 @@ def a_pod_that_ends(node: Direct) -> None:
         (dead_as_well, Reason.SOURCE_UNPROVEN),
         (not_answered, Reason.SOURCE_UNPROVEN),
         (of_another_kind, Reason.SOURCE_TYPE),
-        (a_part_of_something, Reason.SOURCE_TYPE),
+        (a_part_of_something, Reason.SOURCE_ROOT),
         (a_pod_that_ends, Reason.POD_ENDING),
     ],
 )
