@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -26,7 +26,7 @@ from fusewatchd.cgroups import (
 )
 from fusewatchd.errors import ParseError
 from fusewatchd.linux.oomkills import Hierarchy
-from fusewatchd.linux.procfs import open_process
+from fusewatchd.linux.procfs import Process, open_process
 from fusewatchd.mountinfo import mount_from_line
 
 MAX_GROUPS = 256
@@ -83,7 +83,7 @@ class CgroupTrees:
     def __init__(self, mountinfo: str = "/proc/self/mountinfo") -> None:
         """Read nothing yet."""
         self.unseen = 0
-        """Since ``begin``: claims that could not be checked, for their hierarchy is not here."""
+        """Since ``begin``: claims that could not be checked, for their cgroup is not to be seen."""
         self._mountinfo = mountinfo
         self._mounted: list[_Mounted] = []
         self._was_read = False
@@ -96,15 +96,20 @@ class CgroupTrees:
         self.unseen, self._was_read, self._is_at_top = 0, False, None
         self._before, self._known = self._known, {}
 
-    def owner(self, text: str) -> CgroupOwner:
-        """Return to whom a process with this ``/proc/<pid>/cgroup`` is proven to belong."""
-        found = self.membership(text)
+    def owner(self, process: Process) -> CgroupOwner:
+        """Return to whom a process is proven to belong."""
+        found = self.membership(process.cgroup)
         if found.pod_uid:
             return CgroupOwner(found.pod_uid, found.container_id)
-        return CgroupOwner(unit=unit_of_cgroup(text))
+        return CgroupOwner(unit=unit_of_cgroup(process.cgroup()))
 
-    def membership(self, text: str) -> Membership:
-        """Return the container that a process with this ``/proc/<pid>/cgroup`` is in."""
+    def membership(self, read: Callable[[], str]) -> Membership:
+        """Return the container that a process is in.
+
+        Args:
+            read: returns its ``/proc/<pid>/cgroup``.
+        """
+        text = read()
         unlisted, is_unseen = NOBODY, False
         for line in cgroup_lines(text):
             if claim_of(line.path) is None:
@@ -115,7 +120,9 @@ class CgroupTrees:
                 continue
             hierarchy, path = place
             claim = claim_of(path)
-            if claim is None or not self._is_roots(hierarchy.directory + claim.above):
+            is_roots = claim and self._is_roots(hierarchy.directory + claim.above)
+            if claim is None or not is_roots:
+                is_unseen = is_unseen or (claim is not None and is_roots is None)
                 continue
             directory = hierarchy.directory + claim.container
             above = hierarchy.directory + (claim.above if claim.anchor is None else claim.anchor)
@@ -123,7 +130,9 @@ class CgroupTrees:
                 return Membership(claim.pod_uid, claim.container_id, directory, above)
             if unlisted is NOBODY:
                 unlisted = Membership("", claim.container_id, directory, above)
-        self.unseen += is_unseen and unlisted is NOBODY
+        if is_unseen and unlisted is NOBODY:
+            # A cgroup that is gone by now has no process.
+            self.unseen += read() == text
         return unlisted
 
     def _place(self, line: CgroupLine) -> tuple[Hierarchy, str] | None:
@@ -172,19 +181,22 @@ class CgroupTrees:
             self._is_at_top = any(os.path.isdir(place) for place in places)
         return not self._is_at_top
 
-    def _is_roots(self, directory: str) -> bool:
-        """True where only root can make what is in a directory, and what it is in."""
+    def _is_roots(self, directory: str) -> bool | None:
+        """True where only root can make what is in a directory, and what it is in.
+
+        None for one that is not there: its container has ended, or something covers cgroupfs.
+        """
         try:
             info = os.lstat(directory)
         except OSError:
-            return False  # the container has just ended
+            return None
         stamp = (info.st_ino, info.st_uid, info.st_gid, info.st_mode)
         known = self._known.get(directory) or self._before.get(directory)
         if known is None or known[0] != stamp:
             above = os.path.dirname(directory)
             is_top = any(mounted.hierarchy.directory == directory for mounted in self._mounted)
             is_safe = _is_closed(info) and (is_top or self._is_roots(above))
-            known = (stamp, is_safe)
+            known = (stamp, bool(is_safe))
         self._known[directory] = known
         return known[1]
 

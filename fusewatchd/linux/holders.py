@@ -205,7 +205,7 @@ class _Search:
     def _keep(self, process: Process, found: dict[Device, _Found]) -> None:
         shown = _devices_shown(process, self.devices)
         name, _, start_time = process.stat()
-        owner = self.trees.owner(process.cgroup())
+        owner = self.trees.owner(process)
         for device, what in found.items():
             # The number of a mount that is gone is used again.
             if all(shown.get(number, device) != device for number in what.mount_ids):

@@ -129,7 +129,7 @@ class Walker:
 
     def _claim(self, process: Process, namespace: dict[str, Any]) -> Membership:
         """Add whose a mount namespace is."""
-        found = self._trees.membership(process.cgroup())
+        found = self._trees.membership(process.cgroup)
         kind = NamespaceKind.CONTAINER if found.pod_uid else NamespaceKind.FOREIGN
         namespace["kind"] = kind.value
         namespace["pod_uid"], namespace["container_id"] = found.pod_uid, found.container_id
@@ -162,7 +162,7 @@ class Walker:
         if devices is None:
             return None
         cgroup = process.cgroup()
-        owner, memory = self._trees.owner(cgroup), memory_cgroup_of(cgroup)
+        owner, memory = self._trees.owner(process), memory_cgroup_of(cgroup)
         name, _, start_time = process.stat()
         return {
             "pid": process.pid,

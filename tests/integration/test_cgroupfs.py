@@ -41,7 +41,7 @@ def cgroup(world: PrivateWorld, path: str) -> Iterator[str]:
 
 
 def belongs(world: PrivateWorld, path: str) -> tuple[str, str]:
-    found = CgroupTrees().membership(f"12:pids:/\n0::/{world.cgroup}/{path}\n")
+    found = CgroupTrees().membership(lambda: f"12:pids:/\n0::/{world.cgroup}/{path}\n")
     return found.pod_uid, found.container_id
 
 
@@ -104,7 +104,7 @@ def test_what_anybody_else_may_have_made_is_not(path: str, spoil: Spoil) -> None
     def body(world: PrivateWorld) -> None:
         with cgroup(world, path) as directory:
             spoil(directory)
-            assert CgroupTrees().membership(f"0::/{world.cgroup}/{path}") is NOBODY
+            assert CgroupTrees().membership(lambda: f"0::/{world.cgroup}/{path}") is NOBODY
 
     run_in_world(body)
 
@@ -127,10 +127,14 @@ def test_a_directory_that_changes_is_looked_at_again() -> None:
             for owner, uid in ((0, UID), (0, UID), (USER, ""), (0, UID)):
                 os.chown(f"{directory}/{POD}", owner, 0)
                 trees.begin()
-                assert trees.membership(text).pod_uid == uid
+                assert trees.membership(lambda: text).pod_uid == uid
         trees.begin()
-        assert trees.membership(text) is NOBODY
+        read = iter([text, f"{text} (deleted)"])
+        assert trees.membership(lambda: next(read)) is NOBODY
         assert trees.unseen == 0
+        # The process is still in it: something covers what is to be seen.
+        assert trees.membership(lambda: text) is NOBODY
+        assert trees.unseen == 1
 
     run_in_world(body)
 
@@ -172,10 +176,10 @@ def test_each_hierarchy_is_looked_at_where_it_is(
     trees = mounted(tmp_path, line)
     (tmp_path / place / PATH).mkdir(parents=True)
     text = text.format(path=PATH)
-    assert trees.membership(text).pod_uid == UID
+    assert trees.membership(lambda: text).pod_uid == UID
     os.chown(tmp_path / place / POD, USER, USER)
     trees.begin()
-    assert trees.membership(text) is NOBODY
+    assert trees.membership(lambda: text) is NOBODY
     assert trees.unseen == 0
 
 
@@ -194,9 +198,9 @@ def test_what_cannot_be_looked_at_is_counted(tmp_path: Path, line: str, text: st
     trees = mounted(tmp_path, line)
     for place in ("unified", "memory", "cpu"):
         (tmp_path / place / PATH).mkdir(parents=True)
-    assert trees.membership(text) is NOBODY
+    assert trees.membership(lambda: text) is NOBODY
     assert trees.unseen == 1
-    assert trees.membership("0::/system.slice/sshd.service") is NOBODY
+    assert trees.membership(lambda: "0::/system.slice/sshd.service") is NOBODY
     assert trees.unseen == 1
 
 
@@ -204,9 +208,9 @@ def test_the_kubelets_root_is_the_root_of_all_if_it_has_one_there(tmp_path: Path
     trees = mounted(tmp_path, UNIFIED)
     deeper = f"machine.slice/x.scope/{PATH}"
     (tmp_path / "unified" / deeper).mkdir(parents=True)
-    assert trees.membership(f"0::/{deeper}").pod_uid == UID
+    assert trees.membership(lambda: f"0::/{deeper}").pod_uid == UID
     (tmp_path / "unified" / PATH).mkdir(parents=True)
     trees.begin()
-    assert trees.membership(f"0::/{PATH}").pod_uid == UID
-    found = trees.membership(f"0::/{deeper}")
+    assert trees.membership(lambda: f"0::/{PATH}").pod_uid == UID
+    found = trees.membership(lambda: f"0::/{deeper}")
     assert (found.pod_uid, found.container_id) == ("", CID)  # the list may know it

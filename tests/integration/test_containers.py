@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import time
 
 import pytest
@@ -16,11 +17,14 @@ from fusewatchd.demo.sources import ServerOptions, Source
 from fusewatchd.demo.unmounting import mount_points_below
 from fusewatchd.linux import syscalls
 from tests.features import Feature, needs
+from tests.intruder import intruder
 from tests.lab import WAYS, in_lab
 
 pytestmark = pytest.mark.kernel
 
 DEADLINE = 10.0
+NOBODY = 65534
+"""Who an owner without a name in a user namespace is, user_namespaces(7)."""
 
 
 def add_pod(node: DemoNode, source: Source, name: str, *mounts: PodMount) -> DemoPod:
@@ -77,6 +81,30 @@ def test_idmapped_container_recovers(node: DemoNode) -> None:
         container.wait_until_readable("/data/hello", DEADLINE)
         assert container.call("stat", path="/data/hello")["st_uid"] == owner["st_uid"] == 0
         daemon.wait_until_watching(2)
+
+
+@needs(Feature.FUSE_IDMAP)
+@in_lab(timeout=60)
+def test_an_id_mapping_is_always_that_of_the_container(node: DemoNode) -> None:
+    """Also in a namespace that a process of the container made, with another mapping."""
+    source = node.add_source("one", options=ServerOptions(allows_idmap=True))
+    pod = add_pod(node, source, "p")
+    container = node.start_container(pod, user_namespace=UserNamespace(300_000))
+    directory = container._cgroup_directory or pytest.skip("no cgroups here")
+    orders = {"owner": lambda: str(os.stat("/data/hello").st_uid)}
+    with (
+        intruder(directory, orders, mount_namespace=container.pid) as process,
+        DaemonProcess(node) as daemon,
+    ):
+        daemon.wait_until_watching(3)
+        assert process.order("owner") == str(NOBODY)
+        before = process.device("/data")
+        crash(source)
+        container.wait_until_readable("/data/hello", DEADLINE)
+        daemon.wait_until_watching(3)
+        assert process.device("/data") != before, daemon.log()
+        assert process.order("owner") == str(NOBODY)
+        assert container.call("stat", path="/data/hello")["st_uid"] == 0
 
 
 @needs(Feature.FUSE_IDMAP)

@@ -284,3 +284,25 @@ def test_a_container_that_the_kubelet_does_not_list_is_left_alone(node: DemoNode
         good.wait_until_readable("/data/hello", DEADLINE)
         with pytest.raises(OSError, match="Transport endpoint"):
             bad.read("/data/hello")
+
+
+@in_lab(timeout=60)
+def test_cgroups_that_are_not_to_be_seen_are_a_gap(node: DemoNode) -> None:
+    source = node.add_source("one", files={"hello": "one"})
+    _, container = pod_with_container(node, source, "web")
+    root = cgroups.hierarchy() or pytest.skip("no cgroups here")
+    syscalls.mount("cover", root, "tmpfs", 0)
+    try:
+        with DaemonProcess(node, settings={"look_seconds": "0.2"}) as daemon:
+            document = daemon.wait_for(lambda d: bool(d["gaps"]))
+            assert "cgroups are not" in document["gaps"][0]["reason"]
+            crash(source)
+            daemon.wait_until_watching(1)
+            with pytest.raises(OSError, match="Transport endpoint"):
+                container.read("/data/hello")
+            syscalls.umount2(root, syscalls.MNT_DETACH)
+            container.wait_until_readable("/data/hello", DEADLINE)
+            daemon.wait_for(lambda d: not d["gaps"])
+    finally:
+        if cgroups.hierarchy() is None:
+            syscalls.umount2(root, syscalls.MNT_DETACH)
