@@ -82,14 +82,15 @@ def claim_of(path: str) -> CgroupClaim | None:
     Without one it is the first id, for runtimes that put containers elsewhere.
     """
     parts = path.split("/")[1:]
-    for number, part in enumerate(parts):
+    for number in range(len(parts) if "kubepods" in path else 0):
         if _is_kubepods(parts, number):
             return _in_kubepods(parts, number)
-        found = _WHOLE_ID.search(part)
-        if found is not None and not any(_is_kubepods(parts, i) for i in range(len(parts))):
-            place = _joined(parts[: number + 1])
-            return CgroupClaim("", found.group(1), _joined(parts[:number]), place, None)
-    return None
+    found = _WHOLE_ID.search(path)
+    if found is None:
+        return None
+    above = path[: path.rindex("/", 0, found.start())]
+    name, _, _ = path[len(above) + 1 :].partition("/")
+    return CgroupClaim("", found.group(1), above, f"{above}/{name}", None)
 
 
 def _is_kubepods(parts: list[str], number: int) -> bool:

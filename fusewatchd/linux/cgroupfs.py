@@ -47,9 +47,13 @@ class Membership:
     """The container's own, in cgroupfs."""
     anchor: str
     """The directory that holds ``kubepods``; of any other container the one above it."""
+    proof: str = ""
+    """The directory that is root's."""
 
 
 NOBODY = Membership("", "", "", "")
+_UNPROVEN = Membership("", "", "", "")
+"""Its cgroup claims a container, which may become true: equal to nobody, and not kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +93,18 @@ class CgroupTrees:
         self._was_read = False
         self._known: dict[str, tuple[_Stamp, bool]] = {}
         self._before: dict[str, tuple[_Stamp, bool]] = {}
-        self._is_at_top: bool | None = None
+        self._is_at_top = False
+        self._told: dict[str, Membership] = {}
+        self._told_before: dict[str, Membership] = {}
 
     def begin(self) -> None:
         """Begin another look; what this one does not come across is forgotten by the next."""
-        self.unseen, self._was_read, self._is_at_top = 0, False, None
+        self.unseen, self._was_read = 0, False
         self._before, self._known = self._known, {}
+        self._told_before, self._told = self._told, {}
+        was_at_top, self._is_at_top = self._is_at_top, self._has_top()
+        if was_at_top is not self._is_at_top:
+            self._told_before = {}
 
     def owner(self, process: Process) -> CgroupOwner:
         """Return to whom a process is proven to belong."""
@@ -110,10 +120,19 @@ class CgroupTrees:
             read: returns its ``/proc/<pid>/cgroup``.
         """
         text = read()
-        unlisted, is_unseen = NOBODY, False
+        told = self._told.get(text) or self._told_before.get(text)
+        if told is None or (told.proof and not self._is_roots(told.proof)):
+            told = self._find_out(text, read)
+        if told.proof or told is NOBODY:
+            self._told[text] = told
+        return told
+
+    def _find_out(self, text: str, read: Callable[[], str]) -> Membership:
+        unlisted, is_unseen, has_claim = NOBODY, False, False
         for line in cgroup_lines(text):
             if claim_of(line.path) is None:
                 continue
+            has_claim = True
             place = self._place(line)
             if place is None:
                 is_unseen = True
@@ -126,14 +145,15 @@ class CgroupTrees:
                 continue
             directory = hierarchy.directory + claim.container
             above = hierarchy.directory + (claim.above if claim.anchor is None else claim.anchor)
+            proof = hierarchy.directory + claim.above
             if self._is_kubelets(claim):
-                return Membership(claim.pod_uid, claim.container_id, directory, above)
+                return Membership(claim.pod_uid, claim.container_id, directory, above, proof)
             if unlisted is NOBODY:
-                unlisted = Membership("", claim.container_id, directory, above)
+                unlisted = Membership("", claim.container_id, directory, above, proof)
         if is_unseen and unlisted is NOBODY:
             # A cgroup that is gone by now has no process.
             self.unseen += read() == text
-        return unlisted
+        return unlisted if unlisted.proof or not has_claim else _UNPROVEN
 
     def _place(self, line: CgroupLine) -> tuple[Hierarchy, str] | None:
         """Return where a cgroup is to be seen, and its path from the root that is to be seen."""
@@ -167,6 +187,7 @@ class CgroupTrees:
                 names = None if is_unified else frozenset(mount.super_options.split(","))
                 hierarchy = Hierarchy(mount.mount_point.rstrip("/"), mount.root)
                 self._mounted.append(_Mounted(names, hierarchy))
+        self._is_at_top = self._has_top()
 
     def _is_kubelets(self, claim: CgroupClaim) -> bool:
         """True for a ``kubepods`` at the kubelet's cgroup root.
@@ -175,11 +196,11 @@ class CgroupTrees:
         """
         if not claim.anchor:
             return claim.anchor is not None
-        if self._is_at_top is None:
-            tops = {mounted.hierarchy.directory for mounted in self._mounted}
-            places = [f"{top}/{level}" for top in tops for level in _LEVELS]
-            self._is_at_top = any(os.path.isdir(place) for place in places)
         return not self._is_at_top
+
+    def _has_top(self) -> bool:
+        tops = {mounted.hierarchy.directory for mounted in self._mounted}
+        return any(os.path.isdir(f"{top}/{level}") for top in tops for level in _LEVELS)
 
     def _is_roots(self, directory: str) -> bool | None:
         """True where only root can make what is in a directory, and what it is in.

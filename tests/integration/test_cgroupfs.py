@@ -104,7 +104,7 @@ def test_what_anybody_else_may_have_made_is_not(path: str, spoil: Spoil) -> None
     def body(world: PrivateWorld) -> None:
         with cgroup(world, path) as directory:
             spoil(directory)
-            assert CgroupTrees().membership(lambda: f"0::/{world.cgroup}/{path}") is NOBODY
+            assert CgroupTrees().membership(lambda: f"0::/{world.cgroup}/{path}") == NOBODY
 
     run_in_world(body)
 
@@ -130,10 +130,10 @@ def test_a_directory_that_changes_is_looked_at_again() -> None:
                 assert trees.membership(lambda: text).pod_uid == uid
         trees.begin()
         read = iter([text, f"{text} (deleted)"])
-        assert trees.membership(lambda: next(read)) is NOBODY
+        assert trees.membership(lambda: next(read)) == NOBODY
         assert trees.unseen == 0
         # The process is still in it: something covers what is to be seen.
-        assert trees.membership(lambda: text) is NOBODY
+        assert trees.membership(lambda: text) == NOBODY
         assert trees.unseen == 1
 
     run_in_world(body)
@@ -179,7 +179,7 @@ def test_each_hierarchy_is_looked_at_where_it_is(
     assert trees.membership(lambda: text).pod_uid == UID
     os.chown(tmp_path / place / POD, USER, USER)
     trees.begin()
-    assert trees.membership(lambda: text) is NOBODY
+    assert trees.membership(lambda: text) == NOBODY
     assert trees.unseen == 0
 
 
@@ -198,9 +198,9 @@ def test_what_cannot_be_looked_at_is_counted(tmp_path: Path, line: str, text: st
     trees = mounted(tmp_path, line)
     for place in ("unified", "memory", "cpu"):
         (tmp_path / place / PATH).mkdir(parents=True)
-    assert trees.membership(lambda: text) is NOBODY
+    assert trees.membership(lambda: text) == NOBODY
     assert trees.unseen == 1
-    assert trees.membership(lambda: "0::/system.slice/sshd.service") is NOBODY
+    assert trees.membership(lambda: "0::/system.slice/sshd.service") == NOBODY
     assert trees.unseen == 1
 
 
