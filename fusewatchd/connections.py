@@ -317,7 +317,7 @@ class Connections:
         return any(
             s.asked is not None
             and s.asked.is_urgent
-            and (s.asked_at if s.root.is_pending else s.pending_since or 0.0) >= since
+            and ((s.root_at if s.root.is_pending else s.pending_since) or 0.0) >= since
             for s in self._states.values()
         )
 

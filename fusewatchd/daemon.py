@@ -290,6 +290,8 @@ class Daemon:
         is_news = self._node.observer.take_answers(now)
         if not self._node.connections.awaits_urgent(now - ANSWER_SECONDS):
             self._wake_ups.release()
+        else:
+            self._wake_ups.hold_on(now)
         return Trigger.PROBE if is_news else None
 
     def _on_outcome(self) -> None:

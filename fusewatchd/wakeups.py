@@ -23,6 +23,8 @@ class WakeUps:
         self._due: dict[Trigger, float] = {}
         self._rested_at = float("-inf")
         self._held_until: float | None = None
+        self._is_last = False
+        """It is not held on any longer than this."""
 
     def add(self, trigger: Trigger, now: float) -> None:
         """Note a wake-up that wants a cycle now."""
@@ -35,7 +37,13 @@ class WakeUps:
     def hold(self, now: float) -> None:
         """Wait for answers; nothing happens if that has been done since the last cycle."""
         if self._held_until is None:
-            self._held_until = now + ANSWER_SECONDS
+            self._held_until, self._is_last = now + ANSWER_SECONDS, False
+
+    def hold_on(self, now: float) -> None:
+        """Wait once more: a part of the answer is there, and the rest follows."""
+        is_holding = self._held_until is not None and self._held_until > float("-inf")
+        if is_holding and not self._is_last:
+            self._held_until, self._is_last = now + ANSWER_SECONDS, True
 
     def release(self) -> None:
         """Wait no longer: what was asked is answered."""

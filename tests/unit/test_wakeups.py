@@ -78,6 +78,25 @@ def test_an_answer_ends_the_wait() -> None:
     assert wake_ups.take() == [Trigger.MOUNTS, Trigger.PROBE]
 
 
+def test_the_rest_of_an_answer_is_waited_for_once() -> None:
+    wake_ups = WakeUps()
+    wake_ups.add(Trigger.MOUNTS, 5.0)
+    wake_ups.hold_on(5.0)
+    assert wake_ups.is_due(5.0)
+    wake_ups.hold(5.0)
+    wake_ups.hold_on(5.0015)
+    assert wake_ups.held_until == pytest.approx(5.0015 + ANSWER_SECONDS)
+    wake_ups.hold_on(5.003)
+    assert wake_ups.held_until == pytest.approx(5.0015 + ANSWER_SECONDS)
+    wake_ups.release()
+    wake_ups.hold_on(5.0031)
+    assert wake_ups.is_due(5.0031)
+    wake_ups.take()
+    wake_ups.hold(6.0)
+    wake_ups.hold_on(6.001)
+    assert wake_ups.held_until == pytest.approx(6.001 + ANSWER_SECONDS)
+
+
 def test_answers_are_waited_for_once_in_a_cycle() -> None:
     wake_ups = WakeUps()
     wake_ups.add(Trigger.MOUNTS, 5.0)
