@@ -1,4 +1,5 @@
 # make demo: show a recovery on this machine.  make test: set everything up and run the tests.
+# make model: random lives of a node for an hour, or MINUTES=5, or with a SEED of yours.
 # make deb, make rpm: packages in dist/.  make release: all that a release consists of.
 PYTHON ?= python3
 VENV ?= .venv
@@ -18,7 +19,7 @@ JOBS ?= $(shell expr 2 \* $$(nproc 2>/dev/null || echo 1))
 install = if [ "$(SUDO_APT)" = yes ] && command -v apt-get >/dev/null && ! dpkg -s $(1) >/dev/null 2>&1; \
   then apt-get update -qq && apt-get install -y -qq --no-install-recommends $(1); fi
 
-.PHONY: demo test test-slow test-kernels test-packages deb rpm release check bench plots soak packages clean
+.PHONY: demo test test-slow test-kernels test-packages model deb rpm release check bench plots soak packages clean
 
 demo: $(VENV)/.run
 	$(VENV)/bin/fusewatchd demo
@@ -32,6 +33,10 @@ test-slow: $(VENV)/.dev
 
 test-kernels:
 	$(PYTHON) tests/kernels/run.py
+
+MINUTES = 60
+model: $(VENV)/.dev
+	$(VENV)/bin/python -m tests.model --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 # One process for each release of Debian, whose tests go on from each other.
 test-packages: $(VENV)/.dev

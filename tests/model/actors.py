@@ -1,4 +1,4 @@
-"""Carrying steps out: what servers, their drivers and the init system do is in here."""
+"""Carrying steps out: what the init system does to the daemon is in here."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from fusewatchd.demo.sources import OldServer
 from fusewatchd.lineage import Fact
 from fusewatchd.model import Mount
 from fusewatchd.wire import decode
-from tests.model import kubelet, others
-from tests.model.places import SourceState, Upgraded, Violation, with_unique_id
-from tests.model.possible import need, source_of
+from tests.model import copies, inside, kubelet, others, servers
+from tests.model.places import Violation, with_unique_id
+from tests.model.possible import need
 from tests.model.stage import Stage
 from tests.model.steps import Step
 
@@ -34,71 +33,6 @@ def carry_out(stage: Stage, step: Step) -> None:
     name, *arguments = step.words
     ACTORS[name](stage, *arguments)
     stage.tell_kubelet()
-
-
-# ------------------------------------------------------------------------------- servers
-
-
-def crash(stage: Stage, name: str) -> None:
-    state = source_of(stage, name)
-    need(state.is_up)
-    state.source.kill()
-    state.is_up = state.is_hung = False
-
-
-def start(stage: Stage, name: str) -> None:
-    state = source_of(stage, name)
-    need(not state.is_up)
-    _note_source_gone(stage, state)
-    state.source.restart()
-    stage.note_source(state)
-
-
-def take_away(stage: Stage, name: str) -> None:
-    """The driver detaches the dead source, and mounts it again some time."""
-    state = source_of(stage, name)
-    need(not state.is_up and state.is_mounted)
-    _note_source_gone(stage, state)
-    state.source.unmount()
-    state.is_mounted = False
-
-
-def upgrade(stage: Stage, name: str) -> None:
-    state = source_of(stage, name)
-    need(state.answers)
-    state.upgraded.append(Upgraded(state.device, state.source.server))
-    _note_source_gone(stage, state)
-    state.source.restart(old=OldServer.DRAINING)
-    stage.note_source(state)
-
-
-def _note_source_gone(stage: Stage, state: SourceState) -> None:
-    """Layers that are peers of those at the source go when these do, and show what they hid."""
-    if state.stacked:
-        for _, target in stage.targets():
-            if target.source == state.source.name:
-                target.is_learned = False
-    state.stacked = 0
-
-
-def end_old(stage: Stage, name: str) -> None:
-    state = source_of(stage, name)
-    need(bool(state.upgraded))
-    state.upgraded.pop(0).process.kill()
-
-
-def hang(stage: Stage, name: str) -> None:
-    state = source_of(stage, name)
-    need(state.answers)
-    state.source.pause()
-    state.is_hung = True
-
-
-def resume(stage: Stage, name: str) -> None:
-    state = source_of(stage, name)
-    need(state.is_hung)
-    state.source.resume()
-    state.is_hung = False
 
 
 # ------------------------------------------------------------------------- the daemon
@@ -139,7 +73,8 @@ def _note_daemon_gone(stage: Stage) -> None:
 
 
 def _is_known(facts: list[Fact], top: Mount) -> bool:
-    return any(fact.is_about(top) for fact in facts)
+    """One that was seen alone is known too, but not where it came from."""
+    return any(fact.candidates and fact.is_about(top) for fact in facts)
 
 
 def start_daemon(stage: Stage) -> None:
@@ -162,19 +97,27 @@ def reload(stage: Stage, superseded: str) -> None:
 
 
 ACTORS: dict[str, Callable[..., None]] = {
-    "crash": crash,
-    "start": start,
-    "take-away": take_away,
-    "upgrade": upgrade,
-    "end-old": end_old,
-    "hang": hang,
-    "resume": resume,
+    "crash": servers.crash,
+    "start": servers.start,
+    "take-away": servers.take_away,
+    "upgrade": servers.upgrade,
+    "over": servers.over,
+    "end-old": servers.end_old,
+    "hang": servers.hang,
+    "resume": servers.resume,
+    "retype": servers.retype,
+    "err": servers.err,
+    "serve": servers.serve,
+    "inside": inside.inside,
+    "copy": copies.copy,
+    "uncopy": copies.uncopy,
     "add-pod": kubelet.add_pod,
     "delete": kubelet.delete,
     "start-container": kubelet.start_container,
     "stop-container": kubelet.stop_container,
     "restart-container": kubelet.restart_container,
     "stack": others.stack,
+    "pile": others.pile,
     "unpublish": others.unpublish,
     "publish": others.publish,
     "rebind": others.rebind,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Container, Mapping, Sequence
+from itertools import pairwise, takewhile
 
 from fusewatchd.model import Device, Mount
 from tests.model.places import Layer
@@ -20,6 +20,12 @@ def living_below(
     covering = [n for n, name in enumerate(names) if name in foreign]
     end = len(stack) - 1 if base == 1 else max(covering, default=0)
     return {name for name in names[:end] if is_alive(name[1])}
+
+
+def dead_below(stack: Sequence[Mount], dead: Container[Device]) -> list[Layer]:
+    """Return the layers between the top and the next one below that is not of these devices."""
+    below = reversed(stack[:-1])
+    return [_name(layer) for layer in takewhile(lambda m: m.device in dead, below)]
 
 
 def stuck_below(

@@ -13,7 +13,7 @@ from typing import IO
 from fusewatchd.demo.node import DemoNode
 from tests.lab import LabFailure, run_in_lab
 from tests.model.actors import carry_out
-from tests.model.choice import choose, choose_scenario
+from tests.model.choice import choose, choose_emphasis, choose_scenario
 from tests.model.judge import Judge
 from tests.model.places import Violation
 from tests.model.possible import NotPossible
@@ -25,6 +25,8 @@ SHORT_SETTLE_SECONDS = 9.0
 """When what fails is tried again and again; the kubelet's list alone may take six."""
 FIRST_PAUSE_SECONDS = 0.005
 LONGEST_PAUSE_SECONDS = 0.1
+WATCH_SECONDS = 0.8
+WATCHED = {"copy", "start-daemon", "start", "err"}
 EPISODE_SECONDS = 600.0
 
 Next = Callable[[Stage, int], Step | None]
@@ -57,12 +59,13 @@ class Result:
 
 def random_episode(seed: str, number: int, way: str, length: int) -> Result:
     """Live one episode; everything in it follows from the seed and the node's answers."""
-    scenario = choose_scenario(random.Random(f"{seed}/{number}"), number, way)
+    first = random.Random(f"{seed}/{number}")
+    scenario, emphasis = choose_scenario(first, number, way), choose_emphasis(first)
 
     def draw(stage: Stage, index: int) -> Step | None:
         # A generator for each step: one that went another way changes no later choice.
         chance = random.Random(f"{seed}/{number}/{index}")
-        return choose(chance, stage, index) if index < length else None
+        return choose(chance, stage, index, emphasis) if index < length else None
 
     return _live(scenario, draw)
 
@@ -114,7 +117,7 @@ def _run(
                 continue
             stage.counts[f"step {step.words[0]}"] += 1
             if step.settles:
-                settle(stage, settle_seconds)
+                settle(stage, settle_seconds, watch_seconds(stage, step))
         settle(stage, settle_seconds)
     except Violation as exc:
         failure = str(exc)
@@ -136,21 +139,27 @@ def _steps(stage: Stage, draw: Next) -> Iterator[Step]:
         index += 1
 
 
-def settle(stage: Stage, seconds: float) -> None:
-    """Wait until every promise holds.
+def watch_seconds(stage: Stage, step: Step) -> float:
+    """Return for how long promises must hold that are kept by doing nothing."""
+    is_odd = stage.copies or any(state.errno for state in stage.sources.values())
+    return WATCH_SECONDS if is_odd and step.words[0] in WATCHED else 0.0
+
+
+def settle(stage: Stage, seconds: float, least: float = 0.0) -> None:
+    """Wait until every promise holds, and look on for so long at least.
 
     Raises:
         Violation: it does not in so many seconds.
     """
     judge = Judge(stage)
     began = time.monotonic()
-    pause = FIRST_PAUSE_SECONDS
-    while found := judge.violations():
-        if time.monotonic() - began > seconds:
+    pause, held_at = FIRST_PAUSE_SECONDS, began
+    while (found := judge.violations()) or time.monotonic() - began < least:
+        if found and time.monotonic() - began > seconds:
             raise Violation("\n".join(found))
         time.sleep(pause)
         pause = min(LONGEST_PAUSE_SECONDS, pause * 1.5)
-    took = time.monotonic() - began
+        held_at = time.monotonic() if found else held_at
     stage.counts["settled"] += 1
     longest = stage.counts["longest settling, ms"]
-    stage.counts["longest settling, ms"] = max(longest, round(took * 1000))
+    stage.counts["longest settling, ms"] = max(longest, round((held_at - began) * 1000))

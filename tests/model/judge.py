@@ -7,18 +7,19 @@ a bind does not show its source, and that must fit what the model did.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fusewatchd.lineage import plain_root
 from fusewatchd.model import Mount
-from tests.model.depth import living_below, most_layers
+from tests.model.depth import dead_below, living_below, most_layers
 from tests.model.places import PodState, SourceState, Tables, Target, content, layers_at, options_of
 from tests.model.shapes import KEPT
 from tests.model.stage import Stage
 
 MOST_PROCESSES = 24
 MOST_DESCRIPTORS = 400
+ANY_NUMBER = 10_000
 WAITING = {"source_missing", "source_unproven", "source_dead"}
 """Why a bind is not replaced whose source has no server."""
 
@@ -31,6 +32,8 @@ def is_readable(target: Target, source: SourceState, top: Mount | None) -> bool:
     One that shows an old server may be given the new one, which hangs, at any moment.
     """
     if target.is_bare or source.is_hung:
+        return False
+    if source.errno and top is not None and top.device == source.device:
         return False
     return top is not None and source.is_served(top.device)
 
@@ -127,8 +130,13 @@ class Judge:
         if plain_root(top.root) != target.root:
             yield f"root {top.root} instead of {target.root}"
         yield from self._flags(target, top)
+        yield from self._dead_layers(target, stack)
         if top.device == source.device and source.answers:
             yield from self._current(target, top)
+        elif target.is_kept and source.errno:
+            yield from self._kept(target, top)
+        elif top.device == source.device and source.is_unproven:
+            yield f"shows {top.device}, whose server has served nothing yet"
         elif stage.is_daemon_up:
             yield from self._not_current(target, top)
 
@@ -143,6 +151,26 @@ class Judge:
         there = target.foreign & layers_at(self._tables.of(target.container), target.path)
         most = most_layers(stack, there, target.stuck, base, is_read_only=target.is_read_only)
         return most + unfinished
+
+    def _dead_layers(self, target: Target, stack: Sequence[Mount]) -> Iterator[str]:
+        """What was dead before the mount on top was made goes, but for one where that is kept."""
+        source = self._stage.sources[target.source]
+        top = (stack[-1].mount_id, stack[-1].device)
+        if not self._stage.is_daemon_up or not source.answers or top in target.foreign:
+            return
+        dead = dead_below(stack, source.dead_before)
+        stuck = sum(layer in target.stuck for layer in dead)
+        if top[1] == source.device and len(dead) > self._stage.base_depth - 1 + stuck:
+            yield f"{len(dead)} dead layers are below the mount that works"
+
+    def _kept(self, target: Target, top: Mount) -> Iterator[str]:
+        """A server that answers with errors lives: what shows it stays, and is not called stale."""
+        source = self._stage.sources[target.source]
+        if top.device != source.device:
+            yield f"shows {top.device} instead of {source.device}, whose server lives"
+        bind = self._bind(target)
+        if bind is not None and bind["mount_id"] == top.mount_id and bind["verdict"] == "stale":
+            yield f"is called stale, and its server lives: {bind['evidence']}"
 
     def _flags(self, target: Target, top: Mount) -> Iterator[str]:
         options = options_of(top)
@@ -196,6 +224,8 @@ class Judge:
             return
         is_hung = source.is_hung and top.device == source.device
         verdict = "hung" if is_hung else "stale"
+        if bind["source"]["path"] in {copy.place for copy in stage.copies.values()}:
+            yield f"its source is said to be a copy: {bind['source']}"
         if bind["verdict"] != verdict:
             yield f"is {verdict} and is called {bind['verdict']}: {bind['evidence']}"
         elif not is_hung and bind["refusal"] not in self._right_refusals(target, bind):
@@ -255,14 +285,19 @@ class Judge:
         if plain != stage.plain_mounts:
             yield f"{plain} mounts that are not FUSE, {stage.plain_mounts} before"
         allowed: Counter[str] = Counter()
+        for copy in stage.copies.values():
+            allowed[copy.place] = copy.is_mounted + copy.layers
         for state in stage.sources.values():
             allowed[state.source.path] = state.is_mounted + state.stacked
         for pod in stage.pods.values():
             for path, target in pod.on_host.items():
                 allowed[path] = self._most_layers(target)
                 if pod.is_ending:
-                    allowed[path] += 64
+                    allowed[path] += ANY_NUMBER
         yield from self._too_many(host.fuse_mounts(), allowed, 0, "the host")
+        for copy in stage.copies.values():
+            # The kernel leaves there what came to a copy that is only a slave.
+            allowed[copy.place] += ANY_NUMBER
         for table in stage.foreign_tables(self._tables):
             yield from self._too_many(table.fuse_mounts(), allowed, 1, "a foreign namespace")
 

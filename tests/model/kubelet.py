@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from fusewatchd.demo.unmounting import Unmounting
 from tests.model.places import PodState, Tables
-from tests.model.possible import insist, need, pod_of, source_of
+from tests.model.possible import insist, may_unmount, need, pod_of, source_of
 from tests.model.shapes import KEPT, SHAPES
 from tests.model.stage import Stage
 
@@ -19,7 +19,7 @@ def try_again(stage: Stage) -> None:
     is_hung = any(state.is_hung for state in stage.sources.values())
     for name, pod in list(stage.pods.items()):
         if pod.is_ending:
-            if not is_hung:
+            if not is_hung and may_unmount(stage, pod):
                 _end(stage, name, pod)
         elif pod.waiting and _may_start(stage, pod):
             waiting, pod.waiting = pod.waiting, []
@@ -42,6 +42,7 @@ def add_pod(stage: Stage, name: str, shape: str, one: str, two: str) -> None:
 def delete(stage: Stage, name: str) -> None:
     """End a pod with plain umounts: two tries in three unmount until nothing is left."""
     pod = pod_of(stage, name)
+    need(may_unmount(stage, pod))
     pod.inside.clear()
     pod.waiting.clear()
     pod.pod.is_deleting = pod.is_ending = True
@@ -87,9 +88,8 @@ def _start(stage: Stage, pod: PodState, container: str) -> None:
 
 def _may_start(stage: Stage, pod: PodState) -> bool:
     """A bare or hung volume would give a container that tells nothing, or none at all."""
-    return not any(
-        t.is_bare or t.is_leaving or stage.sources[t.source].is_hung for t in pod.on_host.values()
-    )
+    states = [(t, stage.sources[t.source]) for t in pod.on_host.values()]
+    return not any(t.is_bare or t.is_leaving or s.is_hung or s.errno for t, s in states)
 
 
 def _shows_old(stage: Stage, pod: PodState) -> bool:

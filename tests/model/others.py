@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
 
 from fusewatchd.linux import syscalls
 from tests.model.depth import stuck_below
 from tests.model.places import Options, Tables, Target, layers_at, options_of
-from tests.model.possible import insist, need, volume_of
+from tests.model.possible import insist, may_unmount, need, volume_of
 from tests.model.stage import Stage
 
 
@@ -29,10 +30,10 @@ def stack(stage: Stage, where: str, times: str) -> None:
             source = before.host.top_at(state.source.path)
             assert source is not None
             syscalls.mount(state.source.path, target.path, None, syscalls.MS_BIND)
-            _note_layers(stage, before, stage.tables(), options_of(source))
+            note_layers(stage, before, stage.tables(), options_of(source))
 
 
-def _note_layers(stage: Stage, before: Tables, now: Tables, options: Options) -> None:
+def note_layers(stage: Stage, before: Tables, now: Tables, options: Options) -> None:
     """Note the new mount, and its copies wherever it was propagated to."""
     for _, target in stage.targets():
         container = target.container
@@ -47,15 +48,48 @@ def _note_layers(stage: Stage, before: Tables, now: Tables, options: Options) ->
             # Wherever it arrived it is a mount that the daemon has yet to see beside its source.
             target.is_learned = False
             target.add_options(options)
+    for copy in stage.copies.values():
+        copy.layers += len(layers_at(now.host, copy.place) - layers_at(before.host, copy.place))
     for state in stage.sources.values():
         path = state.source.path
         state.stacked += len(layers_at(now.host, path) - layers_at(before.host, path))
 
 
+def pile(stage: Stage, where: str, times: str) -> None:
+    """A driver that mounts once more whatever is there already, far from its source's group.
+
+    As peers of the source these mounts would double with each one.
+    """
+    _, target, _ = volume_of(stage, where)
+    state = stage.sources[target.source]
+    need(state.answers and not target.is_bare)
+    with stage.frozen():
+        before = stage.tables()
+        source, top = (before.host.top_at(p) for p in (state.source.path, target.path))
+        assert source is not None and top is not None
+        if top.peer_group == source.peer_group:
+            _leave_group(target)
+        origin = os.path.join(stage.node.lab, "origin")
+        os.makedirs(origin, exist_ok=True)
+        syscalls.mount(state.source.path, origin, None, syscalls.MS_BIND)
+        syscalls.mount(None, origin, None, syscalls.MS_PRIVATE)
+        for _ in range(int(times)):
+            syscalls.mount(origin, target.path, None, syscalls.MS_BIND)
+        syscalls.umount2(origin, syscalls.MNT_DETACH)
+        note_layers(stage, before, stage.tables(), options_of(source))
+        for _, one in stage.targets():
+            one.receives = one.receives and one.host is not target
+
+
+def _leave_group(target: Target) -> None:
+    for kind in (syscalls.MS_PRIVATE, syscalls.MS_SHARED):
+        syscalls.mount(None, target.path, None, kind)
+
+
 def unpublish(stage: Stage, where: str) -> None:
     """Somebody unmounts a bind under a running pod."""
-    _, target, _ = volume_of(stage, where)
-    need(not target.is_bare)
+    pod, target, _ = volume_of(stage, where)
+    need(not target.is_bare and may_unmount(stage, pod))
     _unpublish(stage, target)
 
 
@@ -89,6 +123,7 @@ def rebind(stage: Stage, where: str) -> None:
     """Another recoverer: lazily off with the old one, on with the new one."""
     pod, target, volume = volume_of(stage, where)
     need(not target.is_bare and stage.sources[target.source].answers)
+    need(may_unmount(stage, pod))
     while any(mount.is_fuse for mount in Tables([]).host.at(target.path)):
         syscalls.umount2(target.path, syscalls.MNT_DETACH)
     stage.node.publish(pod.pod, pod.pod.volume(volume))
@@ -101,3 +136,4 @@ def _note_published(stage: Stage, target: Target) -> None:
     target.is_bare, target.is_learned = False, False
     target.foreign.clear()
     target.options.add(options_of(top))
+    stage.note_bound(target)

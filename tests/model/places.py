@@ -54,15 +54,47 @@ class SourceState:
     """Servers that nobody has ended yet, the oldest first."""
     stacked: int = 0
     """Layers that came to the source's path when the model stacked one on a peer of it."""
+    fs_type: str = "fuse.demofs"
+    """Of its next mount."""
+    errno: int = 0
+    """The newest server answers with it, as one does whose backend is away."""
+    which: str = "all"
+    """What it answers so: ``all``, or ``files``, when it still tells how much room there is."""
+
+    dead_before: set[Device] = field(default_factory=set)
+    """Devices of it that nobody served any more when its newest mount was made."""
+    is_over: bool = False
+    """Its newest mount covers an older one: unmounting a peer of it would take it away."""
+    is_unproven: bool = False
+    """It was started so, and has not served anything yet."""
 
     @property
     def answers(self) -> bool:
-        return self.is_up and not self.is_hung
+        """True when it serves what it should."""
+        return self.is_up and not self.is_hung and not self.errno
 
     def is_served(self, device: Device) -> bool:
-        """True when a server answers for this device."""
+        """True when a server answers for this device, be it with errors."""
         old = any(o.device == device and not o.is_gone for o in self.upgraded)
-        return old or (self.answers and device == self.device)
+        return old or (self.is_up and not self.is_hung and device == self.device)
+
+    def serve(self) -> None:
+        """End the errors."""
+        self.errno, self.is_unproven = 0, False
+        self.tell_server()
+
+    def tell_server(self) -> None:
+        """Write what ``tests.servers.erring`` reads, and its next start."""
+        path = control_of(self.source)
+        with open(f"{path}.new", "w", encoding="ascii") as file:
+            pid = self.source.server.pid if self.is_up else 0
+            file.write(f"{self.fs_type} {self.errno} {self.which} {pid}")
+        os.rename(f"{path}.new", path)
+
+
+def control_of(source: Source) -> str:
+    """Return the file that tells the source's server how to behave."""
+    return f"{source.backing}.control"
 
 
 @dataclass(slots=True)
@@ -92,6 +124,14 @@ class Target:
     """Somebody put a layer of his there, and the flags have not been right since."""
     is_learned: bool = False
     """The daemon has said which source this very mount has."""
+    is_kept: bool = False
+    """It showed the newest server when that began to answer with errors."""
+    receives: bool = False
+    """What was mounted inside the source reached it when it was made, and must after recoveries."""
+    is_private: bool = False
+    """Of a container's mount: nothing may be propagated to it."""
+    published: set[int] = field(default_factory=set)
+    """Mount ids of what the driver or another recoverer bound there."""
     is_lost: bool = False
     """Of a container's mount: the daemon that knew whose copy it is ended before it could write
     that down, or there was none, and its successor has not said so yet."""
@@ -113,6 +153,19 @@ class Target:
         if self.container is None:
             return self.path
         return f"{self.path} in the container of {self.host.path}"
+
+
+@dataclass(slots=True)
+class Copy:
+    """A bind that is nobody's business, at a place that may later show something else."""
+
+    place: str
+    source: str
+    device: Device
+    mount_id: int
+    is_mounted: bool = True
+    layers: int = 0
+    """That came to it from its peers."""
 
 
 @dataclass(slots=True)

@@ -41,6 +41,11 @@ def volume_of(stage: Stage, where: str) -> tuple[PodState, Target, str]:
     return pod, target, volume
 
 
+def may_unmount(stage: Stage, pod: PodState) -> bool:
+    """False where a plain unmount would take a source away as well."""
+    return not any(stage.sources[target.source].is_over for target in pod.on_host.values())
+
+
 def insist(stage: Stage, work: Callable[[], object], *, may_fail: bool) -> bool:
     """Try again while it is busy, as the kubelet does; False when that may be and is so."""
     end = time.monotonic() + (BUSY_SECONDS_WHILE_HUNG if may_fail else BUSY_SECONDS)

@@ -24,6 +24,7 @@ def files_of(name: str) -> dict[str, str]:
         "sub/dir/hello": f"{name} sub",
         "single": f"{name} single",
         "cache/.keep": "",
+        "sub/dir/inside/.keep": "",
     }
 
 

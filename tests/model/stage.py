@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,7 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from fusewatchd.demo.container import Container
-from fusewatchd.demo.containerspec import Access
+from fusewatchd.demo.containerspec import Access, MountPropagation
 from fusewatchd.demo.daemonprocess import DaemonProcess
 from fusewatchd.demo.kubelet import DemoKubelet
 from fusewatchd.demo.node import DemoNode, ForeignKind
@@ -21,6 +23,7 @@ from fusewatchd.model import Device, Mount
 from fusewatchd.mountinfo import MountTable
 from fusewatchd.statussocket import ask
 from tests.model.places import (
+    Copy,
     Options,
     PodState,
     SourceState,
@@ -40,7 +43,9 @@ QUICK = {
     "look_seconds": "2",
     "kubelet.refresh_seconds": "5",
 }
+DETACHING = {"dead_sources.detach": "true", "dead_sources.grace_seconds": "0.5"}
 READY_SECONDS = 20.0
+LAYERS_TOLD = 12
 
 
 class Stage:
@@ -54,6 +59,8 @@ class Stage:
         """Which source a device belongs to; a device that is mounted is not used again."""
         self.sources: dict[str, SourceState] = {}
         self.pods: dict[str, PodState] = {}
+        self.copies: dict[str, Copy] = {}
+        """Binds of a pod's mount or of a source that somebody made elsewhere, by name."""
         self.counts: Counter[str] = Counter()
         self.is_daemon_up = True
         self._add_sources()
@@ -65,12 +72,20 @@ class Stage:
         self._config = os.path.join(node.lab, "fusewatchd.yaml")
         self.kubelet: DemoKubelet | None = None
         settings = dict(QUICK)
+        if scenario.detaches:
+            settings |= DETACHING
         if scenario.has_kubelet:
             self.kubelet = DemoKubelet(lambda: self._pod_list)
             self.kubelet.start()
             settings["kubelet.url"] = self.kubelet.url
         self.write_config()
-        self.daemon = DaemonProcess(node, way=scenario.way, settings=settings, config=self._config)
+        self.daemon = DaemonProcess(
+            node,
+            way=scenario.way,
+            settings=settings,
+            config=self._config,
+            as_old_kernel=scenario.is_old_kernel,
+        )
         self.base_depth = 1 if scenario.way == "beneath" else 2
         self.plain_mounts = self.count_plain_mounts(self.tables())
         self.daemon.start()
@@ -88,9 +103,17 @@ class Stage:
     def _add_sources(self) -> None:
         places = {FLUID: self.node.fluid_path("juicefs", "demo", "data"), "one": "", "two": ""}
         for name, path in places.items():
-            source = self.node.describe_source(name, path=path, files=files_of(name))
+            backing = os.path.join(self.node.lab, "backing", name)
+            command = (sys.executable, "-m", "tests.servers.erring", f"{backing}.control")
+            source = self.node.describe_source(
+                name,
+                path=path,
+                files=files_of(name),
+                command=(*command, "--mount", "{mount}", "--backing", "{backing}"),
+            )
+            self.sources[name] = SourceState(source, is_up=False)
+            self.sources[name].tell_server()
             source.launch()
-            self.sources[name] = SourceState(source)
         for state in self.sources.values():
             state.source.wait_ready()
             self.note_source(state)
@@ -129,9 +152,14 @@ class Stage:
         """Take down the mount that a server just made."""
         top = table_of("self").top_at(state.source.path)
         assert top is not None
+        own = {d for d, name in self.owners.items() if name == state.source.name}
+        state.dead_before = {d for d in own if not state.is_served(d)} - {top.device}
         state.device, state.mount_id = top.device, top.mount_id
         state.is_mounted = state.is_up = True
-        state.is_hung, state.stacked = False, 0
+        state.is_hung, state.stacked, state.is_over = False, 0, False
+        # Root may be the only one who is refused.
+        state.is_unproven = state.errno not in (0, errno.EACCES)
+        state.tell_server()
         self.owners[top.device] = state.source.name
         for other in self.sources.values():
             # Nothing showed it any more, its server has ended, and the number is free again.
@@ -166,7 +194,19 @@ class Stage:
             top = table.top_at(path)
             assert source is not None and top is not None
             found[path] = Target(path, source.name, root, {options_of(top)})
+            self.note_bound(found[path])
         return found
+
+    def note_bound(self, target: Target) -> None:
+        """Note what the driver bound there, and whether it is a peer of its source."""
+        table = table_of("self")
+        top, source = (
+            table.top_at(target.path),
+            table.top_at(self.sources[target.source].source.path),
+        )
+        assert top is not None and source is not None
+        target.published.add(top.mount_id)
+        target.receives = 0 < source.peer_group == top.peer_group
 
     def container_targets(self, pod: PodState, name: str) -> list[Target]:
         """Describe what a container that has just been started sees."""
@@ -189,8 +229,14 @@ class Stage:
                     is_read_only,
                     pod.pod.containers[name],
                     origin,
+                    published={top.mount_id} if top else set(),
+                    receives=origin.receives and mount.propagation is not MountPropagation.NONE,
+                    is_private=mount.propagation is MountPropagation.NONE,
                 )
             )
+            if is_read_only and not found[-1].is_private:
+                # What can be written to would reach it with all that reaches its bind.
+                origin.receives = False
         return found
 
     # --------------------------------------------------------- what nobody may touch
@@ -205,8 +251,12 @@ class Stage:
             now = tables.host.by_id(was.mount_id)
             if now is None or (now.mount_point, now.device) != (was.mount_point, was.device):
                 yield f"the mount at {was.mount_point} was touched"
+        for copy in self.copies.values():
+            there = tables.host.by_id(copy.mount_id) if copy.is_mounted else None
+            if copy.is_mounted and (there is None or there.device != copy.device):
+                yield f"the copy at {copy.place} was touched"
         for state in self.sources.values():
-            if not state.is_mounted:
+            if not state.is_mounted or (self.scenario.detaches and not state.is_up):
                 continue
             now = tables.host.by_id(state.mount_id)
             if now is None or now.mount_point != state.source.path:
@@ -245,7 +295,7 @@ class Stage:
         for pod, target in self.targets():
             lines.append(f"{pod.shape} {target}")
             table = tables.of(target.container)
-            for m in (*table.stack_at(target.path), *table.below(target.path)):
+            for m in (*table.stack_at(target.path), *table.below(target.path))[-LAYERS_TOLD:]:
                 group = f"group {m.peer_group} master {m.master}"
                 place = f"{m.mount_id} on {m.parent_id} {m.mount_point} {m.root}"
                 lines.append(f"  {place} of {m.device} {m.fs_type} {m.options} {group}")

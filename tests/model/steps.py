@@ -38,13 +38,20 @@ class Scenario:
     way: str = "beneath"
     superseded: str = "report"
     has_kubelet: bool = False
+    detaches: bool = False
+    """Dead sources are taken away."""
+    is_old_kernel: bool = False
+    """The daemon makes do without what newer kernels have."""
 
     def __str__(self) -> str:
         kubelet = "kubelet" if self.has_kubelet else "no-kubelet"
-        return f"{self.way} {self.superseded} {kubelet}"
+        more = " detach" * self.detaches + " old-kernel" * self.is_old_kernel
+        return f"{self.way} {self.superseded} {kubelet}{more}"
 
     @staticmethod
     def parse(text: str) -> Scenario:
         """Read what ``str`` makes."""
-        way, superseded, kubelet = text.split()
-        return Scenario(way, superseded, kubelet == "kubelet")
+        way, superseded, kubelet, *more = text.split()
+        return Scenario(
+            way, superseded, kubelet == "kubelet", "detach" in more, "old-kernel" in more
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fusewatchd.model import Device, Mount
-from tests.model.depth import living_below, most_layers, stuck_below
+from tests.model.depth import dead_below, living_below, most_layers, stuck_below
 
 DEAD, LIVE, NEXT = Device(0, 1), Device(0, 2), Device(0, 3)
 BENEATH, ON_TOP = 1, 2
@@ -78,3 +78,19 @@ def test_beneath_nothing_of_ours_is_on_top() -> None:
     stack = stack_of((LIVE, "rw"), (LIVE, "ro"))
     assert most(BENEATH, stack, {1}, is_read_only=True) == 2
     assert most(BENEATH, stack[:1], set(), is_read_only=True) == 1
+
+
+@pytest.mark.parametrize(
+    ("devices", "expected"),
+    [
+        ((DEAD, LIVE), 1),
+        ((DEAD, DEAD, DEAD, LIVE), 3),
+        ((DEAD, DEAD, LIVE, DEAD, LIVE), 1),
+        ((DEAD, LIVE, LIVE), 0),
+        ((LIVE,), 0),
+    ],
+    ids=["one", "pile", "what-a-living-one-covers-stays", "living", "alone"],
+)
+def test_dead_layers_are_those_right_below_the_top(devices: list[Device], expected: int) -> None:
+    stack = stack_of(*((device, "rw") for device in devices))
+    assert len(dead_below(stack, {DEAD})) == expected

@@ -15,9 +15,9 @@ OLD, NEW = Device(0, 1), Device(0, 2)
 TARGET = Target("/data", "one", "/", {frozenset()})
 
 
-def source(*, is_hung: bool = False) -> SourceState:
+def source(*, is_hung: bool = False, errno: int = 0) -> SourceState:
     upgraded = [Upgraded(OLD, cast(ServerProcess, None))]
-    return SourceState(cast(Source, None), NEW, is_hung=is_hung, upgraded=upgraded)
+    return SourceState(cast(Source, None), NEW, is_hung=is_hung, upgraded=upgraded, errno=errno)
 
 
 def top(device: Device) -> Mount:
@@ -36,3 +36,11 @@ def test_an_old_server_whose_number_is_used_again_serves_nothing() -> None:
     state.upgraded[0].is_gone = True
     assert not is_readable(TARGET, state, top(OLD))
     assert not is_readable(TARGET, state, None)
+
+
+def test_a_server_that_answers_errors_is_alive_and_not_read_from() -> None:
+    state = source(errno=5)
+    assert state.is_served(NEW)
+    assert not state.answers
+    assert not is_readable(TARGET, state, top(NEW))
+    assert is_readable(TARGET, state, top(OLD))

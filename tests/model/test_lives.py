@@ -73,6 +73,104 @@ LIVES = {
         add-pod p1 plain one two
         upgrade one
     """,
+    # The copy is all that is left of the volume when the daemon starts; then it shows another.
+    "a-copy-and-no-source": """
+        kill-daemon
+        add-pod p1 plain two one
+        copy plain2 p1/v
+        crash two &
+        take-away two &
+        start-daemon
+        add-pod p2 plain one fluid
+        uncopy plain2
+        copy plain2 one
+        start two
+    """,
+    # As above, with mounts of another kubelet's pods.
+    "another-kubelet": """
+        kill-daemon
+        add-pod p1 parts two one
+        copy root2 p1/v
+        copy part3 p1/v
+        crash two
+        take-away two
+        start-daemon
+        add-pod p2 plain one fluid
+        uncopy root2
+        copy root2 one
+        uncopy part3
+        copy part3 fluid
+        start two
+    """,
+    # What is mounted over a bind of the new server covers that at the source too, its peer.
+    "stacked-on-the-source": """
+        add-pod p1 plain one two
+        upgrade one
+        add-pod p2 plain one two
+        stack p2/v 2
+        end-old one
+    """,
+    # The server lives, and what it says of its backend sounds as if there were none.
+    "answers-not-connected": """
+        add-pod p1 twins one two
+        err one 107 all
+        serve one
+        err one 107 files
+        serve one
+        err one 5 all
+        crash one
+        start one
+    """,
+    # The new server is mounted and tells how much room there is, and nothing else.
+    "nothing-but-statistics": """
+        add-pod p1 twins one two
+        crash one
+        err one 5 files
+        start one
+        serve one
+    """,
+    # An automounter mounts inside the source.
+    "mounted-inside": """
+        add-pod p1 plain one two
+        add-pod p2 listener one two
+        add-pod p3 talker one two
+        add-pod p4 flagged one two
+        inside one
+        crash one
+        start one
+        inside one
+        inside p1/v
+        inside p3/v
+        upgrade one
+        end-old one
+        inside one
+        inside p2/v
+    """,
+    # A second server is mounted over the first, and arrives wherever that is received.
+    "one-over-another": """
+        add-pod p1 twins one two
+        add-pod p2 flagged one two
+        over one
+        end-old one
+        crash one
+        start one
+        over one
+        crash one
+        end-old one
+        start one
+        delete p1
+    """,
+    # A driver that mounts once more at each call of the kubelet.
+    "a-pile": """
+        add-pod p1 twins one two
+        pile p1/v 100
+        crash one
+        start one
+        pile p1/v 70
+        crash one
+        start one
+        delete p1
+    """,
 }
 
 

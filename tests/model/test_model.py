@@ -53,5 +53,8 @@ def _two_ways() -> list[Way]:
 def test_steps_are_read_as_they_are_printed() -> None:
     steps = [Step(("crash", "one")), Step(("stack", "p3/v", "2"), settles=False)]
     assert parse([*map(str, steps), "", "# a remark"]) == steps
-    scenario = Scenario("on-top", "rebind", has_kubelet=True)
-    assert Scenario.parse(str(scenario)) == scenario
+    for scenario in (
+        Scenario("on-top", "rebind", has_kubelet=True),
+        Scenario(detaches=True, is_old_kernel=True),
+    ):
+        assert Scenario.parse(str(scenario)) == scenario
