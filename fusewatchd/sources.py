@@ -154,7 +154,7 @@ def _resolve(
     if source is None or source.device == mount.device:
         return Resolution(None, Reason.SOURCE_MISSING, f"nothing new at {path.mount_point}")
     is_of_lineage = (answer.is_seen or answer.is_older) and not answer.is_by_name
-    if is_of_lineage and lineage.is_copy(facts, source):
+    if is_of_lineage and _is_copy(source, snapshot, facts):
         evidence = f"a copy of a pod's mount is at {path.mount_point}"
         return Resolution(None, Reason.SOURCE_MISSING, evidence)
     if source.root != path.root:
@@ -185,6 +185,16 @@ def is_same_kind(answer: SourceAnswer, mount: Mount, source: Mount) -> bool:
 def _family(mount: Mount) -> str:
     """Return ``fuse`` or ``fuseblk``."""
     return mount.fs_type.partition(".")[0]
+
+
+def _is_copy(source: Mount, snapshot: Snapshot, facts: lineage.Facts) -> bool:
+    """True when all that shows this file system at its place is later than a bind of it.
+
+    Who mounts over a bind mounts over its source too, its peer: the server's own mount is below.
+    """
+    stack = snapshot.table.at(source.mount_point)
+    shown = (m for m in stack if (m.device, m.root) == (source.device, source.root))
+    return all(lineage.is_copy(facts, layer) for layer in shown)
 
 
 def subpath_of(mount: Mount, source: Mount) -> str | None:

@@ -305,6 +305,28 @@ def pod(namespace: str) -> dict[str, Pod]:
 
 
 @pytest.mark.parametrize(
+    ("at_source", "expected"),
+    [
+        ((mount(20, "/source", NEW), mount(40, "/source", NEW)), Reason.NONE),
+        ((mount(40, "/source", NEW),), Reason.SOURCE_MISSING),
+        ((mount(20, "/source", OTHER), mount(40, "/source", NEW)), Reason.SOURCE_MISSING),
+    ],
+    ids=["of-its-own", "copied-there", "copied-over-another"],
+)
+def test_a_copy_over_the_servers_own_mount_hides_no_source(
+    at_source: tuple[Mount, ...], expected: Reason
+) -> None:
+    """Who mounts over the bind of another pod mounts over its source as well, its peer."""
+    other = mount(30, TARGET.replace("50a97417", "60a97417"), NEW)
+    facts = learned(SOURCE)
+    seen = snapshot(*at_source, other, BIND)
+    facts = lineage.learn(facts, seen.table, frozenset(), "/k", (NEW,))
+    found = lineage.answer(facts, BIND)
+    assert found is not None
+    assert sources.resolve(found, BIND, seen, facts).refusal is expected
+
+
+@pytest.mark.parametrize(
     ("mounts", "pods", "expected"),
     [
         ((FIRST,), None, Reason.AMBIGUOUS_SOURCE),
