@@ -15,6 +15,7 @@ from tests.model.steps import Scenario, Step
 
 MOST_PODS = 5
 MOST_COPIES = 4
+TYPES = ("fuse.demofs", "fuse.demofs2", "fuse")
 SETTLES = 0.7
 WAYS = ("beneath", "on-top", "staged")
 
@@ -22,7 +23,7 @@ Emphasis = Mapping[str, float]
 EMPHASES: tuple[Emphasis, ...] = (
     {},
     {"copy": 3, "uncopy": 2, "take-away": 4, "start-daemon": 0.2, "kill-daemon": 3},
-    {"err": 4, "serve": 0.5, "start-daemon": 0.5},
+    {"err": 4, "serve": 0.5, "retype": 2, "start-daemon": 0.5},
     {"inside": 3, "crash": 2, "stack": 0.3, "rebind": 2},
     {"pile": 10, "stack": 2, "crash": 2},
 )
@@ -98,6 +99,7 @@ def _with_servers(stage: Stage) -> Iterator[Weighted]:
 def _odd_servers(chance: random.Random, stage: Stage) -> Iterator[Weighted]:
     name = chance.choice(list(stage.sources))
     state = stage.sources[name]
+    yield 0.5, ("retype", name, chance.choice(TYPES))
     if state.errno:
         yield 3.0, ("serve", name)
     elif not state.is_hung:

@@ -102,6 +102,20 @@ LIVES = {
         copy part3 fluid
         start two
     """,
+    # The package of the server is upgraded to one that says another type.
+    "another-type": """
+        add-pod p1 parts one two
+        add-pod p2 twins fluid two
+        retype one fuse
+        retype fluid fuse.demofs2
+        crash one
+        start one
+        upgrade fluid
+        end-old fluid
+        retype one fuse.demofs2
+        crash one
+        start one
+    """,
     # What is mounted over a bind of the new server covers that at the source too, its peer.
     "stacked-on-the-source": """
         add-pod p1 plain one two
