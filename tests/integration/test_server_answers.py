@@ -28,7 +28,7 @@ from tests.waiting import wait_until
 pytestmark = pytest.mark.kernel
 
 DEADLINE = 20.0
-QUICK = {"probe.interval_seconds": "0.3", "probe.deadline_seconds": "1"}
+QUICK = {"probe.interval_seconds": "0.3", "probe.deadline_seconds": "2"}
 SEVERAL_PROBES = 1.5
 OLD_AND_NEW = pytest.mark.parametrize("is_old", [False, True], ids=["newest", "as_old_kernel"])
 
@@ -163,7 +163,6 @@ def test_a_root_that_is_only_slow_is_bound_after_a_deadline_and_told(node: DemoN
         it.fail(GETATTR="never")
         it.source.kill()
         it.source.restart()
-        daemon.wait_for(lambda d: any("root has not been" in text for text in evidence(d)))
         daemon.wait_for(lambda d: evidence(d) == {"answers, but its root is slow"})
         wait_until(lambda: "event=source_slow" in daemon.log(), daemon.log)
         time.sleep(SEVERAL_PROBES)
