@@ -142,10 +142,9 @@ def _is_source(mount: Mount, hit: list[Finding], facts: lineage.Facts) -> bool:
 
     Not for a bind or a copy of one, nor for a place that nobody saw serving or has named.
     """
-    if not mount.is_fuse or not lineage.is_place(facts, mount):
-        return False
-    return any(
+    return mount.is_fuse and any(
         finding.bind.mount is not None
+        and lineage.is_source(facts, mount, is_by_name=finding.bind.source.is_by_name)
         and (finding.bind.source.is_seen or finding.bind.source.is_by_name)
         and is_same_kind(finding.bind.source, finding.bind.mount, mount)
         and finding.bind.source.candidates[0].root == mount.root

@@ -373,12 +373,13 @@ def answer(facts: Facts, mount: Mount) -> SourceAnswer | None:
     return SourceAnswer("lineage", why, paths, is_seen=fact.seen_working, is_older=fact.is_ordered)
 
 
-def is_place(facts: Facts, mount: Mount) -> bool:
-    """Return True for what is older than all binds of its file system, and none itself."""
+def is_source(facts: Facts, mount: Mount, *, is_by_name: bool) -> bool:
+    """Return True for the oldest mount of its file system, or where a name tells: for any place."""
     fact = facts.get(mount.mount_id)
-    if fact is None or not fact.is_about(mount):
+    if fact is None or not fact.is_about(mount) or not fact.is_place:
         return False
-    return fact.is_place
+    own = Place(mount.mount_point, mount.root, mount.unique_id)
+    return is_by_name or fact.candidates[:1] == (own,)
 
 
 def is_copy(facts: Facts, mount: Mount) -> bool:

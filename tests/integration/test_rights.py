@@ -13,7 +13,7 @@ from fusewatchd.demo.containerspec import MountPropagation
 from fusewatchd.demo.daemonprocess import DaemonProcess
 from fusewatchd.demo.node import DemoNode
 from fusewatchd.demo.pods import DemoPod, PodMount, PodVolume
-from fusewatchd.demo.sources import Source
+from fusewatchd.demo.sources import ServerOptions, Source
 from fusewatchd.linux import syscalls
 from tests.integration.test_dead_sources import DETACH, layers_at, wait_for_layers
 from tests.integration.test_wrong_source import UNTIL_ON_DISK, refusals, wait_for_refusal
@@ -154,3 +154,28 @@ def test_what_is_there_and_is_not_taken_is_told_as_that(node: DemoNode) -> None:
         assert "source missing" not in shown
         assert layers_at(source.path) and "source_type" in refusals(daemon.status(), pod)
         source.unmount()
+
+
+@pytest.mark.slow
+@in_lab(timeout=60)
+def test_so_may_one_whose_place_its_driver_names(node: DemoNode) -> None:
+    """Nobody saw it healthy: the daemon starts when the server is gone."""
+    driver = "blob.csi.azure.com"
+    volume = PodVolume("v", directory="pv-1", driver=driver)
+    options = ServerOptions(fs_type="fuse.blobfuse")
+    path = node.staging_path(driver, volume.volume_handle)
+    source = node.add_source(
+        "one", path=path, options=options, files={"hello": "one", "sub/x": "x"}
+    )
+    mounts = [PodMount("v", "/data"), PodMount("v", "/sub", sub_path="sub")]
+    container = node.start_container(node.add_pod("web", [replace(volume, source=source)], mounts))
+    source.kill()
+    with DaemonProcess(node) as daemon:
+        daemon.wait_for(lambda d: d["totals"]["verdicts"]["stale"] == 4)
+        source.options = ServerOptions(fs_type="fuse.blobfuse2")
+        source.restart()
+        container.wait_until_readable("/data/hello", DEADLINE)
+        container.wait_until_readable("/sub/x", DEADLINE)
+        daemon.wait_for(lambda d: all(b["last_recovery"] for b in d["binds"]))
+        time.sleep(UNTIL_ON_DISK)
+        assert "type changed fuse.blobfuse -> fuse.blobfuse2" in daemon.log()

@@ -123,6 +123,14 @@ def test_a_copy_of_a_bind_is_no_source(point: str, is_known: bool) -> None:
     assert copy in world.scene.mounts
 
 
+def test_a_copy_of_another_source_that_lies_on_this_one_stays() -> None:
+    world = World()
+    world.scene.mount("/mnt/other", THIRD)
+    world.scene.mount(SOURCE, THIRD, parent=world.source.mount_id)
+    world.scene.answers[THIRD] = Answer.DISCONNECTED
+    assert world.until_detached() == ()
+
+
 def test_a_place_that_nobody_saw_serving_is_left_alone() -> None:
     world = World()
     world.scene.ledger = Ledger()

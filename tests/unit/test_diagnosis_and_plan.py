@@ -907,3 +907,16 @@ def test_no_history_leads_to_an_action_that_is_not_safe(steps: list[tuple[str, D
         assert scene.answers[action.origin.device] is Answer.ANSWERED
         assert action.origin.device not in scene.hung
         assert action.origin.device not in action.stale_devices
+
+
+def test_a_copy_of_another_volumes_bind_is_no_new_source() -> None:
+    """It is mounted where the dead source was, alive, and older than nothing of its own volume."""
+    scene, source, _ = usual()
+    scene.mount("/mnt/other", THIRD)
+    scene.mount(publish_path(OTHER_UID), THIRD)
+    scene.look()
+    scene.unmount(source)
+    scene.answers[OLD] = Answer.DISCONNECTED
+    scene.mount(SOURCE, THIRD)
+    _, todo = scene.plan()
+    assert (replacements(todo), reasons(todo)) == ([], {Reason.SOURCE_MISSING})
