@@ -100,6 +100,10 @@ class Propagation(Enum):
     """Stays in the origin's group (Bidirectional)."""
 
 
+RECEIVES = frozenset({Propagation.SLAVE, Propagation.RECEIVER, Propagation.PEER})
+"""What is mounted inside the origin is mounted inside these as well."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReplaceMount:
     """Put a clone of ``origin`` in the place of the mount that ``expect`` describes."""

@@ -7,13 +7,13 @@ block device always has one below the pods directory.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from fusewatchd.actions import ChildMount, Expect
 from fusewatchd.decision import Bind, Finding
 from fusewatchd.errors import FusewatchError
 from fusewatchd.lineage import plain_root
-from fusewatchd.model import Mount, TargetKey
+from fusewatchd.model import Answer, Device, Mount, TargetKey
 from fusewatchd.mountinfo import below
 from fusewatchd.snapshot import Snapshot
 from fusewatchd.verdicts import Reason, Verdict
@@ -30,11 +30,14 @@ def plan_children(
     snapshot: Snapshot,
     findings: Mapping[TargetKey, Finding],
     known: Iterable[Mount] | None = None,
+    received: Collection[int] = (),
+    *,
+    is_slave: bool = False,
 ) -> tuple[ChildMount, ...]:
     """Say for every mount inside ``bind`` from where its replacement is cloned.
 
     ``known`` are those that were there while all was well, where all must be there again,
-    whatever has become of them.
+    whatever has become of them.  Those ``received`` from the bind on the host come back from there.
 
     Raises:
         ChildrenUnknownError: one of them cannot be made again.
@@ -49,8 +52,18 @@ def plan_children(
         if not relative or len(found) >= MAX_CHILDREN:
             raise ChildrenUnknownError(mount.mount_point)
         key = TargetKey(bind.key.namespace, mount.mount_point)
-        origin, subpath = _origin(mount, findings.get(key), snapshot, findings)
-        wanted = None if known is None else mount
+        try:
+            is_elsewhere = bind.namespace is not None
+            origin, subpath = _origin(
+                mount, findings.get(key), snapshot, findings, is_elsewhere=is_elsewhere
+            )
+        except ChildrenUnknownError:
+            # A slave of what is mounted nowhere on the host any more: it is gone from here as
+            # well, and the look was before that.  If it is not, the replacement is refused.
+            if mount.mount_id in received or (is_slave and mount.master):
+                continue
+            raise
+        wanted = None if known is None or mount.mount_id in received else mount
         found.append(ChildMount(Expect.of(mount), relative, origin, subpath, wanted))
     return tuple(found)
 
@@ -68,6 +81,38 @@ def mounts_inside(bind: Bind, mount: Mount, snapshot: Snapshot) -> tuple[Mount, 
     return tuple(found)
 
 
+def received_inside(
+    now: tuple[Mount, ...], known: tuple[int, ...], origin: Bind | None, snapshot: Snapshot
+) -> tuple[int, ...]:
+    """Return the ids of the mounts that came here by propagation from the bind on the host.
+
+    They go with those on the host, and come back with them.
+    """
+    if not any(mount.master for mount in now):
+        return ()
+    groups: set[int] = set()
+    if origin is not None and origin.mount is not None:
+        groups = {mount.peer_group for mount in mounts_inside(origin, origin.mount, snapshot)}
+    ids = (m.mount_id for m in now if m.mount_id in known or (m.master and m.master in groups))
+    return tuple(ids)
+
+
+def known_inside(
+    device: Device, now: tuple[Mount, ...], known: tuple[Mount, ...], snapshot: Snapshot
+) -> tuple[Mount, ...]:
+    """Return what is mounted inside, and what was while the server may have been alive.
+
+    Only an answer that came after the look tells that somebody unmounted what is missing, and
+    not the kernel, which does that in a dead file system.
+    """
+    connection = snapshot.connections.get(device)
+    is_alive = connection is not None and connection.answer is Answer.ANSWERED
+    if connection and is_alive and connection.answered_at >= snapshot.namespaces_looked_at:
+        return now
+    points = {mount.mount_point for mount in now}
+    return now + tuple(mount for mount in known if mount.mount_point not in points)
+
+
 def _children(bind: Bind, mount: Mount, snapshot: Snapshot) -> tuple[Mount, ...]:
     if bind.namespace is None:
         return snapshot.table.children_of(mount.mount_id)
@@ -79,6 +124,8 @@ def _origin(
     finding: Finding | None,
     snapshot: Snapshot,
     findings: Mapping[TargetKey, Finding],
+    *,
+    is_elsewhere: bool,
 ) -> tuple[Expect, str]:
     if finding is not None and finding.verdict is Verdict.STALE:
         return _origin_of_stale(finding, mount)
@@ -88,6 +135,8 @@ def _origin(
     for other in snapshot.table.on_device(mount.device):
         subpath = below(wanted, other.root)
         if subpath is None or other.mount_id == mount.mount_id or other.is_fuse != mount.is_fuse:
+            continue
+        if is_elsewhere and _may_be_another(mount, other):
             continue
         top = snapshot.table.top_at(other.mount_point)
         if top is None or top.mount_id != other.mount_id:
@@ -100,6 +149,18 @@ def _origin(
         raise ChildrenUnknownError(mount.mount_point)
     other, subpath = best
     return Expect.of(other), subpath
+
+
+def _may_be_another(mount: Mount, other: Mount) -> bool:
+    """True when a mount of the host may be of a file system that got the number of another.
+
+    A look at a container may be older than the table, and what was mounted inside may be gone by
+    now.  What is older than it, and still there, has held its file system all the time.
+    """
+    if mount.unique_id and other.unique_id:
+        return other.unique_id > mount.unique_id
+    same = (other.fs_type, other.source, other.super_options)
+    return same != (mount.fs_type, mount.source, mount.super_options)
 
 
 def _is_inside_stale(path: str, findings: Mapping[TargetKey, Finding]) -> bool:

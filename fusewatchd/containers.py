@@ -18,12 +18,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from fusewatchd.actions import Propagation
-from fusewatchd.children import mounts_inside
+from fusewatchd.children import known_inside, mounts_inside, received_inside
 from fusewatchd.decision import Bind
 from fusewatchd.ledger import ContainerFacts, Former, Ledger
 from fusewatchd.lineage import plain_root
 from fusewatchd.model import (
-    Answer,
     BindKind,
     BindPath,
     Device,
@@ -253,11 +252,16 @@ def facts_of(
     assert bind.mount is not None and bind.namespace is not None
     if known is None:
         known = _first_look(bind, bind.mount, bind.namespace, origin, snapshot)
-    inside = _known_inside(bind, known.inside, snapshot)
+    now = mounts_inside(bind, bind.mount, snapshot)
+    received: tuple[int, ...] = ()
+    if known.propagation is Propagation.SLAVE:
+        received = received_inside(now, known.received, origin, snapshot)
+    own = tuple(mount for mount in now if mount.mount_id not in received)
+    inside = known_inside(bind.mount.device, own, known.inside, snapshot)
     connection = snapshot.connections.get(bind.mount.device)
     rights = rights_after(known.rights, bind.mount, connection)
-    if (inside, rights) != (known.inside, known.rights):
-        known = replace(known, inside=inside, rights=rights)
+    if (inside, received, rights) != (known.inside, known.received, known.rights):
+        known = replace(known, inside=inside, received=received, rights=rights)
     if origin is None and bind.origin is not None:
         return known
     if origin is None:
@@ -287,22 +291,6 @@ def still_true(
         if is_same and whose == (facts.pod_uid, facts.container):
             kept[key] = facts
     return kept
-
-
-def _known_inside(bind: Bind, known: tuple[Mount, ...], snapshot: Snapshot) -> tuple[Mount, ...]:
-    """Return what is mounted inside, and what was while the server may have been alive.
-
-    Only an answer that came after the look tells that somebody unmounted what is missing, and
-    not the kernel, which does that in a dead file system.
-    """
-    assert bind.mount is not None
-    now = mounts_inside(bind, bind.mount, snapshot)
-    connection = snapshot.connections.get(bind.mount.device)
-    is_alive = connection is not None and connection.answer is Answer.ANSWERED
-    if connection and is_alive and connection.answered_at >= snapshot.namespaces_looked_at:
-        return now
-    points = {mount.mount_point for mount in now}
-    return now + tuple(mount for mount in known if mount.mount_point not in points)
 
 
 def _first_look(

@@ -58,6 +58,8 @@ class ContainerFacts:
     inside: tuple[Mount, ...] = ()
     """What was mounted inside the volume when its server was last known to be alive."""
     rights: Rights = Rights.UNSEEN
+    received: tuple[int, ...] = ()
+    """Ids of mounts inside that came from the bind on the host, and will again."""
 
 
 @dataclass(frozen=True, slots=True)

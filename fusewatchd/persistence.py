@@ -152,7 +152,8 @@ def _outage(item: object) -> Outage:
 def _container(item: object) -> _Container:
     """Read what is known of a container's mount; earlier versions lack what is inside."""
     if isinstance(item, Mapping) and isinstance(item.get("facts"), Mapping):
-        item = {**item, "facts": {"inside": [], "rights": "unseen", **item["facts"]}}
+        older = {"inside": [], "rights": "unseen", "received": []}
+        item = {**item, "facts": {**older, **item["facts"]}}
     return decode(_Container, item)
 
 

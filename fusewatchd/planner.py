@@ -210,7 +210,14 @@ class _Planner:
         known = self._ledger.containers.get(finding.bind.key)
         try:
             inside = self._known_inside(mount, known)
-            children = plan_children(finding.bind, self._snapshot, self._findings, inside)
+            children = plan_children(
+                finding.bind,
+                self._snapshot,
+                self._findings,
+                inside,
+                known.received if known is not None else (),
+                is_slave=known is not None and known.propagation is Propagation.SLAVE,
+            )
         except ChildrenUnknownError:
             self.refused.append(Refusal(finding, Reason.CHILD_MOUNT))
             return
@@ -224,7 +231,7 @@ class _Planner:
                 key=finding.bind.key,
                 expect=Expect.of(mount),
                 origin=origin,
-                propagation=self._propagation(finding, mount, source),
+                propagation=self._propagation(finding, mount, source, is_kept_read_only=is_kept),
                 subpath=subpath,
                 stale_devices=self._stale_devices(finding, mount, source.device),
                 own_layers=self._ledger.own_layers.get(finding.bind.key, ()),
@@ -269,7 +276,9 @@ class _Planner:
         assert finding.bind.origin is not None
         return Expect(finding.bind.origin.mount_point, source.device)
 
-    def _propagation(self, finding: Finding, mount: Mount, source: Mount) -> Propagation:
+    def _propagation(
+        self, finding: Finding, mount: Mount, source: Mount, *, is_kept_read_only: bool
+    ) -> Propagation:
         key = finding.bind.key
         known = self._ledger.containers.get(key)
         if known is not None:
@@ -277,7 +286,7 @@ class _Planner:
         if not key.is_host:
             return Propagation.PRIVATE
         before = self._ledger.propagations.get(key)
-        is_read_only_below = key.mount_point in self._read_only_below
+        is_read_only_below = is_kept_read_only or key.mount_point in self._read_only_below
         return propagation.wanted(mount, source, before, is_read_only_below=is_read_only_below)
 
     def _stale_devices(self, finding: Finding, mount: Mount, source: Device) -> tuple[Device, ...]:

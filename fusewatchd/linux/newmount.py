@@ -9,12 +9,14 @@ from __future__ import annotations
 import errno
 from contextlib import ExitStack
 from dataclasses import dataclass
+from enum import Enum
 
-from fusewatchd.actions import ChildMount, Expect, Propagation, ReplaceMount
+from fusewatchd.actions import RECEIVES, ChildMount, Expect, Propagation, ReplaceMount
 from fusewatchd.linux.mountkernel import Attributes, FileKind, MountKernel
 from fusewatchd.linux.mountstack import opened, tree_inside
 from fusewatchd.linux.stop import Stop, refuse, skip
 from fusewatchd.model import Mount
+from fusewatchd.mountinfo import below
 from fusewatchd.stacks import Pile
 from fusewatchd.verdicts import Reason
 
@@ -29,6 +31,15 @@ class Target:
     idmap: tuple[str, str] | None
     pile: Pile
     """It, and the layers below it at the same path."""
+
+
+class _Inside(Enum):
+    """What of the mounts inside the origin is in the copy of it."""
+
+    NOTHING = "nothing"
+    RECEIVED = "received"
+    """What arrived there; what the old mount had for itself is still to come."""
+    ALL = "all"
 
 
 class NewMount:
@@ -62,13 +73,8 @@ class NewMount:
             for child in action.children
             if (old := present.get(child.expect.mount_id, child.wanted)) is not None
         ]
-        # Attaching children to a peer of the host bind would copy them to the host: there
-        # they are already, so the copy takes them along instead.  All of them: when the old
-        # host bind went, those in here may have gone with it, as its peers do.
-        is_recursive = action.propagation is Propagation.PEER
-        copy, origin = self._copy(action.origin, action.subpath, recursive=is_recursive)
-        if is_recursive:
-            self._check_shown(carried, origin)
+        options = options_of(target.mount, read_only=action.read_only)
+        copy, origin, inside = self._copy_for(options, carried)
         if self._kernel.device_of(copy) != origin.device:
             raise skip(Reason.SOURCE_CHANGED, f"{action.origin.mount_point} was just replaced")
         self.root = _joined(origin.root, action.subpath)
@@ -77,16 +83,48 @@ class NewMount:
             raise refuse(Reason.SUBPATH_UNSAFE, "the source is neither directory nor file")
         if kind is not target.kind:
             raise refuse(Reason.TYPE_MISMATCH, f"{kind.value} cannot replace {target.kind.value}")
-        options = options_of(target.mount, read_only=action.read_only)
         attributes = Attributes(
             options=options,
             propagation=_attainable(_wanted(action, target.mount, options, origin), origin),
             idmap_pid=self._idmap_pid(target.mount, target.idmap),
         )
         clone = self._configured(copy, attributes)
-        if carried and not is_recursive:
+        if carried and inside is not _Inside.ALL:
             clone = self._with_children(clone, carried)
         return clone
+
+    def _copy_for(
+        self, options: str, carried: list[tuple[ChildMount, Mount]]
+    ) -> tuple[int, Mount, _Inside]:
+        """Copy the origin, with what is mounted inside it where that is to be in the new mount."""
+        action = self._action
+        if action.propagation is Propagation.PEER:
+            # Attaching children to a peer of the host bind would copy them to the host: there
+            # they are already, so the copy takes them along instead.  All of them: when the old
+            # host bind went, those in here may have gone with it, as its peers do.
+            copy, origin = self._copy(action.origin, action.subpath, recursive=True)
+            self._check_shown(carried, origin)
+            return copy, origin, _Inside.ALL
+        if action.propagation in RECEIVES and not options.startswith("ro"):
+            # Had this mount been there already, it would have received what is in the origin.
+            copy, origin = self._copy(action.origin, action.subpath, recursive=True)
+            if not self._is_in_the_way(carried, origin):
+                return copy, origin, _Inside.RECEIVED
+        copy, origin = self._copy(action.origin, action.subpath)
+        return copy, origin, _Inside.NOTHING
+
+    def _is_in_the_way(self, carried: list[tuple[ChildMount, Mount]], origin: Mount) -> bool:
+        """True where the mount has something of its own at a path that it would receive."""
+        if not origin.peer_group and not origin.master:
+            return True
+        if not carried:
+            return False
+        top = f"{origin.mount_point}/{self._action.subpath}".rstrip("/")
+        received = [m.mount_point for m in tree_inside(self._kernel, origin)]
+        own = [f"{top}/{child.relative_path}" for child, _ in carried]
+        return any(
+            below(a, b) is not None or below(b, a) is not None for a in own for b in received
+        )
 
     def _check_shown(self, carried: list[tuple[ChildMount, Mount]], origin: Mount) -> None:
         """Refuse when something inside is not inside the mount that is copied as a whole."""

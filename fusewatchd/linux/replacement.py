@@ -20,7 +20,7 @@ makes other people's umount(8) answer EBUSY.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import takewhile
@@ -226,15 +226,22 @@ class _Replacement:
     def _may_uncover(self, top: Mount, below: Mount, pile: Pile) -> bool:
         if below.device != self._action.origin.device:
             return False
-        within, within_below = points(pile.inside(top)), points(pile.inside(below))
+        inside_below = pile.inside(below)
+        within, within_below = points(pile.inside(top)), points(inside_below)
         # A peer of the old host bind lost with it what was mounted inside, and the new one has it.
         is_peer = self._action.propagation is Propagation.PEER
-        if within != within_below and not (is_peer and within < within_below):
+        has_more = is_peer or self._has_received(inside_below, within)
+        if within != within_below and not (has_more and within < within_below):
             return False
         if self._action.read_only:
             return below.is_read_only and not top.is_read_only
         same_flags = attribute_bits(below.options) == attribute_bits(top.options)
         return top.device in self._rules.stale and same_flags
+
+    def _has_received(self, tree: Iterable[Mount], within: Points) -> bool:
+        """True when what is inside a bind of the host and not ``within`` came from its source."""
+        more = [mount for mount in tree if not points([mount]) <= within]
+        return self._action.propagation is Propagation.RECEIVER and all(m.master for m in more)
 
     # ---------------------------------------------------------------------- attach
 

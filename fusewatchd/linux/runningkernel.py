@@ -210,18 +210,20 @@ class RealKernel:
 
     def _configure(self, copy: int, attributes: Attributes) -> None:
         wanted = attribute_bits(attributes.options)
+        leaves = LEAVES_GROUP.get(attributes.propagation, 0)
+        if leaves:
+            # Out of the source's group: nothing that is attached afterwards may be copied to
+            # the source or to its other binds.  So does what was copied along.
+            syscalls.mount_setattr(copy, propagation=leaves, recursive=True)
         syscalls.mount_setattr(
             copy,
             attr_set=wanted,
             attr_clr=(SETTABLE & ~wanted) | syscalls.MOUNT_ATTR_ATIME,
-            # Out of the source's group: nothing that is attached afterwards may be copied to
-            # the source or to its other binds.
-            propagation=LEAVES_GROUP.get(attributes.propagation, 0),
         )
         if attributes.idmap_pid:
             self._set_idmap(copy, attributes.idmap_pid)
         if attributes.propagation in IS_SHARED:
-            syscalls.mount_setattr(copy, propagation=syscalls.MS_SHARED)
+            syscalls.mount_setattr(copy, propagation=syscalls.MS_SHARED, recursive=True)
 
     def _set_idmap(self, copy: int, pid: int) -> None:
         userns = os.open(f"{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)

@@ -82,11 +82,13 @@ class Staging:
             # The copy is in the source's peer group until this line; nothing is mounted
             # on it meanwhile, so nothing can travel to the source.
             if propagation in LEAVES_GROUP:
-                syscalls.mount(None, place, None, LEAVES_GROUP[propagation])
+                # With all that was copied along.
+                leaves = syscalls.MS_REC | LEAVES_GROUP[propagation]
+                syscalls.mount(None, place, None, leaves)
             flags = syscalls.MS_REMOUNT | syscalls.MS_BIND | mount_flags(options)
             syscalls.mount(None, place, None, flags)
             if propagation in IS_SHARED:
-                syscalls.mount(None, place, None, syscalls.MS_SHARED)
+                syscalls.mount(None, place, None, syscalls.MS_REC | syscalls.MS_SHARED)
             return _copy_out(place)
 
         return self._at(place, copy, set_up)

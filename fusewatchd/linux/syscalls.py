@@ -169,10 +169,13 @@ def mount_setattr(
     propagation: int = 0,
     userns_fd: int = 0,
     path: str | None = None,
+    *,
+    recursive: bool = False,
 ) -> None:
     """Change flags, propagation or id mapping of the mount of ``fd`` (Linux 5.12)."""
     attr = _MOUNT_ATTR.pack(attr_set, attr_clr, propagation, userns_fd)
-    _mount_setattr(path, fd, b"", AT_EMPTY_PATH, attr, len(attr))
+    flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
+    _mount_setattr(path, fd, b"", flags, attr, len(attr))
 
 
 def mount(source: str | None, target: str, fs_type: str | None, flags: int, data: str = "") -> None:

@@ -119,7 +119,8 @@ class Daemon:
     def _namespace(self, container: Container) -> MountNamespace:
         is_pod = container.kind is NamespaceKind.CONTAINER
         ref, uid = container.ref, UID if is_pod else ""
-        mounts = tuple(self._stage.mounts(container))
+        stage = self._stage
+        mounts = tuple(stage.stale_looks.get(container) or stage.mounts(container))
         return MountNamespace(
             ref.inode, ref.pid, ref.start_time, container.kind, uid, "c" * 64, mounts
         )

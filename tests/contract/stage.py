@@ -60,6 +60,8 @@ class Stage:
     containers: list[Container] = field(default_factory=list)
     extra_layers: int = 0
     """One, where something was mounted inside a layer of ours and nothing below it has it."""
+    stale_looks: dict[Container, MountTable] = field(default_factory=dict)
+    """What the daemon still takes the mounts of containers for."""
     pod_is_ending: bool = False
     pod_is_gone: bool = False
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
 from fusewatchd.linux.mountkernel import Way
+from tests.contract.faults import Killed, WrappedKernel
 from tests.contract.stage import DATA, Container, Stage, Volume, Volumes
 from tests.contract.worlds import WAYS, WORLDS, World, in_world
 from tests.fakes.propagation import Kind
@@ -338,6 +340,152 @@ def test_what_arrived_on_a_layer_of_ours_goes_with_its_pod(kind: str, way: Way) 
         stage.pod_is_ending = True
         stage.daemon.settle()
         assert len(stage.stack(stage.volume.target)) == (2 if way is Way.BENEATH else 1)
+        stage.close()
+
+    in_world(kind, body)
+
+
+# ------------------------------------------------------------- there before the replacement
+
+
+def mounted_inside(stage: Stage, volume: Volume) -> object:
+    """An inner server that stays."""
+    place = f"{volume.source}/inside"
+    stage.world.mount_plain(place)
+    device = stage.world.device_at(place)
+    stage.forget(device)
+    return device
+
+
+def seen_at(stage: Stage, volume: Volume, device: object) -> set[object]:
+    """Return where what is mounted inside the source is seen."""
+    found: set[object] = set()
+    if _shows(stage, f"{volume.target}/inside", None, device):
+        found.add(HOST)
+    for container in stage.living():
+        if _shows(stage, f"{DATA}/inside", container, device):
+            found.add(container.propagation)
+    return found
+
+
+def test_what_is_inside_the_new_source_already_is_there_too(kind: str, way: Way) -> None:
+    def body(world: World) -> None:
+        stage, volume = usual(world, way)
+        stage.daemon.settle()
+        for _ in range(3):
+            stage.crash(volume)
+            device = mounted_inside(stage, volume)
+            stage.daemon.settle()
+            stage.check_recovered()
+            assert seen_at(stage, volume, device) == {HOST, SLAVE, PEER}
+            world.unmount(f"{volume.source}/inside")
+            assert seen_at(stage, volume, device) == set()
+            assert inside_arrives(stage, volume) == {HOST, SLAVE, PEER}
+            mounted_inside(stage, volume)
+            stage.daemon.settle()
+        stage.close()
+
+    in_world(kind, body)
+
+
+@pytest.mark.parametrize("is_recovered", [False, True], ids=["first", "later"])
+def test_what_went_with_the_old_source_is_not_waited_for(
+    kind: str, way: Way, is_recovered: bool
+) -> None:
+    """It came from there, and comes back from there."""
+
+    def body(world: World) -> None:
+        stage, volume = usual(world, way)
+        stage.daemon.settle()
+        if is_recovered:
+            stage.crash(volume)
+            stage.daemon.settle()
+        device = mounted_inside(stage, volume)
+        assert seen_at(stage, volume, device) == {HOST, SLAVE, PEER}
+        stage.daemon.settle()
+        stage.crash(volume)
+        stage.daemon.settle()
+        stage.check_recovered()
+        assert inside_arrives(stage, volume) == {HOST, SLAVE, PEER}
+        stage.close()
+
+    in_world(kind, body)
+
+
+def test_what_went_before_a_look_at_the_host_is_not_waited_for(kind: str, way: Way) -> None:
+    """The look at the container is older than the table of the host."""
+
+    def body(world: World) -> None:
+        stage = Stage(world, way)
+        volume = stage.add_volume()
+        container = stage.start_container(Volumes.HOST_TO_CONTAINER)
+        stage.daemon.settle()
+        mounted_inside(stage, volume)
+        old_look = stage.mounts(container)
+        world.unmount(f"{volume.source}/inside")
+        stage.stale_looks[container] = old_look
+        stage.daemon.settle()
+        stage.crash(volume)
+        del stage.stale_looks[container]
+        stage.daemon.settle()
+        stage.check_recovered()
+        stage.close()
+
+    in_world(kind, body)
+
+
+@pytest.mark.parametrize("propagation", Volumes, ids=lambda p: p.name.lower())
+def test_an_own_mount_in_the_same_place_stays(kind: str, way: Way, propagation: Volumes) -> None:
+    """The container's emptyDir at a path where something is mounted inside the new source."""
+
+    def body(world: World) -> None:
+        stage = Stage(world, way)
+        volume = stage.add_volume(is_apart=propagation is PEER)
+        container = stage.start_container(propagation, levels=1)
+        before = stage.visible(f"{DATA}/inside", container)
+        stage.daemon.settle()
+        for _ in range(2):
+            stage.crash(volume)
+            mounted_inside(stage, volume)
+            stage.daemon.settle()
+            stage.check_recovered()
+            assert stage.visible(f"{DATA}/inside", container) == before
+        stage.close()
+
+    in_world(kind, body)
+
+
+class KilledAfterAttach(WrappedKernel):
+    """Its caller does nothing any more once the new mount is there."""
+
+    is_over = False
+
+    def before(self, name: str) -> None:
+        if self.is_over:
+            raise Killed
+
+    def after(self, name: str) -> None:
+        if name in ("attach", "attach_beneath"):
+            self.is_over = True
+            raise Killed
+
+
+def test_an_attempt_that_was_cut_leaves_no_layer_when_something_arrived(
+    kind: str, way: Way
+) -> None:
+    def body(world: World) -> None:
+        stage = Stage(world, way)
+        volume = stage.add_volume()
+        stage.daemon.settle()
+        for _ in range(2):
+            stage.crash(volume)
+            stage.daemon.look()
+            with suppress(Killed):
+                stage.daemon.act(KilledAfterAttach(stage.kernel))
+            stage.kernel.enter(None)
+            mounted_inside(stage, volume)
+            stage.daemon.settle()
+            stage.check_recovered()
         stage.close()
 
     in_world(kind, body)

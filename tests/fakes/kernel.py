@@ -153,14 +153,18 @@ class FakeKernel:
             raise_errno(errno.EOPNOTSUPP if self.way is Way.STAGED else errno.EINVAL)
         result = self._same_or_copy(copy)
         mount = self._file(result).mount
-        if attributes.propagation in (Propagation.OWN_GROUP, Propagation.PRIVATE):
-            self.machine.mounts.change(mount, Kind.PRIVATE)
-        elif attributes.propagation in (Propagation.SLAVE, Propagation.RECEIVER):
-            self.machine.mounts.change(mount, Kind.SLAVE)
         mount.options = canonical(attributes.options)
-        if attributes.propagation in (Propagation.OWN_GROUP, Propagation.RECEIVER):
-            self.machine.mounts.change(mount, Kind.SHARED)
+        for part in mount.subtree():
+            self._configure(part, attributes.propagation)
         return result
+
+    def _configure(self, mount: FakeMount, propagation: Propagation) -> None:
+        if propagation in (Propagation.OWN_GROUP, Propagation.PRIVATE):
+            self.machine.mounts.change(mount, Kind.PRIVATE)
+        elif propagation in (Propagation.SLAVE, Propagation.RECEIVER):
+            self.machine.mounts.change(mount, Kind.SLAVE)
+        if propagation in (Propagation.OWN_GROUP, Propagation.RECEIVER):
+            self.machine.mounts.change(mount, Kind.SHARED)
 
     def _same_or_copy(self, fd: int) -> int:
         """A staging mount is attached, worked on and copied out again."""

@@ -6,7 +6,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -59,8 +59,10 @@ def inner_server(node: DemoNode, place: str, content: str) -> Iterator[None]:
             wait_until(lambda: os.path.exists(f"{place}/inner"), "the inner server does not come")
             yield
         finally:
-            syscalls.umount2(place, syscalls.MNT_DETACH)
-            server.wait(DEADLINE)
+            # With the server around it, it may have gone already.
+            with suppress(OSError):
+                syscalls.umount2(place, syscalls.MNT_DETACH)
+            server.kill()
 
 
 def reads(container: Container, path: str) -> str:
@@ -167,3 +169,32 @@ def test_ten_volumes_of_one_source_do_not_multiply(node: DemoNode, way: str) -> 
             assert size() == sizes[-1]
         layers = 0 if way == "beneath" else 10
         assert sizes == [sizes[0]] + [sizes[0] + layers] * 5
+
+
+@WAYS
+@pytest.mark.parametrize("is_seen", [True, False], ids=["running", "started-later"])
+@in_lab(timeout=120)
+def test_an_inner_server_that_is_back_first_is_there_too(
+    node: DemoNode, way: str, is_seen: bool
+) -> None:
+    """Outer and inner one die and come back before anything was replaced."""
+    source = node.add_source("one", command=BINDFS)
+    mount = PodMount("v", "/data", propagation=MountPropagation.HOST_TO_CONTAINER)
+    pod, container = add_pod(node, source, "p", mount)
+    with DaemonProcess(node, way=way) as daemon:
+        daemon.wait_until_watching(2)
+        with inner_server(node, f"{source.path}/in", "first"):
+            assert container.read("/data/in/inner") == "first"
+            source.kill()
+            if not is_seen:
+                daemon.stop()
+            source.restart()
+        with inner_server(node, f"{source.path}/in", "second"):
+            if not is_seen:
+                daemon.start()
+            container.wait_until_readable("/data/hello", DEADLINE)
+            wait_until(
+                lambda: reads(container, "/data/in/inner") == "second", container.mountinfo()
+            )
+            with open(f"{pod.volume_path('v')}/in/inner") as file:
+                assert file.read() == "second"

@@ -155,7 +155,15 @@ def remembered() -> tuple[Ledger, MountTable]:
     scene, _, bind = usual()
     inside = Mount(71, 70, Device(0, 9), "/e", "/data/e", "rw", 0, 0, "tmpfs", "t", "rw", 10_071)
     facts = ContainerFacts(
-        Propagation.SLAVE, True, UID, "c1", "/bind", 7, Device(0, 8), inside=(inside,)
+        Propagation.SLAVE,
+        True,
+        UID,
+        "c1",
+        "/bind",
+        7,
+        Device(0, 8),
+        inside=(inside,),
+        received=(72,),
     )
     layers = {
         TargetKey(0, bind.mount_point): (OwnLayer.of(bind),),
@@ -210,7 +218,8 @@ def test_what_any_version_wrote_is_believed(file: Path) -> None:
         assert again.own_layers.get(key, ()) == (layers if key.is_host or not is_old(file) else ())
     for key, facts in ledger.containers.items():
         known = again.containers[key]
-        assert known == (replace(facts, inside=()) if is_old(file) else facts)
+        expected = replace(facts, inside=()) if is_old(file) else facts
+        assert known == (expected if file.stem == "2" else replace(expected, received=()))
 
 
 def is_old(file: Path) -> bool:
