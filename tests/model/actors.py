@@ -68,13 +68,16 @@ def _note_daemon_gone(stage: Stage) -> None:
         top = tables.of(target.container).top_at(target.path)
         if target.container is not None:
             target.is_lost = top is None or (target.path, top.mount_id) not in copies
-        elif top is None or not _is_known(facts, with_unique_id(top)):
-            target.is_learned = False
+            continue
+        known = _known(facts, with_unique_id(top)) if top else []
+        target.is_learned = target.is_learned and bool(known)
+        if not any(fact.seen_working for fact in known):
+            target.served_id = 0
 
 
-def _is_known(facts: list[Fact], top: Mount) -> bool:
-    """One that was seen alone is known too, but not where it came from."""
-    return any(fact.candidates and fact.is_about(top) for fact in facts)
+def _known(facts: list[Fact], top: Mount) -> list[Fact]:
+    """Return what tells where it came from: one that was seen alone is known too."""
+    return [fact for fact in facts if fact.candidates and fact.is_about(top)]
 
 
 def start_daemon(stage: Stage) -> None:

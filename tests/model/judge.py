@@ -235,7 +235,17 @@ class Judge:
         if target.is_lost and self._bind(target) is None:
             # Nothing on the node tells whose copy it is; that it is there must be told.
             return False
+        if self._is_of_other_type(target.host):
+            return False
         return target.host.is_learned and not target.host.is_bare
+
+    def _is_of_other_type(self, host: Target) -> bool:
+        """True when the type changed at a place that the daemon never saw serving this mount."""
+        top = self._tables.host.top_at(host.path)
+        new = self._tables.host.top_at(self._stage.sources[host.source].source.path)
+        if top is None or new is None or top.mount_id == host.served_id:
+            return False
+        return top.fs_type != new.fs_type
 
     def _right_refusals(self, target: Target, bind: Any) -> set[str]:
         right = set() if self._stage.sources[target.source].answers else set(WAITING)
@@ -249,6 +259,8 @@ class Judge:
                 right |= WAITING
         if target.host.is_bare:
             right |= {"host_bind_stale"}
+        if self._is_of_other_type(target.host):
+            right |= {"source_type"}
         return right
 
     # ---------------------------------------------------------------------- contents
@@ -332,3 +344,5 @@ class Judge:
                 and not target.is_bare
             ):
                 target.is_learned = True
+                if bind["verdict"] == "healthy":
+                    target.served_id = top.mount_id

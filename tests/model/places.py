@@ -124,6 +124,8 @@ class Target:
     """Somebody put a layer of his there, and the flags have not been right since."""
     is_learned: bool = False
     """The daemon has said which source this very mount has."""
+    served_id: int = 0
+    """Mount id at a moment when the daemon saw it, its source, and that the server served."""
     is_kept: bool = False
     """It showed the newest server when that began to answer with errors."""
     receives: bool = False

@@ -116,6 +116,15 @@ LIVES = {
         crash one
         start one
     """,
+    # Nobody saw the source serve this bind: what comes there with another type may be anything.
+    "another-type-at-an-uncertain-place": """
+        kill-daemon
+        add-pod p1 plain one two
+        crash one &
+        start-daemon
+        retype one fuse
+        start one
+    """,
     # What is mounted over a bind of the new server covers that at the source too, its peer.
     "stacked-on-the-source": """
         add-pod p1 plain one two
