@@ -249,6 +249,9 @@ class Judge:
 
     def _right_refusals(self, target: Target, bind: Any) -> set[str]:
         right = set() if self._stage.sources[target.source].answers else set(WAITING)
+        if self._stage.sources[target.source].errno:
+            # A root that refuses us was bound: the way to a part of it is refused as well.
+            right |= {"system_call", "host_bind_stale"}
         if self._stage.sources[target.source].is_hung and target.container is not None:
             # The bind on the host may show the new file system already.
             right |= {"host_bind_stale"}

@@ -6,7 +6,7 @@ import errno
 import os
 
 from fusewatchd.linux import syscalls
-from tests.model.depth import stuck_below
+from tests.model.depth import living_below, stuck_below
 from tests.model.places import Options, Tables, Target, layers_at, options_of
 from tests.model.possible import insist, may_unmount, need, volume_of
 from tests.model.stage import Stage
@@ -43,7 +43,10 @@ def note_layers(stage: Stage, before: Tables, now: Tables, options: Options) -> 
         if new:
             target.foreign |= new
             alive = stage.sources[target.source].is_served
-            target.stuck |= stuck_below(now.of(container).stack_at(target.path), new, alive)
+            stack = now.of(container).stack_at(target.path)
+            target.stuck |= stuck_below(stack, new, alive)
+            # Now, since what lives may be dead when the judge looks.
+            target.foreign |= living_below(stack, target.foreign, stage.base_depth, alive)
             target.is_overlaid = True
             # Wherever it arrived it is a mount that the daemon has yet to see beside its source.
             target.is_learned = False
