@@ -140,6 +140,20 @@ class ReplaceMount:
 
 
 @dataclass(frozen=True, slots=True)
+class DropLayers:
+    """Take dead layers off a deep stack while there is nothing yet to replace the last one with."""
+
+    key: TargetKey
+    expect: Expect
+    stale_devices: tuple[Device, ...]
+    """As in ``ReplaceMount``."""
+
+    def describe(self) -> str:
+        """Say in one line what this would do."""
+        return f"take dead layers of device {self.expect.device} off {self.expect.mount_point}"
+
+
+@dataclass(frozen=True, slots=True)
 class DetachOwnLayer:
     """Take away a layer that this daemon stacked, once nothing is left for it to cover."""
 
@@ -200,7 +214,9 @@ class AbortConnection:
         return f"abort connection {self.expect.device}, shown at {self.expect.mount_point}"
 
 
-Action = ReplaceMount | DetachOwnLayer | DetachOrphan | DetachDeadSource | AbortConnection
+Action = (
+    ReplaceMount | DropLayers | DetachOwnLayer | DetachOrphan | DetachDeadSource | AbortConnection
+)
 
 
 class OutcomeStatus(Enum):

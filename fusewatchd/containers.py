@@ -258,6 +258,8 @@ def facts_of(
         received = received_inside(now, known.received, origin, snapshot)
     own = tuple(mount for mount in now if mount.mount_id not in received)
     inside = known_inside(bind.mount.device, own, known.inside, snapshot)
+    if _came_to_light(bind.mount, known, snapshot):
+        inside = known.inside
     connection = snapshot.connections.get(bind.mount.device)
     rights = rights_after(known.rights, bind.mount, connection)
     if (inside, received, rights) != (known.inside, known.received, known.rights):
@@ -291,6 +293,15 @@ def still_true(
         if is_same and whose == (facts.pod_uid, facts.container):
             kept[key] = facts
     return kept
+
+
+def _came_to_light(mount: Mount, known: ContainerFacts, snapshot: Snapshot) -> bool:
+    """True for a dead layer that another one hid: what is inside of it nobody has seen or misses.
+
+    Nobody mounts anything in a dead file system.
+    """
+    is_another = (known.mount_id, known.device) != (mount.mount_id, mount.device)
+    return bool(known.mount_id) and is_another and snapshot.is_dead(mount.device)
 
 
 def _first_look(

@@ -10,6 +10,7 @@ from fusewatchd import cleanup, lineage, propagation
 from fusewatchd.actions import (
     DetachOrphan,
     DetachOwnLayer,
+    DropLayers,
     Outcome,
     OutcomeStatus,
     OwnLayer,
@@ -63,6 +64,9 @@ def take_outcomes(ledger: Ledger, outcomes: Iterable[Outcome], back_off: BackOff
     for outcome in outcomes:
         action, mount = outcome.action, outcome.mount
         key = action.key
+        if isinstance(action, DropLayers):
+            states[key] = _after_dropping(states.get(key, TargetState()), outcome)
+            continue
         state = _after_attempt(states.get(key, TargetState()), outcome, back_off)
         if _is_own_race(outcome, ledger.state(key), states):
             state = replace(state, retry_at=outcome.started_at)
@@ -116,19 +120,31 @@ def _after_attempt(state: TargetState, outcome: Outcome, back_off: BackOff) -> T
     )
 
 
+def _after_dropping(state: TargetState, outcome: Outcome) -> TargetState:
+    """It is as stale as before, and what could not be done holds up no replacement."""
+    if outcome.status is OutcomeStatus.DETACHED:
+        return replace(state, is_in_flight=False)
+    return replace(state, is_in_flight=False, last_outcome=outcome)
+
+
 def _is_own_race(
     outcome: Outcome, before: TargetState, states: Mapping[TargetKey, TargetState]
 ) -> bool:
-    """Return True when what came between was the replacement of the pod's bind on the host.
+    """Return True when what came between was done by us.
 
-    What is detached there goes in containers that are its slaves as well.  It is true at most
-    once for each such replacement.
+    In a container, the replacement of the pod's bind on the host: what is detached there goes in
+    its slaves as well.  It is true at most once for each such replacement.  On the host, another
+    dead layer is on top: those above it were dropped, and the table did not tell so yet.
     """
     action = outcome.action
     if outcome.reason is not Reason.RACED or outcome.found is None:
         return False
-    if not isinstance(action, ReplaceMount) or action.namespace is None:
+    if not isinstance(action, ReplaceMount):
         return False
+    if action.namespace is None:
+        last = before.last_outcome
+        is_first = last is None or last.reason is not Reason.RACED
+        return is_first and outcome.found.device in action.stale_devices
     host = states.get(TargetKey(0, action.origin.mount_point))
     if host is None or host.last_outcome is None or host.last_outcome.status not in DONE:
         return False
@@ -191,7 +207,8 @@ def take_plan(
     ledger: Ledger, findings: Iterable[Finding], plan: Plan, outcomes: Iterable[Outcome], now: float
 ) -> tuple[Ledger, tuple[Change, ...]]:
     """Move every bind to its next phase; return the ledger and what changed."""
-    submitted = frozenset(action.key for action in plan.actions)
+    dropping = frozenset(a.key for a in plan.actions if isinstance(a, DropLayers))
+    submitted = frozenset(action.key for action in plan.actions) - dropping
     refusals = {refusal.finding.bind.key: refusal.reason for refusal in plan.refused}
     ended = {outcome.action.key: outcome for outcome in outcomes}
     states: dict[TargetKey, TargetState] = {}
@@ -203,6 +220,8 @@ def take_plan(
         refusal = refusals.get(key)
         if refusal is not None and refusal is not state.last_refusal:
             state = replace(state, last_refusal=refusal)
+        if key in dropping:
+            state = replace(state, is_in_flight=True)
         states[key] = state
         outcome = ended.get(key)
         if outcome is not None or state.phase is not before.phase or key not in ledger.states:

@@ -16,6 +16,7 @@ from fusewatchd.actions import (
     Action,
     DetachOrphan,
     DetachOwnLayer,
+    DropLayers,
     Expect,
     NamespaceRef,
     Propagation,
@@ -58,6 +59,11 @@ def table_limit(max_table_entries: int, mount_max: int | None) -> int:
     if mount_max is None:
         return max_table_entries
     return min(max_table_entries, int(mount_max * MOST_OF_MOUNT_MAX))
+
+
+MANY_LAYERS = 64
+"""Fewer than these are taken off within milliseconds when the new mount is attached."""
+_WAITING_FOR_SOURCE = frozenset({Reason.SOURCE_MISSING, Reason.SOURCE_UNPROVEN})
 
 
 RANKS: Mapping[BindKind, int] = {
@@ -133,10 +139,28 @@ class _Planner:
         reason = self._forbidden(finding)
         if reason is not Reason.NONE:
             self.refused.append(Refusal(finding, reason))
+            if reason in _WAITING_FOR_SOURCE:
+                self._drop_layers(finding)
         elif self._now < state.retry_at:
             self.refused.append(Refusal(finding, Reason.BACK_OFF, state.retry_at))
         else:
             self._replace(finding)
+
+    def _drop_layers(self, finding: Finding) -> None:
+        """Use the time until the source is back: then all but one layer may be gone."""
+        bind, last = finding.bind, self._ledger.state(finding.bind.key).last_outcome
+        if bind.mount is None or not bind.key.is_host or bind.depth < MANY_LAYERS:
+            return
+        if self._policy.mode is RecoveryMode.REPORT:
+            return
+        layers = layers_of(bind, self._snapshot)
+        if not all(layer.device in self._dead for layer in layers[-2:]):
+            return
+        expect = Expect.of(bind.mount)
+        is_stuck = last is not None and isinstance(last.action, DropLayers)
+        if is_stuck and last is not None and last.action.expect == expect:
+            return
+        self.actions.append(DropLayers(bind.key, expect, self._dead))
 
     def _wants_replacement(self, finding: Finding) -> bool:
         if finding.verdict is Verdict.STALE:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from fusewatchd.actions import Action, Outcome, OutcomeStatus, OwnLayer
+from fusewatchd.actions import Action, DropLayers, Outcome, OutcomeStatus, OwnLayer
 from fusewatchd.breaker import FlapRule, follow_sources, hold_back, pauses
 from fusewatchd.bucket import Rate
 from fusewatchd.budget import ration
@@ -127,7 +127,8 @@ class Reconciler:
         done = self._decide(diagnosis, snapshot, ledger, ended)
         self._executor.submit((*done.plan.actions, *done.report.detaches), started)
         self._commands.submit(done.report.commands, started)
-        changes, step = self._remember(done, diagnosis.findings, ended.of_binds, snapshot)
+        told = tuple(o for o in ended.of_binds if not isinstance(o.action, DropLayers))
+        changes, step = self._remember(done, diagnosis.findings, told, snapshot)
         self._number += 1
         return CycleReport(
             number=self._number,
@@ -137,7 +138,7 @@ class Reconciler:
             snapshot=snapshot,
             findings=diagnosis.findings,
             plan=done.plan,
-            outcomes=ended.of_binds,
+            outcomes=told,
             changes=changes,
             ledger=self.ledger,
             mode=self.policies.planning.mode,

@@ -7,7 +7,7 @@ ground is what the lowest layer stands on, never what a walk has reached when it
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from fusewatchd.model import Device, Mount
@@ -59,7 +59,8 @@ class Pile:
 
     layers: tuple[Mount, ...]
     """The topmost first."""
-    table: MountTable
+    table_of: Callable[[Mount], MountTable]
+    """Returns a listing that has all that is mounted inside a layer; made when it is asked for."""
 
     @property
     def top(self) -> Mount:
@@ -68,4 +69,8 @@ class Pile:
 
     def inside(self, layer: Mount) -> tuple[Mount, ...]:
         """List the mounts inside one of the layers, parents first."""
-        return inside(layer, self.table)
+        return inside(layer, self.table_of(layer))
+
+    def without(self, taken: int) -> Pile:
+        """Return what is left when the uppermost layers are gone."""
+        return Pile(self.layers[taken:], self.table_of)

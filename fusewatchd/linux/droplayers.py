@@ -14,17 +14,22 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import takewhile
 
-from fusewatchd.actions import OwnLayer
+from fusewatchd.actions import DropLayers, Outcome, OutcomeStatus, OwnLayer
 from fusewatchd.linux.mountkernel import MountKernel
 from fusewatchd.linux.mountstack import mounts_on, opened, pile_of
-from fusewatchd.linux.stop import fail, skip
+from fusewatchd.linux.stop import fail, refuse, skip
 from fusewatchd.model import Device, Mount
 from fusewatchd.stacks import Pile, Points, points
 from fusewatchd.verdicts import Reason
 
 DROP_SECONDS = 0.5
-"""So long layers are taken off in one action: a pod waits for it."""
+"""So long layers are taken off before a new mount is attached: a pod waits for it."""
+MANY_LAYERS = 64
+"""A look at fewer than these costs next to nothing."""
+SLICE_SECONDS = 0.2
+"""So long where nothing new is there yet: it may be there by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +87,15 @@ class Dropping:
     """Takes layers off one stack, for as long as an action may do that."""
 
     def __init__(
-        self, kernel: MountKernel, path: str, rules: Rules, *, may_be_locked: bool = False
+        self,
+        kernel: MountKernel,
+        path: str,
+        rules: Rules,
+        *,
+        until: float,
+        may_be_locked: bool = False,
     ) -> None:
-        """Begin to count the time.
+        """Stop when ``kernel.now()`` is ``until``, or at the first layer after that.
 
         Layers ``may_be_locked`` where another user namespace inherited them: those stay.
         """
@@ -92,7 +103,7 @@ class Dropping:
         self._may_be_locked = may_be_locked
         self._path = path
         self._rules = rules
-        self._ends_at = kernel.now() + DROP_SECONDS
+        self._ends_at = until
 
     def drop(self, pile: Pile, count: Callable[[Pile], int]) -> Pile:
         """Take off as many layers as ``count`` says, and return what is there then.
@@ -104,7 +115,7 @@ class Dropping:
             taken = self._take_off(pile, min(number, max(1, len(pile.layers) // 2)))
             if self._kernel.now() >= self._ends_at:
                 # A listing of all that is left would take long as well.
-                return Pile(pile.layers[taken:], pile.table)
+                return pile.without(taken)
             before, pile = pile.top, self._listed()
             if pile.top == before:
                 break
@@ -131,9 +142,9 @@ class Dropping:
         return number
 
     def _is_detached(self, fd: int, layer: Mount, pile: Pile) -> bool:
-        may_change = layer is pile.top and bool(pile.inside(layer))
+        is_first = layer is pile.top
         try:
-            if may_change or layer.device not in self._rules.stale:
+            if layer.device not in self._rules.stale or (is_first and pile.inside(layer)):
                 detach_known(self._kernel, fd, layer, points(pile.inside(layer)))
             else:
                 # Hardly anything can be mounted in a dead file system after the listing.
@@ -148,6 +159,30 @@ class Dropping:
     def _is_it(self, fd: int, layer: Mount) -> bool:
         is_same = layer.has_id(*self._kernel.ids_of(fd))
         return is_same and self._kernel.device_of(fd) == layer.device
+
+
+def drop_layers(kernel: MountKernel, action: DropLayers) -> Outcome:
+    """Take dead layers off, and show none that has something inside: that would be seen then."""
+    path, rules = action.expect.mount_point, Rules(frozenset(action.stale_devices))
+    began_at = kernel.now()
+    with opened(kernel, path) as fd:
+        top = kernel.mount_of(fd)
+    if not action.expect.is_met_by(top):
+        raise skip(Reason.RACED, f"mount {top.mount_id} of {top.device} is there now")
+    pile = pile_of(kernel, top)
+
+    def count(pile: Pile) -> int:
+        most = count_to_drop(pile, rules)
+        plain = takewhile(lambda layer: not pile.inside(layer), pile.layers[: most + 1])
+        return max(0, sum(1 for _ in plain) - 1)
+
+    # At least as long as it took to list them, or most of the time would go into listings.
+    listed_at = kernel.now()
+    until = listed_at + max(SLICE_SECONDS, listed_at - began_at)
+    left = Dropping(kernel, path, rules, until=until).drop(pile, count)
+    if left.top == top:
+        raise refuse(Reason.CHILD_MOUNT, "something is mounted inside, or what is below lives")
+    return Outcome(action, OutcomeStatus.DETACHED, depth=len(left.layers))
 
 
 def detach_known(kernel: MountKernel, fd: int, top: Mount, within: Points) -> None:

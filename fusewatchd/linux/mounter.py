@@ -20,6 +20,7 @@ from fusewatchd.actions import (
     DetachDeadSource,
     DetachOrphan,
     DetachOwnLayer,
+    DropLayers,
     Outcome,
     OutcomeStatus,
     OwnLayer,
@@ -46,6 +47,7 @@ CHUNK = 16
 
 _ACTIONS: dict[str, type[Action]] = {
     "replace": ReplaceMount,
+    "drop_layers": DropLayers,
     "detach": DetachOwnLayer,
     "detach_orphan": DetachOrphan,
     "detach_dead_source": DetachDeadSource,

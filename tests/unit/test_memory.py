@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from fusewatchd import lineage
 from fusewatchd.actions import (
+    DropLayers,
     Expect,
     NamespaceRef,
     Outcome,
@@ -25,17 +26,17 @@ from fusewatchd.actions import (
 )
 from fusewatchd.decision import Outage, Phase
 from fusewatchd.errors import ParseError
-from fusewatchd.ledger import ContainerFacts, Ledger, Owner
+from fusewatchd.ledger import ContainerFacts, Ledger, Owner, TargetState
 from fusewatchd.lifecycle import TRANSITIONS, Signal, advance, signal_of
 from fusewatchd.memory import BackOff, take_outcomes
-from fusewatchd.model import Device, FuseServer, Mount, TargetKey
+from fusewatchd.model import Answer, Device, FuseServer, Mount, TargetKey
 from fusewatchd.mountinfo import MountTable
 from fusewatchd.persistence import document_of, is_same_memory, ledger_from
 from fusewatchd.pods import Pods
 from fusewatchd.printable import printable
 from fusewatchd.verdicts import Reason, Verdict
 from fusewatchd.wire import decode, encode
-from tests.unit.scenes import ROOT, SOURCE, UID, Scene, pod, usual
+from tests.unit.scenes import OLD, ROOT, SOURCE, UID, Scene, pod, publish_path, usual
 
 KEY = TargetKey(0, "/a")
 
@@ -146,6 +147,58 @@ def test_the_outcome_on_the_host_may_have_come_before() -> None:
 )
 def test_a_race_with_somebody_else_waits(outcomes: tuple[Outcome, ...]) -> None:
     assert waits(take(Ledger(), *outcomes), 5.2)
+
+
+def raced_on_host(at: float, found: Device) -> Outcome:
+    """Another layer is on top, of the file system that is replaced or of a third one."""
+    done = replaced(at, OutcomeStatus.SKIPPED)
+    assert isinstance(done.action, ReplaceMount)
+    action = replace(done.action, stale_devices=(Device(0, 5),))
+    layer = Mount(11, 1, found, "/", "/bind", "rw", 0, 0, "fuse", "t", "rw")
+    return replace(done, action=action, reason=Reason.RACED, found=layer)
+
+
+def test_a_dead_layer_that_dropping_brought_to_light_is_replaced_at_once() -> None:
+    ledger = take(Ledger(), raced_on_host(5.0, Device(0, 5)))
+    assert ledger.state(BIND).retry_at <= 5.0
+    again = take(ledger, raced_on_host(5.1, Device(0, 5)))
+    assert again.state(BIND).retry_at > 5.2, "once"
+    other = take(Ledger(), raced_on_host(5.0, Device(0, 8)))
+    assert other.state(BIND).retry_at > 5.2
+
+
+def test_dropping_layers_is_no_attempt_to_replace() -> None:
+    """The bind is as stale as before, and what could not be dropped delays nothing."""
+    action = DropLayers(BIND, Expect("/bind", Device(0, 5), 12), (Device(0, 5),))
+    stale = TargetState(Phase.STALE, is_in_flight=True, last_outcome=replaced(1.0))
+    ledger = Ledger(states={BIND: stale})
+    for status in (OutcomeStatus.DETACHED, OutcomeStatus.REFUSED, OutcomeStatus.FAILED):
+        outcome = Outcome(action, status, started_at=4.9, finished_at=5.0)
+        state = take_outcomes(ledger, [outcome], BackOff(10.0, 60.0)).state(BIND)
+        assert (state.phase, state.retry_at, state.failures) == (Phase.STALE, 0.0, 0)
+        assert not state.is_in_flight
+        is_told = status is not OutcomeStatus.DETACHED
+        assert state.last_outcome == (outcome if is_told else stale.last_outcome)
+
+
+def test_what_a_hidden_layer_has_inside_need_not_be_there_again() -> None:
+    """It came to light when the layers above it went, and the kernel may take it away."""
+    for is_dead in (True, False):
+        scene = Scene()
+        scene.mount(SOURCE)
+        scene.mount(publish_path(), peer_group=6)
+        lower, upper = scene.inside(), scene.inside()
+        upper = replace(upper, parent_id=lower.mount_id)
+        hidden = scene.inside("/data/hello", root="/hello", parent=lower.mount_id)
+        scene.container(lower, upper, hidden)
+        scene.look()
+        if is_dead:
+            scene.answers[OLD] = Answer.DISCONNECTED
+        scene.namespaces = []
+        scene.container(lower, hidden)
+        scene.look()
+        (facts,) = (f for key, f in scene.ledger.containers.items() if key.mount_point == "/data")
+        assert facts.inside == (() if is_dead else (hidden,))
 
 
 # ------------------------------------------------------------------------ persistence

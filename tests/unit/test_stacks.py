@@ -27,7 +27,7 @@ def layers(*devices: Device, point: str = "/t") -> list[Mount]:
 
 def pile(mounts: list[Mount], *more: Mount) -> Pile:
     table = MountTable.of([GROUND, *mounts, *more])
-    return Pile((mounts[-1], *covered_by(mounts[-1], table)), table)
+    return Pile((mounts[-1], *covered_by(mounts[-1], table)), lambda _: table)
 
 
 def child(of: Mount, name: str, number: int = 9000) -> Mount:
