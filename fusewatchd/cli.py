@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from fusewatchd import __version__
+from fusewatchd.config.settings import Settings, override, require_sense
 from fusewatchd.errors import FusewatchError
-from fusewatchd.printable import printable
-from fusewatchd.settings import Settings, override, require_sense
+from fusewatchd.text import printable
 
 DEFAULT_CONFIG = "/etc/fusewatchd/fusewatchd.yaml"
 WATCH_SECONDS = 1.0
@@ -83,7 +83,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _settings(options: argparse.Namespace) -> tuple[Settings, str, dict[str, object]]:
-    from fusewatchd.configfile import load_settings, parse_value
+    from fusewatchd.config.file import load_settings, parse_value
 
     file = options.config or (DEFAULT_CONFIG if os.path.exists(DEFAULT_CONFIG) else "")
     settings = load_settings(file) if file else Settings()
@@ -99,11 +99,11 @@ def _run(options: argparse.Namespace) -> int:
     # of mounts in the middle of it costs a quarter of its time.  Before the modules are loaded:
     # they are a lot of objects, too.
     gc.set_threshold(*COLLECTOR)
-    from fusewatchd.daemon import Daemon, Start
-    from fusewatchd.linux.mountkernel import Way
-    from fusewatchd.listening import inherited
-    from fusewatchd.node import require_host_namespace
-    from fusewatchd.programs import require_programs
+    from fusewatchd.act.programs import require_programs
+    from fusewatchd.daemon.daemon import Daemon, Start
+    from fusewatchd.daemon.wiring import require_host_namespace
+    from fusewatchd.linux.mount_kernel import Way
+    from fusewatchd.serve.listeners import inherited
 
     if not options.any_namespace:
         require_host_namespace()
@@ -116,14 +116,14 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from fusewatchd.node import look_once
+    from fusewatchd.daemon.check import look_once
 
     settings, _, _ = _settings(options)
     return _print_document(look_once(settings), as_json=options.json)
 
 
 def _status(options: argparse.Namespace) -> int:
-    from fusewatchd.statussocket import ask
+    from fusewatchd.serve.status_socket import ask
 
     settings, _, _ = _settings(options)
     status: int | None = None
@@ -155,11 +155,11 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    from fusewatchd.documents import PATH_LIMIT
-    from fusewatchd.explanation import Asked, exit_code, explain, explanation_text
-    from fusewatchd.node import look_once
-    from fusewatchd.statussocket import ask
-    from fusewatchd.targets import find, near
+    from fusewatchd.daemon.check import look_once
+    from fusewatchd.serve.status_socket import ask
+    from fusewatchd.status.explain import Asked, exit_code, explain, explanation_text
+    from fusewatchd.status.find_binds import find, near
+    from fusewatchd.status.values import PATH_LIMIT
 
     settings, _, _ = _settings(options)
     asked = Asked.DAEMON
@@ -197,8 +197,8 @@ def _unknown(document: Any, wanted: str, near: Sequence[str]) -> str:
 
 
 def _print_document(document: Any, *, as_json: bool, in_a_line: bool = False) -> int:
-    from fusewatchd.status import exit_code
-    from fusewatchd.statustable import status_table
+    from fusewatchd.status.document import exit_code
+    from fusewatchd.status.table import status_table
 
     if as_json:
         print(json.dumps(document, indent=None if in_a_line else 2))
@@ -209,8 +209,8 @@ def _print_document(document: Any, *, as_json: bool, in_a_line: bool = False) ->
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from fusewatchd.checkup.findings import document, exit_code
     from fusewatchd.doctor.examination import examine
+    from fusewatchd.doctor.findings import document, exit_code
     from fusewatchd.doctor.table import table
 
     settings, _, _ = _settings(options)
@@ -224,8 +224,8 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _config_check(options: argparse.Namespace) -> int:
-    from fusewatchd.programs import require_programs
-    from fusewatchd.websecurity import WebSecurity
+    from fusewatchd.act.programs import require_programs
+    from fusewatchd.serve.web_security import WebSecurity
 
     settings, file, _ = _settings(options)
     require_programs(settings)

@@ -7,6 +7,7 @@ callers compare ``exc.errno``.  What stands here are the failures that have no e
 from __future__ import annotations
 
 import errno
+from typing import NoReturn
 
 
 class FusewatchError(Exception):
@@ -44,3 +45,21 @@ class WorkerShortageError(WorkerError):
 def error_name(number: int) -> str:
     """Return the symbol of an errno, ``EIO``."""
     return errno.errorcode.get(number, f"errno {number}")
+
+
+class KubeError(FusewatchError):
+    """Base; ``code`` is the status of the answer, 0 where there was none."""
+
+    def __init__(self, message: str, code: int = 0) -> None:
+        """Keep the message for a person and the status for decisions."""
+        super().__init__(message)
+        self.code = code
+
+
+class CredentialsError(KubeError):
+    """A token, key or certificate file that cannot or must not be used; nothing was sent."""
+
+
+def assert_never(value: NoReturn) -> NoReturn:
+    """Prove to the type checker that a match over a closed union is complete."""
+    raise AssertionError(f"unhandled value: {value!r}")

@@ -12,8 +12,8 @@ from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 
-from fusewatchd.demo.container import python_environment
-from fusewatchd.demo.patience import patient
+from fusewatchd.demo.environment import python_environment
+from fusewatchd.demo.timeouts import patient
 from fusewatchd.linux import syscalls
 
 BUCKET_SERVER = Path(__file__).parent / "servers" / "s3_bucket.py"

@@ -32,8 +32,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fusewatchd.demo.namespace import PrivateWorld, run_in_private_world
-from fusewatchd.demo.sources import ServerOptions, Source
+from fusewatchd.demo.node.sources import ServerOptions, Source
+from fusewatchd.demo.node.world import PrivateWorld, run_in_private_world
 from fusewatchd.linux import syscalls
 from fusewatchd.linux.statmount import listmount, reused_ids
 from fusewatchd.linux.syscalls import closing_fd

@@ -25,22 +25,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fusewatchd import lineage, sources
-from fusewatchd.drivers import Driver, drivers_for
-from fusewatchd.kubeletdir import parse_bind_path, pods_directory
-from fusewatchd.model import (
-    Answer,
-    BindPath,
-    Connection,
-    Device,
-    Mount,
-    Pod,
-    SourceAnswer,
-    VolumeData,
-)
-from fusewatchd.mountinfo import MountTable, parse_mount_table
-from fusewatchd.settings import Settings, settings_from
-from fusewatchd.snapshot import Snapshot
+from fusewatchd.config.settings import Settings, settings_from
+from fusewatchd.diagnose import lineage, sources
+from fusewatchd.drivers import drivers_for
+from fusewatchd.drivers.base import Driver
+from fusewatchd.model.findings import SourceAnswer
+from fusewatchd.model.ledger import Facts
+from fusewatchd.model.mount_table import MountTable, parse_mount_table
+from fusewatchd.model.mounts import Device, Mount
+from fusewatchd.model.pods import BindPath, Pod, VolumeData
+from fusewatchd.model.servers import Answer, Connection
+from fusewatchd.model.snapshot import Snapshot
+from fusewatchd.parse.kubelet_paths import parse_bind_path, pods_directory
 
 DIRECTORY = Path(__file__).parent / "data" / "drivers"
 ROOT = "/var/lib/kubelet"
@@ -138,20 +134,18 @@ class Case:
             for uid, namespace in self.document.get("namespaces", {}).items()
         }
 
-    def facts(self) -> lineage.Facts:
+    def facts(self) -> Facts:
         """What is remembered of the healthy node."""
         working = {mount.device for mount in self.healthy.fuse_mounts()}
         return lineage.learn({}, self.healthy, (), ROOT, working)
 
-    def answer(
-        self, point: str, snapshot: Snapshot, facts: lineage.Facts | None = None
-    ) -> SourceAnswer:
+    def answer(self, point: str, snapshot: Snapshot, facts: Facts | None = None) -> SourceAnswer:
         path, mount = next(
             bind for bind in binds_of(snapshot.table) if bind[1].mount_point == point
         )
         return sources.locate(path, mount, snapshot, facts or {}, self.drivers)
 
-    def outcome(self, point: str, snapshot: Snapshot, facts: lineage.Facts | None = None) -> str:
+    def outcome(self, point: str, snapshot: Snapshot, facts: Facts | None = None) -> str:
         """The reason why a bind cannot be replaced, or where its new source is mounted."""
         mount = snapshot.table.top_at(point)
         assert mount is not None

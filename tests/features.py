@@ -16,18 +16,14 @@ from typing import NamedTuple
 
 import pytest
 
-from fusewatchd.demo import fuseprotocol as fuse
-from fusewatchd.demo.namespace import (
-    NamespaceForbiddenError,
-    PrivateWorld,
-    run_in_private_world,
-)
+from fusewatchd.demo.fuse import protocol as fuse
+from fusewatchd.demo.node.world import NamespaceForbiddenError, PrivateWorld, run_in_private_world
+from fusewatchd.errors import assert_never
 from fusewatchd.linux import statmount, syscalls
-from fusewatchd.linux.fanotify import MountEvents
 from fusewatchd.linux.features import probe_features
-from fusewatchd.linux.mountkernel import Way
+from fusewatchd.linux.mount_kernel import Way
 from fusewatchd.linux.syscalls import closing_fd
-from fusewatchd.model import assert_never
+from fusewatchd.observe.mounts.fanotify import MountEvents
 
 
 class Feature(Enum):

@@ -8,9 +8,9 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from fusewatchd.demo.patience import patient
+from fusewatchd.demo.timeouts import patient
 from fusewatchd.linux import syscalls
-from fusewatchd.mountinfo import parse_mount_table
+from fusewatchd.model.mount_table import parse_mount_table
 
 IDS = "0 100000 65536"
 SECONDS = 15.0

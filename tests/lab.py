@@ -34,20 +34,17 @@ from typing import IO, Any, Concatenate, ParamSpec
 import pytest
 
 import fusewatchd
-from fusewatchd.demo.container import Container, python_environment
-from fusewatchd.demo.namespace import (
-    NamespaceForbiddenError,
-    PrivateWorld,
-    run_in_private_world,
-)
-from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.patience import patient
-from fusewatchd.demo.pods import DemoPod, PodMount, PodVolume
-from fusewatchd.demo.sources import Source
-from fusewatchd.demo.unmounting import mount_points_below
-from fusewatchd.linux.mountkernel import Way
-from fusewatchd.linux.runningkernel import RealKernel
-from fusewatchd.linux.staging import Staging
+from fusewatchd.demo.environment import python_environment
+from fusewatchd.demo.node.container import Container
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.node.pods import DemoPod, PodMount, PodVolume
+from fusewatchd.demo.node.sources import Source
+from fusewatchd.demo.node.unmounting import mount_points_below
+from fusewatchd.demo.node.world import NamespaceForbiddenError, PrivateWorld, run_in_private_world
+from fusewatchd.demo.timeouts import patient
+from fusewatchd.linux.mount_kernel import Way
+from fusewatchd.linux.private_namespace import Staging
+from fusewatchd.linux.running_kernel import RealKernel
 from tests.features import Feature, best_way, lacking, needs_way, require_way
 
 P = ParamSpec("P")

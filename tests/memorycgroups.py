@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from fusewatchd.demo.patience import patient
-from fusewatchd.linux.oomkills import find_hierarchies
+from fusewatchd.demo.timeouts import patient
+from fusewatchd.observe.servers.oom_kills import find_hierarchies
 
 LIMIT = 64 << 20
 _HOG = "import sys; data = bytearray({size}); sys.stdin.read()"

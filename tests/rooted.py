@@ -10,9 +10,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from fusewatchd.demo import cgroups
-from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.pods import DemoPod
+from fusewatchd.demo.node import cgroups
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.node.pods import DemoPod
 from fusewatchd.linux import syscalls
 
 

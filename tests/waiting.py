@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from fusewatchd.demo.patience import patient
+from fusewatchd.demo.timeouts import patient
 
 DEADLINE_SECONDS = 20.0
 

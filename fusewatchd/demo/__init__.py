@@ -1,1 +1,4 @@
-"""A node in a private mount namespace to show and test the daemon on; no daemon code here."""
+"""``fusewatchd demo`` and the stage of the tests: a node in a private mount namespace.
+
+Only ``cli`` imports it. It may import ``linux`` and ``serve.status_socket``: no code of the daemon.
+"""

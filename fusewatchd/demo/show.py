@@ -15,16 +15,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fusewatchd.demo.apiserver import DemoApiServer
-from fusewatchd.demo.container import Container
-from fusewatchd.demo.containerspec import Access, MountPropagation
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.kubelet import DemoKubelet
-from fusewatchd.demo.loopback import free_port
-from fusewatchd.demo.namespace import NamespaceForbiddenError, PrivateWorld, run_in_private_world
-from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.pods import PodMount, PodVolume
-from fusewatchd.demo.sources import Source
+from fusewatchd.demo.cluster.apiserver import DemoApiServer
+from fusewatchd.demo.cluster.kubelet import DemoKubelet
+from fusewatchd.demo.cluster.loopback import free_port
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.node.container import Container
+from fusewatchd.demo.node.container_spec import Access, MountPropagation
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.node.pods import PodMount, PodVolume
+from fusewatchd.demo.node.sources import Source
+from fusewatchd.demo.node.world import NamespaceForbiddenError, PrivateWorld, run_in_private_world
 from fusewatchd.errors import FusewatchError
 
 CRASHES = 3

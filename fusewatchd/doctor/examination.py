@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from fusewatchd.checkup.clusterchecks import cluster_findings
-from fusewatchd.checkup.findings import Finding, fail, ok, warn
-from fusewatchd.checkup.nodechecks import node_findings
-from fusewatchd.checkup.podchecks import pod_findings
-from fusewatchd.decision import RecoveryMode
-from fusewatchd.doctor.cluster import examine_cluster
-from fusewatchd.doctor.node import examine_node
+from fusewatchd.config.settings import Settings
+from fusewatchd.daemon.check import look_once
+from fusewatchd.doctor.cluster_checks import cluster_findings
+from fusewatchd.doctor.cluster_facts import examine_cluster
+from fusewatchd.doctor.findings import Finding, fail, ok, warn
+from fusewatchd.doctor.node_checks import node_findings
+from fusewatchd.doctor.node_facts import examine_node
+from fusewatchd.doctor.pod_checks import pod_findings
 from fusewatchd.errors import ConfigError, FusewatchError
-from fusewatchd.listening import parse_address
-from fusewatchd.node import look_once
-from fusewatchd.settings import Settings
-from fusewatchd.statussocket import ask
-from fusewatchd.websecurity import WebSecurity
+from fusewatchd.model.plan import RecoveryMode
+from fusewatchd.serve.listeners import parse_address
+from fusewatchd.serve.status_socket import ask
+from fusewatchd.serve.web_security import WebSecurity
 
 
 def examine(settings: Settings) -> list[Finding]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from fusewatchd.checkup.findings import Finding, Level, counts
+from fusewatchd.doctor.findings import Finding, Level, counts
 
 MAX_FINE_PODS = 10
 """Pods that need nobody are listed up to here; the rest is counted."""

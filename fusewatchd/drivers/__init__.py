@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from importlib import import_module
 from pkgutil import iter_modules
 
+from fusewatchd.config.settings import DriverSettings
 from fusewatchd.drivers.base import Driver
-from fusewatchd.drivers.directmounts import DirectMounts, EmptyDirs
+from fusewatchd.drivers.direct_mounts import DirectMounts, EmptyDirs
 from fusewatchd.drivers.staging import Staging
 from fusewatchd.drivers.template import Template
-from fusewatchd.settings import DriverSettings
 
 
 def drivers_for(settings: DriverSettings) -> tuple[Driver, ...]:

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from fusewatchd.kubeletdir import publish_directory
-from fusewatchd.model import BindKind, BindPath, Mount, SourceAnswer, SourcePath, VolumeData
-from fusewatchd.snapshot import Snapshot
+from fusewatchd.model.findings import SourceAnswer, SourcePath
+from fusewatchd.model.mounts import Mount
+from fusewatchd.model.pods import BindKind, BindPath, VolumeData
+from fusewatchd.model.snapshot import Snapshot
+from fusewatchd.parse.kubelet_paths import publish_directory
 
 
 class Driver(Protocol):

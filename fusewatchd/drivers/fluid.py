@@ -17,10 +17,12 @@ not: the one dataset that is there may be another team's.
 
 from __future__ import annotations
 
+from fusewatchd.config.settings import DriverSettings
 from fusewatchd.drivers.base import Driver, namespace_of, volume_data
-from fusewatchd.model import BindPath, Mount, SourceAnswer, SourcePath
-from fusewatchd.settings import DriverSettings
-from fusewatchd.snapshot import Snapshot
+from fusewatchd.model.findings import SourceAnswer, SourcePath
+from fusewatchd.model.mounts import Mount
+from fusewatchd.model.pods import BindPath
+from fusewatchd.model.snapshot import Snapshot
 
 CSI_DRIVER = "fuse.csi.fluid.io"
 RUNTIMES = ("alluxio", "jindo", "juicefs", "thin", "efc", "vineyard", "cache", "goosefs")

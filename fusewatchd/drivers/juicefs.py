@@ -21,10 +21,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from fusewatchd.config.settings import DriverSettings
 from fusewatchd.drivers.base import Driver, is_one_name, sources_at, volume_data
-from fusewatchd.model import BindPath, Mount, SourceAnswer, VolumeData
-from fusewatchd.settings import DriverSettings
-from fusewatchd.snapshot import Snapshot
+from fusewatchd.model.findings import SourceAnswer
+from fusewatchd.model.mounts import Mount
+from fusewatchd.model.pods import BindPath, VolumeData
+from fusewatchd.model.snapshot import Snapshot
 
 CSI_DRIVER = "csi.juicefs.com"
 PROCESS_ROOT = "/var/lib/jfs/"

@@ -7,10 +7,12 @@ kind of server), bound to the pod by ``pkg/oss/nodeserver.go``.
 
 from __future__ import annotations
 
+from fusewatchd.config.settings import DriverSettings
 from fusewatchd.drivers.base import Driver, sources_at, volume_data
-from fusewatchd.model import BindPath, Mount, SourceAnswer
-from fusewatchd.settings import DriverSettings
-from fusewatchd.snapshot import Snapshot
+from fusewatchd.model.findings import SourceAnswer
+from fusewatchd.model.mounts import Mount
+from fusewatchd.model.pods import BindPath
+from fusewatchd.model.snapshot import Snapshot
 
 CSI_DRIVER = "ossplugin.csi.alibabacloud.com"
 ATTACH_ROOT = "/run/fuse.ossfs"

@@ -1,6 +1,6 @@
 """CSI drivers that mount once for the node at the kubelet's staging path, and bind that to pods.
 
-The kubelet says which volume is staged where (``kubeletdir.staging_paths``), so this needs to
+The kubelet says which volume is staged where (``kubelet_paths.staging_paths``), so this needs to
 know nothing of the driver: what is mounted as FUSE at the volume's own staging path is its
 source.  Of the path of older kubelets, which is the name of a PersistentVolume, the
 ``vol_data.json`` beside it must name this very volume.
@@ -18,10 +18,12 @@ Known to do so, so that a source that is not mounted is told as missing:
 from __future__ import annotations
 
 from fusewatchd.drivers.base import is_one_name, sources_at, volume_data
-from fusewatchd.drivers.hostservice import service_of
-from fusewatchd.kubeletdir import staging_paths
-from fusewatchd.model import BindPath, Mount, SourceAnswer
-from fusewatchd.snapshot import Snapshot
+from fusewatchd.drivers.host_service import service_of
+from fusewatchd.model.findings import SourceAnswer
+from fusewatchd.model.mounts import Mount
+from fusewatchd.model.pods import BindPath
+from fusewatchd.model.snapshot import Snapshot
+from fusewatchd.parse.kubelet_paths import staging_paths
 
 _STAGERS = frozenset(
     {

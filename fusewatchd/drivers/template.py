@@ -6,13 +6,15 @@ which a field is not known, or is no single directory name, has no source by it.
 
 from __future__ import annotations
 
+from fusewatchd.config.settings import TemplateSettings
+from fusewatchd.config.source_template import ROOT_FIELD, fields_of, fill
 from fusewatchd.drivers.base import is_one_name, namespace_of, volume_data
-from fusewatchd.kubeletdir import pods_directory
-from fusewatchd.model import BindKind, BindPath, Mount, SourceAnswer, SourcePath
-from fusewatchd.settings import TemplateSettings
-from fusewatchd.snapshot import Snapshot
-from fusewatchd.sourcetemplate import ROOT_FIELD, fields_of, fill
-from fusewatchd.verdicts import Reason
+from fusewatchd.model.findings import SourceAnswer, SourcePath
+from fusewatchd.model.mounts import Mount
+from fusewatchd.model.pods import BindKind, BindPath
+from fusewatchd.model.snapshot import Snapshot
+from fusewatchd.model.verdicts import Reason
+from fusewatchd.parse.kubelet_paths import pods_directory
 
 
 class Template:

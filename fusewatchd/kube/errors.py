@@ -2,20 +2,7 @@
 
 from __future__ import annotations
 
-from fusewatchd.errors import FusewatchError
-
-
-class KubeError(FusewatchError):
-    """Base; ``code`` is the status of the answer, 0 where there was none."""
-
-    def __init__(self, message: str, code: int = 0) -> None:
-        """Keep the message for a person and the status for decisions."""
-        super().__init__(message)
-        self.code = code
-
-
-class CredentialsError(KubeError):
-    """A token, key or certificate file that cannot or must not be used; nothing was sent."""
+from fusewatchd.errors import KubeError
 
 
 class UnreachableError(KubeError):

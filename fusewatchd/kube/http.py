@@ -24,21 +24,20 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from fusewatchd import __version__
-from fusewatchd.kube.credentials import (
+from fusewatchd.config.credential_files import (
     Signature,
     read_secret,
     read_token,
     require_trusted,
     signature,
 )
+from fusewatchd.errors import CredentialsError, KubeError
 from fusewatchd.kube.cutoff import CutOff
 from fusewatchd.kube.dates import http_date, retry_after
 from fusewatchd.kube.errors import (
     AnswerError,
     ConflictError,
-    CredentialsError,
     ForbiddenError,
-    KubeError,
     NotFoundError,
     RejectedError,
     ServerError,
@@ -46,7 +45,7 @@ from fusewatchd.kube.errors import (
     UnauthorizedError,
     UnreachableError,
 )
-from fusewatchd.printable import printable
+from fusewatchd.text import printable
 
 MAX_ANSWER_BYTES = 32 << 20
 MAX_VALUES = 1_000_000

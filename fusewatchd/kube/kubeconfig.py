@@ -16,9 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from fusewatchd.errors import ConfigError
-from fusewatchd.kube.credentials import Signature, read_secret, signature
-from fusewatchd.kube.errors import CredentialsError
+from fusewatchd.config.credential_files import Signature, read_secret, signature
+from fusewatchd.errors import ConfigError, CredentialsError
 from fusewatchd.kube.http import Endpoint
 
 MAX_BYTES = 1 << 20

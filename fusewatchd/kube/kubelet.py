@@ -14,12 +14,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from fusewatchd.delays import doubled
-from fusewatchd.errors import ParseError
-from fusewatchd.kube.errors import KubeError, code_class
+from fusewatchd.errors import KubeError, ParseError
+from fusewatchd.kube.errors import code_class
 from fusewatchd.kube.http import Client, Endpoint
-from fusewatchd.model import Pod
-from fusewatchd.podlist import parse_pod_list
+from fusewatchd.model.pods import Pod
+from fusewatchd.parse.pod_list import parse_pod_list
+from fusewatchd.rate_limit import doubled
 
 PATH = "/pods"
 MIN_REST_SECONDS = 0.2

@@ -1,1 +1,4 @@
-"""Thin edges to the kernel: system calls, /proc, /sys and the processes that use them."""
+"""Kernel primitives: system calls, /proc, /sys; readers and writers use the same ones.
+
+Called by ``observe``, ``act`` and ``doctor``. It may import ``model``.
+"""

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 
 from fusewatchd.errors import UnsupportedKernelError
 from fusewatchd.linux import syscalls
-from fusewatchd.linux.mountkernel import Way
+from fusewatchd.linux.mount_kernel import Way
 
 
 @dataclass(frozen=True, slots=True)

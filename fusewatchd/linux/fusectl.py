@@ -9,7 +9,7 @@ import os
 from typing import Final
 
 from fusewatchd.linux.syscalls import closing_fd
-from fusewatchd.model import Device
+from fusewatchd.model.mounts import Device
 
 CONNECTIONS: Final = "/sys/fs/fuse/connections"
 

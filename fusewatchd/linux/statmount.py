@@ -18,7 +18,7 @@ from typing import Final
 
 from fusewatchd.linux import syscalls
 from fusewatchd.linux.syscalls import system_call
-from fusewatchd.model import Device, Mount
+from fusewatchd.model.mounts import Device, Mount
 
 SYS_STATMOUNT: Final = 457
 SYS_LISTMOUNT: Final = 458

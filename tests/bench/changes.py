@@ -13,9 +13,9 @@ import os
 import time
 from collections.abc import Callable, Iterator
 
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.namespace import PrivateWorld
-from fusewatchd.demo.node import DemoNode
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.node.world import PrivateWorld
 from fusewatchd.linux import syscalls
 from tests.bench.idle import SETTLE_SECONDS, use_of
 from tests.bench.rows import Row, measured

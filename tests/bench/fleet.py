@@ -20,17 +20,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fusewatchd.bucket import Rate
-from fusewatchd.cycle import CycleReport
-from fusewatchd.delays import doubled
-from fusewatchd.kube.apiserver import FIRST_BACK_OFF_SECONDS, MAX_BACK_OFF_SECONDS
-from fusewatchd.kube.outbox import Outbox, Wait
-from fusewatchd.kube.pace import Pace, most_told, share
-from fusewatchd.model import Pod, Volume
-from fusewatchd.reporters.base import EventDraft, VolumeReference
-from fusewatchd.reporters.podevents import PodEvents
-from fusewatchd.reporters.volumeevents import VolumeEvents
-from fusewatchd.verdicts import Verdict
+from fusewatchd.kube.events.outbox import Outbox, Wait
+from fusewatchd.kube.events.pace import Pace, most_told, share
+from fusewatchd.kube.events.poster import FIRST_BACK_OFF_SECONDS, MAX_BACK_OFF_SECONDS
+from fusewatchd.model.cycle import CycleReport
+from fusewatchd.model.pods import Pod, Volume
+from fusewatchd.model.verdicts import Verdict
+from fusewatchd.rate_limit import Rate, doubled
+from fusewatchd.report.events.draft import EventDraft, VolumeReference
+from fusewatchd.report.events.pods import PodEvents
+from fusewatchd.report.events.volumes import VolumeEvents
 from tests.bench.rows import Row
 from tests.unit.cycles import NEW, bind, cycle, finding, mount, outcome, replace_action
 

@@ -19,13 +19,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.namespace import PrivateWorld
-from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.pods import PodVolume
-from fusewatchd.demo.sources import Source
+from fusewatchd.config.settings import ProbeSettings
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.node.pods import PodVolume
+from fusewatchd.demo.node.sources import Source
+from fusewatchd.demo.node.world import PrivateWorld
 from fusewatchd.linux import syscalls
-from fusewatchd.settings import ProbeSettings
 from tests.bench.opener import REST_SECONDS
 from tests.bench.recovery import SETTLE_SECONDS, summary
 from tests.bench.rows import Row, measured

@@ -19,11 +19,11 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.namespace import PrivateWorld
-from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.sources import OldServer
-from fusewatchd.looks import AFTER_RECOVERY_SECONDS
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.node.sources import OldServer
+from fusewatchd.demo.node.world import PrivateWorld
+from fusewatchd.observe.namespaces.schedule import AFTER_RECOVERY_SECONDS
 from tests.bench.bare import replace_by_hand
 from tests.bench.opener import Opener
 from tests.bench.others import PollingAgent

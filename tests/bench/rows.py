@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fusewatchd.demo.namespace import PrivateWorld, run_in_private_world
+from fusewatchd.demo.node.world import PrivateWorld, run_in_private_world
 
 Row = dict[str, Any]
 

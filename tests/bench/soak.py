@@ -21,9 +21,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.namespace import PrivateWorld
-from fusewatchd.demo.node import DemoNode
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.node.world import PrivateWorld
 from tests.bench.idle import use_of
 from tests.bench.rows import Row, machine, measured
 from tests.bench.stage import Layout, Stage, staged

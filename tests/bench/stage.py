@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from fusewatchd.demo.containerspec import MountPropagation
-from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.pods import PodMount, PodVolume
-from fusewatchd.demo.sources import Source
+from fusewatchd.demo.node.container_spec import MountPropagation
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.node.pods import PodMount, PodVolume
+from fusewatchd.demo.node.sources import Source
 from fusewatchd.linux import syscalls
 
 

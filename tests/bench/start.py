@@ -16,8 +16,8 @@ import sys
 import time
 from collections.abc import Iterator
 
-from fusewatchd.demo.namespace import PrivateWorld
-from fusewatchd.demo.node import DemoNode
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.node.world import PrivateWorld
 from tests.bench.rows import Row, measured
 from tests.bench.stage import Layout, staged
 
@@ -75,5 +75,5 @@ def _start(node: DemoNode) -> float:
 
 def _imports() -> float:
     began = time.monotonic()
-    subprocess.run([sys.executable, "-c", "import fusewatchd.daemon"], check=True)
+    subprocess.run([sys.executable, "-c", "import fusewatchd.daemon.daemon"], check=True)
     return time.monotonic() - began

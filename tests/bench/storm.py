@@ -18,10 +18,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.loopback import free_port
-from fusewatchd.demo.namespace import PrivateWorld, run_in_private_world
-from fusewatchd.demo.node import DemoNode
+from fusewatchd.demo.cluster.loopback import free_port
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.node.world import PrivateWorld, run_in_private_world
 from tests.storm import Size, cluster, stage, usage, wait_until_healthy
 
 DOWN_SECONDS = 0.3

@@ -9,8 +9,8 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass
 
-from fusewatchd.linux.mountkernel import Way
-from fusewatchd.model import Device
+from fusewatchd.linux.mount_kernel import Way
+from fusewatchd.model.mounts import Device
 from tests.contract.faults import Steps, Wait, until_not_busy
 from tests.contract.stage import DATA, Container, Stage
 from tests.fakes.propagation import Kind

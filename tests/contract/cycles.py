@@ -6,32 +6,26 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fusewatchd.actions import Action, Outcome, OutcomeStatus, OwnLayer, ReplaceMount
-from fusewatchd.breaker import FlapRule
-from fusewatchd.budget import DEFAULT
-from fusewatchd.cycle import Trigger
-from fusewatchd.diagnosis import Knowledge
+from fusewatchd.act.replace_mount import carry_out
+from fusewatchd.config.settings import DriverSettings, FluidSettings
+from fusewatchd.diagnose.diagnosis import Knowledge
 from fusewatchd.drivers import drivers_for
-from fusewatchd.linux.mountkernel import MountKernel
-from fusewatchd.linux.replacement import carry_out
-from fusewatchd.memory import BackOff
-from fusewatchd.model import (
-    Answer,
-    Connection,
-    Device,
-    MountNamespace,
-    NamespaceKind,
-    Pod,
-    TargetKey,
-)
-from fusewatchd.persistence import document_of, ledger_from
-from fusewatchd.planner import Policy
-from fusewatchd.reconciler import Policies, Reconciler
-from fusewatchd.remedies import CommandEnd, RunCommand
-from fusewatchd.remedying import RemedyPolicy
-from fusewatchd.settings import DriverSettings, FluidSettings
-from fusewatchd.snapshot import Snapshot
-from fusewatchd.verdicts import Reason
+from fusewatchd.linux.mount_kernel import MountKernel
+from fusewatchd.model.actions import Action, Outcome, OutcomeStatus, OwnLayer, ReplaceMount
+from fusewatchd.model.cycle import Trigger
+from fusewatchd.model.mounts import Device, MountNamespace, NamespaceKind, TargetKey
+from fusewatchd.model.pods import Pod
+from fusewatchd.model.server_actions import CommandEnd, RunCommand
+from fusewatchd.model.servers import Answer, Connection
+from fusewatchd.model.snapshot import Snapshot
+from fusewatchd.model.verdicts import Reason
+from fusewatchd.plan.back_off import BackOff
+from fusewatchd.plan.budget import DEFAULT
+from fusewatchd.plan.flapping import FlapRule
+from fusewatchd.plan.planner import Policy
+from fusewatchd.plan.server_recovery import RemedyPolicy
+from fusewatchd.reconcile.reconciler import Policies, Reconciler
+from fusewatchd.state.document import document_of, ledger_from
 
 if TYPE_CHECKING:
     from tests.contract.stage import Container, Stage

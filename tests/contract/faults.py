@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any
 
-from fusewatchd.linux.mountkernel import MountKernel, Way
+from fusewatchd.linux.mount_kernel import MountKernel, Way
 from tests.contract.worlds import World
 
 MOST_CALLS = 200

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
-from fusewatchd.model import Device, Mount
+from fusewatchd.model.mounts import Device, Mount
 
 Shape: TypeAlias = tuple[object, ...]
 

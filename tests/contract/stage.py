@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from fusewatchd.actions import NamespaceRef
-from fusewatchd.linux.mountkernel import Way
-from fusewatchd.model import Device, Mount, NamespaceKind
-from fusewatchd.mountinfo import MountTable
+from fusewatchd.linux.mount_kernel import Way
+from fusewatchd.model.actions import NamespaceRef
+from fusewatchd.model.mount_table import MountTable
+from fusewatchd.model.mounts import Device, Mount, NamespaceKind
 from tests.contract.cycles import UID, Daemon
 from tests.contract.worlds import World
 from tests.fakes.propagation import Kind

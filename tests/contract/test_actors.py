@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import pytest
 from _pytest.mark import ParameterSet
 
-from fusewatchd.linux.mountkernel import Way
+from fusewatchd.linux.mount_kernel import Way
 from tests.contract.actors import (
     ACTORS,
     MOST_RETRIES,

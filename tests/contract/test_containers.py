@@ -6,10 +6,10 @@ import errno
 
 import pytest
 
-from fusewatchd.actions import DetachOwnLayer, OutcomeStatus
-from fusewatchd.linux.mountkernel import Way
-from fusewatchd.model import NamespaceKind
-from fusewatchd.verdicts import Reason
+from fusewatchd.linux.mount_kernel import Way
+from fusewatchd.model.actions import DetachOwnLayer, OutcomeStatus
+from fusewatchd.model.mounts import NamespaceKind
+from fusewatchd.model.verdicts import Reason
 from tests.contract.stage import DATA, Stage, Volumes
 from tests.contract.worlds import WAYS, WORLDS, World, in_world
 from tests.fakes.propagation import Kind

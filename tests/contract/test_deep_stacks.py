@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from fusewatchd.actions import DropLayers, OutcomeStatus
-from fusewatchd.linux.mountkernel import Way
-from fusewatchd.settings import RecoveryMode
+from fusewatchd.linux.mount_kernel import Way
+from fusewatchd.model.actions import DropLayers, OutcomeStatus
+from fusewatchd.model.plan import RecoveryMode
 from tests.contract.faults import MOST_CALLS, DisturbedKernel, Pace, Wait
 from tests.contract.stage import DATA, Container, Stage, Volume, Volumes
 from tests.contract.worlds import WAYS, WORLDS, World, in_world

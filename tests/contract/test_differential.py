@@ -14,10 +14,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from fusewatchd.actions import NamespaceRef, Propagation
-from fusewatchd.demo.namespace import PrivateWorld
-from fusewatchd.linux.mountkernel import Attributes, Way
-from fusewatchd.model import Device
+from fusewatchd.demo.node.world import PrivateWorld
+from fusewatchd.linux.mount_kernel import Attributes, Way
+from fusewatchd.model.actions import NamespaceRef, Propagation
+from fusewatchd.model.mounts import Device
 from tests.contract.shapes import Shape, as_text, shape_of
 from tests.contract.worlds import REAL_WAYS, FakeWorld, RealWorld, World
 from tests.fakes.propagation import Kind

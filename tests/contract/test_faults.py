@@ -11,10 +11,10 @@ from contextlib import suppress
 
 import pytest
 
-from fusewatchd.actions import Outcome, OutcomeStatus
-from fusewatchd.linux.mountkernel import MountKernel, Way
-from fusewatchd.model import Device
-from fusewatchd.verdicts import Reason
+from fusewatchd.linux.mount_kernel import MountKernel, Way
+from fusewatchd.model.actions import Outcome, OutcomeStatus
+from fusewatchd.model.mounts import Device
+from fusewatchd.model.verdicts import Reason
 from tests.contract.faults import (
     MOST_CALLS,
     FaultyKernel,

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from fusewatchd.actions import OutcomeStatus
-from fusewatchd.decision import SupersededPolicy
-from fusewatchd.linux.mountkernel import Way
+from fusewatchd.linux.mount_kernel import Way
+from fusewatchd.model.actions import OutcomeStatus
+from fusewatchd.model.plan import SupersededPolicy
 from tests.contract.faults import MOST_CALLS, FaultyKernel, Killed, Moment
 from tests.contract.stage import DATA, Stage, Volumes
 from tests.contract.worlds import WAYS, WORLDS, World, in_world

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from fusewatchd.actions import OutcomeStatus
-from fusewatchd.linux.mountkernel import Way
-from fusewatchd.linux.replacement import carry_out
-from fusewatchd.model import Device
-from fusewatchd.verdicts import Reason
+from fusewatchd.act.replace_mount import carry_out
+from fusewatchd.linux.mount_kernel import Way
+from fusewatchd.model.actions import OutcomeStatus
+from fusewatchd.model.mounts import Device
+from fusewatchd.model.verdicts import Reason
 from tests.contract.stage import DATA, Stage, Volumes, stale_stage
 from tests.contract.worlds import WAYS, WORLDS, World, in_world
 from tests.fakes.propagation import Kind

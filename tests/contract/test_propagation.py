@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from fusewatchd.linux.mountkernel import Way
+from fusewatchd.linux.mount_kernel import Way
 from tests.contract.faults import Killed, WrappedKernel
 from tests.contract.stage import DATA, Container, Stage, Volume, Volumes
 from tests.contract.worlds import WAYS, WORLDS, World, in_world

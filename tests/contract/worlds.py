@@ -15,13 +15,13 @@ from typing import Any, Protocol
 
 import pytest
 
-from fusewatchd.actions import NamespaceRef
-from fusewatchd.demo.namespace import PrivateWorld
+from fusewatchd.demo.node.world import PrivateWorld
 from fusewatchd.linux import statmount, syscalls
-from fusewatchd.linux.mountkernel import MountKernel, Way
-from fusewatchd.linux.staging import mount_flags
-from fusewatchd.model import Device, Mount
-from fusewatchd.mountinfo import MountTable, parse_mount_table
+from fusewatchd.linux.mount_kernel import MountKernel, Way
+from fusewatchd.linux.private_namespace import mount_flags
+from fusewatchd.model.actions import NamespaceRef
+from fusewatchd.model.mount_table import MountTable, parse_mount_table
+from fusewatchd.model.mounts import Device, Mount
 from tests.fakes.kernel import FakeKernel
 from tests.fakes.machine import Machine
 from tests.fakes.propagation import Kind

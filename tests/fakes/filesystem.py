@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import NoReturn
 
-from fusewatchd.model import Device
+from fusewatchd.model.mounts import Device
 
 
 class NodeKind(Enum):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable, Sequence
 
-from fusewatchd.actions import NamespaceRef, Propagation
-from fusewatchd.linux.mountkernel import Attributes, FileKind, Way
-from fusewatchd.model import Device, Mount
-from fusewatchd.mountinfo import MountTable
+from fusewatchd.linux.mount_kernel import Attributes, FileKind, Way
+from fusewatchd.model.actions import NamespaceRef, Propagation
+from fusewatchd.model.mount_table import MountTable
+from fusewatchd.model.mounts import Device, Mount
 from tests.fakes.filesystem import Node, NodeKind, raise_errno
 from tests.fakes.machine import Machine, OpenFile
 from tests.fakes.mounts import FakeMount, Namespace, canonical, follow, names_of, topmost

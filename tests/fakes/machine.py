@@ -10,9 +10,9 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from fusewatchd.actions import NamespaceRef
-from fusewatchd.model import Device, Mount
-from fusewatchd.mountinfo import MountTable
+from fusewatchd.model.actions import NamespaceRef
+from fusewatchd.model.mount_table import MountTable
+from fusewatchd.model.mounts import Device, Mount
 from tests.fakes.filesystem import FileSystem, Node, NodeKind, raise_errno
 from tests.fakes.mounts import FakeMount, Namespace, canonical, follow, names_of, walk
 from tests.fakes.propagation import Kind, Mounts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 
-from fusewatchd.model import Mount
+from fusewatchd.model.mounts import Mount
 from tests.fakes.filesystem import Node, raise_errno
 
 

@@ -18,36 +18,29 @@ from typing import Any
 import yaml
 from hypothesis import strategies as st
 
-from fusewatchd.actions import DetachOwnLayer, Propagation, ReplaceMount
-from fusewatchd.cgroups import cgroup_lines, claim_of
-from fusewatchd.configfile import load_settings, parse_value
-from fusewatchd.decision import Verdict
-from fusewatchd.documents import Clocks
+from fusewatchd.config.file import load_settings, parse_value
+from fusewatchd.config.settings import Settings, override, settings_from
 from fusewatchd.errors import ConfigError, ParseError
-from fusewatchd.kubeletdir import parse_bind_path, pods_directory
-from fusewatchd.ledger import ContainerFacts, Ledger
-from fusewatchd.lineage import Fact
-from fusewatchd.linux.volumedata import read_volume_data
-from fusewatchd.model import (
-    BindKind,
-    BindPath,
-    FuseServer,
-    Mount,
-    MountNamespace,
-    SourceAnswer,
-    SourcePath,
-    TargetKey,
-)
-from fusewatchd.mountinfo import mount_from_line, parse_mount_table
-from fusewatchd.persistence import document_of, ledger_from
-from fusewatchd.podlist import MAX_COMPLAINTS, MAX_TEXT, parse_pod_list
-from fusewatchd.printable import printable
-from fusewatchd.settings import Settings, override, settings_from
-from fusewatchd.status import status_document
-from fusewatchd.wire import decode, encode
+from fusewatchd.json_values import decode, encode
+from fusewatchd.model.actions import DetachOwnLayer, Propagation, ReplaceMount
+from fusewatchd.model.findings import SourceAnswer, SourcePath
+from fusewatchd.model.ledger import ContainerFacts, Fact, Ledger
+from fusewatchd.model.mount_table import mount_from_line, parse_mount_table
+from fusewatchd.model.mounts import Mount, MountNamespace, TargetKey
+from fusewatchd.model.pods import BindKind, BindPath
+from fusewatchd.model.servers import FuseServer
+from fusewatchd.model.verdicts import Verdict
+from fusewatchd.observe.kubelet.volume_data import read_volume_data
+from fusewatchd.parse.cgroups import cgroup_lines, claim_of
+from fusewatchd.parse.kubelet_paths import parse_bind_path, pods_directory
+from fusewatchd.parse.pod_list import MAX_COMPLAINTS, MAX_TEXT, parse_pod_list
+from fusewatchd.state.document import document_of, ledger_from
+from fusewatchd.status.document import status_document
+from fusewatchd.status.values import Clocks
+from fusewatchd.text import printable
 from tests.fuzz.mutation import ANY_TEXT, JSON, damaged, mutated, texts_in
 from tests.unit.cycles import bind, cycle, finding
-from tests.unit.test_mountinfo import render
+from tests.unit.model.test_mount_table import render
 
 DATA = Path(__file__).parents[1] / "data"
 SHIPPED = Path(__file__).parents[2] / "conf" / "fusewatchd.yaml"

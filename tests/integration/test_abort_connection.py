@@ -13,18 +13,19 @@ from typing import TypeVar
 
 import pytest
 
-from fusewatchd.actions import AbortConnection, Expect, NamespaceRef, Outcome, OutcomeStatus
-from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.sources import Source
-from fusewatchd.linux import aborting, fusectl, syscalls
-from fusewatchd.linux.replacement import carry_out
-from fusewatchd.linux.runningkernel import RealKernel
+from fusewatchd.act import abort_connection
+from fusewatchd.act.replace_mount import carry_out
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.node.sources import Source
+from fusewatchd.linux import fusectl, syscalls
+from fusewatchd.linux.mount_kernel import Stop
+from fusewatchd.linux.running_kernel import RealKernel
 from fusewatchd.linux.statmount import mount_unique_id
-from fusewatchd.linux.stop import Stop
 from fusewatchd.linux.syscalls import closing_fd
-from fusewatchd.model import Mount, TargetKey
-from fusewatchd.mountinfo import parse_mount_table
-from fusewatchd.verdicts import Reason
+from fusewatchd.model.actions import AbortConnection, Expect, NamespaceRef, Outcome, OutcomeStatus
+from fusewatchd.model.mount_table import parse_mount_table
+from fusewatchd.model.mounts import Mount, TargetKey
+from fusewatchd.model.verdicts import Reason
 from tests.features import best_way
 from tests.lab import in_lab, pod_with_container, real_kernel
 
@@ -132,14 +133,14 @@ def test_a_request_less_while_it_is_watched(node: DemoNode) -> None:
     other = Caller(source.path)
 
     def give_up() -> None:
-        time.sleep(aborting.WATCH_SECONDS / 2)
+        time.sleep(abort_connection.WATCH_SECONDS / 2)
         other.end()
 
     thread = threading.Thread(target=give_up)
     thread.start()
     # Namespaces are changed by single-threaded processes only, so no real kernel here.
     with pytest.raises(Stop) as stop:
-        aborting.abort_connection(NO_KERNEL, action)
+        abort_connection.abort_connection(NO_KERNEL, action)
     thread.join()
     assert (stop.value.status, stop.value.reason) == (OutcomeStatus.SKIPPED, Reason.ANSWERING)
     source.resume()

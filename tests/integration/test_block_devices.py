@@ -19,11 +19,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from fusewatchd.demo.container import Container
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.pods import DemoPod, PodMount, PodVolume
-from fusewatchd.demo.sources import Source
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.node.container import Container
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.node.pods import DemoPod, PodMount, PodVolume
+from fusewatchd.demo.node.sources import Source
 from fusewatchd.errors import FusewatchError
 from fusewatchd.linux.syscalls import closing_fd
 from tests.integration.test_recovery import DEADLINE, host_lines

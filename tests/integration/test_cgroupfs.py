@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from fusewatchd.demo import cgroups
-from fusewatchd.demo.namespace import PrivateWorld
-from fusewatchd.linux.cgroupfs import NOBODY, CgroupTrees
+from fusewatchd.demo.node import cgroups
+from fusewatchd.demo.node.world import PrivateWorld
+from fusewatchd.observe.namespaces.cgroupfs import NOBODY, CgroupTrees
 from tests.lab import run_in_world
 
 pytestmark = pytest.mark.kernel

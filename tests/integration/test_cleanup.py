@@ -13,19 +13,19 @@ from typing import Any
 
 import pytest
 
-from fusewatchd.actions import DetachOrphan, Expect, OutcomeStatus
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.kubelet import DemoKubelet
-from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.pods import DemoPod, PodVolume, pod_list
-from fusewatchd.demo.sources import Source
-from fusewatchd.demo.unmounting import Unmounting
+from fusewatchd.act.replace_mount import carry_out
+from fusewatchd.demo.cluster.kubelet import DemoKubelet
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.node.pods import DemoPod, PodVolume, pod_list
+from fusewatchd.demo.node.sources import Source
+from fusewatchd.demo.node.unmounting import Unmounting
 from fusewatchd.linux import syscalls
-from fusewatchd.linux.mountkernel import Way
-from fusewatchd.linux.replacement import carry_out
-from fusewatchd.model import Device, Mount, TargetKey
-from fusewatchd.mountinfo import parse_mount_table
-from fusewatchd.verdicts import Reason
+from fusewatchd.linux.mount_kernel import Way
+from fusewatchd.model.actions import DetachOrphan, Expect, OutcomeStatus
+from fusewatchd.model.mount_table import parse_mount_table
+from fusewatchd.model.mounts import Device, Mount, TargetKey
+from fusewatchd.model.verdicts import Reason
 from tests.lab import WAYS, in_lab, pod_with_container, real_kernel
 
 pytestmark = pytest.mark.kernel

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from fusewatchd.demo.container import python_environment
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.pods import PodMount, PodVolume
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.environment import python_environment
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.node.pods import PodMount, PodVolume
 from tests.lab import fusewatchd_command, in_lab, run_command, run_fusewatchd
 
 

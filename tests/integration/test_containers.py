@@ -8,13 +8,13 @@ import time
 
 import pytest
 
-from fusewatchd.demo.container import Container
-from fusewatchd.demo.containerspec import Access, MountPropagation, UserNamespace
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.pods import DemoPod, PodMount, PodVolume
-from fusewatchd.demo.sources import ServerOptions, Source
-from fusewatchd.demo.unmounting import mount_points_below
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.node.container import Container
+from fusewatchd.demo.node.container_spec import Access, MountPropagation, UserNamespace
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.node.pods import DemoPod, PodMount, PodVolume
+from fusewatchd.demo.node.sources import ServerOptions, Source
+from fusewatchd.demo.node.unmounting import mount_points_below
 from fusewatchd.linux import syscalls
 from tests.features import Feature, needs
 from tests.intruder import intruder

@@ -11,11 +11,11 @@ import time
 
 import pytest
 
-from fusewatchd.demo.container import Container
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.pods import DemoPod, PodMount, PodVolume
-from fusewatchd.demo.sources import Source, detach_all
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.node.container import Container
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.node.pods import DemoPod, PodMount, PodVolume
+from fusewatchd.demo.node.sources import Source, detach_all
 from fusewatchd.linux import syscalls
 from tests.integration.test_dead_sources import DETACH, layers_at
 from tests.integration.test_wrong_source import UNTIL_ON_DISK, is_broken, wait_for_refusal

@@ -8,16 +8,16 @@ import time
 
 import pytest
 
-from fusewatchd.actions import DetachDeadSource, Expect, OutcomeStatus
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.pods import PodVolume
-from fusewatchd.demo.sources import Source, detach_all
+from fusewatchd.act.replace_mount import carry_out
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.node.pods import PodVolume
+from fusewatchd.demo.node.sources import Source, detach_all
 from fusewatchd.linux import syscalls
-from fusewatchd.linux.replacement import carry_out
-from fusewatchd.model import Mount, TargetKey
-from fusewatchd.mountinfo import parse_mount_table
-from fusewatchd.verdicts import Reason
+from fusewatchd.model.actions import DetachDeadSource, Expect, OutcomeStatus
+from fusewatchd.model.mount_table import parse_mount_table
+from fusewatchd.model.mounts import Mount, TargetKey
+from fusewatchd.model.verdicts import Reason
 from tests.features import best_way
 from tests.integration.test_cluster import cluster
 from tests.lab import in_lab, pod_with_container, real_kernel, run_command

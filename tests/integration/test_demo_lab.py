@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from fusewatchd.demo.namespace import PrivateWorld
-from fusewatchd.demo.node import DemoNode
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.node.world import PrivateWorld
 from fusewatchd.linux import syscalls
 from tests.lab import LabFailure, in_lab, run_in_lab, run_in_world, why_no_lab
 

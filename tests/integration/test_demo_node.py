@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from fusewatchd.demo.container import Container
-from fusewatchd.demo.containerspec import Access, CgroupKind, MountPropagation, UserNamespace
-from fusewatchd.demo.node import DemoNode, ForeignKind
-from fusewatchd.demo.pods import DemoPod, PodMount, PodVolume, VolumeKind
-from fusewatchd.demo.sources import OldServer, ServerOptions, Source
-from fusewatchd.demo.unmounting import Unmounting, mount_points_below
+from fusewatchd.demo.node.container import Container
+from fusewatchd.demo.node.container_spec import Access, CgroupKind, MountPropagation, UserNamespace
+from fusewatchd.demo.node.node import DemoNode, ForeignKind
+from fusewatchd.demo.node.pods import DemoPod, PodMount, PodVolume, VolumeKind
+from fusewatchd.demo.node.sources import OldServer, ServerOptions, Source
+from fusewatchd.demo.node.unmounting import Unmounting, mount_points_below
 from fusewatchd.linux import syscalls
 from tests.features import Feature, needs
 from tests.lab import in_lab

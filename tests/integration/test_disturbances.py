@@ -14,12 +14,12 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from fusewatchd.demo.container import Container
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.loopback import free_port
-from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.pods import PodVolume
-from fusewatchd.demo.sources import ServerOptions, Source
+from fusewatchd.demo.cluster.loopback import free_port
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.node.container import Container
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.node.pods import PodVolume
+from fusewatchd.demo.node.sources import ServerOptions, Source
 from fusewatchd.linux import syscalls
 from tests.lab import WAYS, in_lab, pod_with_container
 

@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from fusewatchd.demo.apiserver import DemoApiServer
-from fusewatchd.demo.container import python_environment
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.kubelet import DemoKubelet
-from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.patience import patient
+from fusewatchd.demo.cluster.apiserver import DemoApiServer
+from fusewatchd.demo.cluster.kubelet import DemoKubelet
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.environment import python_environment
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.timeouts import patient
 from fusewatchd.linux import syscalls
 from tests.lab import fusewatchd_command, in_lab, pod_with_container
-from tests.unit.test_checkup import FLUID, jwt
+from tests.unit.doctor.test_checks import FLUID, jwt
 
 pytestmark = pytest.mark.kernel
 

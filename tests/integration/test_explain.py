@@ -8,11 +8,11 @@ import subprocess
 
 import pytest
 
-from fusewatchd.demo.containerspec import MountPropagation
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.kubelet import DemoKubelet
-from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.pods import PodMount, PodVolume, VolumeKind
+from fusewatchd.demo.cluster.kubelet import DemoKubelet
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.node.container_spec import MountPropagation
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.node.pods import PodMount, PodVolume, VolumeKind
 from tests.lab import in_lab, pod_with_container, run_fusewatchd
 
 pytestmark = pytest.mark.kernel

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.node import DemoNode
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.node.node import DemoNode
 from tests.lab import in_lab, pod_with_container
 
 pytestmark = pytest.mark.kernel

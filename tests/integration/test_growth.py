@@ -6,11 +6,11 @@ import os
 
 import pytest
 
-from fusewatchd.demo.container import Container
-from fusewatchd.demo.containerspec import MountPropagation
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.node import DemoNode, ForeignKind
-from fusewatchd.demo.pods import PodMount, PodVolume
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.node.container import Container
+from fusewatchd.demo.node.container_spec import MountPropagation
+from fusewatchd.demo.node.node import DemoNode, ForeignKind
+from fusewatchd.demo.node.pods import PodMount, PodVolume
 from tests.lab import WAYS, in_lab
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]

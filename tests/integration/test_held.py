@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.handover import Keeper
-from fusewatchd.demo.loopback import free_port
-from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.sources import ServerOptions
+from fusewatchd.demo.cluster.loopback import free_port
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.fuse.fd_keeper import Keeper
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.node.sources import ServerOptions
 from tests.integration.test_dead_sources import KERNELS
 from tests.integration.test_hung import (
     ABORT,

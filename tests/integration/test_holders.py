@@ -11,13 +11,15 @@ from typing import Any
 
 import pytest
 
-from fusewatchd.demo.container import Container
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.kubelet import DemoKubelet
-from fusewatchd.demo.node import DemoNode
+from fusewatchd.demo.cluster.kubelet import DemoKubelet
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.node.container import Container
+from fusewatchd.demo.node.node import DemoNode
 from fusewatchd.linux import fusectl
-from fusewatchd.linux.forkserver import ForkServer, Worker
-from fusewatchd.linux.holders import (
+from fusewatchd.model.mount_table import parse_mount_table
+from fusewatchd.model.mounts import Device, Mount
+from fusewatchd.model.servers import DeadMount
+from fusewatchd.observe.holders.scan import (
     DEADLINE_SECONDS,
     HolderJob,
     HolderLook,
@@ -25,9 +27,7 @@ from fusewatchd.linux.holders import (
     look,
     serve_holder_looks,
 )
-from fusewatchd.liveness import DeadMount
-from fusewatchd.model import Device, Mount
-from fusewatchd.mountinfo import parse_mount_table
+from fusewatchd.workers.fork_server import ForkServer, Worker
 from tests.lab import in_lab, pod_with_container
 
 pytestmark = pytest.mark.kernel

@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 import pytest
 
-from fusewatchd.demo import cgroups
-from fusewatchd.demo.container import Container
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.kubelet import DemoKubelet
-from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.pods import DemoPod, PodMount, PodVolume, VolumeKind
-from fusewatchd.demo.sources import Source
+from fusewatchd.demo.cluster.kubelet import DemoKubelet
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.node import cgroups
+from fusewatchd.demo.node.container import Container
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.node.pods import DemoPod, PodMount, PodVolume, VolumeKind
+from fusewatchd.demo.node.sources import Source
 from fusewatchd.linux import syscalls
 from tests.intruder import intruder, move_into, read_file
 from tests.lab import in_lab, pod_with_container

@@ -17,12 +17,13 @@ from pathlib import Path
 
 import pytest
 
-from fusewatchd.demo.container import Container, python_environment
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.loopback import free_port
-from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.pods import PodVolume
-from fusewatchd.demo.sources import Source
+from fusewatchd.demo.cluster.loopback import free_port
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.environment import python_environment
+from fusewatchd.demo.node.container import Container
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.node.pods import PodVolume
+from fusewatchd.demo.node.sources import Source
 from tests.certificates import make_authority, make_certificate
 from tests.lab import in_lab, pod_with_container
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.loopback import free_port
-from fusewatchd.demo.node import DemoNode
+from fusewatchd.demo.cluster.loopback import free_port
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.node.node import DemoNode
 from tests.lab import in_lab, pod_with_container
 from tests.rawserver import RawServer, Script, answer, later, sends, sends_once
 

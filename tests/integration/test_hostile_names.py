@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import pytest
 
-from fusewatchd.demo.container import Container
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.pods import DemoPod, PodMount, PodVolume
-from fusewatchd.linux.mountkernel import Way
-from fusewatchd.printable import printable
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.node.container import Container
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.node.pods import DemoPod, PodMount, PodVolume
+from fusewatchd.linux.mount_kernel import Way
+from fusewatchd.text import printable
 from tests.features import best_way, needs_way
 from tests.lab import in_lab
 

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 
 import pytest
 
-from fusewatchd.demo.container import Container
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.unmounting import mount_points_below
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.node.container import Container
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.node.unmounting import mount_points_below
 from fusewatchd.linux import syscalls
-from fusewatchd.mountinfo import parse_mount_table
+from fusewatchd.model.mount_table import parse_mount_table
 from tests.lab import WAYS, in_lab, pod_with_container
 
 pytestmark = pytest.mark.kernel

@@ -15,7 +15,17 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from fusewatchd.actions import (
+from fusewatchd.act.replace_mount import carry_out
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.node.container import Container
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.node.pods import PodMount, PodVolume
+from fusewatchd.demo.node.sources import ServerOptions, detach_all
+from fusewatchd.linux import syscalls
+from fusewatchd.linux.mount_kernel import Way
+from fusewatchd.linux.procfs import open_process
+from fusewatchd.linux.running_kernel import RealKernel
+from fusewatchd.model.actions import (
     Expect,
     NamespaceRef,
     Outcome,
@@ -23,18 +33,8 @@ from fusewatchd.actions import (
     Propagation,
     ReplaceMount,
 )
-from fusewatchd.demo.container import Container
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.pods import PodMount, PodVolume
-from fusewatchd.demo.sources import ServerOptions, detach_all
-from fusewatchd.linux import syscalls
-from fusewatchd.linux.mountkernel import Way
-from fusewatchd.linux.procfs import open_process
-from fusewatchd.linux.replacement import carry_out
-from fusewatchd.linux.runningkernel import RealKernel
-from fusewatchd.model import Device, Mount, TargetKey
-from fusewatchd.mountinfo import parse_mount_table
+from fusewatchd.model.mount_table import parse_mount_table
+from fusewatchd.model.mounts import Device, Mount, TargetKey
 from tests.features import needs_way
 from tests.lab import in_lab, pod_with_container, real_kernel
 from tests.swapper import Step, Swapper, exchanging

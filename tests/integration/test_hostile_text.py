@@ -17,16 +17,16 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from fusewatchd.demo.apiserver import DemoApiServer
-from fusewatchd.demo.container import python_environment
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.kubelet import DemoKubelet
-from fusewatchd.demo.loopback import free_port
-from fusewatchd.demo.namespace import PrivateWorld
-from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.pods import DemoPod, PodMount, PodVolume
+from fusewatchd.demo.cluster.apiserver import DemoApiServer
+from fusewatchd.demo.cluster.kubelet import DemoKubelet
+from fusewatchd.demo.cluster.loopback import free_port
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.environment import python_environment
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.node.pods import DemoPod, PodMount, PodVolume
+from fusewatchd.demo.node.world import PrivateWorld
 from fusewatchd.linux import syscalls
-from fusewatchd.reporters.log import JOURNAL_SOCKET, LINE_LIMIT
+from fusewatchd.log import JOURNAL_SOCKET, LINE_LIMIT
 from tests.lab import fusewatchd_command, in_lab, run_fusewatchd
 
 pytestmark = pytest.mark.kernel

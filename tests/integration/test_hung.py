@@ -11,10 +11,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.pods import PodVolume
-from fusewatchd.demo.sources import ServerOptions, Source
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.node.pods import PodVolume
+from fusewatchd.demo.node.sources import ServerOptions, Source
 from fusewatchd.linux import fusectl, syscalls
 from tests.integration.test_cluster import Cluster, cluster
 from tests.lab import in_lab, pod_with_container

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.patience import patient
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.timeouts import patient
 from fusewatchd.linux import syscalls
-from fusewatchd.reporters.log import JOURNAL_SOCKET, JournalSink, Log
+from fusewatchd.log import JOURNAL_SOCKET, JournalSink, Log
 from tests.lab import in_lab, pod_with_container
 
 pytestmark = pytest.mark.kernel

@@ -13,15 +13,16 @@ from typing import Any
 
 import pytest
 
-from fusewatchd.bucket import Rate
-from fusewatchd.demo.apiserver import DemoApiServer
-from fusewatchd.kube import apiserver, outbox
-from fusewatchd.kube.apiserver import EventPoster, PosterNews
+from fusewatchd.demo.cluster.apiserver import DemoApiServer
+from fusewatchd.kube.events import outbox
+from fusewatchd.kube.events import poster as poster_module
+from fusewatchd.kube.events.pace import PER_OBJECT
+from fusewatchd.kube.events.poster import EventPoster, PosterNews
+from fusewatchd.kube.events.series import PATCH_REST_SECONDS
 from fusewatchd.kube.http import Endpoint
-from fusewatchd.kube.series import PATCH_REST_SECONDS
-from fusewatchd.kube.spamfilter import PER_OBJECT
-from fusewatchd.reporters.base import EventDraft, ObjectReference
-from fusewatchd.reporters.events import EventKind
+from fusewatchd.rate_limit import Rate
+from fusewatchd.report.events.draft import EventDraft, ObjectReference
+from fusewatchd.report.events.wording import EventKind
 
 POD = ObjectReference("Pod", "shop", "web-0", "u-1")
 STALE = EventDraft(POD, "FuseMountStale", "WatchFuseMount", "gone", "Warning")
@@ -165,7 +166,7 @@ def test_a_server_that_is_away_for_a_day_is_still_asked_afterwards() -> None:
         poster.post(STALE)
         news_until(poster, lambda n: bool(n.problems))
         server.status = 0
-        hands.now += apiserver.MAX_BACK_OFF_SECONDS
+        hands.now += poster_module.MAX_BACK_OFF_SECONDS
         wake(poster)
         news_until(poster, lambda n: n.posted == 1)
 

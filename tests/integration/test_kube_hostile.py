@@ -19,19 +19,13 @@ from typing import Any
 
 import pytest
 
-from fusewatchd.demo.apiserver import DemoApiServer
-from fusewatchd.demo.container import python_environment
-from fusewatchd.demo.kubelet import DemoKubelet
+from fusewatchd.demo.cluster.apiserver import DemoApiServer
+from fusewatchd.demo.cluster.kubelet import DemoKubelet
+from fusewatchd.demo.environment import python_environment
+from fusewatchd.errors import CredentialsError, KubeError
 from fusewatchd.kube import http
 from fusewatchd.kube.dates import MAX_RETRY_AFTER_SECONDS
-from fusewatchd.kube.errors import (
-    AnswerError,
-    CredentialsError,
-    KubeError,
-    ServerError,
-    TooManyRequestsError,
-    UnreachableError,
-)
+from fusewatchd.kube.errors import AnswerError, ServerError, TooManyRequestsError, UnreachableError
 from fusewatchd.kube.http import Client, Endpoint
 from tests.certificates import make_authority, make_certificate, make_certificate_valid
 from tests.rawserver import RawServer, Script, answer, later, sends, sends_once
@@ -143,7 +137,7 @@ def test_a_connection_kept_from_the_request_before_is_cut_too() -> None:
 
 ASK = """
 import resource, sys
-from fusewatchd.kube.errors import KubeError
+from fusewatchd.errors import KubeError
 from fusewatchd.kube.http import Client, Endpoint
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:

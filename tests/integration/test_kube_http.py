@@ -13,14 +13,13 @@ from typing import Any
 
 import pytest
 
-from fusewatchd.demo.kubelet import DemoKubelet
+from fusewatchd.demo.cluster.kubelet import DemoKubelet
+from fusewatchd.errors import CredentialsError, KubeError
 from fusewatchd.kube import http
 from fusewatchd.kube.errors import (
     AnswerError,
     ConflictError,
-    CredentialsError,
     ForbiddenError,
-    KubeError,
     NotFoundError,
     RejectedError,
     ServerError,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fusewatchd.demo.kubelet import DemoKubelet
+from fusewatchd.demo.cluster.kubelet import DemoKubelet
 from fusewatchd.kube.http import Endpoint
 from fusewatchd.kube.kubelet import KubeletPods, PodsAnswer
 from tests.rawserver import RawServer, answer, sends_once

@@ -7,17 +7,17 @@ from contextlib import contextmanager
 
 import pytest
 
-from fusewatchd.demo.apiserver import DemoApiServer
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.node import DemoNode
+from fusewatchd.demo.cluster.apiserver import DemoApiServer
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.node.node import DemoNode
 from fusewatchd.kube.http import Endpoint
-from fusewatchd.kube.nodestatus import (
+from fusewatchd.kube.node_condition_poster import (
     HEARTBEAT_SECONDS,
     REST_SECONDS,
     Clocks,
     NodeConditionPoster,
 )
-from fusewatchd.reporters.nodecondition import TYPE, WELL, NodeCondition
+from fusewatchd.report.events.node_condition import TYPE, WELL, NodeCondition
 from tests.lab import in_lab, pod_with_container
 from tests.waiting import wait_until
 

@@ -8,13 +8,18 @@ from typing import Any
 import pytest
 import yaml
 
-from fusewatchd.demo.apiserver import DemoApiServer
-from fusewatchd.kube.apiserver import EventPoster
+from fusewatchd.demo.cluster.apiserver import DemoApiServer
 from fusewatchd.kube.errors import ConflictError, ForbiddenError
+from fusewatchd.kube.events.poster import EventPoster
 from fusewatchd.kube.http import Client, Endpoint
-from fusewatchd.kube.nodestatus import NodeConditionPoster
-from fusewatchd.reporters.base import EventDraft, ObjectReference, VolumeObject, VolumeReference
-from fusewatchd.reporters.nodecondition import TYPE, WELL
+from fusewatchd.kube.node_condition_poster import NodeConditionPoster
+from fusewatchd.report.events.draft import (
+    EventDraft,
+    ObjectReference,
+    VolumeObject,
+    VolumeReference,
+)
+from fusewatchd.report.events.node_condition import TYPE, WELL
 from tests.waiting import wait_until
 
 KUBERNETES = Path(__file__).parents[2] / "conf" / "kubernetes"

@@ -10,14 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from fusewatchd.demo.apiserver import DemoApiServer
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.kubelet import DemoKubelet
-from fusewatchd.demo.loopback import free_port
-from fusewatchd.demo.node import DemoNode
-from fusewatchd.kube.apiserver import STATE_NAME, EventPoster, PosterNews
+from fusewatchd.demo.cluster.apiserver import DemoApiServer
+from fusewatchd.demo.cluster.kubelet import DemoKubelet
+from fusewatchd.demo.cluster.loopback import free_port
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.kube.events.poster import STATE_NAME, EventPoster, PosterNews
 from fusewatchd.kube.http import Endpoint
-from fusewatchd.reporters.base import EventDraft, ObjectReference, VolumeObject, VolumeReference
+from fusewatchd.report.events.draft import (
+    EventDraft,
+    ObjectReference,
+    VolumeObject,
+    VolumeReference,
+)
 from tests.lab import in_lab, pod_with_container
 from tests.waiting import wait_until
 
@@ -150,7 +155,7 @@ def test_what_could_not_be_said_is_said_by_the_next_run(tmp_path: Path) -> None:
 
 
 def _event_of(name: str) -> dict[str, object]:
-    from fusewatchd.kube.eventobjects import EventsApi, Occurrences, event_object
+    from fusewatchd.kube.events.objects import EventsApi, Occurrences, event_object
 
     assert isinstance(ON_POD.regarding, ObjectReference)
     return event_object(

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import yaml
 
-from fusewatchd.configfile import parse_document
-from fusewatchd.demo.apiserver import DemoApiServer
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.kubelet import DemoKubelet
-from fusewatchd.demo.node import DemoNode
-from fusewatchd.kube.errors import CredentialsError, UnauthorizedError
+from fusewatchd.config.file import parse_document
+from fusewatchd.demo.cluster.apiserver import DemoApiServer
+from fusewatchd.demo.cluster.kubelet import DemoKubelet
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.errors import CredentialsError
+from fusewatchd.kube.errors import UnauthorizedError
 from fusewatchd.kube.http import Client
 from fusewatchd.kube.kubeconfig import KubeconfigSource
 from tests.certificates import make_authority, make_certificate

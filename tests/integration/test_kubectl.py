@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from fusewatchd.demo.apiserver import DemoApiServer
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.kubelet import DemoKubelet
-from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.patience import patient
+from fusewatchd.demo.cluster.apiserver import DemoApiServer
+from fusewatchd.demo.cluster.kubelet import DemoKubelet
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.timeouts import patient
 from tests.certificates import make_authority, make_certificate
 from tests.lab import in_lab, pod_with_container
 

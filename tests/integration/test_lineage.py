@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.patience import patient
-from fusewatchd.demo.sources import OldServer, Source
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.node.sources import OldServer, Source
+from fusewatchd.demo.timeouts import patient
 from fusewatchd.linux import syscalls
 from tests.lab import in_lab, pod_with_container
 

@@ -12,10 +12,10 @@ from collections.abc import Callable
 
 import pytest
 
-from fusewatchd.demo.namespace import PrivateWorld
+from fusewatchd.demo.node.world import PrivateWorld
 from fusewatchd.linux import syscalls
 from fusewatchd.linux.syscalls import closing_fd
-from fusewatchd.mountinfo import parse_mount_table
+from fusewatchd.model.mount_table import parse_mount_table
 from tests.features import Feature, needs
 from tests.lab import run_in_world
 

@@ -13,7 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from fusewatchd.actions import (
+from fusewatchd.act.executor import Executor
+from fusewatchd.act.mount_worker import CHUNK, MountWorker, serve_actions
+from fusewatchd.act.worker_pages import Pages
+from fusewatchd.demo.timeouts import patient
+from fusewatchd.model.actions import (
     Action,
     Expect,
     NamespaceRef,
@@ -22,14 +26,10 @@ from fusewatchd.actions import (
     Propagation,
     ReplaceMount,
 )
-from fusewatchd.demo.patience import patient
-from fusewatchd.executor import Executor
-from fusewatchd.linux.channel import Channel
-from fusewatchd.linux.forkserver import ForkServer
-from fusewatchd.linux.mounter import CHUNK, MountWorker, serve_actions
-from fusewatchd.linux.workerpages import Pages
-from fusewatchd.model import Device, TargetKey
-from fusewatchd.verdicts import Reason
+from fusewatchd.model.mounts import Device, TargetKey
+from fusewatchd.model.verdicts import Reason
+from fusewatchd.workers.channel import Channel
+from fusewatchd.workers.fork_server import ForkServer
 
 SECONDS = 30.0
 

@@ -13,21 +13,22 @@ from typing import Any
 
 import pytest
 
-from fusewatchd.demo.namespace import PrivateWorld
-from fusewatchd.demo.node import DemoNode, ForeignKind
-from fusewatchd.demo.pods import PodMount, PodVolume, VolumeKind
-from fusewatchd.linux import namespaces, procfs, syscalls
-from fusewatchd.linux.cgroupfs import Membership
-from fusewatchd.linux.channel import Channel
-from fusewatchd.linux.forkserver import ForkServer, Worker
-from fusewatchd.linux.namespaces import (
+from fusewatchd.demo.node.node import DemoNode, ForeignKind
+from fusewatchd.demo.node.pods import PodMount, PodVolume, VolumeKind
+from fusewatchd.demo.node.world import PrivateWorld
+from fusewatchd.linux import procfs, syscalls
+from fusewatchd.model.mounts import Device, MountNamespace, NamespaceKind
+from fusewatchd.observe.namespaces import scanner as scanner_module
+from fusewatchd.observe.namespaces.cgroupfs import Membership
+from fusewatchd.observe.namespaces.scanner import (
     DEADLINE_SECONDS,
     NamespaceScanner,
     ScanResult,
     connection_of,
     serve_scans,
 )
-from fusewatchd.model import Device, MountNamespace, NamespaceKind
+from fusewatchd.workers.channel import Channel
+from fusewatchd.workers.fork_server import ForkServer, Worker
 from tests.intruder import intruder
 from tests.lab import in_lab, pod_with_container, run_in_world
 
@@ -174,7 +175,7 @@ def place(anchor: str, container: str, container_id: str = "c") -> Membership:
 def test_of_several_cgroups_with_one_id_the_kubelets_own_counts(
     places: list[Membership], genuine: list[str]
 ) -> None:
-    assert namespaces._genuine(places) == set(genuine)
+    assert scanner_module._genuine(places) == set(genuine)
 
 
 @pytest.mark.kernel
@@ -202,7 +203,7 @@ def test_servers_and_what_they_serve(node: DemoNode) -> None:
             (server,) = result.servers[device_at(source.path)]
             assert server.pid == source.server.pid
             assert server.start_time == procfs.process_start_time(server.pid)
-            assert "fuseserver" in server.command
+            assert "fusewatchd.demo.fuse.server" in server.command
             assert server.pod_uid == ""
         one.kill()
         assert list(scans.scan().servers) == [device_at(two.path)]
@@ -343,7 +344,7 @@ def test_processes_that_may_not_be_looked_at_are_a_gap() -> None:
         os.setresuid(1000, 1000, 1000)
         with pytest.raises(PermissionError):
             procfs.ns_inode(1, "mnt")
-        assert namespaces.Walker().walk()["refused"] >= 1
+        assert scanner_module.Walker().walk()["refused"] >= 1
 
     run_in_world(body)
 

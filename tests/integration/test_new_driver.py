@@ -8,10 +8,10 @@ import shutil
 from pathlib import Path
 
 import fusewatchd
-from fusewatchd.demo.container import python_environment
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.pods import PodMount, PodVolume
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.environment import python_environment
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.node.pods import PodMount, PodVolume
 from tests.lab import in_lab
 
 EXAMPLE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 
 import pytest
 
-from fusewatchd.demo.container import Container, python_environment
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.pods import DemoPod, PodMount, PodVolume
-from fusewatchd.demo.sources import Source
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.environment import python_environment
+from fusewatchd.demo.node.container import Container
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.node.pods import DemoPod, PodMount, PodVolume
+from fusewatchd.demo.node.sources import Source
 from fusewatchd.linux import syscalls
 from tests.integration.test_cluster import cluster
 from tests.lab import in_lab, pod_with_container
@@ -33,7 +34,7 @@ env >{lab}/environment
 readlink /proc/self/fd/0 >>{lab}/environment
 umount -l "$1" 2>>{lab}/calls
 : >{lab}/ready
-PYTHONPATH={path} PYTHONSAFEPATH=1 setsid {python} -m fusewatchd.demo.fuseserver \\
+PYTHONPATH={path} PYTHONSAFEPATH=1 setsid {python} -m fusewatchd.demo.fuse.server \\
     --mount "$1" --backing {backing} </dev/null >{lab}/ready 2>&1 &
 echo $! >>{lab}/pids
 until grep -q READY {lab}/ready; do sleep 0.05; done

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from fusewatchd.demo.container import Container
-from fusewatchd.demo.containerspec import Access, MountPropagation
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.patience import patient
-from fusewatchd.demo.pods import DemoPod, PodMount, PodVolume
-from fusewatchd.demo.sources import Source
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.node.container import Container
+from fusewatchd.demo.node.container_spec import Access, MountPropagation
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.node.pods import DemoPod, PodMount, PodVolume
+from fusewatchd.demo.node.sources import Source
+from fusewatchd.demo.timeouts import patient
 from fusewatchd.errors import FusewatchError
 from tests.backends import backends
 from tests.features import best_way

@@ -22,19 +22,21 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from fusewatchd.demo.node import DemoNode, ForeignKind
-from fusewatchd.demo.pods import PodMount, PodVolume
-from fusewatchd.demo.sources import ServerOptions, Source
+from fusewatchd.demo.node.node import DemoNode, ForeignKind
+from fusewatchd.demo.node.pods import PodMount, PodVolume
+from fusewatchd.demo.node.sources import ServerOptions, Source
 from fusewatchd.errors import WorkerError
-from fusewatchd.linux import fusectl, probepool, statfs, syscalls
-from fusewatchd.linux.channel import Channel
-from fusewatchd.linux.forkserver import Credentials, ForkServer, Worker
-from fusewatchd.linux.probe import ProbeAnswer, serve_probes
-from fusewatchd.linux.probepool import ProbePool
+from fusewatchd.linux import fusectl, statfs, syscalls
 from fusewatchd.linux.statfs import Refuser, Statfs
-from fusewatchd.model import Answer, Device
-from fusewatchd.mountinfo import parse_mount_table
-from fusewatchd.questions import Question
+from fusewatchd.model.mount_table import parse_mount_table
+from fusewatchd.model.mounts import Device
+from fusewatchd.model.servers import Answer
+from fusewatchd.observe.connections import probe_pool
+from fusewatchd.observe.connections.probe import ProbeAnswer, serve_probes
+from fusewatchd.observe.connections.probe_pool import ProbePool
+from fusewatchd.observe.connections.questions import Question
+from fusewatchd.workers.channel import Channel
+from fusewatchd.workers.fork_server import Credentials, ForkServer, Worker
 from tests.lab import in_lab
 
 SECONDS = 20.0
@@ -123,7 +125,7 @@ REFUSALS = pytest.mark.parametrize("number", [errno.ENOTCONN, errno.ECONNABORTED
 def test_whose_word_a_refusal_is(node: DemoNode, number: int) -> None:
     """A server's, however often it is asked; and the kernel's at once when that server ends."""
     faults = os.path.join(node.lab, "faults")
-    server = (sys.executable, "-m", "fusewatchd.demo.fuseserver", "--faults", faults)
+    server = (sys.executable, "-m", "fusewatchd.demo.fuse.server", "--faults", faults)
     where = ("--mount", "{mount}", "--backing", "{backing}")
     source = node.add_source("one", command=(*server, *where))
     fd = os.open(source.path, os.O_PATH)
@@ -682,10 +684,10 @@ def test_idle_children_are_ended_but_two() -> None:
     for child in children.living:
         children.answer(child)
     assert len(pool.collect(1.0)) == 5
-    pool.collect(1.0 + probepool.IDLE_SECONDS - 0.1)
+    pool.collect(1.0 + probe_pool.IDLE_SECONDS - 0.1)
     assert len(children.living) == 5
-    pool.collect(1.0 + probepool.IDLE_SECONDS)
-    assert len(children.living) == probepool.MAX_IDLE
+    pool.collect(1.0 + probe_pool.IDLE_SECONDS)
+    assert len(children.living) == probe_pool.MAX_IDLE
     pool.close()
 
 
@@ -705,12 +707,12 @@ def test_children_that_cannot_be_started_are_tried_again_later() -> None:
     children.fails = True
     pool = ProbePool(children.spawn, 2)
     ask_many(pool, 1, 0.0)
-    assert pool.next_deadline() == probepool.RETRY_SECONDS
+    assert pool.next_deadline() == probe_pool.RETRY_SECONDS
     assert pool.unasked == {Device(0, 0)}
     children.fails = False
-    pool.collect(probepool.RETRY_SECONDS / 2)
+    pool.collect(probe_pool.RETRY_SECONDS / 2)
     assert not children.all
-    pool.collect(probepool.RETRY_SECONDS)
+    pool.collect(probe_pool.RETRY_SECONDS)
     assert children.living[0].asked == [0]
     pool.close()
 

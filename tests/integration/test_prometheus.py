@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.loopback import free_port
-from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.patience import patient
+from fusewatchd.demo.cluster.loopback import free_port
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.timeouts import patient
 from tests.certificates import make_authority, make_certificate
 from tests.lab import in_lab, pod_with_container
 

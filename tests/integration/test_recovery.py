@@ -12,16 +12,16 @@ from contextlib import suppress
 
 import pytest
 
-from fusewatchd.demo.container import Container
-from fusewatchd.demo.containerspec import Access, MountPropagation
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.pods import PodMount, PodVolume, VolumeKind
-from fusewatchd.demo.sources import OldServer, Source
-from fusewatchd.linux import layerjournal
-from fusewatchd.linux.mountkernel import Way
-from fusewatchd.model import Mount
-from fusewatchd.mountinfo import parse_mount_table
+from fusewatchd.act import layer_journal
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.node.container import Container
+from fusewatchd.demo.node.container_spec import Access, MountPropagation
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.node.pods import PodMount, PodVolume, VolumeKind
+from fusewatchd.demo.node.sources import OldServer, Source
+from fusewatchd.linux.mount_kernel import Way
+from fusewatchd.model.mount_table import parse_mount_table
+from fusewatchd.model.mounts import Mount
 from tests.features import best_way
 from tests.lab import WAYS, in_lab
 
@@ -172,7 +172,7 @@ def test_a_daemon_that_is_killed_after_every_crash_leaves_no_layer(
                 # Without its notes it finds out what is dead.
                 shutil.rmtree(daemon.values["state_dir"], ignore_errors=True)
                 with suppress(FileNotFoundError):
-                    os.unlink(os.path.join(daemon.runtime_dir, layerjournal.NAME))
+                    os.unlink(os.path.join(daemon.runtime_dir, layer_journal.NAME))
             daemon.start()
         daemon.wait_until_watching(2)
         most = 1 if way == "beneath" else 2

@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import pytest
 
-from fusewatchd.demo.container import Container
-from fusewatchd.demo.containerspec import MountPropagation
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.pods import DemoPod, PodMount, PodVolume
-from fusewatchd.demo.sources import ServerOptions, Source
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.node.container import Container
+from fusewatchd.demo.node.container_spec import MountPropagation
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.node.pods import DemoPod, PodMount, PodVolume
+from fusewatchd.demo.node.sources import ServerOptions, Source
 from fusewatchd.linux import syscalls
 from tests.integration.test_dead_sources import DETACH, layers_at, wait_for_layers
 from tests.integration.test_wrong_source import UNTIL_ON_DISK, refusals, wait_for_refusal

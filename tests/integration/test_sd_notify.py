@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.node import DemoNode
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.node.node import DemoNode
 from tests.lab import in_lab
 
 pytestmark = pytest.mark.kernel

@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
-from fusewatchd.demo.container import Container, python_environment
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.pods import DemoPod, PodMount, PodVolume
-from fusewatchd.demo.sources import OldServer, Source
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.environment import python_environment
+from fusewatchd.demo.node.container import Container
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.node.pods import DemoPod, PodMount, PodVolume
+from fusewatchd.demo.node.sources import OldServer, Source
 from fusewatchd.linux import fusectl, syscalls
-from fusewatchd.model import Device
+from fusewatchd.model.mounts import Device
 from tests.features import Feature, lacking
 from tests.integration.test_cluster import cluster
 from tests.lab import in_lab
@@ -69,7 +70,7 @@ class Faulty:
 
 
 def faulty(node: DemoNode) -> Faulty:
-    server = (sys.executable, "-m", "fusewatchd.demo.fuseserver", "--faults")
+    server = (sys.executable, "-m", "fusewatchd.demo.fuse.server", "--faults")
     where = (os.path.join(node.lab, "faults"), "--mount", "{mount}", "--backing", "{backing}")
     source = node.add_source("one", command=(*server, *where))
     pod = node.add_pod("app", [PodVolume("v", source)], [PodMount("v", "/data")])

@@ -14,18 +14,18 @@ from typing import Any
 
 import pytest
 
-from fusewatchd.demo.apiserver import DemoApiServer
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.kubelet import DemoKubelet
-from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.patience import patient
-from fusewatchd.demo.pods import PodMount, PodVolume
-from fusewatchd.linux.oomkills import Hierarchy, KillCounters, find_hierarchies
-from fusewatchd.linux.pidfd import ServerWatch
+from fusewatchd.demo.cluster.apiserver import DemoApiServer
+from fusewatchd.demo.cluster.kubelet import DemoKubelet
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.node.pods import PodMount, PodVolume
+from fusewatchd.demo.timeouts import patient
 from fusewatchd.linux.procfs import process_start_time
-from fusewatchd.linux.serverends import ServerEnds
-from fusewatchd.liveness import OomKill, ServerEnd
-from fusewatchd.model import Device, FuseServer, MemoryCgroup
+from fusewatchd.model.mounts import Device
+from fusewatchd.model.servers import FuseServer, MemoryCgroup, OomKill, ServerEnd
+from fusewatchd.observe.servers.exits import ServerEnds
+from fusewatchd.observe.servers.oom_kills import Hierarchy, KillCounters, find_hierarchies
+from fusewatchd.observe.servers.pidfd import ServerWatch
 from tests.features import Feature, lacking
 from tests.lab import in_lab, pod_with_container
 from tests.memorycgroups import begin_in, memory_cgroup, remove, run_out_of_memory

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from fusewatchd.actions import OutcomeStatus, Propagation
-from fusewatchd.demo.namespace import PrivateWorld
-from fusewatchd.linux import staging as module
+from fusewatchd.demo.node.world import PrivateWorld
+from fusewatchd.linux import private_namespace as module
 from fusewatchd.linux import syscalls
-from fusewatchd.linux.staging import Staging
-from fusewatchd.linux.stop import Stop
-from fusewatchd.model import Mount
-from fusewatchd.verdicts import Reason
+from fusewatchd.linux.mount_kernel import Stop
+from fusewatchd.linux.private_namespace import Staging
+from fusewatchd.model.actions import OutcomeStatus, Propagation
+from fusewatchd.model.mounts import Mount
+from fusewatchd.model.verdicts import Reason
 from tests.lab import run_in_world
 from tests.model.places import table_of
 

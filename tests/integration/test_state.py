@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.sources import Source
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.node.sources import Source
 from tests.lab import in_lab, pod_with_container
 
 pytestmark = pytest.mark.kernel

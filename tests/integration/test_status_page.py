@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.kubelet import DemoKubelet
-from fusewatchd.demo.loopback import free_port
-from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.patience import patient
+from fusewatchd.demo.cluster.kubelet import DemoKubelet
+from fusewatchd.demo.cluster.loopback import free_port
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.timeouts import patient
 from tests.lab import in_lab, pod_with_container, run_fusewatchd
 
 pytestmark = pytest.mark.kernel

@@ -7,16 +7,16 @@ import time
 
 import pytest
 
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.pods import PodVolume
-from fusewatchd.effort import EFFORT
-from fusewatchd.kube import pace
+from fusewatchd.daemon.throttle import EFFORT
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.node.pods import PodVolume
+from fusewatchd.kube.events import pace
 from fusewatchd.linux import syscalls
-from fusewatchd.linux.mountkernel import Way
+from fusewatchd.linux.mount_kernel import Way
 from fusewatchd.linux.procfs import read_mount_max
-from fusewatchd.reporters.crowd import MAX_PODS
-from fusewatchd.reporters.events import EventKind
+from fusewatchd.report.events.event_limit import MAX_PODS
+from fusewatchd.report.events.wording import EventKind
 from tests.features import needs_way
 from tests.lab import in_lab, pod_with_container
 from tests.storm import Size, cluster, stage, usage, wait_until_healthy

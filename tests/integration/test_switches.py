@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.kubelet import DemoKubelet
-from fusewatchd.demo.loopback import free_port
-from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.pods import PodMount, PodVolume
-from fusewatchd.demo.sources import Source
+from fusewatchd.demo.cluster.kubelet import DemoKubelet
+from fusewatchd.demo.cluster.loopback import free_port
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.node.pods import PodMount, PodVolume
+from fusewatchd.demo.node.sources import Source
 from tests.lab import in_lab, pod_with_container
 
 pytestmark = pytest.mark.kernel

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from fusewatchd.demo.container import Container
-from fusewatchd.demo.containerspec import Access, MountPropagation
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.kubelet import DemoKubelet
-from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.pods import ContainerRole, DemoPod, PodMount, PodVolume, VolumeKind
-from fusewatchd.demo.sources import Source
+from fusewatchd.demo.cluster.kubelet import DemoKubelet
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.node.container import Container
+from fusewatchd.demo.node.container_spec import Access, MountPropagation
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.node.pods import ContainerRole, DemoPod, PodMount, PodVolume, VolumeKind
+from fusewatchd.demo.node.sources import Source
 from tests.lab import WAYS, in_lab
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]

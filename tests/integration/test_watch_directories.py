@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from fusewatchd.demo.namespace import PrivateWorld
+from fusewatchd.demo.node.world import PrivateWorld
 from fusewatchd.linux import inotify, syscalls
 from fusewatchd.linux.inotify import (
     ChangeKind,
@@ -152,7 +152,7 @@ def test_a_broken_pyinotify_stops_nothing(tmp_path: Path, content: str) -> None:
     root = Path(inotify.__file__).parents[2]
     code = (
         "from fusewatchd.linux.inotify import UNAVAILABLE, DirectoryWatch\n"
-        "from fusewatchd.linux.sockets import SocketWatch\n"
+        "from fusewatchd.observe.servers.sockets import SocketWatch\n"
         "print(UNAVAILABLE)\n"
         "SocketWatch(['/nowhere/*']).drain(0.0)\n"
         "try:\n    DirectoryWatch()\n"

@@ -16,13 +16,15 @@ from pathlib import Path
 
 import pytest
 
-from fusewatchd.demo.namespace import PrivateWorld
-from fusewatchd.linux import fusectl, pidfd, sockets, syscalls
+from fusewatchd.demo.node.world import PrivateWorld
+from fusewatchd.linux import fusectl, syscalls
 from fusewatchd.linux.inotify import UNAVAILABLE
-from fusewatchd.linux.pidfd import ServerWatch
 from fusewatchd.linux.procfs import process_start_time
-from fusewatchd.linux.sockets import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, SocketWatch
-from fusewatchd.model import Device, FuseServer
+from fusewatchd.model.mounts import Device
+from fusewatchd.model.servers import FuseServer
+from fusewatchd.observe.servers import pidfd, sockets
+from fusewatchd.observe.servers.pidfd import ServerWatch
+from fusewatchd.observe.servers.sockets import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, SocketWatch
 from tests.lab import run_in_world
 
 SLEEPER = [sys.executable, "-c", "import sys; sys.stdin.read()"]

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from fusewatchd.demo.namespace import PrivateWorld
+from fusewatchd.demo.node.world import PrivateWorld
 from fusewatchd.linux import statmount, syscalls
 from fusewatchd.linux.syscalls import closing_fd, mount
-from fusewatchd.mountinfo import MountTable, parse_mount_table
+from fusewatchd.model.mount_table import MountTable, parse_mount_table
 from tests.features import Feature, needs
 from tests.lab import run_in_world
 

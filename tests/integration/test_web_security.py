@@ -17,15 +17,15 @@ from pathlib import Path
 
 import pytest
 
-from fusewatchd.demo.container import python_environment
-from fusewatchd.demo.patience import patient
+from fusewatchd.demo.environment import python_environment
+from fusewatchd.demo.timeouts import patient
 from fusewatchd.errors import ConfigError
-from fusewatchd.linux.bcrypt import find_bcrypt
-from fusewatchd.listening import inherited, listen_on, name_of
-from fusewatchd.passwords import MAX_WAITING, Credentials, PasswordChecker, credentials_of
-from fusewatchd.reporters.exposition import Page
-from fusewatchd.web import Health, Pages, WebServer
-from fusewatchd.websecurity import WebSecurity
+from fusewatchd.report.metrics.exposition import Page
+from fusewatchd.serve.bcrypt import find_bcrypt
+from fusewatchd.serve.listeners import inherited, listen_on, name_of
+from fusewatchd.serve.passwords import MAX_WAITING, Credentials, PasswordChecker, credentials_of
+from fusewatchd.serve.web import Health, Pages, WebServer
+from fusewatchd.serve.web_security import WebSecurity
 from tests.certificates import Authority, make_authority, make_certificate
 from tests.waiting import wait_until
 
@@ -387,7 +387,7 @@ def test_several_addresses() -> None:
 
 ACTIVATED = """
 import os, sys
-from fusewatchd.listening import inherited, name_of
+from fusewatchd.serve.listeners import inherited, name_of
 os.environ["LISTEN_PID"] = str(os.getpid())
 found = inherited(os.environ, os.getpid())
 assert not any(os.get_inheritable(sock.fileno()) for sock in found)

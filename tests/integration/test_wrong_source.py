@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from fusewatchd.demo.container import Container
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.kubelet import DemoKubelet
-from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.pods import DemoPod, PodMount, PodVolume, VolumeKind
-from fusewatchd.demo.sources import Source, detach_all
+from fusewatchd.demo.cluster.kubelet import DemoKubelet
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.node.container import Container
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.node.pods import DemoPod, PodMount, PodVolume, VolumeKind
+from fusewatchd.demo.node.sources import Source, detach_all
 from fusewatchd.linux import syscalls
-from fusewatchd.mountinfo import parse_mount_table
+from fusewatchd.model.mount_table import parse_mount_table
 from tests.lab import in_lab, pod_with_container
 
 pytestmark = pytest.mark.kernel

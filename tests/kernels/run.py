@@ -29,7 +29,7 @@ DEFAULT_SELECTION = (
     "tests/integration/test_recovery.py",
     "tests/integration/test_containers.py",
     "tests/integration/test_other_servers.py",
-    "tests/integration/test_watch_mounttable.py",
+    "tests/integration/test_watch_mount_table.py",
     "tests/integration/test_watch_servers.py",
     "tests/integration/test_watch_statmount.py",
     "tests/integration/test_probe.py",

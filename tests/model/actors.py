@@ -8,9 +8,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from fusewatchd.lineage import Fact
-from fusewatchd.model import Mount
-from fusewatchd.wire import decode
+from fusewatchd.json_values import decode
+from fusewatchd.model.ledger import Fact
+from fusewatchd.model.mounts import Mount
 from tests.model import copies, inside, kubelet, others, servers
 from tests.model.places import Violation, with_unique_id
 from tests.model.possible import need

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Mapping, Sequence
 from itertools import pairwise, takewhile
 
-from fusewatchd.model import Device, Mount
+from fusewatchd.model.mounts import Device, Mount
 from tests.model.places import Layer
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO
 
-from fusewatchd.demo.node import DemoNode
+from fusewatchd.demo.node.node import DemoNode
 from tests.lab import LabFailure, run_in_lab
 from tests.model.actors import carry_out
 from tests.model.choice import choose, choose_emphasis, choose_scenario

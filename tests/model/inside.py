@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fusewatchd.linux import syscalls
-from fusewatchd.model import Device, Mount
+from fusewatchd.model.mounts import Device, Mount
 from tests.model.places import SourceState, Tables, Target, Violation, options_of
 from tests.model.possible import need, source_of, volume_of
 from tests.model.stage import Stage

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from fusewatchd.lineage import plain_root
-from fusewatchd.model import Mount
+from fusewatchd.diagnose.lineage import plain_root
+from fusewatchd.model.mounts import Mount
 from tests.model.depth import dead_below, living_below, most_layers
 from tests.model.places import PodState, SourceState, Tables, Target, content, layers_at, options_of
 from tests.model.shapes import KEPT

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from contextlib import suppress
 
-from fusewatchd.demo.unmounting import Unmounting
+from fusewatchd.demo.node.unmounting import Unmounting
 from tests.model.places import PodState, Tables
 from tests.model.possible import insist, may_unmount, need, pod_of, source_of
 from tests.model.shapes import KEPT, SHAPES

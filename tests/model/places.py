@@ -6,13 +6,13 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from fusewatchd.demo.container import Container
-from fusewatchd.demo.pods import DemoPod
-from fusewatchd.demo.sources import ServerProcess, Source
+from fusewatchd.demo.node.container import Container
+from fusewatchd.demo.node.pods import DemoPod
+from fusewatchd.demo.node.sources import ServerProcess, Source
 from fusewatchd.linux.statmount import mount_unique_id
 from fusewatchd.linux.syscalls import closing_fd
-from fusewatchd.model import Device, Mount
-from fusewatchd.mountinfo import MountTable, parse_mount_table
+from fusewatchd.model.mount_table import MountTable, parse_mount_table
+from fusewatchd.model.mounts import Device, Mount
 from tests.model.shapes import marker
 
 Options = frozenset[str]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fusewatchd.demo.sources import OldServer
+from fusewatchd.demo.node.sources import OldServer
 from tests.model.others import note_layers
 from tests.model.places import SourceState, Upgraded, options_of
 from tests.model.possible import need, source_of

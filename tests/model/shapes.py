@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fusewatchd.demo.containerspec import Access, MountPropagation
-from fusewatchd.demo.pods import PodMount, PodVolume, VolumeKind
-from fusewatchd.demo.sources import Source
+from fusewatchd.demo.node.container_spec import Access, MountPropagation
+from fusewatchd.demo.node.pods import PodMount, PodVolume, VolumeKind
+from fusewatchd.demo.node.sources import Source
 
 FLUID = "fluid"
 """The source in Fluid's layout; of the others nothing is known but lineage."""

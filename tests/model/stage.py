@@ -12,16 +12,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from fusewatchd.demo.container import Container
-from fusewatchd.demo.containerspec import Access, MountPropagation
-from fusewatchd.demo.daemonprocess import DaemonProcess
-from fusewatchd.demo.kubelet import DemoKubelet
-from fusewatchd.demo.node import DemoNode, ForeignKind
-from fusewatchd.demo.patience import patient
+from fusewatchd.demo.cluster.kubelet import DemoKubelet
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.node.container import Container
+from fusewatchd.demo.node.container_spec import Access, MountPropagation
+from fusewatchd.demo.node.node import DemoNode, ForeignKind
+from fusewatchd.demo.timeouts import patient
 from fusewatchd.linux import syscalls
-from fusewatchd.model import Device, Mount
-from fusewatchd.mountinfo import MountTable
-from fusewatchd.statussocket import ask
+from fusewatchd.model.mount_table import MountTable
+from fusewatchd.model.mounts import Device, Mount
+from fusewatchd.serve.status_socket import ask
 from tests.model.places import (
     Copy,
     Options,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fusewatchd.model import Device, Mount
+from fusewatchd.model.mounts import Device, Mount
 from tests.model.depth import dead_below, living_below, most_layers, stuck_below
 
 DEAD, LIVE, NEXT = Device(0, 1), Device(0, 2), Device(0, 3)

@@ -6,8 +6,8 @@ from typing import cast
 
 import pytest
 
-from fusewatchd.demo.sources import ServerProcess, Source
-from fusewatchd.model import Device, Mount
+from fusewatchd.demo.node.sources import ServerProcess, Source
+from fusewatchd.model.mounts import Device, Mount
 from tests.model.judge import is_readable
 from tests.model.places import SourceState, Target, Upgraded
 

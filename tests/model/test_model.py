@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fusewatchd.demo.patience import patient
-from fusewatchd.linux.mountkernel import Way
+from fusewatchd.demo.timeouts import patient
+from fusewatchd.linux.mount_kernel import Way
 from tests.features import best_way, needs_way
 from tests.model.episode import EPISODE_SECONDS, random_episode
 from tests.model.steps import Scenario, Step, parse

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from fusewatchd.demo.patience import patient
+from fusewatchd.demo.timeouts import patient
 
 BOOT_SECONDS = 60.0
 STOP_SECONDS = 20.0

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fusewatchd.demo.patience import patient
+from fusewatchd.demo.timeouts import patient
 from tests.packaging.images import image
 from tests.packaging.machine import Machine
 

@@ -11,14 +11,14 @@ import os
 import sys
 from typing import Any
 
-from fusewatchd.demo import cgroups
-from fusewatchd.demo.apiserver import DemoApiServer
-from fusewatchd.demo.container import Container
-from fusewatchd.demo.kubelet import DemoKubelet
-from fusewatchd.demo.namespace import PrivateWorld
-from fusewatchd.demo.node import DemoNode
-from fusewatchd.demo.pods import PodMount, PodVolume
-from fusewatchd.demo.sources import ServerOptions
+from fusewatchd.demo.cluster.apiserver import DemoApiServer
+from fusewatchd.demo.cluster.kubelet import DemoKubelet
+from fusewatchd.demo.node import cgroups
+from fusewatchd.demo.node.container import Container
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.node.pods import PodMount, PodVolume
+from fusewatchd.demo.node.sources import ServerOptions
+from fusewatchd.demo.node.world import PrivateWorld
 
 LAB = "/srv/node"
 KUBELET = "/var/lib/kubelet"

@@ -49,7 +49,7 @@ class TestOnMachine:
         assert node.machine.output("rpm", "--verify", "--nodeps", "fusewatchd") == ""
 
     def test_its_libraries_are_its_own(self, node: PackagedNode) -> None:
-        code = "import fusewatchd.daemon, fusewatchd.kube.http, sys; print(*(m.__file__ for m in sys.modules.values()"
+        code = "import fusewatchd.daemon.daemon, fusewatchd.kube.http, sys; print(*(m.__file__ for m in sys.modules.values()"
         code += " if getattr(m, '__file__', None)), sep='\\n')"
         script = f"import sys; sys.path.insert(0, {HOME!r}); {code}"
         files = node.machine.output("/usr/bin/python3", "-I", "-S", "-B", "-c", script).splitlines()
@@ -105,7 +105,7 @@ def test_every_python_runs_it(packages: Packages, tmp_path: Path) -> None:
         )
         assert version.stdout == f"fusewatchd {__version__}\n", version.stderr
         code = f"import sys; sys.path[:0] = [{str(home)!r}]"
-        code += "; import fusewatchd.daemon, fusewatchd.kube.http"
+        code += "; import fusewatchd.daemon.daemon, fusewatchd.kube.http"
         subprocess.run([python, "-I", "-S", "-B", "-W", "ignore", "-c", code], check=True)
         tried.append(python)
     assert tried

@@ -12,9 +12,9 @@ import functools
 import os
 import sys
 
-from fusewatchd.demo import fuseserver
-from fusewatchd.demo.fuseprotocol import Opcode
-from fusewatchd.demo.passthrough import HANDLERS, Answer, PassThrough
+from fusewatchd.demo.fuse import server
+from fusewatchd.demo.fuse.passthrough import HANDLERS, Answer, PassThrough
+from fusewatchd.demo.fuse.protocol import Opcode
 
 _ALWAYS = {Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT, Opcode.RELEASE, Opcode.DESTROY}
 _named: set[str] = set()
@@ -48,7 +48,7 @@ def main() -> int:
         HANDLERS[opcode] = functools.partial(_answer, control, opcode)
     # Nobody waits for READY: the one who starts it watches the mount table.
     sys.stdout = open(os.devnull, "w", encoding="ascii")  # noqa: SIM115
-    return fuseserver.main([*arguments, "--fs-type", _words(control)[0]])
+    return server.main([*arguments, "--fs-type", _words(control)[0]])
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ import signal
 import sys
 import time
 
-from fusewatchd.demo import fuseserver
-from fusewatchd.demo.sources import detach_all
+from fusewatchd.demo.fuse import server as fuse_server
+from fusewatchd.demo.node.sources import detach_all
 
 
 class Server:
@@ -41,7 +41,7 @@ class Server:
                 os.dup2(writer, 1)
                 # Or each would hold the ends of those before it.
                 os.closerange(3, writer + 1)
-                status = fuseserver.main(self._arguments)
+                status = fuse_server.main(self._arguments)
             finally:
                 os._exit(status)
         os.close(writer)

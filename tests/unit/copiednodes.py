@@ -15,13 +15,16 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from fusewatchd import deadsources
-from fusewatchd.actions import Outcome, OutcomeStatus, ReplaceMount
-from fusewatchd.ledger import Ledger
-from fusewatchd.memory import BackOff, take_outcomes, take_plan
-from fusewatchd.model import Answer, Device, Mount
-from fusewatchd.persistence import document_of, ledger_from
-from fusewatchd.settings import DeadSourceSettings, RecoveryMode
+from fusewatchd.config.settings import DeadSourceSettings
+from fusewatchd.model.actions import Outcome, OutcomeStatus, ReplaceMount
+from fusewatchd.model.ledger import Ledger
+from fusewatchd.model.mounts import Device, Mount
+from fusewatchd.model.plan import RecoveryMode
+from fusewatchd.model.servers import Answer
+from fusewatchd.plan import dead_sources
+from fusewatchd.plan.back_off import BackOff
+from fusewatchd.reconcile.ledger_update import take_outcomes, take_plan
+from fusewatchd.state.document import document_of, ledger_from
 from tests.unit.scenes import ROOT, Scene
 
 DETACH = DeadSourceSettings(detach=True, grace_seconds=0.0, confirmations=1)
@@ -302,7 +305,7 @@ class CopiedNode:
             device: replace(c, disconnected_at=1.0 if c.is_dead else None, server_gone_at=1.0)
             for device, c in snapshot.connections.items()
         }
-        step = deadsources.step(
+        step = dead_sources.step(
             findings,  # type: ignore[arg-type]
             replace(snapshot, connections=connections),
             self.scene.ledger.facts,

@@ -5,28 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from fusewatchd.actions import Expect, Outcome, OutcomeStatus, Propagation, ReplaceMount
-from fusewatchd.cycle import CycleReport, Trigger
-from fusewatchd.decision import Bind, Finding, Incident, Outage, Plan, Refusal, Unproven
-from fusewatchd.ledger import NOTHING_DETACHED, Detached, Ledger, TargetState
-from fusewatchd.liveness import Service
-from fusewatchd.model import (
-    Answer,
-    BindKind,
-    BindPath,
-    Connection,
-    Device,
-    Gap,
-    Mount,
-    MountNamespace,
-    Pod,
-    SourceAnswer,
-    SourcePath,
-    TargetKey,
-)
-from fusewatchd.mountinfo import MountTable
-from fusewatchd.snapshot import Snapshot
-from fusewatchd.verdicts import Reason, Verdict
+from fusewatchd.model.actions import Expect, Outcome, OutcomeStatus, Propagation, ReplaceMount
+from fusewatchd.model.cycle import CycleReport, Trigger
+from fusewatchd.model.findings import Bind, Finding, Gap, SourceAnswer, SourcePath, Unproven
+from fusewatchd.model.ledger import NOTHING_DETACHED, Detached, Ledger, TargetState
+from fusewatchd.model.mount_table import MountTable
+from fusewatchd.model.mounts import Device, Mount, MountNamespace, TargetKey
+from fusewatchd.model.outages import Incident, Outage
+from fusewatchd.model.plan import Plan, Refusal
+from fusewatchd.model.pods import BindKind, BindPath, Pod
+from fusewatchd.model.servers import Answer, Connection, Service
+from fusewatchd.model.snapshot import Snapshot
+from fusewatchd.model.verdicts import Reason, Verdict
 
 OLD = Device(0, 133)
 NEW = Device(0, 140)

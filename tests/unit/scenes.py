@@ -4,35 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from fusewatchd.actions import ReplaceMount
-from fusewatchd.containerowners import ListedPods, settle
-from fusewatchd.decision import Finding, Plan
-from fusewatchd.diagnosis import Diagnosis, Knowledge, diagnose
+from fusewatchd.config.settings import DriverSettings
+from fusewatchd.diagnose.diagnosis import Diagnosis, Knowledge, diagnose
+from fusewatchd.diagnose.exclusions import Switches
 from fusewatchd.drivers import drivers_for
-from fusewatchd.ledger import Ledger
-from fusewatchd.memory import take_diagnosis
-from fusewatchd.model import (
-    SERVED,
-    Answer,
-    Connection,
-    Device,
-    FuseServer,
-    Gap,
-    Mount,
-    MountNamespace,
-    NamespaceKind,
-    Pod,
-    Root,
-    Volume,
-    VolumeData,
-    VolumeMount,
-)
-from fusewatchd.mountinfo import MountTable
-from fusewatchd.planner import Policy, plan
-from fusewatchd.settings import DriverSettings
-from fusewatchd.snapshot import Snapshot
-from fusewatchd.switches import Switches
-from fusewatchd.verdicts import Reason
+from fusewatchd.model.actions import ReplaceMount
+from fusewatchd.model.findings import Finding, Gap
+from fusewatchd.model.ledger import Ledger
+from fusewatchd.model.mount_table import MountTable
+from fusewatchd.model.mounts import Device, Mount, MountNamespace, NamespaceKind
+from fusewatchd.model.plan import Plan
+from fusewatchd.model.pods import Pod, Volume, VolumeData, VolumeMount
+from fusewatchd.model.servers import SERVED, Answer, Connection, FuseServer, Root
+from fusewatchd.model.snapshot import Snapshot
+from fusewatchd.model.verdicts import Reason
+from fusewatchd.observe.namespaces.container_owners import ListedPods, settle
+from fusewatchd.plan.planner import Policy, plan
+from fusewatchd.reconcile.ledger_update import take_diagnosis
 
 ROOT = "/var/lib/kubelet"
 UID = "aaaaaaaa-0000-4000-8000-000000000001"

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from celpy.adapter import json_to_cel
 
-from fusewatchd.reporters import nodecondition
+from fusewatchd.report.events import node_condition
 
 CONF = Path(__file__).parents[2] / "conf"
 KUBERNETES = CONF / "kubernetes"
@@ -190,13 +190,13 @@ def test_the_plugin_says_what_the_daemon_says_of_the_node() -> None:
     plugin = json.loads((CONF / "node-problem-detector" / "fusewatchd.json").read_text())
     (condition,), (rule,) = plugin["conditions"], plugin["rules"]
     assert condition == {
-        "type": nodecondition.TYPE,
-        "reason": nodecondition.WELL.reason,
-        "message": nodecondition.WELL.message,
+        "type": node_condition.TYPE,
+        "reason": node_condition.WELL.reason,
+        "message": node_condition.WELL.message,
     }
     # kubernetes/node-problem-detector, pkg/custompluginmonitor/types/config.go, Validate
     assert plugin["plugin"] == "custom"
-    assert (rule["type"], rule["condition"]) == ("permanent", nodecondition.TYPE)
+    assert (rule["type"], rule["condition"]) == ("permanent", node_condition.TYPE)
     assert int(rule["timeout"][:-1]) <= int(plugin["pluginConfig"]["timeout"][:-1])
     assert int(plugin["pluginConfig"]["timeout"][:-1]) < int(
         plugin["pluginConfig"]["invoke_interval"][:-1]

@@ -9,25 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusewatchd.actions import DetachOwnLayer, OwnLayer, Propagation
-from fusewatchd.decision import Phase, RecoveryMode, SupersededPolicy
-from fusewatchd.ledger import Ledger, TargetState
-from fusewatchd.memory import take_plan
-from fusewatchd.model import (
-    Answer,
-    Device,
-    FuseServer,
-    Mount,
-    NamespaceKind,
-    Pod,
-    TargetKey,
-    Volume,
-    VolumeData,
-    VolumeMount,
-)
-from fusewatchd.planner import LAYERS_SECONDS, Policy
-from fusewatchd.switches import Switches
-from fusewatchd.verdicts import Reason, Verdict
+from fusewatchd.diagnose.exclusions import Switches
+from fusewatchd.model.actions import DetachOwnLayer, OwnLayer, Propagation
+from fusewatchd.model.ledger import Ledger, TargetState
+from fusewatchd.model.mounts import Device, Mount, NamespaceKind, TargetKey
+from fusewatchd.model.outages import Phase
+from fusewatchd.model.plan import RecoveryMode, SupersededPolicy
+from fusewatchd.model.pods import Pod, Volume, VolumeData, VolumeMount
+from fusewatchd.model.servers import Answer, FuseServer
+from fusewatchd.model.verdicts import Reason, Verdict
+from fusewatchd.plan.planner import LAYERS_SECONDS, Policy
+from fusewatchd.reconcile.ledger_update import take_plan
 from tests.unit.scenes import (
     NAMESPACE,
     NEW,

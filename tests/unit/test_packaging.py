@@ -18,7 +18,7 @@ import yaml
 
 from fusewatchd import __version__
 from fusewatchd.cli import make_parser
-from fusewatchd.settings import Settings
+from fusewatchd.config.settings import Settings
 
 TOP = Path(__file__).resolve().parents[2]
 UNIT = (TOP / "systemd/fusewatchd.service").read_text()

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from fusewatchd.reporters.metrics import Metrics
+from fusewatchd.report.metrics.metrics import Metrics
 from tests.unit.cycles import outage
 
 DIRECTORY = Path(__file__).parents[2] / "conf/prometheus"

@@ -8,18 +8,22 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from fusewatchd import lineage, sources
-from fusewatchd.actions import Outcome, OutcomeStatus, ReplaceMount
-from fusewatchd.decision import Phase, Plan
+from fusewatchd.config.settings import DriverSettings, TemplateSettings
+from fusewatchd.diagnose import lineage, sources
 from fusewatchd.drivers import drivers_for
-from fusewatchd.kubeletdir import is_bound_from, parse_bind_path
-from fusewatchd.ledger import Ledger, TargetState
-from fusewatchd.memory import BackOff, take_outcomes
-from fusewatchd.model import Answer, Mount, TargetKey, Volume, VolumeData
-from fusewatchd.mountinfo import MountTable
-from fusewatchd.persistence import document_of, ledger_from
-from fusewatchd.settings import DriverSettings, TemplateSettings
-from fusewatchd.verdicts import Reason, Verdict
+from fusewatchd.model.actions import Outcome, OutcomeStatus, ReplaceMount
+from fusewatchd.model.ledger import Ledger, TargetState
+from fusewatchd.model.mount_table import MountTable
+from fusewatchd.model.mounts import Mount, TargetKey
+from fusewatchd.model.outages import Phase
+from fusewatchd.model.plan import Plan
+from fusewatchd.model.pods import Volume, VolumeData
+from fusewatchd.model.servers import Answer
+from fusewatchd.model.verdicts import Reason, Verdict
+from fusewatchd.parse.kubelet_paths import is_bound_from, parse_bind_path
+from fusewatchd.plan.back_off import BackOff
+from fusewatchd.reconcile.ledger_update import take_outcomes
+from fusewatchd.state.document import document_of, ledger_from
 from tests.unit.scenes import (
     NEW,
     OLD,

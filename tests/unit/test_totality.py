@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fusewatchd.model import BindKind
-from fusewatchd.planner import RANKS
-from fusewatchd.reporters.bindstory import SAYINGS
-from fusewatchd.reporters.events import NOT_FOR_GOOD, EventKind
-from fusewatchd.reporters.timelines import BY_BADNESS, Timelines
-from fusewatchd.reporters.volumeevents import ON_CLAIM
-from fusewatchd.verdicts import Reason, Verdict
+from fusewatchd.model.pods import BindKind
+from fusewatchd.model.verdicts import Reason, Verdict
+from fusewatchd.plan.planner import RANKS
+from fusewatchd.report.events.volumes import ON_CLAIM
+from fusewatchd.report.events.wording import NOT_FOR_GOOD, EventKind
+from fusewatchd.report.log.binds import SAYINGS
+from fusewatchd.serve.volume_history import BY_BADNESS, Timelines
 from tests.unit.cycles import bind, cycle, finding
 
 RULES = Path(__file__).parents[2] / "conf/prometheus/rules.yml"

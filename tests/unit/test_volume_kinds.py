@@ -6,13 +6,15 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from fusewatchd.actions import DetachOrphan
-from fusewatchd.kubeletdir import staging_paths
-from fusewatchd.ledger import Ledger
-from fusewatchd.model import Answer, BindKind, Device, Volume, VolumeData
-from fusewatchd.planner import Policy
-from fusewatchd.settings import CleanupSettings
-from fusewatchd.verdicts import Reason, Verdict
+from fusewatchd.config.settings import CleanupSettings
+from fusewatchd.model.actions import DetachOrphan
+from fusewatchd.model.ledger import Ledger
+from fusewatchd.model.mounts import Device
+from fusewatchd.model.pods import BindKind, Volume, VolumeData
+from fusewatchd.model.servers import Answer
+from fusewatchd.model.verdicts import Reason, Verdict
+from fusewatchd.parse.kubelet_paths import staging_paths
+from fusewatchd.plan.planner import Policy
 from tests.unit.scenes import (
     NEW,
     OLD,

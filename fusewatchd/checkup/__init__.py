@@ -1,1 +1,0 @@
-"""What ``fusewatchd doctor`` judges by: facts in, findings out; pure."""

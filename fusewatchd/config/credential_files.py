@@ -1,0 +1,93 @@
+"""Files with tokens, keys and authorities: looked at before they are used.
+
+A link is followed, as in a projected volume of Kubernetes; what it leads to is what counts.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from fusewatchd.errors import CredentialsError
+
+Signature = tuple[tuple[str, int, int, int], ...]
+"""Changes when one of the files does."""
+
+
+def signature(*paths: str) -> Signature:
+    """Return what tells these files from what they were.
+
+    Raises:
+        CredentialsError: one is not there, or nothing that can be read to an end.
+    """
+    found = []
+    for path in paths:
+        try:
+            status = os.stat(path)
+        except OSError as exc:
+            raise CredentialsError(f"{path}: {exc.strerror}") from exc
+        if not stat.S_ISREG(status.st_mode):
+            raise CredentialsError(f"{path}: expected a regular file")
+        found.append((path, status.st_ino, status.st_mtime_ns, status.st_size))
+    return tuple(found)
+
+
+def read_secret(path: str, limit: int) -> str:
+    """Read a file that nobody but its owner (and root's group) may be able to read.
+
+    Raises:
+        CredentialsError: others can, or it is not what it should be.
+    """
+    try:
+        with open(path, "rb", opener=_open_warily) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise CredentialsError(f"{path}: expected a regular file")
+            _require_own(path, status)
+            if status.st_mode & 0o007 or (status.st_mode & 0o070 and status.st_gid != 0):
+                mode = stat.S_IMODE(status.st_mode)
+                raise CredentialsError(f"{path}: others can read it (mode {mode:04o}); chmod 600")
+            text = file.read(limit + 1)
+    except OSError as exc:
+        raise CredentialsError(f"{path}: {exc.strerror}") from exc
+    if len(text) > limit:
+        raise CredentialsError(f"{path}: expected at most {limit} bytes")
+    return text.decode("latin-1")
+
+
+def read_token(path: str, limit: int) -> str:
+    """Read a bearer token: printable, or it could add fields to the header of a request.
+
+    Raises:
+        CredentialsError: as ``read_secret``, or there is no token in it.
+    """
+    text = read_secret(path, limit).strip()
+    if not text.isascii() or not text.isprintable() or " " in text or not text:
+        raise CredentialsError(f"{path}: expected one token in it")
+    return text
+
+
+def require_trusted(path: str) -> None:
+    """Make sure that nobody else can say who is to be trusted.
+
+    Raises:
+        CredentialsError: others can write this file.
+    """
+    try:
+        status = os.stat(path)
+    except OSError as exc:
+        raise CredentialsError(f"{path}: {exc.strerror}") from exc
+    _require_own(path, status)
+    if status.st_mode & 0o002 or (status.st_mode & 0o020 and status.st_gid != 0):
+        mode = stat.S_IMODE(status.st_mode)
+        raise CredentialsError(f"{path}: others can write it (mode {mode:04o}); chmod go-w")
+
+
+def _require_own(path: str, status: os.stat_result) -> None:
+    if status.st_uid not in (0, os.geteuid()):
+        raise CredentialsError(f"{path}: it belongs to somebody else (uid {status.st_uid})")
+
+
+def _open_warily(path: str, flags: int) -> int:
+    # A FIFO that nobody writes to must not hold up its reader.
+    return os.open(path, flags | os.O_NONBLOCK)

@@ -1,0 +1,149 @@
+"""The adapters to one node; the only place that builds them."""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import partial
+from typing import Any
+
+from fusewatchd import __version__
+from fusewatchd.act.command_runner import CommandRunner
+from fusewatchd.act.executor import Executor
+from fusewatchd.act.layer_journal import LayerJournal, read_journal
+from fusewatchd.act.mount_worker import MountWorker, mount_worker
+from fusewatchd.act.run_command import CommandWorker, serve_commands
+from fusewatchd.act.worker_pages import Pages
+from fusewatchd.config.settings import Settings
+from fusewatchd.daemon.policies import limits_of, policies_of, timing_of
+from fusewatchd.errors import NamespaceError
+from fusewatchd.linux import statmount
+from fusewatchd.linux.features import probe_features
+from fusewatchd.linux.mount_kernel import Way
+from fusewatchd.model.cycle import CycleReport
+from fusewatchd.observe.connections.probe import serve_probes
+from fusewatchd.observe.connections.probe_pool import ProbePool
+from fusewatchd.observe.connections.tracker import Connections
+from fusewatchd.observe.holders.scan import HolderScanner, serve_holder_looks
+from fusewatchd.observe.kubelet.root_directory import find_kubelet_root
+from fusewatchd.observe.mounts.table_reader import MountTableSource
+from fusewatchd.observe.namespaces.scanner import NamespaceScanner, serve_scans
+from fusewatchd.observe.observer import Observer
+from fusewatchd.reconcile.reconciler import Reconciler
+from fusewatchd.state.file import read_boot_id
+from fusewatchd.status.document import status_document
+from fusewatchd.status.values import Clocks
+from fusewatchd.workers.fork_server import ForkServer
+
+MAX_PARALLEL = 2
+"""Mount workers kept ready: the kernel changes one mount table at a time anyway."""
+
+
+class Node:
+    """The adapters to this node and the reconciler over them; no loop, no reporters."""
+
+    def __init__(
+        self, settings: Settings, way: Way | None = None, *, as_old_kernel: bool = False
+    ) -> None:
+        """Build everything; to be called while the process has one thread.
+
+        ``as_old_kernel`` does without what newer kernels (6.8, 6.16) tell of mounts and servers.
+
+        Raises:
+            UnsupportedKernelError: nothing can be replaced safely on this kernel.
+            OSError: /proc cannot be read.
+        """
+        if as_old_kernel:
+            statmount.do_without()
+        features = probe_features()
+        self.way = way or features.best_way
+        place = (settings.runtime_dir, read_boot_id())
+        detached = features.allows_mounts_on_detached(self.way)
+        pages = Pages()
+        self.forks = ForkServer.start(
+            {
+                "mount": mount_worker(
+                    self.way,
+                    pages,
+                    mounts_on_detached=detached,
+                    journal=partial(LayerJournal, *place),
+                ),
+                "command": serve_commands,
+                "probe": serve_probes,
+                "holders": serve_holder_looks,
+                "scan": partial(serve_scans, reads_connections=not as_old_kernel),
+            }
+        )
+        self.table = MountTableSource(use_fanotify=not as_old_kernel)
+        self.connections = Connections(timing_of(settings))
+        self.probes = ProbePool(
+            lambda who: self.forks.spawn("probe", who), settings.probe.max_children
+        )
+        self.scanner = NamespaceScanner(lambda: self.forks.spawn("scan"))
+        self.holders = HolderScanner(lambda: self.forks.spawn("holders"))
+        self.kubelet_root = find_kubelet_root(settings.kubelet.root)
+        self.observer = Observer(
+            self.kubelet_root,
+            frozenset(settings.ignore_fs_types),
+            self.table,
+            self.connections,
+            self.probes,
+            self.scanner,
+            limits_of(settings),
+        )
+        self.executor = Executor(
+            lambda: MountWorker(lambda: self.forks.spawn("mount"), pages),
+            min(MAX_PARALLEL, os.cpu_count() or 1),
+        )
+        self.observer.worked_on = self.executor.in_flight
+        self.commands = CommandRunner(lambda: CommandWorker(self.forks.spawn("command")))
+        self.reconciler = Reconciler(
+            self.observer,
+            self.executor,
+            self.commands,
+            policies_of(settings),
+            time.monotonic,
+            recall=lambda: read_journal(*place),
+        )
+
+    def adopt(self, settings: Settings) -> None:
+        """Go on with other settings, as far as they can be changed in a running daemon."""
+        self.reconciler.policies = policies_of(settings)
+        self.connections.timing = timing_of(settings)
+        self.observer.adjust(frozenset(settings.ignore_fs_types), limits_of(settings))
+
+    def postpone(self, seconds: float) -> None:
+        """Move every deadline that runs on by a time in which nobody could meet it."""
+        for each in (self.connections, self.probes, self.scanner, self.commands):
+            each.postpone(seconds)
+        self.reconciler.ledger = self.reconciler.ledger.postponed(seconds)
+
+    def document(self, cycle: CycleReport, started_wall: float) -> Any:
+        """Return the status document of a cycle; ``started_wall`` is in seconds since 1970."""
+        clocks = Clocks(time.time(), time.monotonic(), started_wall)
+        return status_document(cycle, clocks, version=__version__, way=self.way.value)
+
+    def close(self) -> None:
+        """End all workers; nothing that is mounted changes."""
+        self.executor.close()
+        self.commands.close()
+        self.probes.close()
+        self.scanner.close()
+        self.holders.close()
+        self.table.close()
+        self.forks.close()
+
+
+def require_host_namespace() -> None:
+    """Make sure that what is mounted here is what the kubelet and the host's init see.
+
+    Raises:
+        NamespaceError: this process has a mount namespace of its own.
+        OSError: that cannot be found out.
+    """
+    own, host = (os.stat(f"/proc/{who}/ns/mnt").st_ino for who in ("self", "1"))
+    if own != host:
+        raise NamespaceError(
+            "this process has a mount namespace of its own: no pod would see what it mounts."
+            " Start it on the host, by a unit without ProtectSystem=, PrivateTmp= and the like"
+        )

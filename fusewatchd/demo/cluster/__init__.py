@@ -1,0 +1,1 @@
+"""A small kubelet and API server on loopback."""

@@ -1,0 +1,1 @@
+"""A FUSE server without libfuse, and what keeps or detaches one."""

@@ -1,0 +1,1 @@
+"""The private mount namespace with sources, pods and containers."""

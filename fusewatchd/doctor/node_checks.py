@@ -1,0 +1,186 @@
+"""The node and the daemon on it: what is needed of kernel, privileges and limits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+from fusewatchd.doctor.findings import Finding, fail, ok, warn
+from fusewatchd.model.mount_table import MountTable, below
+from fusewatchd.plan.planner import table_limit
+
+CAPABILITIES: Mapping[str, int] = {
+    "DAC_READ_SEARCH": 2,
+    "KILL": 5,
+    "SETGID": 6,
+    "SETUID": 7,
+    "SYS_CHROOT": 18,
+    "SYS_PTRACE": 19,
+    "SYS_ADMIN": 21,
+}
+"""Those of systemd/fusewatchd.service, capabilities(7)."""
+UNIT = "use systemd/fusewatchd.service as it is shipped"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """What was found out about the node; a problem is why something was not."""
+
+    release: str
+    """Of the kernel, as uname(2) has it."""
+    way: str
+    """How mounts would be replaced; empty: they cannot be."""
+    way_problem: str
+    daemon_pid: int
+    """0: no daemon is running."""
+    capabilities: int
+    """Effective ones of the daemon, of this process where none is running."""
+    own_namespace: int
+    """Inode of the mount namespace of the same process."""
+    host_namespace: int
+    kubelet_root: str
+    table: MountTable
+    mount_max: int | None
+    max_table_entries: int
+    """``recovery.max_table_entries``."""
+    watched: int
+    unwatched: int
+    """Directories below the kubelet's that could not be watched."""
+    watch_problem: str
+    has_fusectl: bool
+    commands: tuple[tuple[int, str], ...]
+    """Process id and arguments of everything that runs."""
+
+
+def node_findings(facts: NodeFacts) -> Iterator[Finding]:
+    """Judge the node."""
+    yield _daemon(facts)
+    yield _kernel(facts)
+    yield _privileges(facts)
+    yield _namespace(facts)
+    yield _kubelet_directory(facts)
+    if facts.kubelet_root:
+        yield _propagation(facts)
+        yield _inotify(facts)
+    yield _fusectl(facts)
+    yield _table(facts)
+    yield from _recoverers(facts.commands)
+
+
+def _daemon(facts: NodeFacts) -> Finding:
+    if facts.daemon_pid:
+        return ok("daemon", f"running, process {facts.daemon_pid}")
+    return warn("daemon", "not running", "systemctl enable --now fusewatchd")
+
+
+def _kernel(facts: NodeFacts) -> Finding:
+    if not facts.way:
+        return fail("kernel", facts.way_problem, "run as root on the host, on Linux 5.2 or newer")
+    text = f"Linux {facts.release} replaces mounts {facts.way}"
+    if facts.way == "beneath":
+        return ok("kernel", text)
+    advice = "nothing must be done; Linux 6.5 and newer leave no layer behind and are faster"
+    return warn("kernel", f"{text}, an older way", advice)
+
+
+def _privileges(facts: NodeFacts) -> Finding:
+    missing = [name for name, bit in CAPABILITIES.items() if not facts.capabilities >> bit & 1]
+    if missing:
+        names = " ".join(f"CAP_{name}" for name in missing)
+        return fail("privileges", f"missing: {names}", f"run as root; {UNIT}")
+    return ok("privileges", "every capability that is needed")
+
+
+def _namespace(facts: NodeFacts) -> Finding:
+    if facts.own_namespace == facts.host_namespace:
+        return ok("namespace", "the host's mounts are seen and changed")
+    return fail(
+        "namespace",
+        "a mount namespace of its own: no pod would see what is mounted there",
+        f"no ProtectSystem=, PrivateTmp= and the like; {UNIT}",
+    )
+
+
+def _kubelet_directory(facts: NodeFacts) -> Finding:
+    if facts.kubelet_root:
+        return ok("kubelet root", facts.kubelet_root)
+    return fail(
+        "kubelet root",
+        "no directory with pods was found",
+        "set kubelet.root to the kubelet's --root-dir",
+    )
+
+
+def _propagation(facts: NodeFacts) -> Finding:
+    above = [m for m in facts.table if below(facts.kubelet_root, m.mount_point) is not None]
+    depth = max((len(mount.mount_point) for mount in above), default=0)
+    mounts = [mount for mount in above if len(mount.mount_point) == depth]
+    if not mounts:
+        return fail("propagation", "no mount holds the kubelet's directory", "run it on the host")
+    if mounts[-1].peer_group:
+        return ok("propagation", f"{mounts[-1].mount_point} is shared")
+    return warn(
+        "propagation",
+        f"{mounts[-1].mount_point} is not shared: what drivers mount in their pods stays there",
+        f"mount --make-rshared {mounts[-1].mount_point}",
+    )
+
+
+def _inotify(facts: NodeFacts) -> Finding:
+    advice = "raise fs.inotify.max_user_watches and fs.inotify.max_user_instances"
+    if facts.watch_problem:
+        return fail("inotify", f"nothing can be watched: {facts.watch_problem}", advice)
+    if facts.unwatched:
+        text = f"{facts.unwatched} of the pods' directories cannot be watched"
+        return warn("inotify", f"{text}; they are looked at every look_seconds", advice)
+    return ok("inotify", f"all {facts.watched} of the pods' directories can be watched")
+
+
+def _fusectl(facts: NodeFacts) -> Finding:
+    if facts.has_fusectl:
+        return ok("fusectl", "hung servers can be told from slow ones")
+    return warn(
+        "fusectl",
+        "not mounted: hung servers cannot be told from slow ones, nor aborted",
+        "mount -t fusectl none /sys/fs/fuse/connections",
+    )
+
+
+def _table(facts: NodeFacts) -> Finding:
+    entries = len(facts.table)
+    limit = table_limit(facts.max_table_entries, facts.mount_max)
+    if entries < limit:
+        return ok("mount table", f"{entries} mounts, below the limit of {limit}")
+    key = "recovery.max_table_entries" if limit == facts.max_table_entries else "fs.mount-max"
+    text = f"{entries} mounts, the limit is {limit}: nothing would be replaced"
+    return fail("mount table", text, f"raise {key}, or find out who mounts so much")
+
+
+def _recoverers(commands: Iterable[tuple[int, str]]) -> Iterator[Finding]:
+    found = [pid for pid, command in commands if has_fuse_recovery(command)]
+    for pid in found:
+        yield warn(
+            "recoverers",
+            f"Fluid's FuseRecovery is on (process {pid}): two repair the same binds",
+            "take FuseRecovery out of csi.featureGates in Fluid's chart",
+        )
+    if not found:
+        yield ok("recoverers", "nobody else repairs FUSE mounts here")
+
+
+def has_fuse_recovery(command: str) -> bool:
+    """Return True for Fluid's CSI plugin with its own recovery switched on.
+
+    The gate is ``FuseRecovery`` (fluid, pkg/features/features.go), given to the plugin as
+    ``--feature-gates`` (charts/fluid/fluid/templates/csi/daemonset.yaml); off by default.
+    """
+    words = command.replace("--feature-gates=", "--feature-gates ").split()
+    for flag, value in pairwise(words):
+        if flag != "--feature-gates":
+            continue
+        for gate in value.split(","):
+            name, _, state = gate.partition("=")
+            if name == "FuseRecovery" and state.lower() in ("true", "t", "1"):
+                return True
+    return False

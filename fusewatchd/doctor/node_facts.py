@@ -1,0 +1,108 @@
+"""Finding out about the node, by trying it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from contextlib import suppress
+
+from fusewatchd.config.settings import Settings
+from fusewatchd.doctor.node_checks import NodeFacts
+from fusewatchd.errors import FusewatchError
+from fusewatchd.linux import fusectl, procfs
+from fusewatchd.linux.features import probe_features
+from fusewatchd.linux.inotify import PodsDirectoryWatch
+from fusewatchd.model.mount_table import parse_mount_table
+from fusewatchd.observe.kubelet.root_directory import find_kubelet_root
+from fusewatchd.serve.status_socket import NAME
+
+MAX_COMMAND = 8192
+
+
+def examine_node(settings: Settings) -> NodeFacts:
+    """Find everything out; to be called before any thread exists.
+
+    Raises:
+        OSError: /proc cannot be read.
+    """
+    way, way_problem = _way()
+    pid = daemon_pid(settings.runtime_dir)
+    subject = pid or os.getpid()
+    root = find_kubelet_root(settings.kubelet.root)
+    watched, unwatched, watch_problem = _watch(root) if root else (0, 0, "")
+    with open(f"{procfs.PROC}/self/mountinfo", "rb", 0) as file:
+        table = parse_mount_table(file.read())
+    return NodeFacts(
+        release=os.uname().release,
+        way=way,
+        way_problem=way_problem,
+        daemon_pid=pid,
+        capabilities=_capabilities(subject),
+        own_namespace=procfs.ns_inode(subject, "mnt") or 0,
+        host_namespace=_host_namespace(),
+        kubelet_root=root,
+        table=table,
+        mount_max=procfs.read_mount_max(),
+        max_table_entries=settings.recovery.max_table_entries,
+        watched=watched,
+        unwatched=unwatched,
+        watch_problem=watch_problem,
+        has_fusectl=fusectl.is_available(),
+        commands=_commands(),
+    )
+
+
+def daemon_pid(runtime_dir: str) -> int:
+    """Return who listens on the status socket, unix(7) ``SO_PEERCRED``; 0: nobody."""
+    peer = struct.Struct("=iII")
+    with socket.socket(socket.AF_UNIX) as client:
+        try:
+            client.connect(f"{runtime_dir}/{NAME}")
+        except OSError:
+            return 0
+        credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, peer.size)
+    pid: int = peer.unpack(credentials)[0]
+    return pid
+
+
+def _way() -> tuple[str, str]:
+    try:
+        return probe_features().best_way.value, ""
+    except FusewatchError as exc:
+        return "", str(exc)
+
+
+def _capabilities(pid: int) -> int:
+    with procfs.open_process(pid) as process:
+        status = process.read("status").decode("ascii", "replace")
+    found = [line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")]
+    return int(found[0], 16) if found else 0
+
+
+def _host_namespace() -> int:
+    with suppress(PermissionError):
+        return procfs.ns_inode(1, "mnt") or 0
+    return 0
+
+
+def _watch(root: str) -> tuple[int, int, str]:
+    try:
+        watch = PodsDirectoryWatch(root)
+    except OSError as exc:
+        return 0, 0, exc.strerror or str(exc)
+    try:
+        return len(watch.watched), watch.unwatched, ""
+    finally:
+        watch.close()
+
+
+def _commands() -> tuple[tuple[int, str], ...]:
+    found = []
+    for pid in procfs.list_pids():
+        with (
+            suppress(FileNotFoundError, ProcessLookupError, PermissionError),
+            procfs.open_process(pid) as process,
+        ):
+            found.append((pid, process.command(MAX_COMMAND)))
+    return tuple(found)

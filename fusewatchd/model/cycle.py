@@ -1,0 +1,73 @@
+"""One finished cycle as reporters and the status document see it.
+
+It carries the ledger with which the cycle ended: an answer never mixes two moments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from fusewatchd.model.actions import Outcome
+from fusewatchd.model.findings import Finding, Gap, Unproven
+from fusewatchd.model.ledger import Ledger
+from fusewatchd.model.mounts import Mount, MountNamespace, TargetKey
+from fusewatchd.model.outages import Change, Incident
+from fusewatchd.model.plan import Pause, Plan, RecoveryMode, SupersededPolicy
+from fusewatchd.model.server_actions import NO_REMEDIES, RemedyReport
+from fusewatchd.model.snapshot import Snapshot
+
+
+class Trigger(Enum):
+    """What woke the cycle (label ``trigger``); never used in a decision."""
+
+    START = "start"
+    MOUNTS = "mounts"
+    DIRECTORY = "directory"
+    SERVER_EXIT = "server_exit"
+    SOCKET = "socket"
+    PROBE = "probe"
+    OUTCOME = "outcome"
+    NAMESPACES = "namespaces"
+    HOLDERS = "holders"
+    PODS = "pods"
+    TIMER = "timer"
+    RELOAD = "reload"
+
+
+@dataclass(frozen=True, slots=True)
+class CycleReport:
+    """Everything reporters may know about a finished cycle."""
+
+    number: int
+    triggers: tuple[Trigger, ...]
+    started_at: float
+    finished_at: float
+    snapshot: Snapshot
+    findings: tuple[Finding, ...]
+    plan: Plan
+    outcomes: tuple[Outcome, ...]
+    changes: tuple[Change, ...]
+    ledger: Ledger
+    """What is remembered after this cycle."""
+    mode: RecoveryMode = RecoveryMode.RECOVER
+    superseded: SupersededPolicy = SupersededPolicy.REPORT
+    incidents_opened: tuple[Incident, ...] = ()
+    incidents_closed: tuple[Incident, ...] = ()
+    foreign_stale: int = 0
+    """Stale FUSE mounts in namespaces that are never entered."""
+    pauses: tuple[Pause, ...] = ()
+    unproven: tuple[Unproven, ...] = ()
+    """Dead mounts in containers that are left alone because nothing tells whose they are."""
+    unclaimed: tuple[tuple[MountNamespace, Mount], ...] = ()
+    """FUSE mounts in pods' containers that are none of the volumes that are repaired."""
+    dead_layers: Mapping[TargetKey, int] = field(default_factory=dict)
+    """How many dead mounts are below those that work; they go when those are dead too."""
+    remedies: RemedyReport = NO_REMEDIES
+    """What is done about servers, next to what is done about binds."""
+
+    @property
+    def gaps(self) -> tuple[Gap, ...]:
+        """What could not be seen."""
+        return self.snapshot.gaps

@@ -1,0 +1,75 @@
+"""What a FUSE connection is asked, where, as whom, and how long the answer may take; pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from fusewatchd.model.mounts import Device, Mount
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Where to ask one connection, and as whom."""
+
+    device: Device
+    path: str
+    pid: int = 0
+    """Not 0: the path is inside the mount namespace of this process."""
+    uid: int | None = None
+    gid: int | None = None
+    is_covered: bool = False
+    """The path leads to another mount on top of it: it is asked in a copy of what is there."""
+    is_urgent: bool = field(default=False, compare=False)
+    """Something happened to this connection: it is not merely its turn."""
+    asks_root: bool = field(default=False, compare=False)
+    """The attributes of its root are asked for as well, once it has answered."""
+    root_seconds: float = field(default=0.0, compare=False)
+    """How long that may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How often connections are asked, in seconds."""
+
+    interval: float
+    deadline: float
+    hung_after: float
+    confirms: bool = False
+    """Somebody wants to know for how long a hung connection has stood still."""
+    held_grace: float = 0.0
+    """For so long one whose server ended is waited for before it may be called hung."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Where a device can be asked now, and the ids of the mounts that show it."""
+
+    question: Question
+    on_host: frozenset[int]
+    elsewhere: frozenset[int] = frozenset()
+    """In other namespaces, as they were at the last look there: some may be gone by now."""
+
+    def is_same_superblock(self, before: Shown) -> bool:
+        """Return True when a mount that stayed proves that the number was not reused.
+
+        The host's table is up to date, the others may be older than the reuse: where the
+        host shows the device, it alone can tell.
+        """
+        if self.on_host:
+            return bool(self.on_host & before.on_host)
+        return bool(self.elsewhere & before.elsewhere)
+
+
+def credentials_of(mount: Mount) -> tuple[int | None, int | None]:
+    """Return whom a probe of this mount must be, (None, None) for the daemon itself.
+
+    Without ``allow_other`` the kernel answers everybody but the mount's owner by itself, with
+    success, even when the server is dead (fs/fuse/dir.c, fuse_allow_current_process).
+    """
+    options = dict(option.partition("=")[::2] for option in mount.super_options.split(","))
+    if "allow_other" in options or not mount.fs_type.startswith("fuse"):
+        return None, None
+    uid, gid = options.get("user_id", "0"), options.get("group_id", "0")
+    if not (uid.isdigit() and gid.isdigit()) or (uid == "0" and gid == "0"):
+        return None, None
+    return int(uid), int(gid)

@@ -1,0 +1,114 @@
+"""What is known of one FUSE connection, and for how long it has not moved at all; pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from fusewatchd.model.servers import SERVED, Answer, Root
+from fusewatchd.observe.connections.questions import Question, Shown
+
+
+@dataclass(frozen=True, slots=True)
+class Standstill:
+    """How often in a row a hung connection was found where it was one deadline before.
+
+    It ends with any answer, with a request less than at the last look (somebody was served,
+    or gave up), and with every look that could not count the requests.
+    """
+
+    waiting: int
+    """Requests at the last look."""
+    since: float
+    """When the last confirmation was made, or the standstill began."""
+    confirmations: int = 0
+
+
+def continued(before: Standstill | None, waiting: int, now: float, deadline: float) -> Standstill:
+    """Return the standstill after one more look; the times are in seconds."""
+    if before is None or waiting < before.waiting:
+        return Standstill(waiting, now)
+    if now - before.since < deadline:
+        return replace(before, waiting=waiting)
+    return Standstill(waiting, now, before.confirmations + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionState:
+    """One superblock, since it was first seen."""
+
+    shown: Shown
+    """As it was at the last look."""
+    asked: Question | None = None
+    """The question that is pending; the path may have changed since it was sent."""
+    answer: Answer | None = None
+    errno: int = 0
+    pending_since: float | None = None
+    heard_since: float | None = None
+    """Since when it is asked; None while its question waits for its turn."""
+    is_withdrawn: bool = False
+    """It was asked for a while, and waits for its turn to be asked again."""
+    first_asked_at: float | None = None
+    asked_at: float = 0.0
+    answered_at: float = 0.0
+    disconnected_at: float | None = None
+    due_at: float = 0.0
+    is_urgent: bool = False
+    came_later: bool = False
+    """It was not there at the first look: while it has not answered its server may be starting."""
+    must_repeat: bool = False
+    """Something happened while a question was pending: its answer may be from before that."""
+    server_gone_at: float | None = None
+    has_lost_server: bool = False
+    """A process ended that served this very one."""
+    perhaps_gone_at: float | None = None
+    """A server ended and nobody told whose: it was this one's if the answer says so."""
+    standstill: Standstill | None = None
+    root: Root = SERVED
+    root_at: float | None = None
+    """When the attributes of its root were asked for last, with whatever result."""
+
+
+def age(state: ConnectionState, now: float) -> float:
+    """Return for how long its question has been unanswered; 0 where none is."""
+    return 0.0 if state.heard_since is None else now - state.heard_since
+
+
+ROOT_SECONDS = 60.0
+"""How old the word on the root of one that serves it may become."""
+
+
+def wants_root(state: ConnectionState, now: float) -> bool:
+    """Return True when the next question includes its root: at first, seldom, or in trouble."""
+    if state.root_at is None or state.root != SERVED:
+        return True
+    return now - state.root_at >= ROOT_SECONDS
+
+
+def asked_again(state: ConnectionState) -> ConnectionState:
+    """Make it due at once, and once more if a question is under way already."""
+    is_pending = state.pending_since is not None
+    return replace(state, due_at=0.0, is_urgent=True, must_repeat=is_pending)
+
+
+def may_change(state: ConnectionState) -> bool:
+    """A dead superblock never comes back to life: no event is a reason to ask again."""
+    return state.answer is not Answer.DISCONNECTED
+
+
+def postponed(state: ConnectionState, seconds: float) -> ConnectionState:
+    """Move what runs on by a time in which nobody could answer, or start a server."""
+    still = state.standstill
+    return replace(
+        state,
+        pending_since=_later(state.pending_since, seconds),
+        heard_since=_later(state.heard_since, seconds),
+        asked_at=state.asked_at + seconds,
+        disconnected_at=_later(state.disconnected_at, seconds),
+        server_gone_at=_later(state.server_gone_at, seconds if may_change(state) else 0.0),
+        perhaps_gone_at=_later(state.perhaps_gone_at, seconds),
+        standstill=replace(still, since=still.since + seconds) if still is not None else None,
+    )
+
+
+def _later(moment: float | None, seconds: float) -> float | None:
+    return None if moment is None else moment + seconds

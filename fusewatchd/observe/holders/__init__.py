@@ -1,0 +1,1 @@
+"""Who still holds files of dead mounts."""

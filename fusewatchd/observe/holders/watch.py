@@ -1,0 +1,73 @@
+"""Looks for the processes that still hold files of dead mounts, beside everything else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+
+from fusewatchd.model.cycle import CycleReport, Trigger
+from fusewatchd.model.mounts import Device
+from fusewatchd.observe.holders.scan import HolderJob, HolderScanner
+from fusewatchd.observe.holders.targets import Holdings, Wanted
+from fusewatchd.observe.observer import Observer
+
+
+class HolderWatch:
+    """Owns the book and the scanner; no recovery ever waits for it."""
+
+    def __init__(self, scanner: HolderScanner, observer: Observer) -> None:
+        """Take the scanner; what it finds is in the snapshots of ``observer`` from then on."""
+        self._scanner = scanner
+        self._observer = observer
+        self._book = Holdings()
+        self._looking_for: Wanted | None = None
+        self._began = 0.0
+        self._is_shallow = False
+        """A look did not come back: the next ones do without what may need a lock."""
+
+    def take_cycle(self, cycle: CycleReport, open_incidents: Collection[Device]) -> None:
+        """Note what a cycle brought, and begin a look when one is due."""
+        self._book.take_cycle(cycle, open_incidents)
+        self._observer.holdings = self._book.view()
+        wanted = self._book.wanted(cycle.finished_at) if not self._scanner.is_running else None
+        if wanted is None:
+            return
+        job = HolderJob(wanted.dead, wanted.namespaces, self._is_shallow)
+        if self._scanner.request(job, cycle.finished_at):
+            self._looking_for, self._began = wanted, cycle.finished_at
+        else:
+            self._book.take_failure(cycle.finished_at, cycle.finished_at)
+
+    def fileno(self) -> int:
+        """Return what becomes readable when a look has ended."""
+        return self._scanner.fileno()
+
+    def collect(self) -> Trigger | None:
+        """Take in a finished look."""
+        now = time.monotonic()
+        try:
+            found = self._scanner.collect(now)
+        except TimeoutError:
+            self._is_shallow = True
+            self._book.take_failure(self._began, now)
+            return Trigger.HOLDERS
+        if found is None or self._looking_for is None:
+            return None
+        self._book.take_look(
+            self._looking_for.dead, found.holders, found.counts, found.unseen, self._began, now
+        )
+        self._observer.holdings = self._book.view()
+        return Trigger.HOLDERS
+
+    def postpone(self, seconds: float) -> None:
+        """Give a look that is under way so much more time."""
+        self._scanner.postpone(seconds)
+
+    @property
+    def overdue_at(self) -> float | None:
+        """When to ``collect`` although nothing wakes."""
+        return self._scanner.next_deadline()
+
+    def next_due(self) -> float | None:
+        """Return when a cycle is needed although nothing wakes it."""
+        return self._scanner.next_deadline() if self._scanner.is_running else self._book.next_due()

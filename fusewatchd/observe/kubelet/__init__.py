@@ -1,0 +1,1 @@
+"""What the kubelet's directory and its pod list tell."""

@@ -1,0 +1,77 @@
+"""What is known of the pods of this node, and whether it is newer than what their binds tell.
+
+Names never change, so an old list goes on giving them.  But only a list that was asked for
+after the last bind came or went, and that has every pod of the node, can say that a pod is
+*not* there.
+
+No clock and no I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from fusewatchd.model.findings import Gap
+from fusewatchd.model.pods import Pod
+from fusewatchd.observe.namespaces.container_owners import ListedPods
+
+GAP = "kubelet"
+
+
+class Pods:
+    """The last pod list and the binds that it is compared with."""
+
+    def __init__(self) -> None:
+        """Know nothing; as long as no kubelet is asked, this is how it stays."""
+        self.known: Mapping[str, Pod] | None = None
+        """By directory uid; None before the first list."""
+        self.asked_at = 0.0
+        """When ``known`` was asked for."""
+        self._is_whole = False
+        self._problem = ""
+        self._paths: frozenset[str] = frozenset()
+        self._changed_at = 0.0
+
+    def take_list(self, pods: Iterable[Pod], asked_at: float, *, is_whole: bool) -> None:
+        """Take a list that the kubelet was asked for at ``asked_at``.
+
+        One that may lack pods (``is_whole`` is false) names those that it has, and no more.
+        """
+        self.known = {pod.directory_uid: pod for pod in pods}
+        self.asked_at = asked_at
+        self._is_whole = is_whole
+        self._problem = ""
+
+    def change_kubelet(self) -> None:
+        """Note that another one is asked from now on, or none.
+
+        Names and deletions stay known, for a deletion is never taken back; but until it has
+        answered, no pod is proven not to be there.
+        """
+        self._is_whole, self._problem = False, ""
+
+    def take_problem(self, problem: str) -> None:
+        """Note that the kubelet does not answer; what was known stays."""
+        self._problem = problem
+
+    def take_binds(self, paths: Iterable[str], now: float) -> bool:
+        """Compare with the binds that are there now; True when a new list is wanted."""
+        current = frozenset(paths)
+        if current == self._paths:
+            return False
+        self._paths, self._changed_at = current, now
+        return True
+
+    @property
+    def are_current(self) -> bool:
+        """True when a pod that the list lacks is really not there."""
+        return self._is_whole and not self._problem and self.asked_at > self._changed_at
+
+    @property
+    def listed(self) -> ListedPods:
+        """Return the list as far as it says whose a container is."""
+        return ListedPods(self.known, self.asked_at if self._is_whole else 0.0)
+
+    def gap(self) -> Gap | None:
+        """Return what cannot be seen."""
+        return Gap(GAP, self._problem) if self._problem else None

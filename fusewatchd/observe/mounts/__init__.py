@@ -1,0 +1,1 @@
+"""The mount table of the host, kept up to date."""

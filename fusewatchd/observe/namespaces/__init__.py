@@ -1,0 +1,1 @@
+"""Mount namespaces of others: when they are scanned, and what is believed of them."""

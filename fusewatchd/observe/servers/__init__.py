@@ -1,0 +1,1 @@
+"""How FUSE servers end: pidfds, sockets, OOM kills."""

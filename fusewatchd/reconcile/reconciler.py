@@ -1,0 +1,204 @@
+"""One cycle: observe, diagnose, plan, act, report.
+
+Level-triggered: what woke the cycle is never looked at, so any cycle may be lost, repeated
+or cut between two actions, and the next one converges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from fusewatchd.diagnose.diagnosis import Diagnosis, Knowledge, diagnose
+from fusewatchd.diagnose.exclusions import Scope
+from fusewatchd.diagnose.own_layers import dead_layers, recalled
+from fusewatchd.model.actions import Action, DropLayers, Outcome, OutcomeStatus, OwnLayer
+from fusewatchd.model.cycle import CycleReport, Trigger
+from fusewatchd.model.findings import Finding
+from fusewatchd.model.ledger import Ledger, remember_outages
+from fusewatchd.model.mounts import TargetKey
+from fusewatchd.model.outages import Change
+from fusewatchd.model.server_actions import CommandEnd, RunCommand
+from fusewatchd.model.snapshot import Snapshot
+from fusewatchd.plan.back_off import BackOff
+from fusewatchd.plan.budget import ration
+from fusewatchd.plan.flapping import FlapRule, follow_sources, hold_back, pauses
+from fusewatchd.plan.planner import Policy, plan
+from fusewatchd.plan.server_recovery import Remedied, RemedyPolicy, remedy, split
+from fusewatchd.rate_limit import Rate
+from fusewatchd.reconcile.incidents import IncidentStep, follow, follow_services
+from fusewatchd.reconcile.ledger_update import take_diagnosis, take_outcomes, take_plan
+
+
+class Observes(Protocol):
+    """The reading side of the node."""
+
+    def observe(self, now: float) -> Snapshot:
+        """Look at everything that may have changed."""
+
+    def take_outcomes(self, outcomes: Sequence[Outcome], now: float) -> None:
+        """Note what the executor changed in other namespaces."""
+
+
+class Executes(Protocol):
+    """The writing side of the node."""
+
+    def submit(self, actions: Sequence[Action], now: float) -> None:
+        """Accept actions without waiting for them."""
+
+    def collect(self, now: float) -> list[Outcome]:
+        """Return what has ended since the last call."""
+
+    def take_in(self, now: float) -> None:
+        """Give who has ended the next of what was accepted; ``collect`` tells of it later."""
+
+
+class RunsCommands(Protocol):
+    """Programs of the node that bring servers back."""
+
+    def submit(self, commands: Sequence[RunCommand], now: float) -> None:
+        """Accept commands without waiting for them."""
+
+    def collect(self, now: float) -> list[CommandEnd]:
+        """Return what has ended since the last call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policies:
+    """What the configuration says to each step of a cycle; a reload replaces all of it."""
+
+    diagnosis: Knowledge
+    planning: Policy
+    servers: RemedyPolicy
+    back_off: BackOff
+    flapping: FlapRule
+    budget: Rate
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """What was under way and has ended since the last cycle."""
+
+    of_binds: tuple[Outcome, ...]
+    of_sources: tuple[Outcome, ...]
+    commands: tuple[CommandEnd, ...]
+
+
+class Reconciler:
+    """Owns the ledger; everything else it uses is handed to it."""
+
+    def __init__(
+        self,
+        observer: Observes,
+        executor: Executes,
+        commands: RunsCommands,
+        policies: Policies,
+        clock: Callable[[], float],
+        recall: Callable[[], Iterable[tuple[TargetKey, OwnLayer]]],
+    ) -> None:
+        """Begin with an empty ledger.
+
+        Args:
+            observer: reads the node.
+            executor: changes mounts.
+            commands: runs programs that start servers.
+            policies: may be replaced between two cycles.
+            clock: seconds, monotonic.
+            recall: returns the layers that workers were about to make, also those of which no
+                outcome told.
+        """
+        self.policies = policies
+        self.ledger = Ledger()
+        self._observer = observer
+        self._executor = executor
+        self._commands = commands
+        self._clock = clock
+        self._recall = recall
+        self._number = 0
+
+    def reconcile(self, triggers: Sequence[Trigger]) -> CycleReport:
+        """Run one cycle and return what reporters may know of it."""
+        started = self._clock()
+        ended = self._collect(started)
+        self._observer.take_outcomes(ended.of_binds, started)
+        snapshot = self._observer.observe(started)
+        diagnosis, ledger = self._learn(ended, snapshot)
+        done = self._decide(diagnosis, snapshot, ledger, ended)
+        self._executor.submit((*done.plan.actions, *done.report.detaches), started)
+        self._commands.submit(done.report.commands, started)
+        told = tuple(o for o in ended.of_binds if not isinstance(o.action, DropLayers))
+        changes, step = self._remember(done, diagnosis.findings, told, snapshot)
+        self._number += 1
+        return CycleReport(
+            number=self._number,
+            triggers=tuple(triggers),
+            started_at=started,
+            finished_at=self._clock(),
+            snapshot=snapshot,
+            findings=diagnosis.findings,
+            plan=done.plan,
+            outcomes=told,
+            changes=changes,
+            ledger=self.ledger,
+            mode=self.policies.planning.mode,
+            superseded=self.policies.planning.superseded,
+            incidents_opened=step.opened,
+            incidents_closed=step.closed,
+            foreign_stale=diagnosis.foreign_stale,
+            pauses=pauses(self.ledger.sources, self.policies.flapping),
+            unproven=diagnosis.unproven,
+            unclaimed=diagnosis.unclaimed,
+            dead_layers=dead_layers(
+                (finding.bind for finding in diagnosis.findings), snapshot, self.ledger.own_layers
+            ),
+            remedies=done.report,
+        )
+
+    def _collect(self, now: float) -> _Ended:
+        of_binds, of_sources = split(self._executor.collect(now))
+        return _Ended(tuple(of_binds), tuple(of_sources), tuple(self._commands.collect(now)))
+
+    def _learn(self, ended: _Ended, snapshot: Snapshot) -> tuple[Diagnosis, Ledger]:
+        """Judge every bind, and put what is known now into the ledger."""
+        policies, outcomes = self.policies, ended.of_binds
+        ledger = take_outcomes(self.ledger, outcomes, policies.back_off)
+        if self._number == 0 or any(o.status is OutcomeStatus.FAILED for o in outcomes):
+            layers = recalled(ledger.own_layers, self._recall())
+            ledger = replace(ledger, own_layers=layers)
+        diagnosis = diagnose(snapshot, ledger, policies.diagnosis)
+        # Thousands of binds take long: workers that are free get their next actions in between.
+        self._executor.take_in(self._clock())
+        ledger = take_diagnosis(ledger, diagnosis, snapshot)
+        now, rule = snapshot.taken_at, policies.flapping
+        sources = follow_sources(ledger.sources, diagnosis.findings, outcomes, snapshot, rule, now)
+        self._executor.take_in(self._clock())
+        return diagnosis, replace(ledger, sources=sources)
+
+    def _decide(
+        self, diagnosis: Diagnosis, snapshot: Snapshot, ledger: Ledger, ended: _Ended
+    ) -> Remedied:
+        """Plan what is done about binds and about their servers."""
+        policies, findings, now = self.policies, diagnosis.findings, snapshot.taken_at
+        todo = plan(findings, snapshot, ledger, policies.planning, now)
+        todo = hold_back(todo, findings, ledger.sources, policies.flapping, now)
+        todo, ledger = ration(todo, findings, ledger, policies.budget, now)
+        scope = Scope(policies.planning.mode, policies.diagnosis.switches)
+        done = ended.of_sources, ended.commands
+        return remedy(todo, findings, snapshot, ledger, *done, policies.servers, scope, now)
+
+    def _remember(
+        self,
+        done: Remedied,
+        findings: tuple[Finding, ...],
+        outcomes: tuple[Outcome, ...],
+        snapshot: Snapshot,
+    ) -> tuple[tuple[Change, ...], IncidentStep]:
+        """Put what was decided into the ledger; return what changed with it."""
+        now = snapshot.taken_at
+        ledger, changes = take_plan(done.ledger, findings, done.plan, outcomes, now)
+        step = follow(ledger.incidents, findings, outcomes, ledger.states, snapshot, now)
+        outages = remember_outages(ledger.outages, step.closed, now)
+        services = follow_services(ledger.services, step, findings)
+        self.ledger = replace(ledger, incidents=step.open, outages=outages, services=services)
+        return changes, step

@@ -1,0 +1,1 @@
+"""Kubernetes Events and the node condition: what is said, when, and about which object."""

@@ -1,0 +1,146 @@
+"""Kubernetes Events on the pods whose volumes are hit, or on the node when they are very many.
+
+The note of an Event must stay the same from one outage to the next, or no count ever rises.  So of
+the end of a server it has a few sentences and the name of a unit, which a restarted service keeps,
+and neither processes nor times.  The server's pod is what the Event is *related* to.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from fusewatchd.errors import error_name
+from fusewatchd.model.cycle import CycleReport
+from fusewatchd.model.findings import Finding
+from fusewatchd.model.mounts import Device
+from fusewatchd.model.pods import Pod
+from fusewatchd.model.servers import OomKill, ServerEnd
+from fusewatchd.model.snapshot import Snapshot
+from fusewatchd.report.events.draft import EventDraft, pod_reference
+from fusewatchd.report.events.episodes import Troubles
+from fusewatchd.report.events.event_limit import MAX_PODS, Crowd
+from fusewatchd.report.events.wording import EventKind
+from fusewatchd.report.log.fields import device_of
+from fusewatchd.report.server_fields import pod_of_server
+from fusewatchd.text import printable
+
+MAX_BACKLOG = 512
+"""Events that wait for the names of their pods; the oldest is given up for a new one."""
+
+_Word = tuple[str, Device | None, EventKind]
+"""What is said of a pod, which its directory names."""
+_OUT_OF_MEMORY = " The kernel killed it, or another process of its cgroup, for lack of memory."
+MAX_UNIT = 80
+
+
+class PodEvents:
+    """Drafts Events on pods and hands them over."""
+
+    def __init__(
+        self,
+        post: Callable[[EventDraft], None],
+        node_name: str = "",
+        give_up: Callable[[int], None] = lambda count: None,
+        most: Callable[[], int] = lambda: MAX_PODS,
+    ) -> None:
+        """Give every Event to ``post``, which must return at once.
+
+        Args:
+            post: takes an Event.
+            node_name: the node on which is told what is too much to be told on each pod.
+            give_up: is told how many Events were dropped.
+            most: how many pods of a storm get Events of their own.
+        """
+        self._post = post
+        self._node_name = node_name
+        self._give_up = give_up
+        self._crowd = Crowd(most)
+        self._troubles: Troubles[str] = Troubles(_pod_uid, self._announce)
+        self._backlog: OrderedDict[_Word, None] = OrderedDict()
+        self.given_up = 0
+        """Events that were dropped because their pod's name never became known."""
+
+    def report(self, cycle: CycleReport) -> None:
+        """Draft what this cycle brought; pods that are being deleted are left in peace."""
+        self._post_backlog(cycle)
+        self._troubles.report(cycle)
+
+    def close(self) -> None:
+        """Give up what still waits for a name."""
+        self._drop(len(self._backlog))
+        self._backlog.clear()
+
+    def _announce(
+        self, cycle: CycleReport, uid: str, device: Device | None, kind: EventKind
+    ) -> None:
+        pod = (cycle.snapshot.pods or {}).get(uid)
+        if pod is None:
+            self._wait_for_name((uid, device, kind))
+        elif not pod.is_deleting:
+            self._tell(cycle, pod, device, kind)
+
+    def _tell(self, cycle: CycleReport, pod: Pod, device: Device | None, kind: EventKind) -> None:
+        if not self._crowd.admits(pod.uid, cycle.started_at):
+            self._post(kind.draft_for_node(self._node_name))
+            return
+        draft = kind.draft(pod)
+        if kind is EventKind.STALE and device is not None:
+            draft = with_end(draft, cycle.snapshot.ends.get(device), cycle.snapshot)
+        if kind is EventKind.FAILED:
+            draft = with_error(draft, [f for f in cycle.findings if device_of(f) == device])
+        self._post(draft)
+
+    def _drop(self, count: int) -> None:
+        if count:
+            self.given_up += count
+            self._give_up(count)
+
+    def _wait_for_name(self, word: _Word) -> None:
+        # Said again while it waits: the later moment counts, and the order with it.
+        self._backlog.pop(word, None)
+        self._backlog[word] = None
+        if len(self._backlog) > MAX_BACKLOG:
+            self._backlog.popitem(last=False)
+            self._drop(1)
+
+    def _post_backlog(self, cycle: CycleReport) -> None:
+        pods = cycle.snapshot.pods
+        if pods is None or not self._backlog:
+            return
+        waiting, self._backlog = self._backlog, OrderedDict()
+        for word in waiting:
+            pod = pods.get(word[0])
+            if pod is not None and not pod.is_deleting:
+                self._tell(cycle, pod, *word[1:])
+            elif pod is None and not cycle.snapshot.pods_are_current:
+                self._backlog[word] = None
+            elif pod is None:
+                self._drop(1)
+
+
+def _pod_uid(cycle: CycleReport, finding: Finding) -> str:
+    return finding.bind.path.pod_uid
+
+
+def with_end(draft: EventDraft, end: ServerEnd | None, snapshot: Snapshot) -> EventDraft:
+    """Add what is known of the end of a server."""
+    if end is None or end.server is None:
+        return draft
+    note = draft.note
+    if end.server.unit.endswith(".service"):  # scopes are named anew each time
+        note += f" The server was unit {printable(end.server.unit, MAX_UNIT)}."
+    if end.oom is OomKill.YES:
+        note += _OUT_OF_MEMORY
+    pod = pod_of_server(end.server, snapshot)
+    related = pod_reference(pod) if pod is not None else None
+    return replace(draft, note=note, related=related)
+
+
+def with_error(draft: EventDraft, hit: Iterable[Finding]) -> EventDraft:
+    """Add with what the new server of these binds answers, where that is in the way."""
+    number = next((finding.source_errno for finding in hit if finding.source_errno), 0)
+    if not number:
+        return draft
+    return replace(draft, note=f"{draft.note} The new server answers with {error_name(number)}.")

@@ -1,0 +1,132 @@
+"""Kubernetes Events on what stands for a volume: its claim, and the Dataset where Fluid made it.
+
+One for each volume, node and outage, however many pods use the volume there.  The claim is
+known to the API server only, so a draft names the PersistentVolume; a volume without one (an
+inline volume of a pod) has no such Events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fusewatchd.model.cycle import CycleReport
+from fusewatchd.model.findings import Finding
+from fusewatchd.model.mounts import Device
+from fusewatchd.model.verdicts import Reason
+from fusewatchd.report.events.draft import EventDraft, VolumeObject, VolumeReference
+from fusewatchd.report.events.episodes import Troubles
+from fusewatchd.report.events.event_limit import MAX_PODS, Crowd
+from fusewatchd.report.events.pods import with_error
+from fusewatchd.report.events.wording import EventKind
+from fusewatchd.report.log.fields import device_of
+
+FLUID_CSI_DRIVER = "fuse.csi.fluid.io"
+
+ON_CLAIM = {
+    EventKind.STALE: "the server of this volume is gone: pods there get 'Transport endpoint is"
+    " not connected' until the volume is bound to a new server.",
+    EventKind.HUNG: "the server of this volume does not answer: whoever opens a file there waits."
+    " It is left alone while its server lives.",
+    EventKind.ABORTING: "the server of this volume stands still: unless it answers in the last"
+    " second, its connection is aborted, and whoever waits for it gets an error.",
+    EventKind.ABORTED: "the hung connection of this volume was aborted: pods there get 'Transport"
+    " endpoint is not connected' until the volume is bound to a new server.",
+    EventKind.RECOVERED: "this volume answers again in every pod that uses it. No pod was"
+    " restarted; files that were open while its server was gone have to be opened anew.",
+    EventKind.NARROWER: "the new file system of this volume denies some pod what the old one"
+    " allowed, writing for instance. 'fusewatchd status' on the node says what.",
+    EventKind.WIDER: "the new file system of this volume allows some pod what the old one"
+    " denied, writing for instance. 'fusewatchd status' on the node says what.",
+    EventKind.FAILED: "this volume could not be bound to its new server in some pod; it is tried"
+    " again. 'fusewatchd status' on the node says why.",
+    EventKind.UNRECOVERABLE: "this volume cannot be bound to a new server in some pod while that"
+    " pod runs; restarting the pod helps. 'fusewatchd status' on the node says why.",
+}
+_ON_DATASET = {
+    EventKind.RECOVERED: ("FuseRecoverSucceed", "the FUSE mounts of this dataset work again."),
+    EventKind.FAILED: (
+        "FuseRecoverFailed",
+        "a FUSE mount of this dataset could not be bound to its new server; it is tried again.",
+    ),
+    EventKind.UNRECOVERABLE: (
+        "FuseRecoverFailed",
+        "a FUSE mount of this dataset cannot be bound to a new server while its pod runs.",
+    ),
+}
+"""Fluid's own reasons (fluid-cloudnative/fluid, pkg/common/constants.go), so that ``kubectl
+describe dataset`` reads as its users know it."""
+
+_BY_CLAIM = ("persistentVolumeClaim", "ephemeral")
+"""Kinds of volumes of a pod (core/v1 ``Volume``) that have a claim."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Volume:
+    name: str
+    is_fluid: bool
+
+
+class VolumeEvents:
+    """Drafts Events on volumes and hands them over."""
+
+    def __init__(
+        self,
+        post: Callable[[EventDraft], None],
+        node_name: str,
+        most: Callable[[], int] = lambda: MAX_PODS,
+    ) -> None:
+        """Give every Event to ``post``, which must return at once.
+
+        Args:
+            post: takes an Event.
+            node_name: what an Event on a volume says of where it happened.
+            most: how many volumes of a storm get Events.
+        """
+        self._post = post
+        self._node_name = node_name
+        self._crowd = Crowd(most)
+        self._troubles: Troubles[_Volume] = Troubles(_volume_of, self._announce)
+
+    def report(self, cycle: CycleReport) -> None:
+        """Draft what this cycle brought."""
+        self._troubles.report(cycle)
+
+    def close(self) -> None:
+        """Nothing waits here."""
+
+    def _announce(
+        self, cycle: CycleReport, volume: _Volume, device: Device | None, kind: EventKind
+    ) -> None:
+        # Of a storm the node tells, where the pods are counted.
+        if not self._crowd.admits(volume.name, cycle.started_at):
+            return
+        reason, action, type_, _ = kind.value
+        where = f"On node {self._node_name}:"
+        claim = VolumeReference(volume.name, VolumeObject.CLAIM)
+        draft = EventDraft(claim, reason, action, f"{where} {ON_CLAIM[kind]}", type_)
+        if kind is EventKind.FAILED:
+            draft = with_error(draft, [f for f in cycle.findings if device_of(f) == device])
+        self._post(draft)
+        if volume.is_fluid and kind in _ON_DATASET:
+            reason, note = _ON_DATASET[kind]
+            dataset = VolumeReference(volume.name, VolumeObject.DATASET)
+            self._post(EventDraft(dataset, reason, action, f"{where} {note}", type_))
+
+
+def _volume_of(cycle: CycleReport, finding: Finding) -> _Volume | None:
+    """Return the PersistentVolume of a bind.
+
+    The directory of an inline volume is named as the pod likes, which may be the name of
+    somebody's PersistentVolume: only the pod can tell, so without it nobody is told.
+    """
+    path = finding.bind.path
+    pod = (cycle.snapshot.pods or {}).get(path.pod_uid)
+    if pod is None or pod.is_deleting or finding.refusal is Reason.OWNER_UNKNOWN:
+        return None
+    inline = {volume.name for volume in pod.volumes if volume.kind not in _BY_CLAIM}
+    if path.volume in inline or len(inline) == len(pod.volumes):
+        return None
+    data = cycle.snapshot.volume_data.get((path.pod_uid, path.volume))
+    driver = data.driver if data is not None else finding.bind.driver
+    return _Volume(path.volume, driver == FLUID_CSI_DRIVER)

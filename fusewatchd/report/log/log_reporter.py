@@ -1,0 +1,63 @@
+"""The story of each outage in the log.
+
+Each thing is said once.  An outage of one FUSE connection, with all its binds and all the
+cycles that it takes, is a handful of lines: the server is gone, so many binds are stale, the
+source is back, so many binds were replaced, recovered after so long.  What happened to each
+single bind is there at level ``debug``.  ``event`` names each kind of line for machines.
+"""
+
+from __future__ import annotations
+
+from fusewatchd.log import Log
+from fusewatchd.model.cycle import CycleReport
+from fusewatchd.report.log.binds import BindStory, ForeignStory
+from fusewatchd.report.log.holders import HolderStory
+from fusewatchd.report.log.outages import OutageStory
+from fusewatchd.report.log.outcomes import AbortStory, OutcomeStory
+from fusewatchd.report.log.restraint import RestraintStory
+from fusewatchd.report.log.server_actions import RemedyStory
+
+
+class LogReporter:
+    """Writes what is new in each cycle to the log."""
+
+    def __init__(self, log: Log) -> None:
+        """Tell everything to ``log``, which stays its owner's."""
+        self._log = log
+        self._gaps: dict[str, str] = {}
+        self._aborts = AbortStory(log)
+        self._outages = OutageStory(log)
+        self._binds = BindStory(log)
+        self._restraint = RestraintStory(log)
+        self._outcomes = OutcomeStory(log)
+        self._holders = HolderStory(log)
+        self._foreign = ForeignStory(log)
+        self._servers = RemedyStory(log)
+
+    def report(self, cycle: CycleReport) -> None:
+        """Say what this cycle brought, in the order in which it happened."""
+        self._tell_gaps(cycle)
+        self._aborts.report(cycle)
+        self._outages.tell_opened(cycle)
+        self._binds.report(cycle)
+        self._restraint.report(cycle)
+        self._outages.tell_sources(cycle)
+        self._outcomes.report(cycle)
+        self._outages.tell_closed(cycle)
+        self._holders.report(cycle)
+        self._foreign.report(cycle)
+        self._servers.report(cycle)
+
+    def close(self) -> None:
+        """Keep the log open: the daemon says good-bye in it."""
+
+    def _tell_gaps(self, cycle: CycleReport) -> None:
+        gaps = {gap.source: gap.reason for gap in cycle.gaps}
+        for source, reason in gaps.items():
+            if source not in self._gaps:
+                self._log.warning(
+                    f"cannot see: {source}", event="gap_opened", gap=source, detail=reason
+                )
+        for source in self._gaps.keys() - gaps.keys():
+            self._log.info(f"can see again: {source}", event="gap_closed", gap=source)
+        self._gaps = gaps

@@ -1,1 +1,0 @@
-"""What tells people and machines about finished cycles."""

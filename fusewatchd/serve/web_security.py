@@ -1,0 +1,203 @@
+"""The web configuration file in force: read, made into TLS, and read again when it changed.
+
+A file that became wrong changes nothing: what was read before stays, and the problem is told
+once, in one line.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from fusewatchd.config.credential_files import Signature, read_secret, require_trusted, signature
+from fusewatchd.config.file import load_document
+from fusewatchd.errors import ConfigError, CredentialsError
+from fusewatchd.serve.bcrypt import Verify, find_bcrypt
+from fusewatchd.serve.web_config import (
+    CIPHERS,
+    OPEN,
+    ClientAuth,
+    TlsServerConfig,
+    TlsVersion,
+    WebConfig,
+    web_config_from,
+)
+from fusewatchd.text import printable
+
+RETRY_SECONDS = 0.5
+"""How soon a file that could not be used is looked at again, while clients come."""
+_MAX_BYTES = 1 << 20
+_VERSIONS = {
+    TlsVersion.TLS10: ssl.TLSVersion.TLSv1,
+    TlsVersion.TLS11: ssl.TLSVersion.TLSv1_1,
+    TlsVersion.TLS12: ssl.TLSVersion.TLSv1_2,
+    TlsVersion.TLS13: ssl.TLSVersion.TLSv1_3,
+}
+_SAN_KINDS = ("DNS", "email", "IP Address", "URI")
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What is asked of clients now."""
+
+    config: WebConfig = OPEN
+    tls: ssl.SSLContext | None = None
+    verify: Verify | None = None
+    """Checks passwords; there when there are users."""
+
+    def admits(self, client: socket.socket) -> bool:
+        """Return True when the names in a client's certificate are among those allowed."""
+        allowed = self.config.tls_server_config.client_allowed_sans
+        if not allowed:
+            return True
+        certificate: Any = client.getpeercert() if isinstance(client, ssl.SSLSocket) else None
+        names = (certificate or {}).get("subjectAltName", ())
+        return any(kind in _SAN_KINDS and name in allowed for kind, name in names)
+
+
+class WebSecurity:
+    """The rules of one file; without a file everybody is answered, in plain HTTP."""
+
+    def __init__(self, path: str, complain: Callable[[str], None] = lambda problem: None) -> None:
+        """Read the file.
+
+        Args:
+            path: of the file; empty: there is none.
+            complain: takes what is wrong with a later state of it.
+
+        Raises:
+            ConfigError: it cannot be used.
+        """
+        self._path = path
+        self._complain = complain
+        self._problem = ""
+        self._retry_at = 0.0
+        self._signature: Signature = ()
+        self._rules = Rules()
+        if path:
+            self._rules, self._signature = load_rules(path)
+
+    def current(self) -> Rules:
+        """Return the rules in force, after a look at whether a file changed."""
+        if not self._path:
+            return self._rules
+        files = [entry[0] for entry in self._signature]
+        try:
+            if signature(*files) == self._signature and not self._problem:
+                return self._rules
+            if self._problem and time.monotonic() < self._retry_at:
+                return self._rules
+            self._rules, self._signature = load_rules(self._path)
+            self._problem = ""
+        except (ConfigError, CredentialsError) as exc:
+            self._retry_at = time.monotonic() + RETRY_SECONDS
+            if str(exc) != self._problem:
+                self._problem = str(exc)
+                self._complain(self._problem)
+        return self._rules
+
+
+def load_rules(path: str) -> tuple[Rules, Signature]:
+    """Read a web configuration file and what it names.
+
+    Raises:
+        ConfigError: something cannot be used; one line for each problem.
+    """
+    try:
+        files = [path]
+        before = signature(path)
+        require_trusted(path)
+        config = web_config_from(load_document(path), path)
+        tls = config.tls_server_config
+        if tls.key:
+            read_secret(path, _MAX_BYTES)
+        files += [_beside(path, f) for f in (tls.cert_file, tls.key_file, tls.client_ca_file) if f]
+        # Before they are read: what changes in the meantime is seen the next time.
+        found = before + signature(*files[1:])
+        context = _context(tls, path) if tls.is_on else None
+    except CredentialsError as exc:
+        raise ConfigError(str(exc)) from exc
+    verify = find_bcrypt() if config.basic_auth_users else None
+    if config.basic_auth_users and verify is None:
+        raise ConfigError(
+            f"{path}: basic_auth_users: this system's libcrypt cannot check bcrypt"
+            " (libxcrypt is needed); use client certificates, or leave them out"
+        )
+    return Rules(config, context, verify), found
+
+
+def _beside(path: str, name: str) -> str:
+    return os.path.join(os.path.dirname(path), name)
+
+
+def _context(tls: TlsServerConfig, path: str) -> ssl.SSLContext:
+    certificate = tls.cert or _read(_beside(path, tls.cert_file))
+    key = tls.key or read_secret(_beside(path, tls.key_file), _MAX_BYTES)
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = _VERSIONS[tls.min_version]
+        context.maximum_version = _VERSIONS[tls.max_version]
+        context.options |= ssl.OP_NO_RENEGOTIATION
+        if tls.prefer_server_cipher_suites:
+            context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
+        chosen = [CIPHERS[name] for name in tls.cipher_suites if name in CIPHERS]
+        if chosen:
+            context.set_ciphers(":".join(chosen))
+    except (ssl.SSLError, ValueError) as exc:
+        raise ConfigError(f"{path}: tls_server_config: {_words(exc)}") from exc
+    try:
+        with _as_file(certificate) as cert_path, _as_file(key) as key_path:
+            # The callback keeps a locked key from asking for a pass phrase on a terminal.
+            context.load_cert_chain(cert_path, key_path, lambda: b"")
+    except (OSError, ValueError) as exc:
+        what = f"{tls.cert_file or 'cert'}, {tls.key_file or 'key'}"
+        raise ConfigError(f"{path}: {what}: no usable certificate and key: {_words(exc)}") from exc
+    if tls.client_auth_type in (ClientAuth.REQUIRE, ClientAuth.VERIFY_IF_GIVEN):
+        _trust_clients(context, tls, path)
+    return context
+
+
+def _trust_clients(context: ssl.SSLContext, tls: TlsServerConfig, path: str) -> None:
+    authority = tls.client_ca or _read(_beside(path, tls.client_ca_file))
+    try:
+        context.load_verify_locations(cadata=authority)
+    except (OSError, ValueError) as exc:
+        what = tls.client_ca_file or "client_ca"
+        raise ConfigError(f"{path}: {what}: no usable certificates: {_words(exc)}") from exc
+    is_required = tls.client_auth_type is ClientAuth.REQUIRE
+    context.verify_mode = ssl.CERT_REQUIRED if is_required else ssl.CERT_OPTIONAL
+
+
+def _read(path: str) -> str:
+    require_trusted(path)
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_MAX_BYTES)
+    except OSError as exc:
+        raise ConfigError(f"{path}: {exc.strerror}") from exc
+    return data.decode("latin-1")
+
+
+@contextmanager
+def _as_file(text: str) -> Iterator[str]:
+    """Give text a name: the library reads certificates and keys from files only."""
+    fd = os.memfd_create("pem", os.MFD_CLOEXEC)
+    try:
+        with open(fd, "wb", closefd=False) as file:
+            file.write(text.encode("latin-1", "replace"))
+        yield f"/proc/self/fd/{fd}"
+    finally:
+        with suppress(OSError):
+            os.close(fd)
+
+
+def _words(exc: Exception) -> str:
+    if isinstance(exc, ssl.SSLError):
+        return printable(exc.reason or "it is none")
+    return printable(getattr(exc, "strerror", None) or str(exc))

@@ -1,0 +1,280 @@
+"""What ``fusewatchd check`` and ``fusewatchd status`` show, as one document.
+
+Pure.  The document is what ``--json`` prints and what the daemon hands out over its socket;
+``table`` makes a table of the document alone, so both always say the same.  Every text
+that a pod, a driver or a path contributes is escaped when it enters the document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from fusewatchd.model.actions import Action, OutcomeStatus
+from fusewatchd.model.cycle import CycleReport
+from fusewatchd.model.findings import Finding
+from fusewatchd.model.ledger import TargetState
+from fusewatchd.model.mounts import MountNamespace, NamespaceKind, TargetKey
+from fusewatchd.model.outages import Incident, Outage
+from fusewatchd.model.plan import Pause, Refusal
+from fusewatchd.model.snapshot import Snapshot
+from fusewatchd.model.verdicts import ALARMING, Reason, Verdict
+from fusewatchd.status.connections import (
+    MAX_UNCLAIMED,
+    connections_document,
+    dead_source_document,
+    end_document,
+    holders_document,
+    pod_document,
+    servers_document,
+    sources_document,
+    trouble_document,
+    unclaimed_document,
+)
+from fusewatchd.status.values import PATH_LIMIT, Clocks, Document, rfc3339, shown
+
+MAX_NAMESPACES = 100
+"""Namespaces listed one by one; the totals count all."""
+
+POORER = frozenset({"kubelet", "pods", "apiserver", "fusectl"})
+"""Gaps that cost names or detail, but hide no bind: with one of them *healthy* stands."""
+
+
+# ------------------------------------------------------------------------- document
+
+
+def status_document(cycle: CycleReport, clocks: Clocks, *, version: str, way: str) -> Document:
+    """Return everything that is known after a cycle.
+
+    Args:
+        cycle: the last finished one.
+        clocks: for dates.
+        version: of fusewatchd.
+        way: how mounts are replaced on this kernel.
+    """
+    snapshot, ledger = cycle.snapshot, cycle.ledger
+    refused = {refusal.finding.bind.key: refusal for refusal in cycle.plan.refused}
+    planned = {action.key: action for action in cycle.plan.actions}
+    binds = [
+        {
+            **_bind(
+                finding, refused.get(finding.bind.key), planned, ledger.states, snapshot, clocks
+            ),
+            "dead_layers": cycle.dead_layers.get(finding.bind.key, 0),
+        }
+        for finding in cycle.findings
+    ]
+    foreign = [ns for ns in snapshot.namespaces if ns.kind is NamespaceKind.FOREIGN]
+    return {
+        "version": version,
+        "way": way,
+        "mode": cycle.mode.value,
+        "superseded": cycle.superseded.value,
+        "started_at": rfc3339(clocks.started_wall),
+        "looked_at": clocks.date(snapshot.taken_at),
+        "printed_at": rfc3339(clocks.now_wall),
+        "cycle": cycle.number,
+        "kubelet_root": shown(snapshot.kubelet_root, PATH_LIMIT) or None,
+        "pods_known": snapshot.pods is not None,
+        "mount_table_entries": len(snapshot.table),
+        "totals": _totals(cycle),
+        "last_recovery": _latest(binds),
+        "orphans_detached": {
+            "layers": ledger.detached.layers,
+            "last_at": clocks.date(ledger.detached.last_at),
+        },
+        "binds": binds,
+        "unclaimed": [
+            unclaimed_document(*pair, snapshot) for pair in cycle.unclaimed[:MAX_UNCLAIMED]
+        ],
+        "connections": connections_document(cycle, clocks),
+        "sources": sources_document(cycle),
+        "servers": servers_document(cycle, clocks),
+        "incidents": [_incident(one, snapshot, clocks) for one in ledger.incidents.values()],
+        "dead_mount_holders": holders_document(snapshot, clocks),
+        "outages": [_outage(outage, clocks) for outage in ledger.outages],
+        "dead_sources": [dead_source_document(one, clocks) for one in cycle.remedies.dead_sources],
+        "on_stale": [trouble_document(one, clocks) for one in cycle.remedies.troubles],
+        "flapping_sources": [_pause(pause) for pause in cycle.pauses],
+        "namespaces": {
+            "containers": len(snapshot.namespaces) - len(foreign),
+            "not_entered": [_namespace(ns, snapshot) for ns in foreign[:MAX_NAMESPACES]],
+            "not_entered_count": len(foreign),
+            "not_entered_stale_mounts": cycle.foreign_stale,
+        },
+        "gaps": [{"source": shown(gap.source), "reason": shown(gap.reason)} for gap in cycle.gaps],
+    }
+
+
+def _totals(cycle: CycleReport) -> Document:
+    verdicts = {verdict.value: 0 for verdict in Verdict}
+    for finding in cycle.findings:
+        verdicts[finding.verdict.value] += 1
+    paths = [finding.bind.path for finding in cycle.findings]
+    return {
+        "binds": len(paths),
+        "volumes": len({(path.pod_uid, path.volume) for path in paths}),
+        "pods": len({path.pod_uid for path in paths}),
+        "verdicts": verdicts,
+    }
+
+
+def _bind(
+    finding: Finding,
+    refusal: Refusal | None,
+    planned: Mapping[TargetKey, Action],
+    states: Mapping[TargetKey, TargetState],
+    snapshot: Snapshot,
+    clocks: Clocks,
+) -> Document:
+    bind, mount, path = finding.bind, finding.bind.mount, finding.bind.path
+    state = states.get(bind.key, TargetState())
+    reason = refusal.reason if refusal is not None else finding.refusal
+    retry_at = refusal.retry_at if refusal is not None else None
+    last = state.last_outcome
+    action = planned.get(bind.key)
+    backs_off = reason is Reason.BACK_OFF
+    if reason is Reason.BACK_OFF and last is not None and last.reason is not Reason.NONE:
+        # That it waits is told by ``retry_at``; what for is the last attempt's reason.
+        reason = last.reason
+    candidates = [shown(p.mount_point, PATH_LIMIT) for p in bind.source.candidates]
+    return {
+        "pod": pod_document(path.pod_uid, snapshot),
+        "directory_uid": shown(path.pod_uid),
+        "volume": shown(path.volume),
+        "container": shown(path.container) or None,
+        "kind": path.kind.value,
+        "namespace": bind.key.namespace or None,
+        "mount_point": shown(bind.key.mount_point, PATH_LIMIT),
+        "mount_id": mount.mount_id if mount is not None else None,
+        "device": str(mount.device) if mount is not None else None,
+        "fs_type": shown(mount.fs_type) if mount is not None else None,
+        "driver": shown(bind.driver) or None,
+        "depth": bind.depth,
+        "source": {
+            "path": candidates[0] if candidates else None,
+            "candidates": candidates,
+            "rule": shown(bind.source.rule) or None,
+            "why": shown(bind.source.why),
+        },
+        "source_device": str(finding.source_mount.device) if finding.source_mount else None,
+        "verdict": finding.verdict.value,
+        "evidence": shown(finding.evidence),
+        "refusal": reason.value if reason is not Reason.NONE else None,
+        "retry_at": clocks.date(retry_at),
+        "backs_off": backs_off,
+        "detail": shown(refusal.detail, PATH_LIMIT) or None if refusal is not None else None,
+        "planned": shown(action.describe(), 2 * PATH_LIMIT) if action is not None else None,
+        "is_in_flight": state.is_in_flight,
+        "undone": state.undone,
+        "phase": state.phase.value,
+        "failures": state.failures,
+        "last_attempt": _attempt(state, clocks),
+        "last_recovery": _recovery(state, clocks),
+    }
+
+
+def _recovery(state: TargetState, clocks: Clocks) -> Document | None:
+    outcome = state.last_outcome
+    if outcome is None or outcome.status is not OutcomeStatus.RECOVERED:
+        return None
+    took = max(0.0, outcome.finished_at - outcome.started_at)
+    return {
+        "at": clocks.date(outcome.finished_at),
+        "took_ms": round(took * 1000, 3),
+        "narrower": shown(outcome.narrower) or None,
+        "wider": shown(outcome.wider) or None,
+    }
+
+
+def _attempt(state: TargetState, clocks: Clocks) -> Document | None:
+    """Return the last attempt if it did not succeed."""
+    outcome = state.last_outcome
+    if outcome is None or outcome.status is OutcomeStatus.RECOVERED:
+        return None
+    return {
+        "at": clocks.date(outcome.finished_at),
+        "outcome": outcome.status.value,
+        "reason": outcome.reason.value,
+        "errno": outcome.errno or None,
+        "detail": shown(outcome.detail),
+    }
+
+
+def _latest(binds: Iterable[Document]) -> Document | None:
+    done = [bind["last_recovery"] for bind in binds if bind["last_recovery"] is not None]
+    return max(done, key=lambda recovery: str(recovery["at"]), default=None)
+
+
+def _incident(incident: Incident, snapshot: Snapshot, clocks: Clocks) -> Document:
+    return {
+        "device": str(incident.device),
+        "driver": shown(incident.driver) or None,
+        "source": shown(incident.source_path, PATH_LIMIT) or None,
+        "server_gone_at": clocks.date(incident.server_gone_at),
+        "server_end": end_document(incident.end, snapshot, clocks),
+        "noticed_at": clocks.date(incident.noticed_at),
+        "source_up_at": clocks.date(incident.source_up_at),
+        "source_refused": refused.value if (refused := incident.source_refused) else None,
+        "binds": len(incident.targets),
+        "open": len(incident.open_targets),
+        "recovered": len(incident.recovered_targets),
+    }
+
+
+def _outage(outage: Outage, clocks: Clocks) -> Document:
+    return {
+        "device": str(outage.device),
+        "source": shown(outage.source_path, PATH_LIMIT) or None,
+        "server_gone_at": clocks.date(outage.server_gone_at),
+        "noticed_at": clocks.date(outage.noticed_at),
+        "source_up_at": clocks.date(outage.source_up_at),
+        "recovered_at": clocks.date(outage.recovered_at),
+        "ended_at": clocks.date(outage.ended_at),
+        "lasted_ms": _ms(outage.began_at, outage.ended_at),
+        "recovery_ms": _ms(0.0, outage.recovery_seconds),
+        "binds": outage.binds,
+        "recovered": outage.recovered,
+    }
+
+
+def _ms(begin: float | None, end: float | None) -> float | None:
+    if begin is None or end is None:
+        return None
+    return round(max(0.0, end - begin) * 1000, 3)
+
+
+def _pause(pause: Pause) -> Document:
+    return {
+        "source": shown(pause.source_path, PATH_LIMIT),
+        "in_vain": pause.in_vain,
+        "wait_seconds": round(pause.stable_seconds, 3),
+    }
+
+
+def _namespace(namespace: MountNamespace, snapshot: Snapshot) -> Document:
+    fuse = [mount for mount in namespace.mounts if mount.is_fuse]
+    return {
+        "inode": namespace.inode,
+        "pid": namespace.pid or None,
+        "pod_uid": shown(namespace.pod_uid) or None,
+        "fuse_mounts": len(fuse),
+        "stale_mounts": sum(snapshot.is_dead(mount.device) for mount in fuse),
+    }
+
+
+# ------------------------------------------------------------------------ exit code
+
+
+def exit_code(document: Document) -> int:
+    """Return what node-problem-detector's custom plugins expect.
+
+    0: every bind can be used.  1: one is stale, hung or bare, whatever else could not be
+    seen.  2: unknown, because a bind or a part of the node could not be looked at.
+    """
+    verdicts = document["totals"]["verdicts"]
+    if any(verdicts[verdict.value] for verdict in ALARMING):
+        return 1
+    is_blind = any(gap["source"] not in POORER for gap in document["gaps"])
+    if is_blind or document["kubelet_root"] is None or verdicts[Verdict.UNKNOWN.value]:
+        return 2
+    return 0

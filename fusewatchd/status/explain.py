@@ -1,0 +1,372 @@
+"""What ``fusewatchd explain`` says of a mount: how it was identified, how it is, what is next.
+
+Pure, and made from the document of ``status`` alone, whose texts are escaped already.  So the
+daemon needs to be asked nothing else, and takes no words from whoever asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from enum import Enum
+from os import strerror
+
+from fusewatchd.model.pods import BindKind
+from fusewatchd.model.servers import Answer
+from fusewatchd.model.verdicts import ALARMING, Reason, Verdict
+from fusewatchd.status.advice import (
+    DEAD_LAYERS,
+    FAILING_ROOT,
+    NOT_RUNNING,
+    REASONS,
+    REFUSED,
+    UNCLAIMED,
+    VERDICTS,
+    Advice,
+)
+from fusewatchd.status.server_table import end_text, process_text
+from fusewatchd.status.values import Document
+from fusewatchd.text import counted, duration_text
+
+MAX_MOUNTS = 50
+"""Explained in full as text; the document has them all."""
+_LABEL_WIDTH = 12
+Lines = list[tuple[str, str]]
+"""What about, and a sentence."""
+
+
+class Asked(Enum):
+    """Who knew."""
+
+    DAEMON = "daemon"
+    LOOK = "look"
+    """Nobody: the node was looked at once, and what an earlier run wrote down was read."""
+
+
+def explain(document: Document, binds: Iterable[Document], target: str, asked: Asked) -> Document:
+    """Return what is to be said of these binds of a status document.
+
+    ``target`` is what was asked for, escaped.
+    """
+    return {
+        "target": target,
+        "asked": asked.value,
+        "looked_at": document["looked_at"],
+        "mounts": [_mount(document, bind, asked) for bind in binds],
+        "gaps": document["gaps"],
+    }
+
+
+def _mount(document: Document, bind: Document, asked: Asked) -> Document:
+    if "source" not in bind:
+        return _unclaimed(document, bind)
+    outages = _outages(document, bind)
+    lines = [
+        *_identity(bind),
+        *_source(document, bind),
+        *_state(document, bind),
+        *_history(bind, outages),
+        *_future(document, bind, asked),
+    ]
+    return {
+        "bind": bind,
+        "connection": document["connections"].get(bind["device"]),
+        "outages": outages,
+        "says": [{"about": about, "text": text} for about, text in lines],
+    }
+
+
+def _unclaimed(document: Document, bind: Document) -> Document:
+    connection = document["connections"].get(bind["device"])
+    lines = [
+        ("pod", _who(bind)),
+        ("kind", f"a FUSE mount inside a container: {bind['fs_type']}, device {bind['device']}"),
+        ("identified", f"not: {UNCLAIMED.meaning}"),
+    ]
+    if connection is not None:
+        lines.append(("connection", _connection(connection, document["printed_at"])))
+    lines += [("next", UNCLAIMED.then), ("to do", UNCLAIMED.todo)]
+    return {
+        "bind": bind,
+        "connection": connection,
+        "outages": [],
+        "says": [{"about": about, "text": text} for about, text in lines],
+    }
+
+
+# ------------------------------------------------------------------------- what it is
+
+
+KINDS: Mapping[BindKind, str] = {
+    BindKind.PUBLISH: "the volume on the host",
+    BindKind.FLEXVOLUME: "the volume on the host (FlexVolume)",
+    BindKind.LOCAL: "the volume on the host (local)",
+    BindKind.EMPTY_DIR: "a file system inside the emptyDir",
+    BindKind.SUBPATH: "a subPath of the volume on the host",
+    BindKind.CONTAINER: "the volume as a container sees it",
+}
+
+
+def _identity(bind: Document) -> Lines:
+    lines = [("pod", _who(bind)), ("volume", bind["volume"])]
+    if bind["device"] is None:
+        mount = "nothing is mounted there"
+    else:
+        layers = f", {bind['depth']} layers" if bind["depth"] > 1 else ""
+        mount = f"{bind['fs_type']}, device {bind['device']}, mount id {bind['mount_id']}{layers}"
+    driver = f", driver {bind['driver']}" if bind["driver"] else ""
+    return [*lines, ("kind", f"{KINDS[BindKind(bind['kind'])]}: {mount}{driver}")]
+
+
+def _who(bind: Document) -> str:
+    pod = bind["pod"]
+    name = f"{pod['namespace']}/{pod['name']}, " if pod["name"] else ""
+    ending = ", being deleted" if pod["deleting"] else ""
+    container = f", container {bind['container']}" if bind["container"] else ""
+    return f"{name}uid {pod['uid']}{ending}{container}"
+
+
+def _source(document: Document, bind: Document) -> Lines:
+    source = bind["source"]
+    if not source["rule"]:
+        return [("identified", f"not: {source['why']}"), ("source", "not known")]
+    rule = "lineage" if source["rule"] == "lineage" else f"the driver module {source['rule']}"
+    lines = [("identified", f"by {rule}: {source['why']}")]
+    if not source["candidates"]:
+        return [*lines, ("source", "none")]
+    return [*lines, *(("source", _place(document, bind, path)) for path in source["candidates"])]
+
+
+def _place(document: Document, bind: Document, path: str) -> str:
+    now = document["sources"].get(path)
+    if now is None:
+        return f"{path}: nothing is mounted there now"
+    text = f"{path}: {now['fs_type']}, device {now['device']}"
+    if now["root"] != "/":
+        text += f", root {now['root']}"
+    if now["device"] == bind["device"]:
+        return f"{text}, which this mount shows"
+    answer = _answer(document["connections"].get(now["device"]))
+    return f"{text}, another one than this mount shows" + (f"; {answer}" if answer else "")
+
+
+# ------------------------------------------------------------------------- how it is
+
+
+_ANSWERS: Mapping[str, str] = {
+    Answer.ANSWERED.value: "answers",
+    Answer.DISCONNECTED.value: "has no server any more",
+    Answer.REFUSED.value: "refuses, and its server lives",
+    Answer.PENDING.value: "has not answered yet",
+    Answer.NOT_ALLOWED.value: "may not be asked by us",
+    Answer.ERROR.value: "answers with an error",
+}
+
+
+def _answer(connection: Document | None) -> str:
+    if connection is None or connection["answer"] is None:
+        return ""
+    text = _ANSWERS[connection["answer"]]
+    return f"{text} ({strerror(connection['errno'])})" if connection["errno"] else text
+
+
+def _state(document: Document, bind: Document) -> Lines:
+    verdict = Verdict(bind["verdict"])
+    lines = [
+        ("verdict", f"{verdict.value}: {_of_verdict(document, bind).meaning}"),
+        ("evidence", bind["evidence"]),
+    ]
+    if dead := bind.get("dead_layers"):
+        lines.append(("layers", DEAD_LAYERS.format(layers=counted(dead, "dead layer"))))
+    connection = document["connections"].get(bind["device"])
+    if connection is not None:
+        lines.append(("connection", _connection(connection, document["printed_at"])))
+    return lines
+
+
+def _of_verdict(document: Document, bind: Document) -> Advice:
+    verdict, connection = Verdict(bind["verdict"]), document["connections"].get(bind["device"])
+    if connection is not None:
+        if verdict is Verdict.HEALTHY and not connection["serves_root"]:
+            return FAILING_ROOT
+        if verdict is Verdict.UNKNOWN and connection["answer"] == Answer.REFUSED.value:
+            return REFUSED
+    return VERDICTS[verdict]
+
+
+def _connection(connection: Document, now: str) -> str:
+    is_silent = connection["is_overdue"] or connection["is_hung"]
+    answer = _ANSWERS[Answer.PENDING.value] if is_silent else _answer(connection)
+    parts = [answer or "not asked yet"]
+    if connection["asked_at"] is not None:
+        parts.append(f"asked {_ago(connection['asked_at'], now)}")
+    if connection["waiting"]:
+        number = connection["waiting"]
+        parts.append("1 request waits" if number == 1 else f"{number} requests wait")
+    if connection["server_gone_at"] is not None:
+        parts.append(f"its server was gone {_ago(connection['server_gone_at'], now)}")
+    is_over = connection["answer"] == Answer.DISCONNECTED.value
+    words = "served by"
+    if is_over:
+        # Any ``umount -f`` of a bind cuts the connection, and so does an abort.
+        is_cut = connection["server_gone_at"] is None
+        words = "no end was seen of its server" if is_cut else "was served by"
+    for server in connection["servers"]:
+        parts.append(f"{words} {process_text(server)}")
+    return ", ".join(parts)
+
+
+# --------------------------------------------------------------------- what happened
+
+
+def _outages(document: Document, bind: Document) -> list[Document]:
+    """Return the outages of the same source, the newest last; the one that is open too."""
+    path = bind["source"]["path"]
+    every = [*document["outages"], *document["incidents"]]
+    if path is None:
+        return [outage for outage in every if outage["device"] == bind["device"]]
+    return [outage for outage in every if outage["source"] == path]
+
+
+def _history(bind: Document, outages: Iterable[Document]) -> Lines:
+    lines = [("history", _outage(outage)) for outage in outages]
+    done = bind["last_recovery"]
+    if done is not None:
+        less = f"; allows less than before: {done['narrower']}" if done["narrower"] else ""
+        more = f"; allows more than before: {done['wider']}" if done["wider"] else ""
+        lines.append(("history", f"{done['at']} this mount was replaced{less}{more}"))
+    last = bind["last_attempt"]
+    if last is not None:
+        number = last["errno"]
+        error = f" ({strerror(number)})" if number else ""
+        detail = f": {last['detail']}" if last["detail"] else ""
+        words = last["reason"].replace("_", " ")
+        lines.append(("history", f"{last['at']} attempt {last['outcome']}, {words}{detail}{error}"))
+    # Each begins with its date.
+    return sorted(lines) or [("history", "no outage is known")]
+
+
+def _outage(outage: Document) -> str:
+    began = outage["server_gone_at"] or outage["noticed_at"]
+    if "open" in outage:
+        end = f": {end_text(outage['server_end'])};" if outage["server_end"] is not None else ","
+        back = "source not back" if outage["source"] is not None else "no source to come back"
+        if outage["source_up_at"] is not None:
+            back = f"source back {outage['source_up_at']}"
+        if outage["source_refused"]:
+            back = f"source back, refused: {outage['source_refused'].replace('_', ' ')}"
+        still = f"{outage['open']} of {counted(outage['binds'], 'bind')} open"
+        return f"{began} server gone{end} {back}, {still}"
+    lasted = _duration(outage["lasted_ms"])
+    if outage["recovered_at"] is None:
+        return f"{began} server gone, over after {lasted}, nothing was replaced"
+    took = outage["recovery_ms"]
+    after = f", {_duration(took)} after the source was back" if took is not None else ""
+    if took is not None and outage["source_up_at"] < began:
+        after = ", the new source was there before"
+    done = counted(outage["recovered"], "bind")
+    return f"{began} server gone, {done} recovered after {lasted}{after}"
+
+
+# ------------------------------------------------------------------------ what is next
+
+
+def _future(document: Document, bind: Document, asked: Asked) -> Lines:
+    if bind["is_in_flight"]:
+        return [("next", "a replacement is under way")]
+    if bind["planned"] is not None:
+        return [("next", f"now: {bind['planned']}")]
+    reason = Reason(bind["refusal"]) if bind["refusal"] else Reason.NONE
+    advice = _advice(document, bind, reason, asked)
+    lines: Lines = []
+    if reason is not Reason.NONE:
+        lines.append(("held back", f"{_words(reason)}: {advice.meaning}"))
+    if bind["detail"] is not None:
+        lines.append(("held back", f"it would {bind['detail']}"))
+    lines += _pauses(document, bind, reason)
+    lines.append(("next", _next(document, bind, advice, asked)))
+    lines.append(("to do", advice.todo))
+    return lines
+
+
+def _advice(document: Document, bind: Document, reason: Reason, asked: Asked) -> Advice:
+    if reason is Reason.NONE:
+        return _of_verdict(document, bind)
+    is_only_looked_at = asked is Asked.LOOK and document["mode"] != "report"
+    if reason is Reason.REPORT_ONLY and is_only_looked_at:
+        return NOT_RUNNING
+    return REASONS[reason]
+
+
+def _next(document: Document, bind: Document, advice: Advice, asked: Asked) -> str:
+    text = advice.then
+    if bind["verdict"] == Verdict.SUPERSEDED.value and document["superseded"] == "rebind":
+        text = "It is replaced although the old server answers (recovery.superseded: rebind)."
+    if asked is Asked.LOOK and bind["verdict"] != Verdict.HEALTHY.value:
+        return f"Nothing, since no fusewatchd is running. If one were: {text}"
+    return text
+
+
+def _pauses(document: Document, bind: Document, reason: Reason) -> Lines:
+    lines: Lines = []
+    if bind["retry_at"] is not None:
+        failures = f" after {bind['failures']} failures" if bind["failures"] else ""
+        if bind["undone"]:
+            failures = f": what was done before was undone by somebody, {bind['undone']} times"
+        pause = "back-off" if bind["backs_off"] else "pause"
+        lines.append(("held back", f"{pause} until {bind['retry_at']}{failures}"))
+    for flapping in document["flapping_sources"]:
+        if reason is Reason.SOURCE_FLAPPING and flapping["source"] == bind["source"]["path"]:
+            lines.append(
+                (
+                    "held back",
+                    f"the source has to stay for {flapping['wait_seconds']} s,"
+                    f" {flapping['in_vain']} mounts of it were of no use",
+                )
+            )
+    return lines
+
+
+def _words(reason: Reason) -> str:
+    return reason.value.replace("_", " ")
+
+
+# ------------------------------------------------------------------------------- text
+
+
+def explanation_text(explanation: Document) -> str:
+    """Return lines for people and for grep: a label and a sentence, one line each."""
+    mounts: Sequence[Document] = explanation["mounts"]
+    lines: list[str] = []
+    if explanation["asked"] == Asked.LOOK.value:
+        lines += ["No fusewatchd is running: this is a look of my own, once.", ""]
+    for mount in mounts[:MAX_MOUNTS]:
+        bind = mount["bind"]
+        lines.append(f"{bind['mount_point']}  {bind['verdict']}")
+        lines += [f"  {says['about']:<{_LABEL_WIDTH}}{says['text']}" for says in mount["says"]]
+        lines.append("")
+    if len(mounts) > MAX_MOUNTS:
+        lines.append(f"and {len(mounts) - MAX_MOUNTS} more: --json has them all")
+    lines += [f"Could not see {gap['source']}: {gap['reason']}" for gap in explanation["gaps"]]
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def exit_code(explanation: Document) -> int:
+    """Return 0 when all of it can be used, 1 when some of it cannot, 2 when that is unknown."""
+    verdicts = {Verdict(mount["bind"]["verdict"]) for mount in explanation["mounts"]}
+    if verdicts & ALARMING:
+        return 1
+    return 2 if Verdict.UNKNOWN in verdicts else 0
+
+
+def _ago(date: str, now: str) -> str:
+    seconds = (_moment(now) - _moment(date)).total_seconds()
+    return f"{_duration(max(0.0, seconds) * 1000)} ago"
+
+
+def _moment(date: str) -> datetime:
+    return datetime.fromisoformat(date.replace("Z", "+00:00"))
+
+
+def _duration(milliseconds: float) -> str:
+    return duration_text(milliseconds / 1000)

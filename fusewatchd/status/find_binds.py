@@ -1,0 +1,123 @@
+"""Which binds of a status document a person means by a path, a pod or a container; pure.
+
+All texts of the document are escaped, and so is what is looked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
+
+from fusewatchd.model.mount_table import below
+from fusewatchd.status.values import PATH_LIMIT, Document
+from fusewatchd.text import printable
+
+MAX_NEAR = 5
+MAX_COMPARED = 1000
+"""Names that are compared letter by letter."""
+MIN_ID = 6
+"""Characters of a container's id that name it."""
+
+
+def find(document: Document, wanted: str) -> list[Document]:
+    """Return the binds that are meant; empty when nothing is known of such a thing.
+
+    A path means the bind on the host that it is, or is in; else every bind of the source that
+    it is, or is in; else every container mount that it is, or is in, whatever the container.
+    ``POD:/path`` and ``CONTAINER:/path`` mean a mount as that container sees it.  A pod is
+    ``namespace/name``, a name or a uid, and means all its binds; so does a container's id.
+    What is in a container and none of the volumes that are repaired is found in the same way.
+    """
+    wanted = printable(wanted, PATH_LIMIT)
+    binds: list[Document] = document["binds"] + document["unclaimed"]
+    if wanted.startswith("/"):
+        path = _plain(wanted)
+        on_host = _longest([b for b in binds if b["namespace"] is None], path, _point)
+        return on_host or _of_source(binds, path) or _longest(_inside(binds), path, _point)
+    who, colon, path = wanted.partition(":/")
+    if colon:
+        theirs = [b for b in _inside(binds) if _is_pod(b, who) or _is_container(b, who)]
+        return _longest(theirs, _plain("/" + path), _point)
+    return [b for b in binds if _is_pod(b, wanted) or _is_container(b, wanted)]
+
+
+def _plain(path: str) -> str:
+    return "/" + "/".join(part for part in path.split("/") if part)
+
+
+def _inside(binds: Iterable[Document]) -> list[Document]:
+    return [bind for bind in binds if bind["namespace"] is not None]
+
+
+def _point(bind: Document) -> str:
+    return str(bind["mount_point"])
+
+
+def _longest(
+    binds: Sequence[Document], path: str, place: Callable[[Document], str]
+) -> list[Document]:
+    """Return the binds at the deepest place that the path is in."""
+    hit = [bind for bind in binds if below(path, place(bind)) is not None]
+    deepest = max((len(place(bind)) for bind in hit), default=0)
+    return [bind for bind in hit if len(place(bind)) == deepest]
+
+
+def _of_source(binds: Iterable[Document], path: str) -> list[Document]:
+    return [
+        bind for bind in binds if any(below(path, place) is not None for place in _candidates(bind))
+    ]
+
+
+def _candidates(bind: Document) -> list[str]:
+    return bind["source"]["candidates"] if "source" in bind else []
+
+
+def _is_pod(bind: Document, who: str) -> bool:
+    pod = bind["pod"]
+    names = (pod["name"], f"{pod['namespace']}/{pod['name']}") if pod["name"] else ()
+    if who and who in (pod["uid"], *names):
+        return True
+    # The directory of a pod from a file has another uid than the API server tells.
+    return bind["namespace"] is None and f"/pods/{who}/" in bind["mount_point"] and "/" not in who
+
+
+def _is_container(bind: Document, who: str) -> bool:
+    container = bind["container"] if bind["namespace"] is not None else None
+    return container is not None and len(who) >= MIN_ID and container.startswith(who)
+
+
+# ------------------------------------------------------------------------------ near ones
+
+
+def near(document: Document, wanted: str) -> list[str]:
+    """Return names of what is known that look like what was not found."""
+    wanted = printable(wanted, PATH_LIMIT)
+    names = list(dict.fromkeys(_names(document["binds"] + document["unclaimed"])))
+    if wanted.startswith("/"):
+        names = sorted((n for n in names if n[0] == "/"), key=lambda n: -_common(n, wanted))
+        return [name for name in names if _common(name, wanted) > 1][:MAX_NEAR]
+    names = [name for name in names if name[0] != "/"]
+    found = [name for name in names if wanted and wanted in name]
+    found += get_close_matches(wanted, names[:MAX_COMPARED], MAX_NEAR)
+    return list(dict.fromkeys(found))[:MAX_NEAR]
+
+
+def _names(binds: Iterable[Document]) -> Iterable[str]:
+    for bind in binds:
+        pod = bind["pod"]
+        yield f"{pod['namespace']}/{pod['name']}" if pod["name"] else pod["uid"]
+        if pod["uid"]:
+            yield pod["uid"]
+        if bind["namespace"] is None:
+            yield bind["mount_point"]
+        yield from _candidates(bind)
+
+
+def _common(one: str, other: str) -> int:
+    """Return how many leading names two paths have in common."""
+    count = 0
+    for a, b in zip(one.split("/"), other.split("/"), strict=False):
+        if a != b:
+            break
+        count += 1
+    return count

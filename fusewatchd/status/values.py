@@ -1,0 +1,44 @@
+"""What the documents that are handed out have in common: dates, and escaped text; pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from fusewatchd.text import LIMIT, printable
+
+Document = dict[str, Any]
+"""JSON-able: dicts with text keys, lists, text, numbers, booleans and None."""
+
+PATH_LIMIT = 4 * 4096
+"""``PATH_MAX`` of four-character escapes: paths are never cut in the document."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """The present, and when the daemon started, for turning cycle times into dates."""
+
+    now_wall: float
+    """Seconds since the epoch."""
+    now_monotonic: float
+    started_wall: float
+
+    def date(self, monotonic: float | None) -> str | None:
+        """Return a time of the monotonic clock as RFC 3339 in UTC."""
+        if monotonic is None:
+            return None
+        return rfc3339(self.now_wall - (self.now_monotonic - monotonic))
+
+
+def rfc3339(wall: float) -> str:
+    """Return seconds since the epoch as a date in UTC with milliseconds."""
+    moment = datetime.fromtimestamp(wall, timezone.utc)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def shown(text: str, limit: int = LIMIT) -> str:
+    """Escape text; nearly all of it needs nothing, and there is much of it."""
+    if len(text) <= limit and text.isascii() and text.isprintable() and "\\" not in text:
+        return text
+    return printable(text, limit)

@@ -1,0 +1,51 @@
+"""Text for people: what pods control made fit to be shown, counts and durations; pure."""
+
+from __future__ import annotations
+
+LIMIT = 256
+"""Characters after which foreign text is cut, counted after escaping."""
+
+SHORT_ID = 12
+"""Characters of a container's id, as the tools of container runtimes print it."""
+
+
+def printable(text: str, limit: int = LIMIT) -> str:
+    """Escape everything that is not printable and bound the length.
+
+    Control characters, line breaks, bidirectional overrides and bytes that were no UTF-8
+    (surrogate escapes) become ``\\xNN`` or ``\\uNNNN``; a backslash is doubled, and ``\\x80``
+    and above are bytes, never characters, so that the result is unambiguous.
+    """
+    escaped = "".join(map(_escape, text[: limit + 1]))
+    if len(escaped) <= limit and len(text) <= limit:
+        return escaped
+    return escaped[: limit - 1] + "…"
+
+
+def _escape(character: str) -> str:
+    if character == "\\":
+        return "\\\\"
+    if character.isprintable():
+        return character
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that was no UTF-8, kept by surrogateescape
+        return f"\\x{code - 0xDC00:02x}"
+    if code < 0x80:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Return ``1 bind``, ``2 binds``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {plural or noun + 's'}"
+
+
+def duration_text(seconds: float) -> str:
+    """Return a duration as a person would say it: ``3.1 ms``, ``12.4 s``, ``3 min 20 s``."""
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.1f} ms"
+    if seconds < 119.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

@@ -1,0 +1,4 @@
+"""Processes of the daemon's own that may hang and be replaced.
+
+Called by ``observe``, ``act`` and ``daemon``. It may import ``linux``.
+"""

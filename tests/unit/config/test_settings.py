@@ -1,0 +1,290 @@
+from __future__ import annotations
+
+import re
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from fusewatchd.config.file import load_settings, parse_value
+from fusewatchd.config.schema import read_at_start_only
+from fusewatchd.config.settings import (
+    LogLevel,
+    Settings,
+    SocketSettings,
+    override,
+    require_sense,
+    settings_from,
+)
+from fusewatchd.errors import ConfigError
+from fusewatchd.model.plan import RecoveryMode
+
+SHIPPED = Path(__file__).parents[3] / "conf" / "fusewatchd.yaml"
+
+
+def test_the_shipped_file_says_the_defaults() -> None:
+    assert load_settings(str(SHIPPED)) == Settings()
+
+
+def test_an_entry_is_a_text_or_says_more() -> None:
+    document = {
+        "sockets": ["/a/*", {"glob": "/b", "source": "/mnt/*"}, {"glob": "/c", "driver": "d"}]
+    }
+    assert settings_from(document, "f").sockets == (
+        SocketSettings("/a/*"),
+        SocketSettings("/b", source="/mnt/*"),
+        SocketSettings("/c", driver="d"),
+    )
+
+
+def test_the_shipped_file_names_every_key() -> None:
+    text = SHIPPED.read_text()
+    document: dict[str, Any] = {}
+
+    def names(part: Any) -> list[str]:
+        return [
+            name for f in part.__dataclass_fields__ for name in (f, *(
+                names(getattr(part, f)) if hasattr(getattr(part, f), "__dataclass_fields__") else []
+            ))
+        ]  # fmt: skip
+
+    assert not document
+    assert [name for name in names(Settings()) if f"{name}:" not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("document", "line"),
+    [
+        ({"recovry": {}}, "f: recovry: no such key; did you mean recovery?"),
+        (
+            {"recovery": {"mode": "never"}},
+            "f: recovery.mode: expected recover or report, found never",
+        ),
+        (
+            {"hung": {"abort_confirmations": 0}},
+            "f: hung.abort_confirmations: expected a whole number from 1 to 1000000, found 0",
+        ),
+        (
+            {"probe": {"max_children": True}},
+            "f: probe.max_children: expected a whole number, found True",
+        ),
+        (
+            {"probe": {"interval_seconds": "1"}},
+            "f: probe.interval_seconds: expected a number, found 1",
+        ),
+        (
+            {"hung": {"after_seconds": -1}},
+            "f: hung.after_seconds: expected a number of seconds above 0, found -1.0",
+        ),
+        ({"sockets": ["x"]}, "f: sockets[0].glob: expected an absolute path, found x"),
+        ({"sockets": "x"}, "f: sockets: expected a list of at most 1000 entries, found x"),
+        ({"sockets": [7]}, "f: sockets[0]: expected keys and values, found 7"),
+        (
+            {"sockets": ["/a", {"source": "/b"}]},
+            "f: sockets[1]: glob is missing",
+        ),
+        (
+            {"sockets": [{"glob": "/a", "source": "b"}]},
+            "f: sockets[0].source: expected an absolute path or a glob of such, found b",
+        ),
+        (
+            {"sockets": [{"glob": "/a", "sources": "/b"}]},
+            "f: sockets[0].sources: no such key; did you mean source?",
+        ),
+        (
+            {"web": {"listen_address": "a:70000"}},
+            "f: web.listen_address: expected host:port with a port from 1 to 65535, or a list of such, or nothing, found a:70000",
+        ),
+        (
+            {"recovery": {"exclude": {"drivers": ["a", ""]}}},
+            "f: recovery.exclude.drivers: expected a list of names or globs, none of them empty, found ('a', '')",
+        ),
+        (
+            {"drivers": {"on_stale": {}}},
+            "f: drivers.on_stale: expected a list of at most 1000 entries, found {}",
+        ),
+        (
+            {"drivers": {"on_stale": [{"unit": "a@{volume}.service"}]}},
+            "f: drivers.on_stale[0]: it needs the driver that it is about",
+        ),
+        (
+            {"drivers": {"on_stale": [{"driver": "a"}]}},
+            "f: drivers.on_stale[0]: it needs one of unit and command, and not both",
+        ),
+        (
+            {"drivers": {"on_stale": [{"driver": "a", "unit": "a.service", "command": ["/b"]}]}},
+            "f: drivers.on_stale[0]: it needs one of unit and command, and not both",
+        ),
+        (
+            {"drivers": {"on_stale": [{"driver": "a", "command": ["b"]}]}},
+            "f: drivers.on_stale[0].command: expected a list that begins with the absolute path of a program, found ('b',)",
+        ),
+        (
+            {"drivers": {"on_stale": [{"driver": "a", "command": "/b"}]}},
+            "f: drivers.on_stale[0].command: expected a list of text, found /b",
+        ),
+        (
+            {"drivers": {"on_stale": [{"driver": "a", "command": ["/b", "{pod}"]}]}},
+            "f: drivers.on_stale[0].command: expected no other fields than {target}, {source}, {volume}, {handle}, {driver}, {pod_uid}, found ('/b', '{pod}')",
+        ),
+        (
+            {"drivers": {"on_stale": [{"driver": "a", "unit": "x {volume}"}]}},
+            "f: drivers.on_stale[0].unit: expected the whole name of a unit, as name@{volume}.service, found x {volume}",
+        ),
+        (
+            {"drivers": {"on_stale": [{"driver": "a", "unit": "a.service", "timeout": 1}]}},
+            "f: drivers.on_stale[0].timeout: no such key; did you mean timeout_seconds?",
+        ),
+        ([], "f: the file: expected keys and values, found []"),
+        (
+            {"log": {"level": "\x1b[31m"}},
+            "f: log.level: expected debug or info or warning or error, found \\x1b[31m",
+        ),
+    ],
+)
+def test_a_bad_document_gives_one_line(document: object, line: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        settings_from(document, "f")
+    assert str(error.value) == line
+
+
+def test_all_problems_are_told_at_once() -> None:
+    with pytest.raises(ConfigError) as error:
+        settings_from({"a": 1, "log": {"level": "x"}}, "f")
+    assert len(str(error.value).splitlines()) == 2
+
+
+def test_whole_numbers_are_numbers() -> None:
+    assert settings_from({"look_seconds": 5}, "f").look_seconds == 5.0
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({}, []),
+        ({"recovery.mode": "report", "log.level": "debug", "kubelet.url": "http://a:1"}, []),
+        ({"recovery.exclude.drivers": ["a"], "cleanup.grace_seconds": 1}, []),
+        ({"kubelet.root": "/a", "log.format": "json"}, ["kubelet.root", "log.format"]),
+        (
+            {"web.listen_address": "", "state_dir": "/a", "runtime_dir": "/a", "sockets": ["/a"]},
+            ["sockets", "web.listen_address", "state_dir", "runtime_dir"],
+        ),
+    ],
+)
+def test_what_a_running_daemon_does_not_take_over(
+    keys: dict[str, object], expected: list[str]
+) -> None:
+    assert read_at_start_only(Settings(), override(Settings(), keys)) == expected
+
+
+def test_the_shipped_file_marks_what_is_read_at_the_start_only() -> None:
+    def keys(part: Any) -> list[str]:
+        return [
+            name for f in fields(part) for name in (
+                keys(getattr(part, f.name)) if is_dataclass(getattr(part, f.name))
+                else [f.name] if f.metadata.get("at_start") else []
+            )
+        ]  # fmt: skip
+
+    marked = re.findall(r"# \(restart\) (?:.*\n)(?: *#.*\n)*? *(\w+):", SHIPPED.read_text())
+    assert marked == keys(Settings())
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"recovery": {"exclude": {"namespaces": ["a"]}}},
+        {"recovery": {"exclude_containers": {"namespaces": ["a"]}}},
+        {"cleanup": {"detach_orphans": True}},
+        {"drivers": {"templates": [{"name": "a", "csi_driver": "a", "source": "/{namespace}"}]}},
+    ],
+)
+def test_what_cannot_be_seen_without_a_kubelet_is_a_mistake(document: dict[str, Any]) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^[a-z_.0-9\[\]]+: (\{namespace\} )?needs kubelet.url, found nothing$"
+    ):
+        require_sense(settings_from(document, "f"))
+    require_sense(settings_from({**document, "kubelet": {"url": "http://a:1"}}, "f"))
+
+
+def test_override() -> None:
+    settings = override(Settings(), {"log.level": "debug", "recovery.mode": "report"})
+    assert settings.log.level is LogLevel.DEBUG
+    assert settings.recovery.mode is RecoveryMode.REPORT
+
+
+@pytest.mark.parametrize("value", ["soon", None, True, [1]])
+def test_override_by_what_is_no_number(value: object) -> None:
+    with pytest.raises(ConfigError, match="look_seconds: expected a number, found"):
+        override(Settings(), {"look_seconds": value})
+
+
+def test_a_short_file_of_aliases_is_not_printed_whole() -> None:
+    lines = ["a0: &a0 x"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 40)]
+    value = yaml.safe_load("\n".join(lines))["a39"]
+    with pytest.raises(ConfigError, match="node_name: expected text, found"):
+        settings_from({"node_name": value}, "f")
+
+
+@pytest.mark.parametrize("key", ["nothing", "log", "log.nothing", "node_name.x", ""])
+def test_override_of_no_key(key: str) -> None:
+    with pytest.raises(ConfigError, match="no such key"):
+        override(Settings(), {key: "x"})
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("a: 1\na: 2", "twice"),
+        ("a: [", "line"),
+        ("\t", "line"),
+        ("- 1", "expected keys"),
+        ('"\\e": 1\n"\\e": 2', "key \\x1b stands twice"),
+        # What PyYAML itself trips over.
+        ('a: !!int ""', "index"),
+        ("a: !!bool x", "x"),
+        ("a: 2001-99-99", "month"),
+        ("a: !!timestamp x", "attribute"),
+        ("? !!set {a}\n: 1", "unhashable"),
+        ("[" * 5000, "recursion"),
+        (f"look_seconds: 0x{'f' * 5000}", "number of seconds above 0, found inf"),
+        (f"node_name: 0x{'f' * 5000}", "thousands of digits"),
+    ],
+)
+def test_bad_yaml_names_the_file(tmp_path: Path, text: str, part: str) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        load_settings(str(file))
+    assert str(error.value).startswith(f"{file}: ")
+    assert part in str(error.value)
+
+
+def test_missing_and_odd_files(tmp_path: Path) -> None:
+    for path in (tmp_path / "none", tmp_path):
+        with pytest.raises(ConfigError, match=str(path)):
+            load_settings(str(path))
+
+
+def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("# nothing\n")
+    assert load_settings(str(tmp_path / "c.yaml")) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1", 1),
+        ("true", True),
+        ("/a", "/a"),
+        ('""', ""),
+        ("a: b", "a: b"),
+        ("[x]", ["x"]),
+        ("2001-99-99", "2001-99-99"),
+        ("!!bool x", "!!bool x"),
+    ],
+)
+def test_values_of_the_command_line(text: str, value: object) -> None:
+    assert parse_value(text) == value

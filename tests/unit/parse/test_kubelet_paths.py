@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import pytest
+
+from fusewatchd.model.pods import BindKind, BindPath
+from fusewatchd.parse.kubelet_paths import parse_bind_path
+
+UID = "50a97417-eded-45b5-9699-867eb25c5bb8"
+STATIC = "0123456789abcdef0123456789abcdef"
+ROOT = "/var/lib/kubelet"
+
+
+@pytest.mark.parametrize(
+    ("below", "expected"),
+    [
+        (
+            f"{UID}/volumes/kubernetes.io~csi/pv/mount",
+            BindPath(BindKind.PUBLISH, UID, "pv", "kubernetes.io~csi"),
+        ),
+        (
+            f"{STATIC}/volumes/kubernetes.io~csi/pv/mount",
+            BindPath(BindKind.PUBLISH, STATIC, "pv", "kubernetes.io~csi"),
+        ),
+        (f"{UID}/volume-subpaths/pv/app/0", BindPath(BindKind.SUBPATH, UID, "pv", "", "app", "0")),
+        (f"{UID}/volumes/lab~bind/v", BindPath(BindKind.FLEXVOLUME, UID, "v", "lab~bind")),
+        (f"{UID}/volumes/kubernetes.io~csi/pv", None),
+        (f"{UID}/volumes/kubernetes.io~csi/pv/mount/cache", None),
+        (
+            f"{UID}/volumes/kubernetes.io~local-volume/pv",
+            BindPath(BindKind.LOCAL, UID, "pv", "kubernetes.io~local-volume"),
+        ),
+        (f"{UID}/volumes/kubernetes.io~local-volume/pv/sub", None),
+        (
+            f"{UID}/volumes/kubernetes.io~empty-dir/cache",
+            BindPath(BindKind.EMPTY_DIR, UID, "cache", "kubernetes.io~empty-dir"),
+        ),
+        (
+            f"{UID}/volumes/kubernetes.io~empty-dir/cache/a/b",
+            BindPath(BindKind.EMPTY_DIR, UID, "cache", "kubernetes.io~empty-dir", index="a/b"),
+        ),
+        (f"{UID}/volumes/kubernetes.io~secret/token", None),
+        (f"{UID}/volumes/kubernetes.io~projected/token", None),
+        (f"{UID}/volumes/kubernetes.io~csi/../mount", None),
+        (f"{UID}/volume-subpaths/pv/app", None),
+        (f"../{UID}/volume-subpaths/pv/app/0", None),
+        (f"{UID}//volume-subpaths/pv/app/0", None),
+        ("x/volume-subpaths/pv/app/0", None),
+        ("", None),
+    ],
+)
+def test_paths_below_the_pods_directory(below: str, expected: BindPath | None) -> None:
+    assert parse_bind_path(ROOT, f"{ROOT}/pods/{below}") == expected
+
+
+@pytest.mark.parametrize("path", ["/", ROOT, "/var/lib/kubelet2/pods/x", f"{ROOT}/plugins/x"])
+def test_paths_elsewhere(path: str) -> None:
+    assert parse_bind_path(ROOT, path) is None

@@ -1,0 +1,270 @@
+"""Metrics by name, label and value, read back from the text that Prometheus gets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from wsgiref.util import setup_testing_defaults
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+
+from fusewatchd.model.actions import OutcomeStatus
+from fusewatchd.model.plan import Pause, Refusal
+from fusewatchd.model.pods import BindKind
+from fusewatchd.model.verdicts import Reason, Verdict
+from fusewatchd.report.metrics.metrics import MAX_DRIVERS, EventOutcome, Metrics
+from tests.unit.cycles import bind, closed, cycle, finding, incident, outage, outcome
+
+WALL = 1_700_000_000.5
+
+NAMES = {
+    "fusewatchd_build_info": "gauge",
+    "fusewatchd_mounts": "gauge",
+    "fusewatchd_waiting_mounts": "gauge",
+    "fusewatchd_aborts_total": "counter",
+    "fusewatchd_recoveries_total": "counter",
+    "fusewatchd_recovery_duration_seconds": "histogram",
+    "fusewatchd_outage_duration_seconds": "histogram",
+    "fusewatchd_detection_duration_seconds": "histogram",
+    "fusewatchd_reconcile_duration_seconds": "histogram",
+    "fusewatchd_orphan_detaches_total": "counter",
+    "fusewatchd_reconciles_total": "counter",
+    "fusewatchd_mount_table_entries": "gauge",
+    "fusewatchd_foreign_stale_mounts": "gauge",
+    "fusewatchd_flapping_sources": "gauge",
+    "fusewatchd_server_ends_total": "counter",
+    "fusewatchd_dead_layers": "gauge",
+    "fusewatchd_dead_mount_holders": "gauge",
+    "fusewatchd_probe_children_stuck": "gauge",
+    "fusewatchd_mount_workers_stuck": "gauge",
+    "fusewatchd_kubelet_requests_total": "counter",
+    "fusewatchd_events_total": "counter",
+    "fusewatchd_inotify_overflows_total": "counter",
+    "fusewatchd_last_reconcile_timestamp_seconds": "gauge",
+    "fusewatchd_dead_sources": "gauge",
+    "fusewatchd_source_detaches_total": "counter",
+    "fusewatchd_on_stale_actions_total": "counter",
+}
+
+
+def made() -> Metrics:
+    return Metrics("1.2.3", "beneath", clock=lambda: WALL)
+
+
+Samples = Mapping[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def samples(metrics: Metrics) -> Samples:
+    families = text_string_to_metric_families(metrics.render().decode())
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return samples(metrics).get((name, tuple(sorted(labels.items()))))
+
+
+def test_names_and_types_are_exactly_those_promised() -> None:
+    lines = made().render().decode().splitlines()
+    types = dict(line.split(" ")[2:] for line in lines if line.startswith("# TYPE "))
+    assert types == NAMES
+    assert all(line.split(" ", 3)[3] for line in lines if line.startswith("# HELP "))
+
+
+def test_sources_that_come_and_go_are_counted() -> None:
+    metrics = made()
+    metrics.report(replace(outage()[0], pauses=(Pause("/a", 6, 0.2), Pause("/b", 6, 0.2))))
+    assert value(metrics, "fusewatchd_flapping_sources") == 2
+    metrics.report(outage()[0])
+    assert value(metrics, "fusewatchd_flapping_sources") == 0
+
+
+@pytest.mark.parametrize("reason", ["budget", "source_flapping", "table_full"])
+def test_what_holds_back_starts_at_zero_and_is_counted(reason: str) -> None:
+    metrics = made()
+    labels = {"driver": "csi.juicefs.com", "kind": "publish", "outcome": "refused"}
+    metrics.report(outage()[0])
+    assert value(metrics, "fusewatchd_recoveries_total", **labels, reason=reason) == 0
+    stale = outage()[3].findings[0]
+    metrics.report(cycle(stale, refused=[Refusal(stale, Reason(reason))]))
+    assert value(metrics, "fusewatchd_recoveries_total", **labels, reason=reason) == 1
+
+
+def test_what_waits_now_is_told_by_its_reason() -> None:
+    metrics = made()
+    stale = outage()[3].findings[0]
+    metrics.report(cycle(stale, refused=[Refusal(stale, Reason.SOURCE_MISSING)]))
+    assert value(metrics, "fusewatchd_waiting_mounts", reason="source_missing") == 1
+    assert value(metrics, "fusewatchd_waiting_mounts", reason="budget") == 0
+    metrics.report(outage()[0])
+    assert value(metrics, "fusewatchd_waiting_mounts", reason="source_missing") == 0
+
+
+def test_no_created_series_on_any_client() -> None:
+    metrics = made()
+    metrics.report(outage()[0])
+    assert b"_created" not in metrics.render()
+
+
+def test_what_is_known_starts_at_zero() -> None:
+    metrics = made()
+    assert value(metrics, "fusewatchd_kubelet_requests_total", code="5xx") == 0
+    assert value(metrics, "fusewatchd_events_total", outcome="dropped") == 0
+    assert value(metrics, "fusewatchd_reconciles_total", trigger="server_exit") == 0
+    assert value(metrics, "fusewatchd_inotify_overflows_total") == 0
+    metrics.report(outage()[0])
+    driver = "csi.juicefs.com"
+    for kind, status, reason in (
+        ("publish", "recovered", "none"),
+        ("container", "failed", "system_call"),
+        ("publish", "refused", "idmap"),
+        ("publish", "skipped", "raced"),
+    ):
+        labels = {"driver": driver, "kind": kind, "outcome": status, "reason": reason}
+        assert value(metrics, "fusewatchd_recoveries_total", **labels) == 0
+    assert value(metrics, "fusewatchd_recovery_duration_seconds_count", driver=driver) == 0
+
+
+def test_an_outage_in_numbers() -> None:
+    metrics = made()
+    steps = outage()
+    driver = "csi.juicefs.com"
+
+    def mounts(kind: str, verdict: str) -> float | None:
+        return value(metrics, "fusewatchd_mounts", driver=driver, kind=kind, verdict=verdict)
+
+    for step in steps[:2]:
+        metrics.report(step)
+    assert (mounts("publish", "stale"), mounts("container", "stale")) == (2, 1)
+    assert (mounts("publish", "healthy"), mounts("publish", "hung")) == (0, 0)
+    for step in steps[2:]:
+        metrics.report(step)
+    assert (mounts("publish", "stale"), mounts("publish", "healthy")) == (0, 2)
+    recovered = {"driver": driver, "outcome": "recovered", "reason": "none"}
+    assert value(metrics, "fusewatchd_recoveries_total", kind="publish", **recovered) == 2
+    assert value(metrics, "fusewatchd_recoveries_total", kind="container", **recovered) == 1
+    recovery = "fusewatchd_recovery_duration_seconds"
+    assert value(metrics, f"{recovery}_count", driver=driver) == 1
+    assert value(metrics, f"{recovery}_bucket", driver=driver, le="0.003") == 0
+    assert value(metrics, f"{recovery}_bucket", driver=driver, le="0.005") == 1
+    assert value(metrics, "fusewatchd_outage_duration_seconds_sum", driver=driver) == 10.0
+    assert value(metrics, "fusewatchd_detection_duration_seconds_count") == 1
+    assert value(metrics, "fusewatchd_reconciles_total", trigger="timer") == 6
+    assert value(metrics, "fusewatchd_reconcile_duration_seconds_count") == 6
+    assert value(metrics, "fusewatchd_mount_table_entries") == 3
+    assert value(metrics, "fusewatchd_last_reconcile_timestamp_seconds") == WALL
+
+
+def test_mounts_that_vanish_go_to_zero() -> None:
+    metrics = made()
+    metrics.report(cycle(finding(bind())))
+    metrics.report(cycle())
+    labels = {"driver": "csi.juicefs.com", "kind": "publish", "verdict": "healthy"}
+    assert value(metrics, "fusewatchd_mounts", **labels) == 0
+
+
+def test_outage_without_our_recovery_is_in_no_histogram() -> None:
+    metrics = made()
+    metrics.report(cycle(finding(bind()), closed=[closed(incident(bind()), None)]))
+    name = "fusewatchd_outage_duration_seconds_count"
+    assert value(metrics, name, driver="csi.juicefs.com") == 0
+
+
+def test_a_refusal_counts_once_until_it_changes() -> None:
+    metrics = made()
+    stale = finding(bind(), Verdict.STALE)
+
+    def refused(reason: Reason) -> None:
+        metrics.report(cycle(stale, refused=[Refusal(stale, reason)]))
+
+    for reason in (Reason.IDMAP, Reason.IDMAP, Reason.SOURCE_MISSING, Reason.IDMAP):
+        refused(reason)
+    labels = {"driver": "csi.juicefs.com", "kind": "publish", "outcome": "refused"}
+    assert value(metrics, "fusewatchd_recoveries_total", reason="idmap", **labels) == 2
+    assert value(metrics, "fusewatchd_recoveries_total", reason="source_missing", **labels) is None
+
+
+def test_failure_of_a_bind_that_has_gone_meanwhile_still_counts() -> None:
+    metrics = made()
+    gone = outcome(bind("uid-a", BindKind.CONTAINER), OutcomeStatus.FAILED, Reason.TIMED_OUT)
+    metrics.report(cycle(outcomes=[gone]))
+    labels = {"driver": "unknown", "kind": "container", "outcome": "failed"}
+    assert value(metrics, "fusewatchd_recoveries_total", reason="timed_out", **labels) == 1
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.text(max_size=80), max_size=60))
+def test_drivers_have_a_bound(names: list[str]) -> None:
+    metrics = made()
+    for name in names:
+        metrics.report(cycle(finding(bind(driver=name))))
+    metrics.report(cycle(*(finding(bind(f"uid-{n}", driver=d)) for n, d in enumerate(names))))
+    seen = [
+        (dict(labels)["driver"], count)
+        for (name, labels), count in samples(metrics).items()
+        if name == "fusewatchd_mounts"
+    ]
+    assert len({driver for driver, _ in seen}) <= MAX_DRIVERS + 2
+    assert sum(count for _, count in seen) == len(names)
+
+
+def test_foreign_driver_names_are_escaped() -> None:
+    metrics = made()
+    metrics.report(cycle(finding(bind(driver='evil"\n\x1b[31m'))))
+    assert b"\x1b" not in metrics.render()
+    labels = {"kind": "publish", "verdict": "healthy", "driver": 'evil"\\x0a\\x1b[31m'}
+    assert value(metrics, "fusewatchd_mounts", **labels) == 1
+
+
+@pytest.mark.parametrize(
+    ("told", "code"),
+    [("2xx", "2xx"), ("4xx", "4xx"), ("5xx", "5xx"), ("error", "error"), ("9xx", "error")],
+)
+def test_kubelet_codes_are_classes(told: str, code: str) -> None:
+    metrics = made()
+    metrics.kubelet_request(told)
+    assert value(metrics, "fusewatchd_kubelet_requests_total", code=code) == 1
+
+
+def test_what_the_daemon_counts_itself() -> None:
+    metrics = made()
+    metrics.inotify_overflow()
+    metrics.probe_children_stuck(3)
+    metrics.mount_workers_stuck(2)
+    metrics.event(EventOutcome.DROPPED, 4)
+    metrics.close()
+    assert value(metrics, "fusewatchd_inotify_overflows_total") == 1
+    assert value(metrics, "fusewatchd_probe_children_stuck") == 3
+    assert value(metrics, "fusewatchd_mount_workers_stuck") == 2
+    assert value(metrics, "fusewatchd_events_total", outcome="dropped") == 4
+    assert value(metrics, "fusewatchd_build_info", version="1.2.3", way="beneath") == 1
+
+
+def test_format_follows_the_accept_field() -> None:
+    metrics = made()
+    assert metrics.page().content_type.startswith("text/plain; version=0.0.4")
+    page = metrics.page("application/openmetrics-text; version=1.0.0,text/plain;q=0.5")
+    assert page.content_type.startswith("application/openmetrics-text")
+    assert page.body.endswith(b"# EOF\n")
+
+
+def test_wsgi_application_serves_the_same() -> None:
+    metrics = made()
+    environ: dict[str, str] = {}
+    setup_testing_defaults(environ)
+    started: list[str] = []
+    body = metrics.wsgi_app(environ, lambda status, headers: started.append(status))
+    assert started == ["200 OK"]
+    assert b"".join(body) == metrics.render()
+
+
+def test_two_sets_of_metrics_do_not_know_each_other() -> None:
+    one, other = made(), made()
+    one.inotify_overflow()
+    assert value(other, "fusewatchd_inotify_overflows_total") == 0
