@@ -86,11 +86,11 @@ class Executor:
 
     def collect(self, now: float) -> list[Outcome]:
         """Return the outcomes that have arrived since the last time."""
-        self.take_in(now)
+        self.dispatch_next(now)
         outcomes, self._outcomes = self._outcomes, []
         return outcomes
 
-    def take_in(self, now: float) -> None:
+    def dispatch_next(self, now: float) -> None:
         """Receive outcomes, keep the workers busy, and give up those that hang."""
         self._bury()
         for busy in tuple(self._busy):

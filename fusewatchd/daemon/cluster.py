@@ -23,7 +23,7 @@ from fusewatchd.report.events.draft import EventDraft, VolumeReference
 from fusewatchd.report.events.event_limit import MAX_PODS
 from fusewatchd.report.events.node_condition import NodeCondition, NodeConditionReporter
 from fusewatchd.report.events.pods import PodEvents
-from fusewatchd.report.events.server_actions import RemedyEvents
+from fusewatchd.report.events.server_actions import ServerActionEvents
 from fusewatchd.report.events.volumes import VolumeEvents
 from fusewatchd.report.metrics.metrics import EventOutcome, Metrics
 from fusewatchd.report.reporter import Reporter
@@ -77,7 +77,7 @@ class Cluster:
         return (
             PodEvents(self.post, name, self.give_up, self.most_told),
             VolumeEvents(self.post, name, self.most_told),
-            RemedyEvents(self.post, name, self.most_told),
+            ServerActionEvents(self.post, name, self.most_told),
             NodeConditionReporter(self.set_condition),
         )
 

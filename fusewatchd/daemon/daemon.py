@@ -20,7 +20,7 @@ from fusewatchd.daemon.absence import Absence
 from fusewatchd.daemon.cluster import Cluster, describe
 from fusewatchd.daemon.selector import MAX_SLEEP_SECONDS, Callback, Descriptors
 from fusewatchd.daemon.signals import Signals
-from fusewatchd.daemon.throttle import Effort
+from fusewatchd.daemon.throttle import Throttle
 from fusewatchd.daemon.wake_ups import ANSWER_SECONDS, WakeUps
 from fusewatchd.daemon.wiring import Node
 from fusewatchd.errors import ConfigError
@@ -36,7 +36,7 @@ from fusewatchd.report.log.log_reporter import LogReporter
 from fusewatchd.report.metrics.metrics import Metrics
 from fusewatchd.report.reporter import Reporter
 from fusewatchd.report.systemd import SystemdNotifier
-from fusewatchd.serve.endpoints import Doors
+from fusewatchd.serve.endpoints import Endpoints
 from fusewatchd.state.runtime_dir import RuntimeLock
 from fusewatchd.state.saver import StateKeeper
 from fusewatchd.text import duration_text
@@ -81,7 +81,7 @@ class Daemon:
         self._started_wall = time.time()
         self._cycle: CycleReport | None = None
         self._wake_ups = WakeUps()
-        self._effort = Effort(lambda: self._node.executor.workers, self._on_outcome)
+        self._throttle = Throttle(lambda: self._node.executor.workers, self._on_outcome)
         self._signals = Signals()
         self._absence = Absence()
         self._servers = Servers(
@@ -113,10 +113,10 @@ class Daemon:
         )
         self._state = StateKeeper(start.settings.state_dir, self.log)
         self._node.reconciler.ledger = self._state.remembered(self._node.table.table())
-        self._doors = Doors(
+        self._endpoints = Endpoints(
             start.settings, self._metrics.page, self.document, self.log, start.sockets
         )
-        self._doors.let_group_in(self.log)
+        self._endpoints.let_group_in(self.log)
 
     # -------------------------------------------------------------------------- loop
 
@@ -138,7 +138,7 @@ class Daemon:
             **describe(self._settings),
         )
         self._cycle_now([Trigger.START])
-        self._doors.start()
+        self._endpoints.start()
         self._systemd.ready()
         try:
             while not self._signals.is_stopping:
@@ -148,7 +148,7 @@ class Daemon:
         return 0
 
     def _turn(self) -> None:
-        self._effort.rest()
+        self._throttle.rest()
         now = time.monotonic()
         due = self._next_due(now)
         until = self._wake_ups.held_until
@@ -230,19 +230,19 @@ class Daemon:
         self._metrics.mount_workers_stuck(self._node.executor.stuck)
         for reporter in self._reporters:
             reporter.report(cycle)
-        self._doors.report(cycle)
+        self._endpoints.report(cycle)
         # Only now: whoever reads the status finds in the log and the metrics what it tells.
         self._cycle = cycle
         self._holders.take_cycle(cycle, self._node.reconciler.ledger.incidents.keys())
         self._state.take(self._node.reconciler.ledger, cycle.started_at)
-        if cycle.remedies.wants_look:
+        if cycle.server_actions.wants_look:
             self._node.observer.expect_containers(time.monotonic())
 
     def _next_due(self, now: float) -> float:
         times = [
             self._node.observer.next_due(now),
             self._node.commands.next_deadline(),
-            self._cycle.remedies.due_at if self._cycle else None,
+            self._cycle.server_actions.due_at if self._cycle else None,
             next_retry(self._node.reconciler.ledger, self._cycle.plan if self._cycle else Plan()),
             self._servers.due_at,
             self._holders.next_due(),
@@ -297,7 +297,7 @@ class Daemon:
 
     def _on_outcome(self) -> None:
         """Workers have something to tell, or have not moved and others go on in their place."""
-        self._node.executor.take_in(time.monotonic())
+        self._node.executor.dispatch_next(time.monotonic())
         self._watch_workers()
         self._note_outcomes()
 
@@ -364,7 +364,7 @@ class Daemon:
 
     def _close(self) -> None:
         self._systemd.stopping()
-        self._doors.close()
+        self._endpoints.close()
         self._cluster.stop(self._descriptors.unwatch)
         self._state.close(self._node.reconciler.ledger)
         self._node.close()

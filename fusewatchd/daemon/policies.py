@@ -15,7 +15,7 @@ from fusewatchd.observe.observer import Limits
 from fusewatchd.plan.back_off import BackOff
 from fusewatchd.plan.flapping import FlapRule
 from fusewatchd.plan.planner import Policy
-from fusewatchd.plan.server_recovery import RemedyPolicy
+from fusewatchd.plan.server_recovery import ServerPolicy
 from fusewatchd.plan.server_restart import ActionPolicy
 from fusewatchd.rate_limit import Rate
 from fusewatchd.reconcile.reconciler import Policies
@@ -85,9 +85,9 @@ def _planning_of(settings: Settings) -> Policy:
     )
 
 
-def _servers_of(settings: Settings) -> RemedyPolicy:
+def _servers_of(settings: Settings) -> ServerPolicy:
     """Return what may be done so that servers can come back."""
     drivers = settings.drivers
     rate = Rate(drivers.on_stale_per_second, drivers.on_stale_burst)
     systemctl = find_systemctl() if any(rule.unit for rule in drivers.on_stale) else ""
-    return RemedyPolicy(settings.dead_sources, ActionPolicy(drivers.on_stale, rate, systemctl))
+    return ServerPolicy(settings.dead_sources, ActionPolicy(drivers.on_stale, rate, systemctl))

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable
 from fusewatchd.daemon.selector import HasDescriptor, any_readable
 from fusewatchd.rate_limit import Bucket, Rate
 
-EFFORT = Rate(per_second=0.25, burst=5.0)
+LOOP_RATE = Rate(per_second=0.25, burst=5.0)
 """Seconds of work: all that a crash takes at once, a quarter of one processor for ever."""
 MAX_REST_SECONDS = 0.5
 
 
-class Effort:
+class Throttle:
     """What the loop did so far, and what is to be done even while it rests."""
 
     def __init__(
@@ -36,18 +36,18 @@ class Effort:
     def _count(self, now: float) -> None:
         """Take into account what was done since the last time."""
         used = self._processor_time()
-        self._spent = self._spent.take(used - self._counted, EFFORT, now)
+        self._spent = self._spent.take(used - self._counted, LOOP_RATE, now)
         self._counted = used
 
     def rest(self) -> None:
-        """Let what happens in a storm come together, so that fewer cycles do for all of it.
+        """Sleep so that events of a storm are batched into fewer cycles.
 
         A worker that has done its part is given more of it meanwhile: pods wait for that.
         """
         now = time.monotonic()
         self._count(now)
-        excess = -self._spent.left(EFFORT, now)
-        end = now + min(excess / EFFORT.per_second, MAX_REST_SECONDS)
+        excess = -self._spent.left(LOOP_RATE, now)
+        end = now + min(excess / LOOP_RATE.per_second, MAX_REST_SECONDS)
         while now < end:
             if any_readable(self._workers(), end - now):
                 self._serve()

@@ -15,7 +15,7 @@ from fusewatchd.model.ledger import Ledger
 from fusewatchd.model.mounts import Mount, MountNamespace, TargetKey
 from fusewatchd.model.outages import Change, Incident
 from fusewatchd.model.plan import Pause, Plan, RecoveryMode, SupersededPolicy
-from fusewatchd.model.server_actions import NO_REMEDIES, RemedyReport
+from fusewatchd.model.server_actions import NO_SERVER_ACTIONS, ServerReport
 from fusewatchd.model.snapshot import Snapshot
 
 
@@ -64,7 +64,7 @@ class CycleReport:
     """FUSE mounts in pods' containers that are none of the volumes that are repaired."""
     dead_layers: Mapping[TargetKey, int] = field(default_factory=dict)
     """How many dead mounts are below those that work; they go when those are dead too."""
-    remedies: RemedyReport = NO_REMEDIES
+    server_actions: ServerReport = NO_SERVER_ACTIONS
     """What is done about servers, next to what is done about binds."""
 
     @property

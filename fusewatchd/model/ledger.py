@@ -16,7 +16,7 @@ from fusewatchd.model.findings import SourceAnswer, SourcePath
 from fusewatchd.model.mounts import Device, Mount, MountNamespace, TargetKey
 from fusewatchd.model.outages import Incident, Outage, Phase
 from fusewatchd.model.rights import Rights
-from fusewatchd.model.server_actions import RemedyMemory
+from fusewatchd.model.server_actions import ServerMemory
 from fusewatchd.model.servers import Service
 from fusewatchd.model.verdicts import Reason
 from fusewatchd.rate_limit import Bucket
@@ -160,7 +160,7 @@ class SourceLife:
     """When it was first seen; long ago for one that was there from the start."""
     served_at: float | None = None
     """When the last bind was put on it."""
-    in_vain: tuple[float, ...] = ()
+    unused_mounts: tuple[float, ...] = ()
     """When mounts ended that were of no use, of late, the newest last."""
 
 
@@ -203,7 +203,7 @@ class Ledger:
     services: Mapping[str, Service] = field(default_factory=dict)
     """By path of the source."""
     budget: Budget = field(default_factory=Budget)
-    remedies: RemedyMemory = field(default_factory=RemedyMemory)
+    server_actions: ServerMemory = field(default_factory=ServerMemory)
 
     def postponed(self, seconds: float) -> Ledger:
         """Move the times of grace on by a time in which nobody could do anything."""

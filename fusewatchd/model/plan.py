@@ -85,6 +85,6 @@ class Pause:
     """A source that comes and goes, and is not believed before it has stayed for a while."""
 
     source_path: str
-    in_vain: int
+    unused_mounts: int
     """Mounts of late that were of no use to anybody."""
     stable_seconds: float

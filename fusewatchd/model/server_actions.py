@@ -146,7 +146,7 @@ class Attempts:
 
 
 @dataclass(frozen=True, slots=True)
-class RemedyMemory:
+class ServerMemory:
     """What is remembered from one cycle to the next."""
 
     sources: Mapping[str, SourceWatch] = field(default_factory=dict)
@@ -158,7 +158,7 @@ class RemedyMemory:
 
 
 @dataclass(frozen=True, slots=True)
-class RemedyReport:
+class ServerReport:
     """What a cycle found, began and saw ended."""
 
     dead_sources: tuple[DeadSource, ...] = ()
@@ -173,4 +173,4 @@ class RemedyReport:
     """Something waits for a look at the node's processes."""
 
 
-NO_REMEDIES = RemedyReport()
+NO_SERVER_ACTIONS = ServerReport()

@@ -28,9 +28,9 @@ from fusewatchd.observe.kubelet.volume_data import read_volume_data
 from fusewatchd.observe.mounts.table_reader import MountTableSource
 from fusewatchd.observe.namespaces.container_owners import are_all_listed
 from fusewatchd.observe.namespaces.scanner import NamespaceScanner, ScanResult
-from fusewatchd.observe.namespaces.schedule import Looks
+from fusewatchd.observe.namespaces.schedule import ScanSchedule
 from fusewatchd.observe.namespaces.view import NamespaceView
-from fusewatchd.observe.servers.exit_record import Ends
+from fusewatchd.observe.servers.exit_record import ExitRecord
 from fusewatchd.parse.kubelet_paths import (
     directory_named_by_volume,
     parse_bind_path,
@@ -72,7 +72,7 @@ class Observer:
         self.worked_on: Callable[[], Collection[TargetKey]] = tuple
         """Returns the targets that are being replaced."""
         self.servers: dict[Device, tuple[FuseServer, ...]] = {}
-        self.ends = Ends()
+        self.ends = ExitRecord()
         self.holdings: tuple[Holding, ...] = ()
         self._anonymous_servers: tuple[FuseServer, ...] = ()
         self._root = kubelet_root
@@ -84,8 +84,8 @@ class Observer:
         self._table: MountTable | None = None
         self._host_table: MountTable | None = None
         self._view = NamespaceView()
-        self._looks = Looks()
-        self.expect_containers: Callable[[float], None] = self._looks.expect_containers
+        self._schedule = ScanSchedule()
+        self.expect_containers: Callable[[float], None] = self._schedule.expect_containers
         """Call it (with the time) when a container may have been started."""
         self._audit_due = 0.0
         self._seen_at: dict[Device, float] = {}
@@ -99,7 +99,7 @@ class Observer:
         """Go on with other settings from the next look on, which is now; what was seen stays."""
         self._ignored, self._limits = ignored_fs_types, limits
         self._table = None  # the devices to ask may be others
-        self._looks.want_now()
+        self._schedule.want_now()
 
     # ------------------------------------------------------------------ what arrived
 
@@ -113,7 +113,7 @@ class Observer:
         if result is None:
             return None
         self._scan_gaps = result.gaps
-        self._looks.end(result.started_at, result.elapsed)
+        self._schedule.end(result.started_at, result.elapsed)
         in_flight = {key.namespace for key in self.worked_on()}
         if self._view.take_look(result.namespaces, result.started_at, in_flight, now):
             self.expect_containers(now)
@@ -159,7 +159,7 @@ class Observer:
             return
         self.connections.ask_doubtful()
         self._table_source.refresh()
-        self._looks.expect_late_births(now)
+        self._schedule.expect_late_births(now)
 
     def look_at_mounts(self, now: float) -> bool:
         """Bring the host's table up to date; True when a FUSE mount came, went or changed.
@@ -194,7 +194,7 @@ class Observer:
     def errands_due(self, now: float) -> float:
         """Return when to ``run_errands``: none of them needs a cycle before it has a result."""
         question_at = self.connections.next_question(now)
-        times = [self._audit_due, self._looks.due_at]
+        times = [self._audit_due, self._schedule.due_at]
         return min(times if question_at is None else [*times, question_at])
 
     def run_errands(self, now: float) -> bool:
@@ -254,7 +254,7 @@ class Observer:
             volume_data=self._volume_data,
             staging_data=self._staging_data,
             seen_at=self._seen_at,
-            namespaces_looked_at=self._looks.looked_at,
+            namespaces_looked_at=self._schedule.looked_at,
             mount_max=read_mount_max(),
             ends=self.ends.view(connections),
             holdings=self.holdings,
@@ -282,9 +282,9 @@ class Observer:
         return tuple(gaps)
 
     def _look_if_due(self, now: float) -> None:
-        if self._looks.due_at > now:
+        if self._schedule.due_at > now:
             return
-        self._looks.begin(now, self._limits.look)
+        self._schedule.begin(now, self._limits.look)
         self._scanner.request(now)
         if not self._scanner.is_running:
             self._scan_gaps = (Gap("namespaces", "there is nothing to make a worker of"),)

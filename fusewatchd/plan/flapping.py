@@ -1,4 +1,4 @@
-"""Sources that come and go faster than anybody could use them.
+"""Flap detection: sources that remount before their binds could be used.
 
 To put a new file system under a bind costs little, and to wait is an outage, so a server may
 crash as often as it likes as long as its mounts are of use to someone.  Only a mount that died
@@ -41,7 +41,7 @@ class FlapRule:
 
     def stable_seconds(self, path: str, life: SourceLife) -> float:
         """Return for how long the source has to stay mounted; 0: it is trusted."""
-        steps = len(life.in_vain) - self.limit
+        steps = len(life.unused_mounts) - self.limit
         if steps <= 0:
             return 0.0
         back_off = BackOff(min(INITIAL_SECONDS, self.pause_max), self.pause_max)
@@ -89,16 +89,16 @@ def _followed(
         life = _ended(life, died_at, rule)
     if life.device is None and lives_on is not None:
         up_at = snapshot.seen_at.get(lives_on, now)
-        life = SourceLife(lives_on, up_at, in_vain=life.in_vain)
-    recent = tuple(moment for moment in life.in_vain if moment > now - rule.window)
-    return replace(life, in_vain=recent) if recent != life.in_vain else life
+        life = SourceLife(lives_on, up_at, unused_mounts=life.unused_mounts)
+    recent = tuple(moment for moment in life.unused_mounts if moment > now - rule.window)
+    return replace(life, unused_mounts=recent) if recent != life.unused_mounts else life
 
 
 def _ended(life: SourceLife, died_at: float, rule: FlapRule) -> SourceLife:
-    in_vain = life.in_vain
+    unused_mounts = life.unused_mounts
     if life.served_at is None or died_at - life.served_at < rule.life:
-        in_vain = (*in_vain, died_at)[-(rule.limit + MOST_STEPS) :]
-    return SourceLife(None, in_vain=in_vain)
+        unused_mounts = (*unused_mounts, died_at)[-(rule.limit + MOST_STEPS) :]
+    return SourceLife(None, unused_mounts=unused_mounts)
 
 
 def pauses(lives: Lives, rule: FlapRule) -> tuple[Pause, ...]:
@@ -107,7 +107,7 @@ def pauses(lives: Lives, rule: FlapRule) -> tuple[Pause, ...]:
     for path, life in sorted(lives.items()):
         seconds = rule.stable_seconds(path, life)
         if seconds:
-            found.append(Pause(path, len(life.in_vain), seconds))
+            found.append(Pause(path, len(life.unused_mounts), seconds))
     return tuple(found)
 
 

@@ -11,14 +11,14 @@ from fusewatchd.model.actions import DetachDeadSource, Outcome
 from fusewatchd.model.findings import Finding
 from fusewatchd.model.ledger import Ledger
 from fusewatchd.model.plan import Plan
-from fusewatchd.model.server_actions import CommandEnd, RemedyMemory, RemedyReport
+from fusewatchd.model.server_actions import CommandEnd, ServerMemory, ServerReport
 from fusewatchd.model.snapshot import Snapshot
 from fusewatchd.plan import dead_sources, server_restart
 from fusewatchd.plan.server_restart import ActionPolicy
 
 
 @dataclass(frozen=True, slots=True)
-class RemedyPolicy:
+class ServerPolicy:
     """What the configuration allows."""
 
     dead_sources: DeadSourceSettings = field(default_factory=DeadSourceSettings)
@@ -26,12 +26,12 @@ class RemedyPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class Remedied:
+class ServerStep:
     """The plan with reasons that say more, the ledger, and what to do."""
 
     plan: Plan
     ledger: Ledger
-    report: RemedyReport
+    report: ServerReport
 
 
 def split(outcomes: Iterable[Outcome]) -> tuple[list[Outcome], list[Outcome]]:
@@ -44,24 +44,24 @@ def split(outcomes: Iterable[Outcome]) -> tuple[list[Outcome], list[Outcome]]:
     return binds, sources
 
 
-def remedy(
+def recover_servers(
     todo: Plan,
     findings: tuple[Finding, ...],
     snapshot: Snapshot,
     ledger: Ledger,
     outcomes: Iterable[Outcome],
     ends: Iterable[CommandEnd],
-    policy: RemedyPolicy,
+    policy: ServerPolicy,
     scope: Scope,
     now: float,
-) -> Remedied:
+) -> ServerStep:
     """Decide about dead sources and about servers that are to be started again."""
     outcomes, ends = tuple(outcomes), tuple(ends)
     dead = dead_sources.step(
         findings,
         snapshot,
         ledger.facts,
-        ledger.remedies.sources,
+        ledger.server_actions.sources,
         outcomes,
         policy.dead_sources,
         scope.mode,
@@ -69,7 +69,7 @@ def remedy(
     )
     acts = server_restart.step(findings, snapshot, ledger, ends, policy.actions, scope, now)
     due = [at for at in (dead.due_at, acts.due_at) if at is not None]
-    report = RemedyReport(
+    report = ServerReport(
         dead.sources,
         acts.troubles,
         dead.detaches,
@@ -79,7 +79,7 @@ def remedy(
         min(due, default=None),
         dead.wants_look or acts.wants_look,
     )
-    # What somebody is at work on says more than that he is waited for.
+    # Prefer the reason of a running action over "waiting".
     plan = todo.explained(acts.reasons).explained(dead_sources.reasons(dead.sources))
-    memory = RemedyMemory(dead.watches, acts.attempts, acts.bucket)
-    return Remedied(plan, replace(ledger, remedies=memory), report)
+    memory = ServerMemory(dead.watches, acts.attempts, acts.bucket)
+    return ServerStep(plan, replace(ledger, server_actions=memory), report)

@@ -114,7 +114,7 @@ class _Stepper:
         self._mode = scope.mode
         self._now = now
         self._attempts = attempts
-        self._bucket = ledger.remedies.bucket
+        self._bucket = ledger.server_actions.bucket
         self._troubles: list[Trouble] = []
         self._commands: list[RunCommand] = []
         self._reasons: dict[TargetKey, Reason] = {}
@@ -209,7 +209,7 @@ def step(
     now: float,
 ) -> Step:
     """Decide for every place without a server whether something is to be run."""
-    attempts = _seen(_ended(ledger.remedies.attempts, ends, policy), snapshot)
+    attempts = _seen(_ended(ledger.server_actions.attempts, ends, policy), snapshot)
     places = _places(findings, snapshot, policy.rules)
     places += _left_bare(attempts, snapshot, ledger, policy.rules, scope.switches)
     stepper = _Stepper(snapshot, ledger, policy, scope, attempts, now)

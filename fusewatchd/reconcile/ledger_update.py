@@ -31,7 +31,7 @@ from fusewatchd.reconcile.container_facts import facts_of, remember_former, stil
 from fusewatchd.reconcile.lifecycle import Signal, advance, signal_of
 
 UNDONE_SECONDS = 120.0
-"""What was replaced by the same mount longer ago than this is no quarrel with anybody."""
+"""Replacing the same mount again within this time counts as a conflict with another tool."""
 
 DONE = frozenset({OutcomeStatus.RECOVERED, OutcomeStatus.DETACHED, OutcomeStatus.ABORTED})
 

@@ -25,7 +25,7 @@ from fusewatchd.plan.back_off import BackOff
 from fusewatchd.plan.budget import ration
 from fusewatchd.plan.flapping import FlapRule, follow_sources, hold_back, pauses
 from fusewatchd.plan.planner import Policy, plan
-from fusewatchd.plan.server_recovery import Remedied, RemedyPolicy, remedy, split
+from fusewatchd.plan.server_recovery import ServerPolicy, ServerStep, recover_servers, split
 from fusewatchd.rate_limit import Rate
 from fusewatchd.reconcile.incidents import IncidentStep, follow, follow_services
 from fusewatchd.reconcile.ledger_update import take_diagnosis, take_outcomes, take_plan
@@ -50,7 +50,7 @@ class Executes(Protocol):
     def collect(self, now: float) -> list[Outcome]:
         """Return what has ended since the last call."""
 
-    def take_in(self, now: float) -> None:
+    def dispatch_next(self, now: float) -> None:
         """Give who has ended the next of what was accepted; ``collect`` tells of it later."""
 
 
@@ -70,7 +70,7 @@ class Policies:
 
     diagnosis: Knowledge
     planning: Policy
-    servers: RemedyPolicy
+    servers: ServerPolicy
     back_off: BackOff
     flapping: FlapRule
     budget: Rate
@@ -152,7 +152,7 @@ class Reconciler:
             dead_layers=dead_layers(
                 (finding.bind for finding in diagnosis.findings), snapshot, self.ledger.own_layers
             ),
-            remedies=done.report,
+            server_actions=done.report,
         )
 
     def _collect(self, now: float) -> _Ended:
@@ -168,16 +168,16 @@ class Reconciler:
             ledger = replace(ledger, own_layers=layers)
         diagnosis = diagnose(snapshot, ledger, policies.diagnosis)
         # Thousands of binds take long: workers that are free get their next actions in between.
-        self._executor.take_in(self._clock())
+        self._executor.dispatch_next(self._clock())
         ledger = take_diagnosis(ledger, diagnosis, snapshot)
         now, rule = snapshot.taken_at, policies.flapping
         sources = follow_sources(ledger.sources, diagnosis.findings, outcomes, snapshot, rule, now)
-        self._executor.take_in(self._clock())
+        self._executor.dispatch_next(self._clock())
         return diagnosis, replace(ledger, sources=sources)
 
     def _decide(
         self, diagnosis: Diagnosis, snapshot: Snapshot, ledger: Ledger, ended: _Ended
-    ) -> Remedied:
+    ) -> ServerStep:
         """Plan what is done about binds and about their servers."""
         policies, findings, now = self.policies, diagnosis.findings, snapshot.taken_at
         todo = plan(findings, snapshot, ledger, policies.planning, now)
@@ -185,11 +185,13 @@ class Reconciler:
         todo, ledger = ration(todo, findings, ledger, policies.budget, now)
         scope = Scope(policies.planning.mode, policies.diagnosis.switches)
         done = ended.of_sources, ended.commands
-        return remedy(todo, findings, snapshot, ledger, *done, policies.servers, scope, now)
+        return recover_servers(
+            todo, findings, snapshot, ledger, *done, policies.servers, scope, now
+        )
 
     def _remember(
         self,
-        done: Remedied,
+        done: ServerStep,
         findings: tuple[Finding, ...],
         outcomes: tuple[Outcome, ...],
         snapshot: Snapshot,

@@ -1,4 +1,4 @@
-"""What others ask the daemon through: the port of the metrics and the status socket."""
+"""HTTP and Unix-socket endpoints: metrics, health, status."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ALIVE_SECONDS = 60.0
 """A daemon whose last cycle is longer ago is not well."""
 
 
-class Doors:
+class Endpoints:
     """Both of them; each is served by a thread of its own."""
 
     def __init__(

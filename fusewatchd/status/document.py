@@ -92,8 +92,10 @@ def status_document(cycle: CycleReport, clocks: Clocks, *, version: str, way: st
         "incidents": [_incident(one, snapshot, clocks) for one in ledger.incidents.values()],
         "dead_mount_holders": holders_document(snapshot, clocks),
         "outages": [_outage(outage, clocks) for outage in ledger.outages],
-        "dead_sources": [dead_source_document(one, clocks) for one in cycle.remedies.dead_sources],
-        "on_stale": [trouble_document(one, clocks) for one in cycle.remedies.troubles],
+        "dead_sources": [
+            dead_source_document(one, clocks) for one in cycle.server_actions.dead_sources
+        ],
+        "on_stale": [trouble_document(one, clocks) for one in cycle.server_actions.troubles],
         "flapping_sources": [_pause(pause) for pause in cycle.pauses],
         "namespaces": {
             "containers": len(snapshot.namespaces) - len(foreign),
@@ -246,7 +248,7 @@ def _ms(begin: float | None, end: float | None) -> float | None:
 def _pause(pause: Pause) -> Document:
     return {
         "source": shown(pause.source_path, PATH_LIMIT),
-        "in_vain": pause.in_vain,
+        "in_vain": pause.unused_mounts,
         "wait_seconds": round(pause.stable_seconds, 3),
     }
 

@@ -23,7 +23,7 @@ from fusewatchd.plan.back_off import BackOff
 from fusewatchd.plan.budget import DEFAULT
 from fusewatchd.plan.flapping import FlapRule
 from fusewatchd.plan.planner import Policy
-from fusewatchd.plan.server_recovery import RemedyPolicy
+from fusewatchd.plan.server_recovery import ServerPolicy
 from fusewatchd.reconcile.reconciler import Policies, Reconciler
 from fusewatchd.state.document import document_of, ledger_from
 
@@ -68,7 +68,7 @@ class Daemon:
         document = document_of(self._reconciler.ledger, "boot") if remembers else None
         self._outcomes, self.planned = [], ()
         policies = Policies(
-            self._knowledge, self.policy, RemedyPolicy(), BackOff(), FlapRule(), DEFAULT
+            self._knowledge, self.policy, ServerPolicy(), BackOff(), FlapRule(), DEFAULT
         )
         self._reconciler = Reconciler(
             self, self, NoCommands(), policies, lambda: self._now, lambda: self._journal
@@ -129,7 +129,7 @@ class Daemon:
         done, self._outcomes = self._outcomes, []
         return done
 
-    def take_in(self, now: float) -> None:
+    def dispatch_next(self, now: float) -> None:
         pass
 
     # What a test asks for.

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from fusewatchd.daemon.throttle import EFFORT
+from fusewatchd.daemon.throttle import LOOP_RATE
 from fusewatchd.demo.daemon_process import DaemonProcess
 from fusewatchd.demo.node.node import DemoNode
 from fusewatchd.demo.node.pods import PodVolume
@@ -78,9 +78,9 @@ def test_a_loop_that_is_never_left_in_peace_rests(node: DemoNode) -> None:
     with DaemonProcess(node, settings={"probe.interval_seconds": "0.000001"}) as daemon:
         daemon.wait_until_watching(1000)
         time.sleep(20.0)
-        share = EFFORT.burst + EFFORT.per_second * (time.monotonic() - start)
+        share = LOOP_RATE.burst + LOOP_RATE.per_second * (time.monotonic() - start)
         # Threads of its own and the rest of the loop need some as well.
-        assert EFFORT.burst / 2 <= usage(daemon.pid).daemon_cpu_seconds <= 1.25 * share
+        assert LOOP_RATE.burst / 2 <= usage(daemon.pid).daemon_cpu_seconds <= 1.25 * share
 
 
 @pytest.mark.slow
@@ -170,7 +170,7 @@ def check_storm(node: DemoNode, size: Size, seconds: float, settings: dict[str, 
                 other.wait_until_readable("/data/hello", 30)
             assert len(table()) == entries
             # Cycles have their share of a processor; threads and the rest of the loop need some.
-            share = EFFORT.burst + EFFORT.per_second * lasted
+            share = LOOP_RATE.burst + LOOP_RATE.per_second * lasted
             assert after.daemon_cpu_seconds - before.daemon_cpu_seconds <= 1.5 * share
             assert after.daemon_rss - before.daemon_rss <= MOST_GROWTH
             assert after.processes <= 24

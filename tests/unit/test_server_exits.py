@@ -27,7 +27,7 @@ from fusewatchd.model.servers import (
 )
 from fusewatchd.model.snapshot import Snapshot
 from fusewatchd.model.verdicts import Verdict
-from fusewatchd.observe.servers.exit_record import Ends
+from fusewatchd.observe.servers.exit_record import ExitRecord
 from fusewatchd.observe.servers.socket_owners import devices_behind, matches
 from fusewatchd.reconcile.incidents import SURVIVED_SECONDS, IncidentStep, follow, follow_services
 from fusewatchd.report.events.draft import EventDraft, ObjectReference
@@ -89,7 +89,7 @@ def dead(device: Device = OLD, gone_at: float = 10.0) -> dict[Device, Connection
 
 
 def test_the_latest_end_of_a_connection_counts_until_that_is_forgotten() -> None:
-    book = Ends()
+    book = ExitRecord()
     book.take(KILLED, [OLD, NEW])
     book.take(END, [OLD])
     assert book.view({}) == {OLD: END, NEW: KILLED}
@@ -98,7 +98,7 @@ def test_the_latest_end_of_a_connection_counts_until_that_is_forgotten() -> None
 
 
 def test_more_is_known_of_an_end_later_and_its_socket_stays() -> None:
-    book, early = Ends(), replace(KILLED, status=None)
+    book, early = ExitRecord(), replace(KILLED, status=None)
     book.take(early, [OLD])
     book.take_hang_up("/run/x", [OLD, NEW], 11.0)
     book.complete({early: KILLED})
@@ -107,7 +107,7 @@ def test_more_is_known_of_an_end_later_and_its_socket_stays() -> None:
 
 
 def test_an_end_of_which_the_connection_is_not_told_is_the_only_one_of_that_moment() -> None:
-    book, early = Ends(), replace(KILLED, status=None)
+    book, early = ExitRecord(), replace(KILLED, status=None)
     book.take(early, [])
     book.take(replace(KILLED, seen_at=12.0), [])
     book.complete({early: KILLED})
@@ -119,7 +119,7 @@ def test_an_end_of_which_the_connection_is_not_told_is_the_only_one_of_that_mome
 
 
 def test_two_ends_in_one_moment_explain_nothing() -> None:
-    book = Ends()
+    book = ExitRecord()
     book.take(KILLED, [])
     book.take(END, [])
     assert book.view(dead()) == {}

@@ -1,4 +1,4 @@
-"""When the mount namespaces of others are to be looked at; pure."""
+"""Schedule of scans of other mount namespaces; pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ REST_FACTOR = 20
 """After a look that took t, mounts that change elsewhere cause the next one 20 t later."""
 
 
-class Looks:
+class ScanSchedule:
     """The looks that are planned."""
 
     def __init__(self) -> None:

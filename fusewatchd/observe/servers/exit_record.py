@@ -1,4 +1,4 @@
-"""The book of how servers ended, by the connection that each of them served.
+"""Latest exit of the server of each FUSE connection.
 
 No clock and no I/O.  It is bounded by the connections that are shown.
 """
@@ -14,7 +14,7 @@ from fusewatchd.model.servers import Connection, ServerEnd
 MAX_ANONYMOUS = 64
 
 
-class Ends:
+class ExitRecord:
     """Takes ends as they are seen."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Which FUSE connections belong to the socket of a server, by what the configuration says."""
+"""Maps a configured server socket to its FUSE connections; pure."""
 
 from __future__ import annotations
 

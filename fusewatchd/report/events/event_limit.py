@@ -1,4 +1,4 @@
-"""Who gets Kubernetes Events of his own when very many are hit.
+"""Limits per-pod Events when many pods are hit.
 
 An outage of a few dozen pods is told on each of them.  When more than ``MAX_PODS`` are hit
 within ``WINDOW_SECONDS``, all further ones are told on the node, where one Event for each
@@ -15,7 +15,7 @@ MAX_PODS = 100
 WINDOW_SECONDS = 600.0
 
 
-class Crowd:
+class EventLimit:
     """Remembers who has been told of lately; bounded."""
 
     def __init__(self, most: Callable[[], int] = lambda: MAX_PODS) -> None:

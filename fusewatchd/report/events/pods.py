@@ -20,7 +20,7 @@ from fusewatchd.model.servers import OomKill, ServerEnd
 from fusewatchd.model.snapshot import Snapshot
 from fusewatchd.report.events.draft import EventDraft, pod_reference
 from fusewatchd.report.events.episodes import Troubles
-from fusewatchd.report.events.event_limit import MAX_PODS, Crowd
+from fusewatchd.report.events.event_limit import MAX_PODS, EventLimit
 from fusewatchd.report.events.wording import EventKind
 from fusewatchd.report.log.fields import device_of
 from fusewatchd.report.server_fields import pod_of_server
@@ -56,7 +56,7 @@ class PodEvents:
         self._post = post
         self._node_name = node_name
         self._give_up = give_up
-        self._crowd = Crowd(most)
+        self._event_limit = EventLimit(most)
         self._troubles: Troubles[str] = Troubles(_pod_uid, self._announce)
         self._backlog: OrderedDict[_Word, None] = OrderedDict()
         self.given_up = 0
@@ -82,7 +82,7 @@ class PodEvents:
             self._tell(cycle, pod, device, kind)
 
     def _tell(self, cycle: CycleReport, pod: Pod, device: Device | None, kind: EventKind) -> None:
-        if not self._crowd.admits(pod.uid, cycle.started_at):
+        if not self._event_limit.admits(pod.uid, cycle.started_at):
             self._post(kind.draft_for_node(self._node_name))
             return
         draft = kind.draft(pod)

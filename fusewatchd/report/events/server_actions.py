@@ -15,10 +15,10 @@ from fusewatchd.report.events.draft import (
     node_reference,
     pod_reference,
 )
-from fusewatchd.report.events.event_limit import MAX_PODS, Crowd
+from fusewatchd.report.events.event_limit import MAX_PODS, EventLimit
 
 
-class RemedyEvent(Enum):
+class ServerActionEvent(Enum):
     """All that is ever said; value: reason, action, type, note."""
 
     STARTING = (
@@ -56,7 +56,7 @@ class RemedyEvent(Enum):
         return EventDraft(regarding, reason, action, note, type_)
 
 
-class RemedyEvents:
+class ServerActionEvents:
     """Tells the pods that wait for a server; nobody of whom the kubelet has not told."""
 
     def __init__(
@@ -74,43 +74,43 @@ class RemedyEvents:
         """
         self._post = post
         self._node = node_reference(node_name)
-        self._crowd = Crowd(most)
+        self._event_limit = EventLimit(most)
         self._waiting: dict[str, frozenset[str]] = {}
         """Pods that wait for each dead source that is being detached, by its path."""
 
     def report(self, cycle: CycleReport) -> None:
         """Say what this cycle began and what it saw ended."""
-        remedies = cycle.remedies
-        for outcome in remedies.outcomes:
+        server_actions = cycle.server_actions
+        for outcome in server_actions.outcomes:
             pods = self._waiting.pop(outcome.action.key.mount_point, frozenset())
             if outcome.status is OutcomeStatus.DETACHED:
-                self._say(RemedyEvent.DETACHED, pods, cycle)
-        for end in remedies.ends:
+                self._say(ServerActionEvent.DETACHED, pods, cycle)
+        for end in server_actions.ends:
             self._say(_kind_of(end), end.command.pods, cycle)
-        for command in remedies.commands:
-            self._say(RemedyEvent.STARTING, command.pods, cycle)
-        starting = {action.key.mount_point for action in remedies.detaches}
+        for command in server_actions.commands:
+            self._say(ServerActionEvent.STARTING, command.pods, cycle)
+        starting = {action.key.mount_point for action in server_actions.detaches}
         pods_of = {f.bind.key: f.bind.path.pod_uid for f in cycle.findings}
-        for source in remedies.dead_sources:
+        for source in server_actions.dead_sources:
             if source.path in starting:
                 self._waiting[source.path] = frozenset(pods_of[key] for key in source.binds)
 
     def close(self) -> None:
         """Nothing is held."""
 
-    def _say(self, kind: RemedyEvent, uids: Iterable[str], cycle: CycleReport) -> None:
+    def _say(self, kind: ServerActionEvent, uids: Iterable[str], cycle: CycleReport) -> None:
         known = cycle.snapshot.pods or {}
         for pod in (known[uid] for uid in sorted(uids) if uid in known):
             if not pod.is_deleting:
                 self._tell(kind, pod, cycle.started_at)
 
-    def _tell(self, kind: RemedyEvent, pod: Pod, now: float) -> None:
-        if self._crowd.admits(pod.uid, now):
+    def _tell(self, kind: ServerActionEvent, pod: Pod, now: float) -> None:
+        if self._event_limit.admits(pod.uid, now):
             self._post(kind.draft(pod_reference(pod)))
         else:
             self._post(kind.draft(self._node))
 
 
-def _kind_of(end: CommandEnd) -> RemedyEvent:
+def _kind_of(end: CommandEnd) -> ServerActionEvent:
     is_fine = end.result is CommandResult.SUCCEEDED
-    return RemedyEvent.STARTED if is_fine else RemedyEvent.FAILED
+    return ServerActionEvent.STARTED if is_fine else ServerActionEvent.FAILED

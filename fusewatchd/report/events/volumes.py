@@ -16,7 +16,7 @@ from fusewatchd.model.mounts import Device
 from fusewatchd.model.verdicts import Reason
 from fusewatchd.report.events.draft import EventDraft, VolumeObject, VolumeReference
 from fusewatchd.report.events.episodes import Troubles
-from fusewatchd.report.events.event_limit import MAX_PODS, Crowd
+from fusewatchd.report.events.event_limit import MAX_PODS, EventLimit
 from fusewatchd.report.events.pods import with_error
 from fusewatchd.report.events.wording import EventKind
 from fusewatchd.report.log.fields import device_of
@@ -85,7 +85,7 @@ class VolumeEvents:
         """
         self._post = post
         self._node_name = node_name
-        self._crowd = Crowd(most)
+        self._event_limit = EventLimit(most)
         self._troubles: Troubles[_Volume] = Troubles(_volume_of, self._announce)
 
     def report(self, cycle: CycleReport) -> None:
@@ -99,7 +99,7 @@ class VolumeEvents:
         self, cycle: CycleReport, volume: _Volume, device: Device | None, kind: EventKind
     ) -> None:
         # Of a storm the node tells, where the pods are counted.
-        if not self._crowd.admits(volume.name, cycle.started_at):
+        if not self._event_limit.admits(volume.name, cycle.started_at):
             return
         reason, action, type_, _ = kind.value
         where = f"On node {self._node_name}:"

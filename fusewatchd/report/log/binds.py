@@ -41,7 +41,7 @@ SAYINGS: dict[Verdict, tuple[Level, str]] = {
 }
 
 
-class BindStory:
+class BindLog:
     """A part of the log's reporter."""
 
     def __init__(self, log: Log) -> None:
@@ -141,7 +141,7 @@ def _refusal_group(refusal: Refusal) -> tuple[Device | None, Reason, str]:
     return device_of(refusal.finding), refusal.reason, which
 
 
-class ForeignStory:
+class ForeignLog:
     """A part of the log's reporter."""
 
     def __init__(self, log: Log) -> None:

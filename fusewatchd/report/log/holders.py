@@ -13,7 +13,7 @@ from fusewatchd.text import SHORT_ID, counted
 MAX_NAMED = 3
 
 
-class HolderStory:
+class HolderLog:
     """A part of the log's reporter."""
 
     def __init__(self, log: Log) -> None:

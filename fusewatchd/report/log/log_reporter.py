@@ -1,4 +1,4 @@
-"""The story of each outage in the log.
+"""Each outage in the log.
 
 Each thing is said once.  An outage of one FUSE connection, with all its binds and all the
 cycles that it takes, is a handful of lines: the server is gone, so many binds are stale, the
@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from fusewatchd.log import Log
 from fusewatchd.model.cycle import CycleReport
-from fusewatchd.report.log.binds import BindStory, ForeignStory
-from fusewatchd.report.log.holders import HolderStory
-from fusewatchd.report.log.outages import OutageStory
-from fusewatchd.report.log.outcomes import AbortStory, OutcomeStory
-from fusewatchd.report.log.restraint import RestraintStory
-from fusewatchd.report.log.server_actions import RemedyStory
+from fusewatchd.report.log.binds import BindLog, ForeignLog
+from fusewatchd.report.log.holders import HolderLog
+from fusewatchd.report.log.outages import OutageLog
+from fusewatchd.report.log.outcomes import AbortLog, OutcomeLog
+from fusewatchd.report.log.restraint import RestraintLog
+from fusewatchd.report.log.server_actions import ServerActionLog
 
 
 class LogReporter:
@@ -25,14 +25,14 @@ class LogReporter:
         """Tell everything to ``log``, which stays its owner's."""
         self._log = log
         self._gaps: dict[str, str] = {}
-        self._aborts = AbortStory(log)
-        self._outages = OutageStory(log)
-        self._binds = BindStory(log)
-        self._restraint = RestraintStory(log)
-        self._outcomes = OutcomeStory(log)
-        self._holders = HolderStory(log)
-        self._foreign = ForeignStory(log)
-        self._servers = RemedyStory(log)
+        self._aborts = AbortLog(log)
+        self._outages = OutageLog(log)
+        self._binds = BindLog(log)
+        self._restraint = RestraintLog(log)
+        self._outcomes = OutcomeLog(log)
+        self._holders = HolderLog(log)
+        self._foreign = ForeignLog(log)
+        self._servers = ServerActionLog(log)
 
     def report(self, cycle: CycleReport) -> None:
         """Say what this cycle brought, in the order in which it happened."""

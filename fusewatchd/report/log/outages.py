@@ -25,7 +25,7 @@ class _Outage:
     """Volumes and pods that were hit, so that each line is found by them."""
 
 
-class OutageStory:
+class OutageLog:
     """A part of the log's reporter."""
 
     def __init__(self, log: Log) -> None:

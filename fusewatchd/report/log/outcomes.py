@@ -32,7 +32,7 @@ _ENDINGS: dict[OutcomeStatus, tuple[Level, str]] = {
 MAX_PAIRS = 256
 
 
-class OutcomeStory:
+class OutcomeLog:
     """A part of the log's reporter."""
 
     def __init__(self, log: Log) -> None:
@@ -169,7 +169,7 @@ def _of(outcomes: Iterable[Outcome], findings: Mapping[TargetKey, Finding]) -> l
     return [findings[key] for key in keys if key in findings]
 
 
-class AbortStory:
+class AbortLog:
     """A part of the log's reporter."""
 
     def __init__(self, log: Log) -> None:

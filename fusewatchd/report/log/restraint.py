@@ -1,4 +1,4 @@
-"""The story of what is held back, in the log: said when it begins and when it is over."""
+"""What is held back, in the log: said when it begins and when it is over."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOLD_ONCE = frozenset({*_SAYINGS, Reason.SOURCE_FLAPPING})
 """Refusals that concern the node or a source, and are not told of each bind."""
 
 
-class RestraintStory:
+class RestraintLog:
     """Writes down when a limit of the node is met, and which sources are waited for."""
 
     def __init__(self, log: Log) -> None:
@@ -61,7 +61,7 @@ class RestraintStory:
                 "source comes and goes: its binds wait until it stays",
                 event="source_flapping",
                 source=path,
-                in_vain=known[path].in_vain,
+                in_vain=known[path].unused_mounts,
                 wait_seconds=round(known[path].stable_seconds, 2),
             )
         for path in sorted(self._paused - known.keys()):

@@ -28,7 +28,7 @@ SHOWN = 200
 """Characters of a command's output, the last ones: what went wrong stands there."""
 
 
-class RemedyStory:
+class ServerActionLog:
     """Writes down what is done about servers, each thing once."""
 
     def __init__(self, log: Log) -> None:
@@ -39,14 +39,14 @@ class RemedyStory:
 
     def report(self, cycle: CycleReport) -> None:
         """Say what this cycle brought, in the order in which it happened."""
-        remedies = cycle.remedies
-        for outcome in remedies.outcomes:
+        server_actions = cycle.server_actions
+        for outcome in server_actions.outcomes:
             self._tell_outcome(outcome)
-        for end in remedies.ends:
+        for end in server_actions.ends:
             self._tell_end(end)
-        self._tell_sources(remedies.dead_sources, cycle.started_at)
-        self._tell_troubles(remedies.troubles)
-        for action in remedies.detaches:
+        self._tell_sources(server_actions.dead_sources, cycle.started_at)
+        self._tell_troubles(server_actions.troubles)
+        for action in server_actions.detaches:
             self._log.warning(
                 "detaching a dead source",
                 event="source_detaching",
@@ -54,7 +54,7 @@ class RemedyStory:
                 mount_id=action.expect.mount_id,
                 device=str(action.expect.device),
             )
-        for command in remedies.commands:
+        for command in server_actions.commands:
             self._log.warning(
                 "starting a server again",
                 event="action_started",

@@ -18,7 +18,7 @@ from fusewatchd.model.cycle import CycleReport, Trigger
 from fusewatchd.model.mounts import Device, TargetKey
 from fusewatchd.model.outages import Incident
 from fusewatchd.model.pods import BindKind
-from fusewatchd.model.server_actions import CommandKind, CommandResult, RemedyReport
+from fusewatchd.model.server_actions import CommandKind, CommandResult, ServerReport
 from fusewatchd.model.servers import OomKill
 from fusewatchd.model.verdicts import Reason, Verdict
 from fusewatchd.report.metrics.exposition import Exposition, Page
@@ -77,7 +77,7 @@ class Metrics:
         self._make_outage_metrics()
         self._make_liveness_metrics()
         self._make_cleanup_metrics()
-        self._make_remedy_metrics()
+        self._make_server_action_metrics()
         self._make_edge_metrics()
 
     def _make_cycle_metrics(self, version: str, way: str) -> None:
@@ -177,7 +177,7 @@ class Metrics:
             if status is not OutcomeStatus.RECOVERED:
                 self._orphans.labels(status.value)
 
-    def _make_remedy_metrics(self) -> None:
+    def _make_server_action_metrics(self) -> None:
         series = self._series
         self._dead_sources = series.gauge(
             "fusewatchd_dead_sources",
@@ -235,7 +235,7 @@ class Metrics:
         """Count a finished cycle."""
         self._count_mounts(cycle)
         self._count_results(cycle)
-        self._count_remedies(cycle.remedies)
+        self._count_server_actions(cycle.server_actions)
         for incident in cycle.incidents_opened:
             end = incident.end
             self._ends.labels((end.oom if end is not None else OomKill.UNKNOWN).value).inc()
@@ -309,11 +309,11 @@ class Metrics:
             # Once for a connection, however many binds show it.
             self._aborts.labels(OutcomeStatus.REFUSED.value, reason.value).inc()
 
-    def _count_remedies(self, remedies: RemedyReport) -> None:
-        self._dead_sources.set(len(remedies.dead_sources))
-        for outcome in remedies.outcomes:
+    def _count_server_actions(self, server_actions: ServerReport) -> None:
+        self._dead_sources.set(len(server_actions.dead_sources))
+        for outcome in server_actions.outcomes:
             self._source_detaches.labels(outcome.status.value).inc()
-        for end in remedies.ends:
+        for end in server_actions.ends:
             self._actions.labels(end.command.kind.value, end.result.value).inc()
 
     def _count_incident(self, incident: Incident) -> None:

@@ -176,7 +176,7 @@ def test_what_was_taken_in_is_told_once_and_known_to_be_there() -> None:
     crew.submit([action(1, 1), action(1, 2)], 0.0)
     workers[0].done = 1
     assert not crew.has_outcomes
-    crew.take_in(0.01)
+    crew.dispatch_next(0.01)
     assert crew.has_outcomes
     assert crew.in_flight() == {action(1, 1).key, action(1, 2).key}
     # It has its next work already.
@@ -253,7 +253,7 @@ def test_what_is_taken_in_early_is_collected_once_and_makes_room_for_the_next_so
     crew.submit([first], 0.0)
     crew.submit([second], 0.0)
     workers[0].done = 1
-    crew.take_in(0.01)
+    crew.dispatch_next(0.01)
     assert workers[0].given == [first, second]
     workers[0].done = 1
     assert [o.action for o in crew.collect(0.02)] == [first, second]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from fusewatchd.daemon.throttle import EFFORT, Effort
+from fusewatchd.daemon.throttle import LOOP_RATE, Throttle
 
 
 class Pipe:
@@ -40,26 +40,26 @@ def worker() -> Iterator[Pipe]:
     pipe.close()
 
 
-def after(seconds: float, worker: Pipe, serve: Callable[[], None]) -> Effort:
+def after(seconds: float, worker: Pipe, serve: Callable[[], None]) -> Throttle:
     """A loop that has used so many seconds on a processor, just now."""
     used = [0.0]
-    effort = Effort(lambda: [worker], serve, lambda: used[0])
+    throttle = Throttle(lambda: [worker], serve, lambda: used[0])
     used[0] = seconds
-    return effort
+    return throttle
 
 
 def test_what_a_crash_takes_needs_no_rest(worker: Pipe) -> None:
     worker.say()
-    after(EFFORT.burst - 0.5, worker, worker.listen).rest()
+    after(LOOP_RATE.burst - 0.5, worker, worker.listen).rest()
     assert worker.heard == 0  # it did not rest, and so looked at nobody
 
 
 def test_workers_are_served_while_the_loop_rests(worker: Pipe) -> None:
-    effort = after(EFFORT.burst + 0.05 * EFFORT.per_second, worker, worker.listen)
+    throttle = after(LOOP_RATE.burst + 0.05 * LOOP_RATE.per_second, worker, worker.listen)
     for _ in range(2):
         worker.say()
     began = time.monotonic()
-    effort.rest()
+    throttle.rest()
     assert worker.heard == 2
     assert time.monotonic() - began >= 0.04
 
@@ -67,13 +67,13 @@ def test_workers_are_served_while_the_loop_rests(worker: Pipe) -> None:
 def test_a_worker_that_is_never_quiet_does_not_keep_the_loop_from_its_work(worker: Pipe) -> None:
     calls: list[None] = []
     worker.say()
-    after(EFFORT.burst + 0.02 * EFFORT.per_second, worker, lambda: calls.append(None)).rest()
+    after(LOOP_RATE.burst + 0.02 * LOOP_RATE.per_second, worker, lambda: calls.append(None)).rest()
     assert calls
 
 
 def test_what_was_counted_is_not_counted_again(worker: Pipe) -> None:
-    effort = after(EFFORT.burst - 0.5, worker, worker.listen)
+    throttle = after(LOOP_RATE.burst - 0.5, worker, worker.listen)
     worker.say()
     for _ in range(3):
-        effort.rest()
+        throttle.rest()
     assert worker.heard == 0

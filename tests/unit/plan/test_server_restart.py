@@ -80,8 +80,10 @@ class World:
             Scope(self.mode, self.switches),
             at,
         )
-        memory = replace(self.scene.ledger.remedies, attempts=step.attempts, bucket=step.bucket)
-        self.scene.ledger = replace(self.scene.ledger, remedies=memory)
+        memory = replace(
+            self.scene.ledger.server_actions, attempts=step.attempts, bucket=step.bucket
+        )
+        self.scene.ledger = replace(self.scene.ledger, server_actions=memory)
         return step
 
 

@@ -318,7 +318,7 @@ def test_whatever_happened_a_source_that_stays_is_believed_soon(
         assert world.scene.now - start <= 1.2 * pause_max + 1e-6
     world.turn(world.rule.window + 1)
     assert not world.is_paused
-    assert world.scene.ledger.sources[SOURCE].in_vain == ()
+    assert world.scene.ledger.sources[SOURCE].unused_mounts == ()
 
 
 def test_the_pause_grows_has_an_end_and_is_not_the_same_for_all() -> None:
@@ -330,7 +330,7 @@ def test_the_pause_grows_has_an_end_and_is_not_the_same_for_all() -> None:
     assert seen[:4] == sorted(seen[:4])
     assert 0.2 <= seen[0] <= 0.3
     assert max(seen) <= 1.2 * world.rule.pause_max
-    assert len(world.scene.ledger.sources[SOURCE].in_vain) <= world.rule.limit + 8
+    assert len(world.scene.ledger.sources[SOURCE].unused_mounts) <= world.rule.limit + 8
     life = world.scene.ledger.sources[SOURCE]
     assert len({world.rule.stable_seconds(f"/src/{n}", life) for n in range(20)}) > 10
 

@@ -19,13 +19,13 @@ from fusewatchd.plan.back_off import BackOff
 from fusewatchd.plan.budget import DEFAULT
 from fusewatchd.plan.flapping import FlapRule
 from fusewatchd.plan.planner import Policy
-from fusewatchd.plan.server_recovery import RemedyPolicy
+from fusewatchd.plan.server_recovery import ServerPolicy
 from fusewatchd.reconcile.reconciler import Policies, Reconciler
 from fusewatchd.status.document import status_document
 from fusewatchd.status.values import Clocks
 
 POLICIES = Policies(
-    Knowledge((), frozenset()), Policy(), RemedyPolicy(), BackOff(), FlapRule(), DEFAULT
+    Knowledge((), frozenset()), Policy(), ServerPolicy(), BackOff(), FlapRule(), DEFAULT
 )
 ORPHAN = DetachOrphan(TargetKey(0, "/pods/x"), Expect("/pods/x", Device(0, 9)))
 CYCLES = 30
@@ -44,7 +44,7 @@ class Node:
     def collect(self, now: float) -> list[Outcome]:
         return [Outcome(ORPHAN, OutcomeStatus.DETACHED, finished_at=now)]
 
-    def take_in(self, now: float) -> None: ...
+    def dispatch_next(self, now: float) -> None: ...
 
 
 class Commands:

@@ -15,15 +15,15 @@ from fusewatchd.model.server_actions import (
     CommandKind,
     CommandResult,
     DeadSource,
-    RemedyReport,
     RunCommand,
+    ServerReport,
     Trouble,
 )
 from fusewatchd.model.verdicts import Reason, Verdict
 from fusewatchd.report.events.draft import EventDraft
 from fusewatchd.report.events.event_limit import MAX_PODS
-from fusewatchd.report.events.server_actions import RemedyEvents
-from fusewatchd.report.log.server_actions import RemedyStory
+from fusewatchd.report.events.server_actions import ServerActionEvents
+from fusewatchd.report.log.server_actions import ServerActionLog
 from fusewatchd.report.metrics.metrics import Metrics
 from fusewatchd.status.document import status_document
 from fusewatchd.status.table import status_table
@@ -50,8 +50,8 @@ COMMAND = RunCommand(
 TROUBLE = Trouble(COMMAND.place, COMMAND.driver, COMMAND.kind, 1, Reason.NONE)
 
 
-def cycle(**remedies: object) -> CycleReport:
-    return replace(cycles.cycle(STALE), remedies=RemedyReport(**remedies))  # type: ignore[arg-type]
+def cycle(**server_actions: object) -> CycleReport:
+    return replace(cycles.cycle(STALE), server_actions=ServerReport(**server_actions))  # type: ignore[arg-type]
 
 
 def end(result: CommandResult, detail: str = "") -> CommandEnd:
@@ -65,7 +65,7 @@ def detached(status: OutcomeStatus = OutcomeStatus.DETACHED) -> Outcome:
 
 def story(*cycles_: CycleReport) -> list[dict[str, object]]:
     recorder = Recorder()
-    reporter = RemedyStory(Log(recorder, Level.DEBUG))
+    reporter = ServerActionLog(Log(recorder, Level.DEBUG))
     for one in cycles_:
         reporter.report(one)
     return [dict(entry.fields) for entry in recorder.entries]
@@ -124,7 +124,7 @@ def test_why_nothing_is_run_is_told_once_unless_it_passes() -> None:
 
 def posted(*cycles_: CycleReport, most: int = MAX_PODS) -> list[tuple[str, str, str]]:
     drafts: list[EventDraft] = []
-    reporter = RemedyEvents(drafts.append, "node-1", lambda: most)
+    reporter = ServerActionEvents(drafts.append, "node-1", lambda: most)
     for one in cycles_:
         reporter.report(one)
     return [(d.reason, d.regarding.name, d.type) for d in drafts]

@@ -15,7 +15,7 @@ from fusewatchd.model.plan import Refusal
 from fusewatchd.model.pods import BindKind
 from fusewatchd.model.verdicts import Reason, Verdict
 from fusewatchd.report.events.draft import EventDraft, ObjectReference
-from fusewatchd.report.events.event_limit import MAX_PODS, WINDOW_SECONDS, Crowd
+from fusewatchd.report.events.event_limit import MAX_PODS, WINDOW_SECONDS, EventLimit
 from fusewatchd.report.events.pods import MAX_BACKLOG, PodEvents
 from fusewatchd.report.events.wording import NOT_FOR_GOOD, EventKind
 from tests.unit.cycles import (
@@ -275,11 +275,11 @@ def test_of_a_storm_the_node_tells_what_is_too_much_for_the_pods() -> None:
 
 
 def test_one_that_is_hit_all_the_time_keeps_no_place_of_others() -> None:
-    crowd = Crowd()
-    assert all(crowd.admits(f"u{n}", 0.0) for n in range(MAX_PODS))
-    assert crowd.admits("u0", WINDOW_SECONDS - 10)
-    assert not crowd.admits("new", WINDOW_SECONDS - 10)
-    assert crowd.admits("new", WINDOW_SECONDS + 10)
+    limit = EventLimit()
+    assert all(limit.admits(f"u{n}", 0.0) for n in range(MAX_PODS))
+    assert limit.admits("u0", WINDOW_SECONDS - 10)
+    assert not limit.admits("new", WINDOW_SECONDS - 10)
+    assert limit.admits("new", WINDOW_SECONDS + 10)
 
 
 def test_after_a_storm_pods_are_told_one_by_one_again() -> None:

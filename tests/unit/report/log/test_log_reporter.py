@@ -368,7 +368,7 @@ def test_a_source_that_comes_and_goes_is_told_when_it_begins_and_ends() -> None:
     pause = Pause("/src", 6, 0.25)
     flapping = cycle(stale, refused=[Refusal(stale, Reason.SOURCE_FLAPPING)])
     steps = [replace(flapping, pauses=(pause, replace(pause, source_path="/b")))]
-    steps += [replace(flapping, pauses=(replace(pause, in_vain=7, stable_seconds=0.5),))]
+    steps += [replace(flapping, pauses=(replace(pause, unused_mounts=7, stable_seconds=0.5),))]
     recorder = told(*steps, steps[1], cycle(finding(bind())))
     lines = [
         (e.level, e.fields["event"], e.fields["source"])
