@@ -19,19 +19,26 @@ JOBS ?= $(shell expr 2 \* $$(nproc 2>/dev/null || echo 1))
 install = if [ "$(SUDO_APT)" = yes ] && command -v apt-get >/dev/null && ! dpkg -s $(1) >/dev/null 2>&1; \
   then apt-get update -qq && apt-get install -y -qq --no-install-recommends $(1); fi
 
-.PHONY: demo test test-slow test-kernels test-packages model deb rpm release check bench plots soak packages clean
+.PHONY: help unit demo test test-slow test-kernels test-packages model deb rpm release check bench plots soak packages clean
 
-demo: $(VENV)/.run
+help:
+	@sed -n 's/^\([a-z -]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name words; do \
+	  printf '  make %-14s %s\n' "$$name" "$$words"; done
+
+unit: $(VENV)/.unit  ## pure tests: no root, no Debian packages, seconds
+	$(VENV)/bin/python -m pytest -q -n $(JOBS) -m "not slow and not kernel and not root" tests/unit tests/fuzz
+
+demo: $(VENV)/.run  ## show a recovery on this machine
 	$(VENV)/bin/fusewatchd demo
 
-test: check
+test: check  ## check, and the quick tests, as root with real mounts; under a minute
 	$(VENV)/bin/python -m pytest -n $(JOBS) -m "not slow"
 
-test-slow: $(VENV)/.dev
+test-slow: $(VENV)/.dev  ## every way of replacing mounts, storms, the demo; minutes
 	@$(call install,$(SLOW_TEST_PACKAGES))
 	$(VENV)/bin/python -m pytest -n $(JOBS) -m "slow and not packaging"
 
-test-kernels:
+test-kernels:  ## tests of real mounts on Linux 5.10, 6.1 and 6.12, each in QEMU
 	$(PYTHON) tests/kernels/run.py
 
 MINUTES = 60
@@ -39,33 +46,33 @@ model: $(VENV)/.dev
 	$(VENV)/bin/python -m tests.model --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 # One process for each release of Debian, whose tests go on from each other.
-test-packages: $(VENV)/.dev
+test-packages: $(VENV)/.dev  ## packages: built, looked at, installed on booted Debian machines; minutes
 	@$(call install,$(BUILD_PACKAGES) $(PACKAGE_TEST_PACKAGES))
 	$(VENV)/bin/python -m pip install --quiet --editable '.[packaging]'
 	$(VENV)/bin/python -m pytest -n 2 --dist loadscope -m packaging
 
-deb rpm: $(VENV)/bin/python
+deb rpm: $(VENV)/bin/python  ## packages in dist/
 	@$(call install,$(BUILD_PACKAGES))
 	$(VENV)/bin/python packaging/build.py $@
 
-release: $(VENV)/bin/python
+release: $(VENV)/bin/python  ## all that a release consists of, in dist/
 	@$(call install,$(BUILD_PACKAGES))
 	rm -rf dist
 	$(VENV)/bin/python packaging/build.py deb rpm python sums
 
-check: $(VENV)/.dev
+check: $(VENV)/.dev  ## ruff, mypy --strict
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy fusewatchd
 
 # Printed beside the last results, which are kept in tests/bench/results; QUICK=--quick: minutes.
-bench: $(VENV)/.dev
+bench: $(VENV)/.dev  ## numbers for the README, beside the last ones; QUICK=--quick: minutes
 	$(VENV)/bin/python -m tests.bench $(QUICK)
 
-plots: $(VENV)/.dev
+plots: $(VENV)/.dev  ## draw the results of bench
 	$(VENV)/bin/python -m pip install --quiet matplotlib
 	$(VENV)/bin/python -m tests.bench.plots
 
-soak: $(VENV)/.dev
+soak: $(VENV)/.dev  ## 2,000 crashes under one daemon; nothing may grow
 	$(VENV)/bin/python -m tests.bench.soak --keep tests/bench/results/soak.json
 
 $(VENV)/bin/python:
@@ -79,14 +86,18 @@ $(VENV)/.run: $(VENV)/bin/python pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --editable .
 	touch $@
 
+$(VENV)/.unit: $(VENV)/bin/python pyproject.toml
+	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]'
+	touch $@ $(VENV)/.run
+
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --editable '.[dev,s3]'
 	@# FUSE servers and tools for the tests of real mounts, where they can be had.
 	@$(call install,$(TEST_PACKAGES))
-	touch $@ $(VENV)/.run
+	touch $@ $(VENV)/.run $(VENV)/.unit
 
-packages:
+packages:  ## print the Debian packages that tests and builds want
 	@echo $(TEST_PACKAGES) $(SLOW_TEST_PACKAGES) $(BUILD_PACKAGES) $(PACKAGE_TEST_PACKAGES)
 
-clean:
+clean:  ## remove what was made here
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -45,6 +45,7 @@ def test_one_that_others_may_write_or_nobody_run(tmp_path: Path, mode: int, prob
     assert str(error.value) == expected
 
 
+@pytest.mark.root
 def test_one_of_somebody_else(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root")

@@ -124,6 +124,7 @@ def test_nobody_is_answered_before_the_start(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------ who may ask
 
 
+@pytest.mark.root
 def test_only_root_may_ask(directory: Path) -> None:
     with serving(directory):
         assert stat.S_IMODE(os.stat(directory / NAME).st_mode) == 0o600
@@ -131,6 +132,7 @@ def test_only_root_may_ask(directory: Path) -> None:
         assert asked_as(directory, 65534, 65534) == "PermissionError"
 
 
+@pytest.mark.root
 @pytest.mark.parametrize("mode", [0o750, 0o700, 0o755])
 def test_a_group_may_ask_too(directory: Path, mode: int) -> None:
     name, gid = a_group()
@@ -149,6 +151,7 @@ def test_a_group_may_ask_too(directory: Path, mode: int) -> None:
     assert others == mode & 0o007
 
 
+@pytest.mark.root
 def test_a_directory_that_everybody_can_enter_stays_as_it_is(directory: Path) -> None:
     directory.chmod(0o711)
     with serving(directory) as server:
@@ -157,6 +160,7 @@ def test_a_directory_that_everybody_can_enter_stays_as_it_is(directory: Path) ->
         assert (found.st_gid, stat.S_IMODE(found.st_mode)) == (0, 0o711)
 
 
+@pytest.mark.root
 @pytest.mark.parametrize("is_with_group", [False, True])
 def test_a_mode_that_somebody_changed_lets_nobody_in(directory: Path, is_with_group: bool) -> None:
     name, gid = a_group()
@@ -178,6 +182,7 @@ def test_an_unknown_group_is_said_and_lets_nobody_in(directory: Path) -> None:
         assert stat.S_IMODE(os.stat(directory / NAME).st_mode) == 0o600
 
 
+@pytest.mark.root
 def test_a_group_is_let_in_with_the_rights_of_the_unit_alone(directory: Path) -> None:
     (line,) = (ln for ln in UNIT.read_text().splitlines() if ln.startswith("CapabilityBounding"))
     kept = ["+" + word.removeprefix("CAP_").lower() for word in line.partition("=")[2].split()]

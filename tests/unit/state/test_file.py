@@ -79,6 +79,7 @@ def test_a_file_that_others_can_write_is_not_believed(tmp_path: Path, mode: int)
         read_state(str(tmp_path))
 
 
+@pytest.mark.root
 def test_a_file_of_somebody_else_is_not_believed(tmp_path: Path) -> None:
     write_state(str(tmp_path), {})
     os.chown(tmp_path / NAME, 65534, 0)
@@ -94,6 +95,7 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
         read_state(str(tmp_path))
 
 
+@pytest.mark.root
 @pytest.mark.parametrize(
     ("make", "problem"),
     [
