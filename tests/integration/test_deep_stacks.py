@@ -35,12 +35,12 @@ def add_source(node: DemoNode, name: str) -> Source:
 
 
 def add_pod(
-    node: DemoNode, source: Source, propagation: MountPropagation
+    node: DemoNode, source: Source, propagation: MountPropagation, way: str = "beneath"
 ) -> tuple[DemoPod, Container]:
-    mounts = [
-        PodMount("v", "/data", propagation=propagation),
-        PodMount("v", "/file", sub_path="hello"),
-    ]
+    mounts = [PodMount("v", "/data", propagation=propagation)]
+    if way == "beneath":
+        # Without that a file which the kernel has dropped (d_invalidate) can't be mounted on.
+        mounts.append(PodMount("v", "/file", sub_path="hello"))
     pod = node.add_pod("p", [PodVolume("v", source)], mounts)
     return pod, node.start_container(pod)
 
@@ -80,20 +80,21 @@ def test_all_layers_go_at_the_first_crash(
 ) -> None:
     """Of a directory and of a file; the containers are watched whatever they got of them."""
     source = add_source(node, "one")
-    pod, container = add_pod(node, source, propagation)
-    directory, file = pod.volume_path("v"), pod.subpath_path(pod.mounts[1])
-    bind(source, directory, layers - 1)
-    bind(source, file, layers - 1, "/hello")
+    pod, container = add_pod(node, source, propagation, way)
+    stacks = [(pod.volume_path("v"), "/data/hello")]
+    bind(source, stacks[0][0], layers - 1)
+    for file in pod.mounts[1:]:
+        stacks.append((pod.subpath_path(file), "/file"))
+        bind(source, stacks[1][0], layers - 1, "/hello")
     most = 1 if way == "beneath" else 2
     with DaemonProcess(node, way=way) as daemon:
-        daemon.wait_until_watching(4)
+        daemon.wait_until_watching(2 * len(stacks))
         for _ in range(2):
             crash(source)
-            container.wait_until_readable("/data/hello", DEADLINE)
-            container.wait_until_readable("/file", DEADLINE)
-            daemon.wait_until_watching(4)
-            assert depth(directory) <= most
-            assert depth(file) <= most
+            for _, path in stacks:
+                container.wait_until_readable(path, DEADLINE)
+            daemon.wait_until_watching(2 * len(stacks))
+            assert all(depth(target) <= most for target, _ in stacks)
             for bound in daemon.status()["binds"]:
                 # Layers of the file are copied into the volume: the one is a peer of the other.
                 assert bound["depth"] <= most or bound["mount_point"] == "/data/hello", bound
@@ -124,19 +125,19 @@ def test_layers_go_while_the_server_is_away(node: DemoNode, propagation: MountPr
 @in_lab(timeout=120)
 def test_layers_of_two_servers_all_go(node: DemoNode, way: str) -> None:
     one, two = add_source(node, "one"), add_source(node, "two")
-    pod, container = add_pod(node, one, MountPropagation.NONE)
+    pod, container = add_pod(node, one, MountPropagation.NONE, way)
     target = pod.volume_path("v")
     for _ in range(MOST_QUICK // 2):
         bind(two, target, 1)
         bind(one, target, 1)
     with DaemonProcess(node, way=way) as daemon:
-        daemon.wait_until_watching(4)
+        daemon.wait_until_watching(2 * len(pod.mounts))
         for _ in range(2):
             two.kill()
             crash(one)
             two.restart()
             container.wait_until_readable("/data/hello", DEADLINE)
-            daemon.wait_until_watching(4)
+            daemon.wait_until_watching(2 * len(pod.mounts))
             assert container.read("/data/hello") == "one"
             with open(f"{target}/hello", encoding="utf-8") as file:
                 assert file.read() == "one"
@@ -147,15 +148,15 @@ def test_layers_of_two_servers_all_go(node: DemoNode, way: str) -> None:
 @in_lab(timeout=120)
 def test_layers_in_a_container_alone_all_go(node: DemoNode, way: str) -> None:
     source = add_source(node, "one")
-    _, container = add_pod(node, source, MountPropagation.NONE)
+    pod, container = add_pod(node, source, MountPropagation.NONE, way)
     inside = in_namespace_of(container)
     inside(lambda: [syscalls.mount("/data", "/data", None, syscalls.MS_BIND) for _ in range(69)])
     with DaemonProcess(node, way=way) as daemon:
-        daemon.wait_until_watching(4)
+        daemon.wait_until_watching(2 * len(pod.mounts))
         for _ in range(2):
             crash(source)
             container.wait_until_readable("/data/hello", DEADLINE)
-            daemon.wait_until_watching(4)
+            daemon.wait_until_watching(2 * len(pod.mounts))
         lines = [line for line in container.mountinfo().splitlines() if " /data " in line]
         assert len(lines) <= (1 if way == "beneath" else 2)
 
