@@ -32,7 +32,7 @@ def look_once(settings: Settings) -> Any:
         while True:
             cycle = node.reconciler.reconcile([Trigger.TIMER])
             node.observer.take_answers(time.monotonic())
-            node.observer.take_scan(time.monotonic())
+            node.observer.take_scan((), time.monotonic())
             asked = all(
                 (c.answer and not c.root.is_pending) or c.is_overdue
                 for c in cycle.snapshot.connections.values()

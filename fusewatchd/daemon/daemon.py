@@ -9,7 +9,6 @@ from __future__ import annotations
 import socket
 import time
 from dataclasses import dataclass
-from typing import Any
 
 from fusewatchd import __version__
 from fusewatchd.act.programs import require_programs
@@ -17,26 +16,19 @@ from fusewatchd.config.file import load_settings
 from fusewatchd.config.schema import read_at_start_only
 from fusewatchd.config.settings import Settings, override, require_sense
 from fusewatchd.daemon.absence import Absence
-from fusewatchd.daemon.cluster import Cluster, describe
+from fusewatchd.daemon.cluster import describe
+from fusewatchd.daemon.reporting import Reporting
 from fusewatchd.daemon.selector import MAX_SLEEP_SECONDS, Callback, Descriptors
 from fusewatchd.daemon.signals import Signals
 from fusewatchd.daemon.throttle import Throttle
 from fusewatchd.daemon.wake_ups import ANSWER_SECONDS, WakeUps
 from fusewatchd.daemon.wiring import Node
 from fusewatchd.errors import ConfigError
-from fusewatchd.linux.inotify import PodsDirectoryWatch
 from fusewatchd.linux.mount_kernel import Way
 from fusewatchd.log import Level, Log, open_log
 from fusewatchd.model.cycle import CycleReport, Trigger
-from fusewatchd.model.plan import Plan
-from fusewatchd.observe.holders.watch import HolderWatch
 from fusewatchd.observe.server_watch import Servers
 from fusewatchd.reconcile.ledger_update import next_retry
-from fusewatchd.report.log.log_reporter import LogReporter
-from fusewatchd.report.metrics.metrics import Metrics
-from fusewatchd.report.reporter import Reporter
-from fusewatchd.report.systemd import SystemdNotifier
-from fusewatchd.serve.endpoints import Endpoints
 from fusewatchd.state.runtime_dir import RuntimeLock
 from fusewatchd.state.saver import StateKeeper
 from fusewatchd.text import duration_text
@@ -44,7 +36,7 @@ from fusewatchd.text import duration_text
 WORK_REST_SECONDS = 0.005
 """Between two looks at the mounts while workers change them."""
 
-_Errand = tuple[float | None, Callback]
+_Timer = tuple[float | None, Callback]
 """When it is due (None: not at all), and what it is."""
 
 
@@ -78,7 +70,6 @@ class Daemon:
         self.log: Log = open_log(start.settings.log.level.value, start.settings.log.format.value)
         self._node = Node(start.settings, start.way, as_old_kernel=start.as_old_kernel)
         self._descriptors = Descriptors()
-        self._started_wall = time.time()
         self._cycle: CycleReport | None = None
         self._wake_ups = WakeUps()
         self._throttle = Throttle(lambda: self._node.executor.workers, self._on_outcome)
@@ -87,59 +78,35 @@ class Daemon:
         self._servers = Servers(
             start.settings.sockets,
             self._node.observer,
-            lambda: self._cycle.findings if self._cycle else (),
             self._descriptors.watch,
             self._descriptors.unwatch,
         )
-        self._holders = HolderWatch(self._node.holders, self._node.observer)
-        self._pods = (
-            PodsDirectoryWatch(self._node.kubelet_root) if self._node.kubelet_root else None
-        )
-        self._metrics = Metrics(__version__, self._node.way.value)
-        self._systemd = SystemdNotifier(time.monotonic, time.time)
-        limit = self._systemd.watchdog_seconds
-        # The watchdog is fed by completed cycles, so there must be some.
-        self._heartbeat_seconds = min(MAX_SLEEP_SECONDS, limit / 3 if limit else MAX_SLEEP_SECONDS)
-        observer = self._node.observer
-        self._cluster = Cluster(
-            start.settings, self._node.kubelet_root, observer.pods, self._metrics, self.log
-        )
-        observer.pods_wanted = self._cluster.pods_wanted
-        self._reporters: tuple[Reporter, ...] = (
-            LogReporter(self.log),
-            self._metrics,
-            self._systemd,
-            *self._cluster.reporters(),
-        )
         self._state = StateKeeper(start.settings.state_dir, self.log)
         self._node.reconciler.ledger = self._state.remembered(self._node.table.table())
-        self._endpoints = Endpoints(
-            start.settings, self._metrics.page, self.document, self.log, start.sockets
-        )
-        self._endpoints.let_group_in(self.log)
+        self._reporting = Reporting(start.settings, self._node, self.log, start.sockets)
 
     # -------------------------------------------------------------------------- loop
 
     def run(self) -> int:
         """Run until SIGTERM or SIGINT; return the exit status."""
-        self._signals.catch(self._descriptors.watch)
-        self._descriptors.watch(self._node.table.fileno(), self._on_mounts)
-        self._descriptors.watch(self._node.scanner.fileno(), self._on_scan)
-        self._descriptors.watch(self._holders.fileno(), self._holders.collect)
-        if self._pods is not None:
-            self._descriptors.watch(self._pods.fileno(), self._on_directory)
-        self._cluster.start(self._descriptors.watch)
+        node, watch = self._node, self._descriptors.watch
+        self._signals.catch(watch)
+        watch(node.table.fileno(), self._on_mounts)
+        watch(node.scanner.fileno(), self._on_scan)
+        watch(node.holders.fileno(), node.holders.collect)
+        if node.pods_directory is not None:
+            watch(node.pods_directory.fileno(), self._on_directory)
+        self._reporting.start(watch)
         self._servers.look_at_sockets()
         self.log.info(
             "started",
             version=__version__,
-            way=self._node.way.value,
-            kubelet_root=self._node.kubelet_root or "not found",
+            way=node.way.value,
+            kubelet_root=node.kubelet_root or "not found",
             **describe(self._settings),
         )
         self._cycle_now([Trigger.START])
-        self._endpoints.start()
-        self._systemd.ready()
+        self._reporting.open()
         try:
             while not self._signals.is_stopping:
                 self._turn()
@@ -149,12 +116,12 @@ class Daemon:
 
     def _turn(self) -> None:
         self._throttle.rest()
+        self._reporting.ask_for_pods()
         now = time.monotonic()
-        due = self._next_due(now)
         until = self._wake_ups.held_until
         if until is None:
-            times = (due, self._wake_ups.due_at, *(due_at for due_at, _ in self._errands(now)))
-            until = min(t for t in times if t is not None)
+            times = (self._wake_ups.due_at, *(due_at for due_at, _ in self._timers(now)))
+            until = min((t for t in times if t is not None), default=now + MAX_SLEEP_SECONDS)
         self._make_up_for(self._absence.lost())
         wait = max(0.0, min(until - now, MAX_SLEEP_SECONDS))
         callbacks = self._descriptors.ready(wait)
@@ -166,19 +133,47 @@ class Daemon:
             self._wake(Trigger.RELOAD)
         self._make_up_for(self._absence.lost())
         now = time.monotonic()
-        for due_at, callback in (*self._overdue(), *self._errands(now)):
+        for due_at, run in self._timers(now):
             if due_at is not None and now >= due_at:
-                self._wake(callback())
-        if not self._wake_ups.is_due(now) and now >= due:
-            self._wake(Trigger.TIMER)
+                self._wake(run())
         self._cycle_if_due()
+
+    def _timers(self, now: float) -> tuple[_Timer, ...]:
+        """Everything that is due at some time although no descriptor wakes the loop."""
+        node, observer, cycle = self._node, self._node.observer, self._cycle
+        return (
+            (node.probes.next_deadline(), self._on_probe),
+            (node.scanner.next_deadline(), self._on_scan),
+            (node.holders.overdue_at, node.holders.collect),
+            (self._servers.due_at, self._servers.look_at_sockets),
+            (observer.mounts_due, self._on_mounts),
+            (observer.errands_due(now), self._on_errands),
+            (node.executor.next_deadline(), self._on_outcome),
+            (self._state.due_at, self._save),
+            (observer.next_due(now), self._on_time),
+            (node.commands.next_deadline(), self._on_time),
+            (node.holders.next_due(), self._on_time),
+            (next_retry(node.reconciler.ledger, cycle.plan) if cycle else None, self._on_time),
+            (cycle.server_actions.due_at if cycle else None, self._on_time),
+            (cycle.finished_at + self._heartbeat_seconds if cycle else None, self._on_time),
+        )
+
+    def _on_time(self) -> Trigger | None:
+        """A cycle is needed, unless something else has asked for one already."""
+        return None if self._wake_ups.is_due(time.monotonic()) else Trigger.TIMER
+
+    @property
+    def _heartbeat_seconds(self) -> float:
+        """The watchdog is fed by completed cycles, so there must be some."""
+        limit = self._reporting.systemd.watchdog_seconds
+        return min(MAX_SLEEP_SECONDS, limit / 3 if limit else MAX_SLEEP_SECONDS)
 
     def _make_up_for(self, lost: float) -> None:
         """Move all deadlines on by the time in which this process, and others, did not run."""
         if not lost:
             return
         self._node.postpone(lost)
-        self._holders.postpone(lost)
+        self._node.holders.postpone(lost)
         text = f"did not run for {duration_text(lost)}, and takes nobody's silence for granted"
         self.log.warning(text, event="was_frozen", seconds=round(lost, 3))
 
@@ -198,57 +193,19 @@ class Daemon:
                 return
         self._cycle_now(wake_ups.take())
 
-    def _overdue(self) -> tuple[_Errand, ...]:
-        """What is done when it is due although no descriptor woke us; a cycle follows."""
-        node = self._node
-        return (
-            (node.probes.next_deadline(), self._on_probe),
-            (node.scanner.next_deadline(), self._on_scan),
-            (self._holders.overdue_at, self._holders.collect),
-            (self._servers.due_at, self._servers.look_at_sockets),
-        )
-
-    def _errands(self, now: float) -> tuple[_Errand, ...]:
-        """What needs no cycle unless it finds something."""
-        observer = self._node.observer
-        return (
-            (observer.mounts_due, self._on_mounts),
-            (observer.errands_due(now), self._on_errands),
-            (self._node.executor.next_deadline(), self._on_outcome),
-            (self._state.due_at, self._save),
-        )
-
     def _cycle_now(self, triggers: list[Trigger]) -> None:
         self._servers.complete(time.monotonic())
         cycle = self._node.reconciler.reconcile(triggers)
         self._wake_ups.note_cycle(cycle.started_at, cycle.finished_at)
         self._watch_workers()
         self._note_outcomes()
-        self._metrics.probe_children_stuck(
-            self._node.probes.stuck(cycle.started_at, self._settings.probe.deadline_seconds)
-        )
-        self._metrics.mount_workers_stuck(self._node.executor.stuck)
-        for reporter in self._reporters:
-            reporter.report(cycle)
-        self._endpoints.report(cycle)
-        # Only now: whoever reads the status finds in the log and the metrics what it tells.
+        self._reporting.report(cycle, self._settings.probe.deadline_seconds)
         self._cycle = cycle
-        self._holders.take_cycle(cycle, self._node.reconciler.ledger.incidents.keys())
-        self._state.take(self._node.reconciler.ledger, cycle.started_at)
+        self._servers.take_cycle(cycle)
+        self._node.holders.take_cycle(cycle)
+        self._state.take(cycle.ledger, cycle.started_at)
         if cycle.server_actions.wants_look:
-            self._node.observer.expect_containers(time.monotonic())
-
-    def _next_due(self, now: float) -> float:
-        times = [
-            self._node.observer.next_due(now),
-            self._node.commands.next_deadline(),
-            self._cycle.server_actions.due_at if self._cycle else None,
-            next_retry(self._node.reconciler.ledger, self._cycle.plan if self._cycle else Plan()),
-            self._servers.due_at,
-            self._holders.next_due(),
-            self._cycle.finished_at + self._heartbeat_seconds if self._cycle else None,
-        ]
-        return min((t for t in times if t is not None), default=now + MAX_SLEEP_SECONDS)
+            self._node.observer.namespaces.expect_containers(time.monotonic())
 
     # ---------------------------------------------------------------------- wake-ups
 
@@ -269,7 +226,7 @@ class Daemon:
 
     def _on_scan(self) -> None:
         now = time.monotonic()
-        result = self._node.observer.take_scan(now)
+        result = self._node.observer.take_scan(self._node.executor.in_flight(), now)
         if result is None:
             return
         self._servers.update(result.servers, result.anonymous, now)
@@ -277,13 +234,14 @@ class Daemon:
         self._wake_ups.add_after_rest(Trigger.NAMESPACES, now)
 
     def _on_directory(self) -> Trigger | None:
-        assert self._pods is not None
-        before = self._pods.overflows
-        changed = self._pods.drain()
-        for _ in range(self._pods.overflows - before):
-            self._metrics.inotify_overflow()
+        pods = self._node.pods_directory
+        assert pods is not None
+        before = pods.overflows
+        changed = pods.drain()
+        for _ in range(pods.overflows - before):
+            self._reporting.metrics.inotify_overflow()
         if changed:
-            self._node.observer.expect_containers(time.monotonic())
+            self._node.observer.namespaces.expect_containers(time.monotonic())
         return Trigger.DIRECTORY if changed else None
 
     def _on_probe(self) -> Trigger | None:
@@ -331,7 +289,7 @@ class Daemon:
 
     def _reload(self) -> None:
         """Take over what can be changed in a running daemon; a bad file changes nothing."""
-        self._systemd.reloading()
+        self._reporting.systemd.reloading()
         try:
             if self._start.config_file:
                 fresh = override(
@@ -345,31 +303,23 @@ class Daemon:
                 self.log.warning("nothing to reload: started without a configuration file")
         except ConfigError as exc:
             self.log.error("configuration not reloaded, the old one stays", problem=str(exc))
-        self._systemd.ready()
+        self._reporting.systemd.ready()
 
     def _take_over(self, settings: Settings) -> None:
         self._settings = settings
         self._node.adopt(settings)
         self.log.level = Level[settings.log.level.value.upper()]
-        self._cluster.adopt(settings, self._descriptors.watch, self._descriptors.unwatch)
+        self._reporting.adopt(settings, self._descriptors.watch, self._descriptors.unwatch)
         kept = read_at_start_only(self._start.settings, settings)
         if kept:
             text = "needs a restart: these keys are read at the start only"
             self.log.warning(text, event="needs_restart", keys=" ".join(kept))
 
-    def document(self) -> Any:
-        """Return the status document of the last cycle; from any thread, once there is one."""
-        assert self._cycle is not None
-        return self._node.document(self._cycle, self._started_wall)
-
     def _close(self) -> None:
-        self._systemd.stopping()
-        self._endpoints.close()
-        self._cluster.stop(self._descriptors.unwatch)
+        self._reporting.stop(self._descriptors.unwatch)
         self._state.close(self._node.reconciler.ledger)
         self._node.close()
-        for reporter in self._reporters:
-            reporter.close()
+        self._reporting.close()
         self.log.info("stopped")
         self.log.close()
         self._lock.close()

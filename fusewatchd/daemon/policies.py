@@ -11,7 +11,6 @@ from fusewatchd.diagnose.diagnosis import Knowledge
 from fusewatchd.diagnose.exclusions import Switches
 from fusewatchd.drivers import drivers_for
 from fusewatchd.observe.connections.questions import Timing
-from fusewatchd.observe.observer import Limits
 from fusewatchd.plan.back_off import BackOff
 from fusewatchd.plan.flapping import FlapRule
 from fusewatchd.plan.planner import Policy
@@ -35,11 +34,6 @@ def timing_of(settings: Settings) -> Timing:
         confirms=settings.hung.abort,
         held_grace=settings.held.grace_seconds,
     )
-
-
-def limits_of(settings: Settings) -> Limits:
-    """Return how often the slow looks happen."""
-    return Limits(settings.look_seconds, settings.probe.deadline_seconds)
 
 
 def policies_of(settings: Settings) -> Policies:

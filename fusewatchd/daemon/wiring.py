@@ -15,19 +15,23 @@ from fusewatchd.act.mount_worker import MountWorker, mount_worker
 from fusewatchd.act.run_command import CommandWorker, serve_commands
 from fusewatchd.act.worker_pages import Pages
 from fusewatchd.config.settings import Settings
-from fusewatchd.daemon.policies import limits_of, policies_of, timing_of
+from fusewatchd.daemon.policies import policies_of, timing_of
 from fusewatchd.errors import NamespaceError
 from fusewatchd.linux import statmount
 from fusewatchd.linux.features import probe_features
+from fusewatchd.linux.inotify import PodsDirectoryWatch
 from fusewatchd.linux.mount_kernel import Way
 from fusewatchd.model.cycle import CycleReport
 from fusewatchd.observe.connections.probe import serve_probes
 from fusewatchd.observe.connections.probe_pool import ProbePool
 from fusewatchd.observe.connections.tracker import Connections
 from fusewatchd.observe.holders.scan import HolderScanner, serve_holder_looks
+from fusewatchd.observe.holders.targets import Holdings
+from fusewatchd.observe.holders.watch import HolderWatch
 from fusewatchd.observe.kubelet.root_directory import find_kubelet_root
 from fusewatchd.observe.mounts.table_reader import MountTableSource
 from fusewatchd.observe.namespaces.scanner import NamespaceScanner, serve_scans
+from fusewatchd.observe.namespaces.watch import NamespaceWatch
 from fusewatchd.observe.observer import Observer
 from fusewatchd.reconcile.reconciler import Reconciler
 from fusewatchd.state.file import read_boot_id
@@ -74,28 +78,29 @@ class Node:
                 "scan": partial(serve_scans, reads_connections=not as_old_kernel),
             }
         )
+        root = self.kubelet_root = find_kubelet_root(settings.kubelet.root)
         self.table = MountTableSource(use_fanotify=not as_old_kernel)
         self.connections = Connections(timing_of(settings))
         self.probes = ProbePool(
             lambda who: self.forks.spawn("probe", who), settings.probe.max_children
         )
+        self.pods_directory = PodsDirectoryWatch(root) if root else None
         self.scanner = NamespaceScanner(lambda: self.forks.spawn("scan"))
-        self.holders = HolderScanner(lambda: self.forks.spawn("holders"))
-        self.kubelet_root = find_kubelet_root(settings.kubelet.root)
+        holdings = Holdings()
+        self.holders = HolderWatch(HolderScanner(lambda: self.forks.spawn("holders")), holdings)
         self.observer = Observer(
-            self.kubelet_root,
-            frozenset(settings.ignore_fs_types),
+            root,
             self.table,
             self.connections,
             self.probes,
-            self.scanner,
-            limits_of(settings),
+            NamespaceWatch(self.scanner),
+            holdings,
         )
+        self.observer.adjust(frozenset(settings.ignore_fs_types), settings.look_seconds)
         self.executor = Executor(
             lambda: MountWorker(lambda: self.forks.spawn("mount"), pages),
             min(MAX_PARALLEL, os.cpu_count() or 1),
         )
-        self.observer.worked_on = self.executor.in_flight
         self.commands = CommandRunner(lambda: CommandWorker(self.forks.spawn("command")))
         self.reconciler = Reconciler(
             self.observer,
@@ -110,7 +115,7 @@ class Node:
         """Go on with other settings, as far as they can be changed in a running daemon."""
         self.reconciler.policies = policies_of(settings)
         self.connections.timing = timing_of(settings)
-        self.observer.adjust(frozenset(settings.ignore_fs_types), limits_of(settings))
+        self.observer.adjust(frozenset(settings.ignore_fs_types), settings.look_seconds)
 
     def postpone(self, seconds: float) -> None:
         """Move every deadline that runs on by a time in which nobody could meet it."""

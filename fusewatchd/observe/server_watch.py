@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from fusewatchd.config.settings import SocketSettings
-from fusewatchd.model.cycle import Trigger
+from fusewatchd.model.cycle import CycleReport, Trigger
 from fusewatchd.model.findings import Finding
 from fusewatchd.model.mounts import Device
 from fusewatchd.model.servers import FuseServer
@@ -31,18 +31,17 @@ class Servers:
         self,
         sockets: Sequence[SocketSettings],
         observer: Observer,
-        findings: Callable[[], Sequence[Finding]],
         register: Register,
         unregister: Callable[[int], None],
     ) -> None:
-        """Watch nothing yet; ``findings`` are those of the last cycle.
+        """Watch nothing yet.
 
         Raises:
             OSError: the user's inotify instances are used up.
         """
         self._entries = tuple(sockets)
         self._observer = observer
-        self._findings = findings
+        self._findings: Sequence[Finding] = ()
         self._ends = ServerEnds(lambda fd: register(fd, self._on_exit), unregister)
         self._sockets = SocketWatch(
             [entry.glob for entry in sockets],
@@ -64,6 +63,10 @@ class Servers:
         """Watch exactly these servers from now on."""
         self._ends.update({**servers, NO_DEVICE: anonymous}, now)
         self._note_exits(now)
+
+    def take_cycle(self, cycle: CycleReport) -> None:
+        """Note which binds there are: a socket is known by the volumes of its server."""
+        self._findings = cycle.findings
 
     def complete(self, now: float) -> None:
         """Take in what became known of servers that have ended."""
@@ -95,7 +98,7 @@ class Servers:
 
     def _note_hang_up(self, path: str, now: float) -> None:
         connections, mounts = self._observer.connections, self._observer.fuse_mounts
-        behind = devices_behind(path, self._entries, mounts, self._findings())
+        behind = devices_behind(path, self._entries, mounts, self._findings)
         if behind is None:
             connections.ask_all_again()
             return

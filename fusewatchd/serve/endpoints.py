@@ -31,7 +31,7 @@ class Endpoints:
         self,
         settings: Settings,
         metrics: Callable[[str], Page],
-        document: Callable[[], Any],
+        document: Callable[[CycleReport], Any],
         log: Log,
         inherited: Sequence[socket.socket] = (),
     ) -> None:
@@ -40,7 +40,7 @@ class Endpoints:
         Args:
             settings: of the daemon.
             metrics: makes the page of metrics.
-            document: of the status.
+            document: makes the status document of a cycle.
             log: for what is wrong with the web configuration file later on.
             inherited: listening sockets, which take the place of the addresses.
 
@@ -73,7 +73,7 @@ class Endpoints:
             scheme = "http" if security.current().tls is None else "https"
             where = " ".join(name_of(listener) for listener in listeners)
             log.debug("listening", event="listening", address=where, scheme=scheme)
-        self._status = StatusSocket(settings.runtime_dir, document)
+        self._status = StatusSocket(settings.runtime_dir, self._document_now)
 
     def report(self, cycle: CycleReport) -> None:
         """Take a finished cycle, as every reporter does."""
@@ -108,10 +108,15 @@ class Endpoints:
         age = time.monotonic() - cycle.finished_at
         return Health(age < ALIVE_SECONDS, f"last cycle {age:.1f} s ago")
 
+    def _document_now(self) -> Any:
+        """Return the document of the last cycle; from any thread, once there is one."""
+        assert self._cycle is not None
+        return self._document(self._cycle)
+
     def _status_page(self) -> bytes | None:
         if self._cycle is None:
             return None
-        return status_page(self._document(), self._history.volumes(), time.monotonic())
+        return status_page(self._document(self._cycle), self._history.volumes(), time.monotonic())
 
     def _ready(self) -> Health:
         """Nothing that can be repaired is hidden from it."""

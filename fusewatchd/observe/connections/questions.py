@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
-from fusewatchd.model.mounts import Device, Mount
+from fusewatchd.model.mounts import Device, Mount, MountNamespace
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +74,51 @@ def credentials_of(mount: Mount) -> tuple[int | None, int | None]:
     if not (uid.isdigit() and gid.isdigit()) or (uid == "0" and gid == "0"):
         return None, None
     return int(uid), int(gid)
+
+
+def shown_devices(
+    host: Sequence[Mount], namespaces: Iterable[MountNamespace], ignored: Collection[str]
+) -> dict[Device, Shown]:
+    """Return where each FUSE device can be asked: the first path that leads to it.
+
+    ``ignored`` are file system types.  Where every path leads to another mount on top, the
+    device is asked as a covered one.
+    """
+    places = _Places(ignored)
+    places.add(host, 0, places.on_host)
+    for namespace in namespaces:
+        if namespace.pid:
+            places.add([m for m in namespace.mounts if m.is_fuse], namespace.pid, places.elsewhere)
+    covered = {d: replace(question, is_covered=True) for d, question in places.hidden.items()}
+    return {
+        device: Shown(
+            question,
+            frozenset(places.on_host.get(device, ())),
+            frozenset(places.elsewhere.get(device, ())),
+        )
+        for device, question in (covered | places.reached).items()
+    }
+
+
+class _Places:
+    """Collects the devices of mounts, with the first path at which each one could be asked."""
+
+    def __init__(self, ignored: Collection[str]) -> None:
+        self._ignored = ignored
+        self.reached: dict[Device, Question] = {}
+        self.hidden: dict[Device, Question] = {}
+        """At paths that lead to another mount."""
+        self.on_host: dict[Device, set[int]] = {}
+        self.elsewhere: dict[Device, set[int]] = {}
+
+    def add(self, mounts: Sequence[Mount], pid: int, ids: dict[Device, set[int]]) -> None:
+        points = {mount.mount_id: mount.mount_point for mount in mounts}
+        covered = {m.parent_id for m in mounts if points.get(m.parent_id) == m.mount_point}
+        for mount in mounts:
+            if mount.fs_type in self._ignored:
+                continue
+            ids.setdefault(mount.device, set()).add(mount.unique_id or mount.mount_id)
+            found = self.hidden if mount.mount_id in covered else self.reached
+            if mount.device not in found:
+                uid, gid = credentials_of(mount)
+                found[mount.device] = Question(mount.device, mount.mount_point, pid, uid, gid)

@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
 
 from fusewatchd.model.cycle import CycleReport, Trigger
-from fusewatchd.model.mounts import Device
 from fusewatchd.observe.holders.scan import HolderJob, HolderScanner
 from fusewatchd.observe.holders.targets import Holdings, Wanted
-from fusewatchd.observe.observer import Observer
 
 
 class HolderWatch:
     """Owns the book and the scanner; no recovery ever waits for it."""
 
-    def __init__(self, scanner: HolderScanner, observer: Observer) -> None:
-        """Take the scanner; what it finds is in the snapshots of ``observer`` from then on."""
+    def __init__(self, scanner: HolderScanner, book: Holdings) -> None:
+        """Take the scanner, and where to write down what it finds."""
         self._scanner = scanner
-        self._observer = observer
-        self._book = Holdings()
+        self._book = book
         self._looking_for: Wanted | None = None
         self._began = 0.0
         self._is_shallow = False
         """A look did not come back: the next ones do without what may need a lock."""
 
-    def take_cycle(self, cycle: CycleReport, open_incidents: Collection[Device]) -> None:
+    def take_cycle(self, cycle: CycleReport) -> None:
         """Note what a cycle brought, and begin a look when one is due."""
-        self._book.take_cycle(cycle, open_incidents)
-        self._observer.holdings = self._book.view()
+        self._book.take_cycle(cycle, cycle.ledger.incidents.keys())
         wanted = self._book.wanted(cycle.finished_at) if not self._scanner.is_running else None
         if wanted is None:
             return
@@ -37,6 +32,10 @@ class HolderWatch:
             self._looking_for, self._began = wanted, cycle.finished_at
         else:
             self._book.take_failure(cycle.finished_at, cycle.finished_at)
+
+    def close(self) -> None:
+        """End the process that looks."""
+        self._scanner.close()
 
     def fileno(self) -> int:
         """Return what becomes readable when a look has ended."""
@@ -56,7 +55,6 @@ class HolderWatch:
         self._book.take_look(
             self._looking_for.dead, found.holders, found.counts, found.unseen, self._began, now
         )
-        self._observer.holdings = self._book.view()
         return Trigger.HOLDERS
 
     def postpone(self, seconds: float) -> None:

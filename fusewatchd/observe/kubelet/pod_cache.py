@@ -31,6 +31,7 @@ class Pods:
         self._problem = ""
         self._paths: frozenset[str] = frozenset()
         self._changed_at = 0.0
+        self._is_wanted = False
 
     def take_list(self, pods: Iterable[Pod], asked_at: float, *, is_whole: bool) -> None:
         """Take a list that the kubelet was asked for at ``asked_at``.
@@ -54,13 +55,21 @@ class Pods:
         """Note that the kubelet does not answer; what was known stays."""
         self._problem = problem
 
-    def take_binds(self, paths: Iterable[str], now: float) -> bool:
-        """Compare with the binds that are there now; True when a new list is wanted."""
+    def take_binds(self, paths: Iterable[str], now: float) -> None:
+        """Compare with the binds that are there now: one that came or went wants a new list."""
         current = frozenset(paths)
-        if current == self._paths:
-            return False
-        self._paths, self._changed_at = current, now
-        return True
+        if current != self._paths:
+            self._paths, self._changed_at = current, now
+            self.want_list()
+
+    def want_list(self) -> None:
+        """Note that a new list is worth asking for."""
+        self._is_wanted = True
+
+    def take_wish(self) -> bool:
+        """Return True when a new list is to be asked for; the wish is fulfilled by that."""
+        is_wanted, self._is_wanted = self._is_wanted, False
+        return is_wanted
 
     @property
     def are_current(self) -> bool:

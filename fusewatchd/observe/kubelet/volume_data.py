@@ -9,11 +9,58 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Iterable
 
 from fusewatchd.linux.syscalls import closing_fd
-from fusewatchd.model.pods import VolumeData
+from fusewatchd.model.mounts import Mount
+from fusewatchd.model.pods import BindKind, VolumeData
+from fusewatchd.parse.kubelet_paths import (
+    directory_named_by_volume,
+    parse_bind_path,
+    publish_directory,
+)
 
 MAX_BYTES = 64 * 1024
+
+
+class VolumeDataReader:
+    """The files of the volumes that are mounted; each is read once."""
+
+    def __init__(self, kubelet_root: str) -> None:
+        """Read nothing yet; without a root (empty) there is nothing to read."""
+        self._root = kubelet_root
+        self.published: dict[tuple[str, str], VolumeData] = {}
+        """By (pod directory uid, volume)."""
+        self.staged: dict[str, VolumeData] = {}
+        """Beside a staging path that is only a name, by that path."""
+        self._by_mount: dict[Mount, VolumeData] = {}
+
+    def read(self, mounts: Iterable[Mount]) -> frozenset[str]:
+        """Bring both up to date with these FUSE mounts; return the paths of all binds."""
+        published: dict[tuple[str, str], VolumeData] = {}
+        by_mount: dict[Mount, VolumeData] = {}
+        paths: set[str] = set()
+        for mount in mounts if self._root else ():
+            # A path alone may be another volume's by now: what is staged is known by its mount.
+            directory = directory_named_by_volume(self._root, mount.mount_point)
+            if directory is not None:
+                found = self._by_mount.get(mount) or read_volume_data(directory)
+                if found is not None:
+                    by_mount[mount] = found
+            path = parse_bind_path(self._root, mount.mount_point)
+            if path is None:
+                continue
+            paths.add(mount.mount_point)
+            key = (path.pod_uid, path.volume)
+            if path.kind is BindKind.PUBLISH and key not in published:
+                found = self.published.get(key) or read_volume_data(
+                    publish_directory(self._root, path.pod_uid, path.volume)
+                )
+                if found is not None:
+                    published[key] = found
+        self.published, self._by_mount = published, by_mount
+        self.staged = {mount.mount_point: data for mount, data in by_mount.items()}
+        return frozenset(paths)
 
 
 def read_volume_data(directory: str) -> VolumeData | None:

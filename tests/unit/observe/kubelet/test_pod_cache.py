@@ -11,14 +11,18 @@ from tests.unit.scenes import UID, pod
 def test_a_list_is_current_until_a_bind_comes_or_goes() -> None:
     pods = Pods()
     assert (pods.known, pods.are_current, pods.gap()) == (None, False, None)
-    assert pods.take_binds({"/x"}, 10.0)
+    pods.take_binds({"/x"}, 10.0)
+    assert pods.take_wish()
+    assert not pods.take_wish()
     pods.take_list([pod()], asked_at=9.0, is_whole=True)
     assert not pods.are_current
     pods.take_list([pod()], asked_at=11.0, is_whole=True)
     assert pods.are_current
-    assert not pods.take_binds({"/x"}, 12.0)
+    pods.take_binds({"/x"}, 12.0)
+    assert not pods.take_wish()
     assert pods.are_current
-    assert pods.take_binds(set(), 13.0)
+    pods.take_binds(set(), 13.0)
+    assert pods.take_wish()
     assert not pods.are_current
 
 
