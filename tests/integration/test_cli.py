@@ -16,6 +16,7 @@ from fusewatchd.demo.daemon_process import DaemonProcess
 from fusewatchd.demo.environment import python_environment
 from fusewatchd.demo.node.node import DemoNode
 from fusewatchd.demo.node.pods import PodMount, PodVolume
+from fusewatchd.status.document import exit_code
 from tests.lab import fusewatchd_command, in_lab, run_command, run_fusewatchd
 
 
@@ -116,7 +117,8 @@ def test_status_watch_goes_on_over_a_restart_until_interrupted(node: DemoNode) -
         documents = [json.loads(watch.stdout.readline())]
         daemon.stop()
         daemon.start()
-        while len({document["started_at"] for document in documents}) < 2:
+        # Until the new daemon has looked at everything: what it does not know yet is exit status 2.
+        while len({d["started_at"] for d in documents}) < 2 or exit_code(documents[-1]) != 0:
             documents.append(json.loads(watch.stdout.readline()))
         watch.send_signal(signal.SIGINT)
         assert watch.wait(10) == 0
