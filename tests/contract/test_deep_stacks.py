@@ -12,11 +12,11 @@ from fusewatchd.model.actions import DropLayers, OutcomeStatus
 from fusewatchd.model.plan import RecoveryMode
 from tests.contract.faults import MOST_CALLS, DisturbedKernel, Pace, Wait
 from tests.contract.stage import DATA, Container, Stage, Volume, Volumes
-from tests.contract.worlds import WAYS, WORLDS, World, in_world
+from tests.contract.worlds import FAKE_WORLD, WAYS, WORLDS, World, in_world
 from tests.fakes.kernel import FakeKernel
 from tests.fakes.propagation import Kind
 
-pytestmark = [WORLDS, WAYS]
+pytestmark = WAYS
 
 DEPTHS = pytest.mark.parametrize("depth", [3, 70, 200])
 
@@ -41,6 +41,7 @@ def crash_twice(stage: Stage) -> None:
         stage.check_recovered()
 
 
+@WORLDS
 @DEPTHS
 @pytest.mark.parametrize("is_private", [True, False], ids=["private", "shared"])
 def test_layers_of_one_server_all_go(kind: str, way: Way, depth: int, is_private: bool) -> None:
@@ -59,6 +60,7 @@ def test_layers_of_one_server_all_go(kind: str, way: Way, depth: int, is_private
     in_world(kind, body)
 
 
+@WORLDS
 def test_layers_of_two_servers_all_go(kind: str, way: Way) -> None:
     def body(world: World) -> None:
         stage = Stage(world, way)
@@ -74,6 +76,7 @@ def test_layers_of_two_servers_all_go(kind: str, way: Way) -> None:
     in_world(kind, body)
 
 
+@WORLDS
 @DEPTHS
 @pytest.mark.parametrize("propagation", Volumes, ids=lambda p: p.name.lower())
 def test_containers_below_a_deep_stack_recover(
@@ -94,6 +97,7 @@ def test_containers_below_a_deep_stack_recover(
     in_world(kind, body)
 
 
+@WORLDS
 @DEPTHS
 def test_layers_in_a_container_alone_all_go(kind: str, way: Way, depth: int) -> None:
     def body(world: World) -> None:
@@ -116,6 +120,7 @@ def stack_inside(stage: Stage, container: Container, depth: int) -> None:
     assert len(stage.stack(DATA, container)) == depth
 
 
+@WORLDS
 @pytest.mark.parametrize("at", [1, 2, 40, 79])
 def test_what_a_covered_layer_has_inside_goes_with_it(kind: str, way: Way, at: int) -> None:
     """Nobody sees it; at the kubelet's subPath binds of a volume this is how it is."""
@@ -134,6 +139,7 @@ def test_what_a_covered_layer_has_inside_goes_with_it(kind: str, way: Way, at: i
     in_world(kind, body)
 
 
+@WORLDS
 def test_what_is_seen_inside_is_never_lost(kind: str, way: Way) -> None:
     """No layer below the top has it: they stay, rather than that a pod is without it."""
 
@@ -158,6 +164,7 @@ def test_what_is_seen_inside_is_never_lost(kind: str, way: Way) -> None:
     in_world(kind, body)
 
 
+@WORLDS
 def test_a_living_layer_below_dead_ones_stays(kind: str, way: Way) -> None:
     def body(world: World) -> None:
         stage = Stage(world, way)
@@ -184,6 +191,7 @@ def go_down(stage: Stage, volume: Volume) -> None:
         stage.world.detach(volume.source)
 
 
+@WORLDS
 @pytest.mark.parametrize("inside_at", [0, 40], ids=["plain", "one-has-a-mount-inside"])
 def test_dead_layers_go_while_there_is_nothing_to_replace_the_last_one_with(
     kind: str, way: Way, inside_at: int
@@ -215,6 +223,7 @@ def test_dead_layers_go_while_there_is_nothing_to_replace_the_last_one_with(
     in_world(kind, body)
 
 
+@WORLDS
 @pytest.mark.parametrize("why", ["living", "ending", "report"])
 def test_no_layer_goes_where_nothing_may_be_done(kind: str, way: Way, why: str) -> None:
     def body(world: World) -> None:
@@ -246,6 +255,7 @@ def takes_layers_too(stage: Stage, number: int) -> Iterator[Wait]:
         yield Wait.NEXT
 
 
+@WORLDS
 @pytest.mark.parametrize("pace", Pace, ids=lambda p: p.value)
 @pytest.mark.parametrize("number", [1, 6])
 def test_who_takes_layers_away_at_the_same_time_gets_no_bare_directory(
@@ -272,10 +282,9 @@ def test_who_takes_layers_away_at_the_same_time_gets_no_bare_directory(
     in_world(kind, body)
 
 
+@FAKE_WORLD
 def test_the_cost_grows_as_the_layers_do(kind: str, way: Way) -> None:
     """Counted: calls, and mounts that were described in answer to them."""
-    if kind != "fake":
-        pytest.skip("counted by the fake kernel")
 
     def cost(world: World, depth: int) -> int:
         stage = Stage(world, way, depth)
@@ -299,10 +308,9 @@ def test_the_cost_grows_as_the_layers_do(kind: str, way: Way) -> None:
     in_world(kind, body)
 
 
+@FAKE_WORLD
 def test_a_pod_does_not_wait_for_all_layers_to_go(kind: str, way: Way) -> None:
     """The new mount comes after a bounded time; what was left goes with the next crashes."""
-    if kind != "fake":
-        pytest.skip("only the fake kernel's clock can be slowed down")
 
     def body(world: World) -> None:
         stage = Stage(world, way)

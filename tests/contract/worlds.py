@@ -278,3 +278,5 @@ REAL_WAYS = pytest.mark.parametrize(
 )
 """On the real kernel the older ways are slow: the quick tests have them on the fake one."""
 WORLDS = pytest.mark.parametrize("kind", ["fake", pytest.param("real", marks=pytest.mark.kernel)])
+FAKE_WORLD = pytest.mark.parametrize("kind", ["fake"])
+"""For what only the fake kernel can tell or do."""
