@@ -14,7 +14,7 @@ from typing import Any
 
 from fusewatchd import __version__
 from fusewatchd.config.settings import Settings, override, require_sense
-from fusewatchd.errors import FusewatchError
+from fusewatchd.errors import FusewatchError, ParseError
 from fusewatchd.text import printable
 
 DEFAULT_CONFIG = "/etc/fusewatchd/fusewatchd.yaml"
@@ -131,9 +131,14 @@ def _status(options: argparse.Namespace) -> int:
         while True:
             try:
                 document = ask(settings.runtime_dir)
-            except (FileNotFoundError, ConnectionRefusedError):
-                print(f"no fusewatchd is running ({settings.runtime_dir})", file=sys.stderr)
-                # Whoever watches wants to see the end of a restart.
+            except PermissionError:
+                print("only root and the members of status_group may ask", file=sys.stderr)
+                return 2
+            except (OSError, ParseError) as exc:
+                is_gone = isinstance(exc, FileNotFoundError | ConnectionRefusedError)
+                no_daemon = f"no fusewatchd is running ({settings.runtime_dir})"
+                print(no_daemon if is_gone else f"fusewatchd: {exc}", file=sys.stderr)
+                # A watch goes on until it has seen the end of a restart.
                 if status is None or not options.watch:
                     return 2
                 status = 2
@@ -147,9 +152,6 @@ def _status(options: argparse.Namespace) -> int:
                     print()
             sys.stdout.flush()
             time.sleep(WATCH_SECONDS)
-    except PermissionError:
-        print("only root and the members of status_group may ask", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         return 0 if status is None else status
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import stat
 import subprocess
 import time
@@ -16,8 +17,10 @@ from fusewatchd.demo.daemon_process import DaemonProcess
 from fusewatchd.demo.environment import python_environment
 from fusewatchd.demo.node.node import DemoNode
 from fusewatchd.demo.node.pods import PodMount, PodVolume
-from fusewatchd.status.document import exit_code
+from fusewatchd.status.document import exit_code, status_document
+from fusewatchd.status.values import Clocks
 from tests.lab import fusewatchd_command, in_lab, run_command, run_fusewatchd
+from tests.unit.cycles import cycle
 
 
 def sets(daemon: DaemonProcess) -> list[str]:
@@ -98,6 +101,36 @@ def test_check_and_status_from_healthy_to_stale_and_back(node: DemoNode) -> None
         source.restart()
         daemon.wait_until_watching(2)
         assert run_fusewatchd("check", *sets(daemon)).returncode == 0
+
+
+def test_status_watch_goes_on_after_an_answer_that_was_cut(tmp_path: Path) -> None:
+    clocks = Clocks(1_700_000_000.0, 100.0, 1_699_999_000.0)
+    whole = json.dumps(status_document(cycle(), clocks, version="1", way="beneath")).encode()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "fusewatchd.sock"))
+        server.listen(1)
+        server.settimeout(20)
+        watch = subprocess.Popen(
+            fusewatchd_command("status", "--watch", "--json", "--set", f"runtime_dir={tmp_path}"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd="/",
+            env=python_environment(),
+        )
+        for answer in (whole, whole[:100], b"", whole):
+            client, _ = server.accept()
+            with client:
+                client.sendall(answer)
+        assert watch.stdout is not None
+        assert watch.stderr is not None
+        documents = [json.loads(watch.stdout.readline()) for _ in range(2)]
+        watch.send_signal(signal.SIGINT)
+        watch.wait(10)
+        assert [document["cycle"] for document in documents] == [1, 1]
+        assert watch.stderr.read().count("the daemon ended in the middle of its answer") == 2
+        watch.stdout.close()
+        watch.stderr.close()
 
 
 @in_lab(timeout=60)
