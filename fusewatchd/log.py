@@ -263,7 +263,6 @@ def open_log(
     wanted: str = "auto",
     fd: int = 2,
     environ: Mapping[str, str] = os.environ,
-    journal: str = JOURNAL_SOCKET,
 ) -> Log:
     """Return the log that ``log.level`` and ``log.format`` of the configuration ask for.
 
@@ -273,7 +272,7 @@ def open_log(
         OSError: ``fd`` is not open.
     """
     chosen = choose_format(wanted, fd, environ)
-    sink = JournalSink(journal) if chosen is Format.JOURNAL else StreamSink(fd, _LINES[chosen])
+    sink = JournalSink() if chosen is Format.JOURNAL else StreamSink(fd, _LINES[chosen])
     return Log(sink, Level[level.upper()])
 
 

@@ -96,7 +96,7 @@ class Stage:
 @contextmanager
 def stage(node: DemoNode, size: Size) -> Iterator[Stage]:
     """Make all sources, pods and containers of a storm."""
-    sources = [node.describe_source(f"s{number}") for number in range(size.sources)]
+    sources = [node.add_source(f"s{number}", starts=False) for number in range(size.sources)]
     for source in sources:
         os.makedirs(source.path, exist_ok=True)
     found = Stage(node, size, Flapper([(source.path, source.backing) for source in sources]))

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import Any
 
 from fusewatchd.demo.environment import python_environment
@@ -55,19 +54,13 @@ class DaemonProcess:
         self._way = ["--way", way] if way else []
         self._config = ["--config", config] if config else []
         self._config += ["--as-old-kernel"] if as_old_kernel else []
-        self._python = sys.executable
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> DaemonProcess:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     @property
@@ -87,17 +80,8 @@ class DaemonProcess:
 
     def start(self, timeout: float = 20.0) -> None:
         """Start the daemon and wait until it answers its status socket."""
-        command = [
-            *self._by,
-            self._python,
-            "-m",
-            "fusewatchd",
-            "run",
-            "--any-namespace",
-            *self._way,
-            *self._config,
-        ]
-        command += self._sets
+        command = [*self._by, sys.executable, "-m", "fusewatchd", "run", "--any-namespace"]
+        command += [*self._way, *self._config, *self._sets]
         with open(self.log_path, "ab") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment
@@ -144,7 +128,7 @@ class DaemonProcess:
 
     def table(self) -> str:
         """Return the status as a person sees it."""
-        command = [self._python, "-m", "fusewatchd", "status", *self._sets]
+        command = [sys.executable, "-m", "fusewatchd", "status", *self._sets]
         done = subprocess.run(
             command, capture_output=True, env=python_environment(), timeout=patient(30)
         )

@@ -10,7 +10,6 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -49,25 +48,15 @@ class PodsAnswer:
 class KubeletPods:
     """Asks by a timer, and when it is told that something may have changed."""
 
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        refresh_seconds: float,
-        clock: Callable[[], float] = time.monotonic,
-        chance: Callable[[], float] = random.random,
-    ) -> None:
+    def __init__(self, endpoint: Endpoint, refresh_seconds: float) -> None:
         """Take the endpoint; nothing is asked before ``start``.
 
         Args:
             endpoint: of the read-only or the authenticated port.
             refresh_seconds: between two requests when nothing changes, spread by a fifth.
-            clock: monotonic seconds.
-            chance: from 0 to 1.
         """
         self._client = Client(endpoint)
         self._refresh_seconds = refresh_seconds
-        self._clock = clock
-        self._chance = chance
         self._answers: deque[PodsAnswer] = deque(maxlen=64)
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._lock = threading.Lock()
@@ -127,7 +116,7 @@ class KubeletPods:
     def _ask(self) -> PodsAnswer:
         with self._lock:
             self._is_wanted = False
-        asked_at = self._clock()
+        asked_at = time.monotonic()
         try:
             found = parse_pod_list(self._client.request("GET", PATH))
         except KubeError as exc:
@@ -146,11 +135,11 @@ class KubeletPods:
             most = doubled(FIRST_RETRY_SECONDS, MAX_RETRY_SECONDS, failures - 1)
         else:
             least, most = MIN_REST_SECONDS, self._refresh_seconds
-        began = self._clock()
-        until = began + max(least, most * (1 - SPREAD + 2 * SPREAD * self._chance()))
+        began = time.monotonic()
+        until = began + max(least, most * (1 - SPREAD + 2 * SPREAD * random.random()))
         with self._wake:
             while not self._is_stopping:
-                now = self._clock()
+                now = time.monotonic()
                 end = began + least if self._is_wanted else until
                 if now >= end:
                     return

@@ -27,7 +27,7 @@ def connection_number(device: Device) -> int:
     return device.major << 20 | device.minor
 
 
-def open_abort(device: Device, root: str = CONNECTIONS) -> int:
+def open_abort(device: Device) -> int:
     """Open what aborts this connection, and no other one, when it is written to.
 
     The number may belong to another connection a moment later, the descriptor does not: once
@@ -36,7 +36,7 @@ def open_abort(device: Device, root: str = CONNECTIONS) -> int:
     Raises:
         OSError: ENOENT when there is no such connection.
     """
-    path = f"{root}/{connection_number(device)}/abort"
+    path = f"{CONNECTIONS}/{connection_number(device)}/abort"
     return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
 
 

@@ -245,13 +245,8 @@ class PodsDirectoryWatch:
         self._watch.close()
 
     @property
-    def is_watching(self) -> bool:
-        """False while the pods directory is not there."""
-        return self._pods in self._watch.paths
-
-    @property
     def watched(self) -> tuple[str, ...]:
-        """The directories that are watched."""
+        """The directories that are watched; none while the pods directory is not there."""
         return self._watch.paths
 
     @property

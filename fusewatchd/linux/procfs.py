@@ -108,9 +108,9 @@ def open_process(pid: int, proc: str = PROC) -> Iterator[Process]:
         os.close(fd)
 
 
-def list_pids(proc: str = PROC) -> list[int]:
+def list_pids() -> list[int]:
     """Return every process that runs now."""
-    return [int(name) for name in os.listdir(proc) if name.isdigit()]
+    return [int(name) for name in os.listdir(PROC) if name.isdigit()]
 
 
 def process_start_time(pid: int, proc: str = PROC) -> int | None:
@@ -118,26 +118,16 @@ def process_start_time(pid: int, proc: str = PROC) -> int | None:
     return _unless_gone(pid, lambda process: process.stat()[2], proc)
 
 
-def comm(pid: int, proc: str = PROC) -> str | None:
-    """Return the name of a process, at most 15 bytes; None for no such process."""
-    return _unless_gone(pid, lambda process: process.stat()[0], proc)
-
-
-def read_cgroup(pid: int, proc: str = PROC) -> str | None:
-    """Return ``/proc/<pid>/cgroup``; None for no such process."""
-    return _unless_gone(pid, Process.cgroup, proc)
-
-
-def ns_inode(pid: int, kind: str, proc: str = PROC) -> int | None:
+def ns_inode(pid: int, kind: str) -> int | None:
     """Return the inode of a namespace, ``mnt`` or ``user``; None for no such process.
 
     Raises:
         PermissionError: ptrace access to that process is refused.
     """
-    return _unless_gone(pid, lambda process: process.namespace(kind), proc)
+    return _unless_gone(pid, lambda process: process.namespace(kind))
 
 
-def _unless_gone(pid: int, read: Callable[[Process], _T], proc: str) -> _T | None:
+def _unless_gone(pid: int, read: Callable[[Process], _T], proc: str = PROC) -> _T | None:
     try:
         with open_process(pid, proc) as process:
             return read(process)

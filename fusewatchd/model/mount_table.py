@@ -121,7 +121,7 @@ class MountTable:
 
     __slots__ = (
         "_by_device", "_by_id", "_by_master", "_by_parent", "_by_point", "_fuse", "_fuse_points",
-        "_lines", "_outside", "_parsed", "_unique_ids",
+        "_lines", "_parsed", "_unique_ids",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -131,7 +131,6 @@ class MountTable:
         self._unique_ids: Mapping[int, int] = {}
         self._fuse: tuple[Mount, ...] = ()
         self._fuse_points: list[str] | None = None
-        self._outside: tuple[str, frozenset[Device]] | None = None
         self._by_id: Overlay[int, Mount] | None = Overlay({})
         self._by_parent: Overlay[int, tuple[Mount, ...]] | None = None
         self._by_point: Overlay[str, tuple[Mount, ...]] | None = None
@@ -187,13 +186,6 @@ class MountTable:
         while end < len(points) and points[end].startswith(prefix):
             end += 1
         return points[first:end]
-
-    def fuse_devices_outside(self, prefix: str) -> frozenset[Device]:
-        """Return the FUSE file systems that are mounted somewhere without this prefix."""
-        if self._outside is None or self._outside[0] != prefix:
-            outside = (m.device for m in self._fuse if not m.mount_point.startswith(prefix))
-            self._outside = (prefix, frozenset(outside))
-        return self._outside[1]
 
     def by_id(self, mount_id: int) -> Mount | None:
         """Return the mount with this (reused, 32-bit) id."""

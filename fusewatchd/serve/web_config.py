@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from fusewatchd.config.checks import count_or_none
 from fusewatchd.config.schema import build, checked
 from fusewatchd.errors import ConfigError
 from fusewatchd.text import printable
@@ -88,10 +89,6 @@ def _no_curves(value: tuple[str, ...]) -> str:
     return "nothing, since curves cannot be chosen here" if value else ""
 
 
-def _burst(value: int) -> str:
-    return "" if 0 <= value <= 1_000_000 else "a whole number from 0 to 1000000"
-
-
 def _duration(value: str) -> str:
     return "" if _DURATION.fullmatch(value) else "a duration as 1s or 500ms"
 
@@ -135,7 +132,7 @@ class RateLimit:
     """Section ``rate_limit``; off while the interval is 0."""
 
     interval: str = checked("0", _duration)
-    burst: int = checked(0, _burst)
+    burst: int = checked(0, count_or_none)
 
     @property
     def seconds(self) -> float:

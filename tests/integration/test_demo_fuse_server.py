@@ -427,7 +427,7 @@ def test_sigterm_leaves_a_successor_alone(node: DemoNode) -> None:
 
 @in_lab()
 def test_init_delay_holds_back_the_first_answer(node: DemoNode) -> None:
-    source = node.describe_source("one", options=ServerOptions(init_delay=0.5))
+    source = node.add_source("one", options=ServerOptions(init_delay=0.5), starts=False)
     visible = source.start()
     child = subprocess.run(["stat", "-f", source.path], capture_output=True, timeout=30, check=True)
     assert b"fuse" in child.stdout

@@ -378,7 +378,7 @@ def test_a_hung_lab_still_ends(node: DemoNode) -> None:
 @in_lab()
 def test_a_connection_somebody_holds_does_not_keep_the_lab(node: DemoNode) -> None:
     """A caller whose request was read and never answered cannot be killed: state D."""
-    source = node.describe_source("one", options=ServerOptions(answer_delay=3600.0))
+    source = node.add_source("one", options=ServerOptions(answer_delay=3600.0), starts=False)
     source.start()
     pod = one_pod(node, source=source)
     pid = source.server.pid
@@ -492,7 +492,7 @@ def test_many_containers_at_once(node: DemoNode) -> None:
 
 @in_lab()
 def test_servers_started_in_threads_live_on(node: DemoNode) -> None:
-    sources = [node.describe_source(f"s{number}") for number in range(4)]
+    sources = [node.add_source(f"s{number}", starts=False) for number in range(4)]
     threads = [threading.Thread(target=source.start) for source in sources]
     for thread in threads:
         thread.start()

@@ -198,31 +198,6 @@ def test_without_a_pid_namespace_nothing_is_left_either(how: str, status: str) -
     assert run.stderr == "nothing left\n"
 
 
-ENTERED = """
-import os
-from fusewatchd.demo.node.world import enter_private_namespace
-from fusewatchd.demo.node.node import DemoNode
-
-with DemoNode(enter_private_namespace()) as node:
-    source = node.add_source("one")
-    print(open(source.path + "/hello").read(), os.getuid())
-"""
-
-
-def test_process_can_enter_a_world_of_its_own() -> None:
-    before = mount_points()
-    run = subprocess.run(
-        [sys.executable, "-c", ENTERED],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env=python_environment(),
-    )
-    assert run.stdout == "one 0\n", run.stderr
-    assert mount_points() == before
-
-
 FORBIDDEN = """
 import sys
 from fusewatchd.demo.node.world import NamespaceForbiddenError, run_in_private_world

@@ -149,7 +149,7 @@ def test_two_hundred_hung_mounts(node: DemoNode) -> None:
 
 
 def hang_and_recover(node: DemoNode, hung: int, most: int, settings: dict[str, str]) -> None:
-    sources = [node.describe_source(f"hung{number}") for number in range(hung)]
+    sources = [node.add_source(f"hung{number}", starts=False) for number in range(hung)]
     for start in range(0, hung, 10):
         for source in sources[start : start + 10]:
             source.launch()

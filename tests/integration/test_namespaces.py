@@ -475,8 +475,8 @@ def test_our_own_process() -> None:
     assert pid in procfs.list_pids()
     assert procfs.ns_inode(pid, "mnt") == os.stat("/proc/self/ns/mnt").st_ino
     assert procfs.ns_inode(pid, "user") == os.stat("/proc/self/ns/user").st_ino
-    assert procfs.read_cgroup(pid) == os.fsdecode(read("/proc/self/cgroup"))
     with procfs.open_process(pid) as process:
+        assert process.cgroup() == os.fsdecode(read("/proc/self/cgroup"))
         assert process.root() == os.readlink("/proc/self/root")
         with process.descriptors() as fds:
             assert {"0", "1", "2"} <= set(os.listdir(fds))
@@ -484,13 +484,8 @@ def test_our_own_process() -> None:
 
 @pytest.mark.parametrize(
     "read_it",
-    [
-        procfs.process_start_time,
-        procfs.comm,
-        procfs.read_cgroup,
-        lambda pid: procfs.ns_inode(pid, "mnt"),
-    ],
-    ids=["start time", "comm", "cgroup", "namespace"],
+    [procfs.process_start_time, lambda pid: procfs.ns_inode(pid, "mnt")],
+    ids=["start time", "namespace"],
 )
 def test_no_process_is_no_error(read_it: Callable[[int], object]) -> None:
     assert read_it(1 << 23) is None  # beyond any pid_max, proc_sys_kernel(5)
@@ -507,7 +502,8 @@ def fake_process(directory: Any, name: bytes, state: bytes, cmdline: bytes) -> N
 @pytest.mark.parametrize("name", [b"plain", b"with space", b"a) S (b", b"\xff\n"])
 def test_names_may_hold_anything(tmp_path: Any, name: bytes) -> None:
     fake_process(tmp_path, name, b"S", b"")
-    assert procfs.comm(7, str(tmp_path)) == os.fsdecode(name)
+    with procfs.open_process(7, str(tmp_path)) as process:
+        assert process.stat()[0] == os.fsdecode(name)
     assert procfs.process_start_time(7, str(tmp_path)) == 22
 
 

@@ -231,7 +231,7 @@ def test_watches_what_is_there_and_no_mount_point(pods: Path) -> None:
         (pods / name).mkdir(parents=True)
     with contextlib.closing(PodsDirectoryWatch(str(pods.parent))) as watch:
         assert relative(pods, watch) == EXPECTED
-        assert watch.is_watching
+        assert watch.watched
         assert watch.unwatched == 0
         assert watch.drain() == frozenset()
 
@@ -299,14 +299,14 @@ def test_a_directory_that_is_moved_away_is_no_longer_watched(
 @needs_pyinotify
 def test_a_pods_directory_that_comes_late(tmp_path: Path) -> None:
     with contextlib.closing(PodsDirectoryWatch(str(tmp_path))) as watch:
-        assert not watch.is_watching
+        assert not watch.watched
         assert watch.drain() == frozenset()
         (tmp_path / "pods" / "u" / "volumes").mkdir(parents=True)
         assert watch.rescan() == {"u"}
-        assert watch.is_watching
+        assert watch.watched
         shutil.rmtree(tmp_path / "pods")
         watch.drain()
-        assert not watch.is_watching
+        assert not watch.watched
 
 
 @needs_pyinotify

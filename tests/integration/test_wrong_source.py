@@ -316,7 +316,7 @@ def hand_number_over(
 def test_a_device_number_that_another_server_got_while_nobody_watched(
     node: DemoNode, where: str
 ) -> None:
-    one, two = node.describe_source("one"), node.describe_source("two")
+    one, two = node.add_source("one", starts=False), node.add_source("two", starts=False)
     daemon = DaemonProcess(node)
     pod, device = hand_number_over(node, daemon, one, two)
     if where == "other-pod":
@@ -339,7 +339,7 @@ def test_a_device_number_that_another_server_got_while_nobody_watched(
 @pytest.mark.slow
 @in_lab(timeout=90)
 def test_a_device_number_without_any_trace_of_its_source(node: DemoNode) -> None:
-    one, two = node.describe_source("one"), node.describe_source("two")
+    one, two = node.add_source("one", starts=False), node.add_source("two", starts=False)
     daemon = DaemonProcess(node)
     pod, _ = hand_number_over(node, daemon, one, two)
     syscalls.mount(two.path, pod.volume_path("v"), None, syscalls.MS_BIND)

@@ -105,11 +105,12 @@ class Stage:
         for name, path in places.items():
             backing = os.path.join(self.node.lab, "backing", name)
             command = (sys.executable, "-m", "tests.servers.erring", f"{backing}.control")
-            source = self.node.describe_source(
+            source = self.node.add_source(
                 name,
                 path=path,
                 files=files_of(name),
                 command=(*command, "--mount", "{mount}", "--backing", "{backing}"),
+                starts=False,
             )
             self.sources[name] = SourceState(source, is_up=False)
             self.sources[name].tell_server()

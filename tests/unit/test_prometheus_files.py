@@ -29,7 +29,7 @@ def exported() -> Series:
     for step in outage():
         metrics.report(step)
     found: Series = {}
-    for family in text_string_to_metric_families(metrics.render().decode()):
+    for family in text_string_to_metric_families(metrics.page().body.decode()):
         for sample in family.samples:
             labels = found.setdefault(sample.name, {})
             for label, value in sample.labels.items():

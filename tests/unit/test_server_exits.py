@@ -462,9 +462,9 @@ def test_ends_and_holders_are_metrics() -> None:
     for step in with_ends(outage(), END):
         metrics.report(step)
     metrics.report(held(HOLDER, count=7))
-    text = metrics.render().decode()
+    text = metrics.page().body.decode()
     assert 'fusewatchd_server_ends_total{oom="yes"} 1.0' in text
     assert 'fusewatchd_server_ends_total{oom="no"} 0.0' in text
     assert "fusewatchd_dead_mount_holders 7.0" in text
     metrics.report(cycle())
-    assert "fusewatchd_dead_mount_holders 0.0" in metrics.render().decode()
+    assert "fusewatchd_dead_mount_holders 0.0" in metrics.page().body.decode()

@@ -13,7 +13,6 @@ import socket
 import subprocess
 import sys
 import time
-from types import TracebackType
 
 from fusewatchd.demo.environment import python_environment
 from fusewatchd.demo.timeouts import patient
@@ -59,14 +58,13 @@ def _connected(path: str) -> socket.socket:
 class Keeper:
     """The keeper as a process of ours, for the length of a ``with`` block."""
 
-    def __init__(self, path: str, python: str = sys.executable) -> None:
+    def __init__(self, path: str) -> None:
         """It will listen at ``path``."""
         self.path = path
-        self._python = python
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Keeper:
-        words = [self._python, "-m", "fusewatchd.demo.fuse.fd_keeper", self.path]
+        words = [sys.executable, "-m", "fusewatchd.demo.fuse.fd_keeper", self.path]
         self._process = subprocess.Popen(
             words, stdin=subprocess.DEVNULL, cwd="/", env=python_environment()
         )
@@ -77,12 +75,7 @@ class Keeper:
             time.sleep(0.01)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.kill()
 
     def kill(self) -> None:

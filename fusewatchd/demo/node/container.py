@@ -13,7 +13,6 @@ import socket
 import subprocess
 import sys
 import time
-from types import TracebackType
 from typing import Any
 
 from fusewatchd.demo.environment import python_environment
@@ -37,10 +36,9 @@ from fusewatchd.linux import syscalls
 class Container:
     """Parent's side; start it, talk to it, stop it.  Also a context manager."""
 
-    def __init__(self, spec: ContainerSpec, python: str = sys.executable) -> None:
+    def __init__(self, spec: ContainerSpec) -> None:
         self.spec = spec
         self.cgroup_kind = CgroupKind.KERNEL
-        self._python = python
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
         self._cgroup_directory: str | None = None
@@ -53,12 +51,7 @@ class Container:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     @property
@@ -95,7 +88,7 @@ class Container:
         os.makedirs(os.path.join(self.spec.stage, "rootfs"), exist_ok=True)
         with theirs:
             self._process = subprocess.Popen(
-                [self._python, "-m", "fusewatchd.demo.node.container_init"],
+                [sys.executable, "-m", "fusewatchd.demo.node.container_init"],
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),
                 cwd="/",

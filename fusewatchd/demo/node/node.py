@@ -11,10 +11,8 @@ import hashlib
 import os
 import secrets
 import shutil
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
-from types import TracebackType
 from typing import Any
 
 from fusewatchd.demo.node import cgroups, pods
@@ -65,14 +63,8 @@ class ForeignKind(Enum):
 class DemoNode:
     """The node.  Its methods are the actors of a real one: driver, kubelet, runtime."""
 
-    def __init__(
-        self,
-        world: PrivateWorld,
-        *,
-        name: str = "demo-node",
-        python: str = sys.executable,
-    ) -> None:
-        """Lay out the kubelet's root; ``python`` runs servers and containers."""
+    def __init__(self, world: PrivateWorld, *, name: str = "demo-node") -> None:
+        """Lay out the kubelet's root."""
         self.world = world
         self.lab = world.lab
         self.name = name
@@ -84,7 +76,6 @@ class DemoNode:
         self.pods: dict[str, DemoPod] = {}
         """By uid."""
         self.foreign: list[Container] = []
-        self._python = python
         self._owner = os.getpid()
         self._inherited_devices = fuse_devices("self")
         self._stage = os.path.join(self.lab, "runtime")
@@ -97,12 +88,7 @@ class DemoNode:
     def __enter__(self) -> DemoNode:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # ---------------------------------------------------------------- the FUSE driver
@@ -128,6 +114,7 @@ class DemoNode:
         detaches: bool = False,
         files: Mapping[str, str] | None = None,
         backing: str = "",
+        starts: bool = True,
     ) -> Source:
         """Make a source and start its server.
 
@@ -139,31 +126,8 @@ class DemoNode:
             detaches: that server goes into the background by itself.
             files: relative path to content, put into the backing directory.
             backing: what the server shows; a new directory when empty.
+            starts: False leaves that to ``Source.start``.
         """
-        source = self.describe_source(
-            name,
-            path=path,
-            options=options,
-            command=command,
-            detaches=detaches,
-            files=files,
-            backing=backing,
-        )
-        source.start()
-        return source
-
-    def describe_source(
-        self,
-        name: str,
-        *,
-        path: str = "",
-        options: ServerOptions | None = None,
-        command: Sequence[str] = (),
-        detaches: bool = False,
-        files: Mapping[str, str] | None = None,
-        backing: str = "",
-    ) -> Source:
-        """As ``add_source``, but start no server yet."""
         if name in self.sources:
             raise FusewatchError(f"there is a source {name} already")
         source = Source(
@@ -173,12 +137,13 @@ class DemoNode:
             options or ServerOptions(),
             command,
             detaches,
-            self._python,
         )
         os.makedirs(source.backing, exist_ok=True)
         for file, content in ({"hello": name} if files is None else files).items():
             source.put(file, content)
         self.sources[name] = source
+        if starts:
+            source.start()
         return source
 
     # --------------------------------------------------------- the kubelet, the driver
@@ -331,7 +296,7 @@ class DemoNode:
         spec = ContainerSpec(
             self._stage, cgroup, volumes, user_namespace, container_id=container_id
         )
-        container = Container(spec, self._python)
+        container = Container(spec)
         pod.containers[name] = container
         container.launch()
         return container
@@ -341,7 +306,7 @@ class DemoNode:
         if kind is ForeignKind.SYSTEM_UNIT:
             cgroup = f"/{self.world.cgroup}/system.slice/demo.service/main"
             spec = ContainerSpec(self._stage, cgroup, root=RootKind.HOST_ROOT)
-            container = Container(spec, self._python)
+            container = Container(spec)
             self.foreign.append(container)
             container.start()
             return container

@@ -93,10 +93,10 @@ class ServerProcess:
         self._close()
         return moment
 
-    def terminate(self, timeout: float = 10.0) -> None:
+    def terminate(self) -> None:
         """SIGTERM: the server unmounts and ends by itself."""
         self._process.terminate()
-        self._process.wait(patient(timeout))
+        self._process.wait(patient(10))
         self._close()
 
     def pause(self) -> None:
@@ -152,7 +152,6 @@ class Source:
         options: ServerOptions,
         command: Sequence[str] = (),
         detaches: bool = False,
-        python: str = sys.executable,
     ) -> None:
         """Describe a source; nothing is mounted yet.
 
@@ -168,7 +167,6 @@ class Source:
         """Old servers that still serve what has not been re-bound."""
         self._command = tuple(command)
         self._detaches = detaches
-        self._python = python
         self._server: ServerProcess | None = None
         self._mount_before = 0
 
@@ -205,7 +203,7 @@ class Source:
         if self._command:
             words = [word.format(backing=self.backing, mount=self.path) for word in self._command]
         else:
-            words = [self._python, "-m", "fusewatchd.demo.fuse.server"]
+            words = [sys.executable, "-m", "fusewatchd.demo.fuse.server"]
             words += ["--mount", self.path, "--backing", self.backing, *self.options.arguments()]
         self._server = ServerProcess(
             subprocess.Popen(
@@ -267,20 +265,14 @@ class Source:
         """Let the server answer again, what it holds first."""
         self.server.release()
 
-    def restart(
-        self,
-        *,
-        old: OldServer = OldServer.KILLED,
-        path: str | None = None,
-        timeout: float = 20.0,
-    ) -> float:
+    def restart(self, *, old: OldServer = OldServer.KILLED, path: str | None = None) -> float:
         """Detach the old mount, start a new server; returns when the new mount was visible.
 
         ``path`` moves the source to another place, as drivers with a new staging hash do.
         """
         self.stop(old)
         self.path = path or self.path
-        return self.start(timeout)
+        return self.start()
 
     def stop(self, old: OldServer = OldServer.KILLED) -> None:
         """Take the source away: the server (unless it drains) and every mount at the path."""

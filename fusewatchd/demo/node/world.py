@@ -87,20 +87,6 @@ def mount_points() -> list[str]:
     return [os.fsdecode(path.decode("unicode_escape").encode("latin-1")) for path in raw]
 
 
-def enter_private_namespace(lab: str | None = None) -> PrivateWorld:
-    """Move this single-threaded process into a mount namespace of its own and set it up.
-
-    There is no way back.  The pid namespace stays the caller's.
-
-    Raises:
-        NamespaceForbiddenError: neither as this user nor in a user namespace.
-        OSError: a mount failed.
-    """
-    in_user_namespace = _unshare(syscalls.CLONE_NEWNS)
-    be_at_the_root()
-    return _furnish(lab, cgroups.new_name(), in_user_namespace, in_pid_namespace=False)
-
-
 def run_in_private_world(
     body: Callable[[PrivateWorld], int],
     *,

@@ -30,6 +30,7 @@ _INFO_TYPE_MNT: Final = 7
 _METADATA: Final = struct.Struct("=IBBHQii")
 _INFO: Final = struct.Struct("=BBHIQ")
 _READ_SIZE: Final = 64 * 1024
+_OWN_NAMESPACE: Final = "/proc/self/ns/mnt"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -56,7 +57,7 @@ class MountEvent:
 class MountEvents:
     """A fanotify group on one mount namespace; the descriptor never blocks."""
 
-    def __init__(self, namespace_path: str = "/proc/self/ns/mnt") -> None:
+    def __init__(self) -> None:
         """Start listening.
 
         Raises:
@@ -67,13 +68,13 @@ class MountEvents:
         if self._fd < 0:
             syscalls.raise_errno()
         try:
-            with syscalls.closing_fd(os.open(namespace_path, os.O_RDONLY | os.O_CLOEXEC)) as fd:
-                self._mark(fd, namespace_path)
+            with syscalls.closing_fd(os.open(_OWN_NAMESPACE, os.O_RDONLY | os.O_CLOEXEC)) as fd:
+                self._mark(fd)
         except OSError:
             os.close(self._fd)
             raise
 
-    def _mark(self, namespace: int, path: str) -> None:
+    def _mark(self, namespace: int) -> None:
         done = _libc.fanotify_mark(
             self._fd,
             ctypes.c_uint(_FAN_MARK_ADD | _FAN_MARK_MNTNS),
@@ -82,7 +83,7 @@ class MountEvents:
             None,
         )
         if done < 0:
-            syscalls.raise_errno(path)
+            syscalls.raise_errno(_OWN_NAMESPACE)
 
     def fileno(self) -> int:
         """Return the descriptor, readable when there is a record."""

@@ -50,7 +50,7 @@ class PodEvents:
         Args:
             post: takes an Event.
             node_name: the node on which is told what is too much to be told on each pod.
-            give_up: is told how many Events were dropped.
+            give_up: is told how many Events were dropped, since their pod's name never came.
             most: how many pods of a storm get Events of their own.
         """
         self._post = post
@@ -59,8 +59,6 @@ class PodEvents:
         self._event_limit = EventLimit(most)
         self._troubles: Troubles[str] = Troubles(_pod_uid, self._announce)
         self._backlog: OrderedDict[_Word, None] = OrderedDict()
-        self.given_up = 0
-        """Events that were dropped because their pod's name never became known."""
 
     def report(self, cycle: CycleReport) -> None:
         """Draft what this cycle brought; pods that are being deleted are left in peace."""
@@ -94,7 +92,6 @@ class PodEvents:
 
     def _drop(self, count: int) -> None:
         if count:
-            self.given_up += count
             self._give_up(count)
 
     def _wait_for_name(self, word: _Word) -> None:

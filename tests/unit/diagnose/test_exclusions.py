@@ -356,7 +356,7 @@ def test_the_metric_counts_it_once() -> None:
     for _ in range(3):
         metrics.report(disabled_cycle())
     sample = 'driver="csi.juicefs.com",kind="publish",outcome="refused",reason="disabled"'
-    assert f"fusewatchd_recoveries_total{{{sample}}} 1.0" in metrics.render().decode()
+    assert f"fusewatchd_recoveries_total{{{sample}}} 1.0" in metrics.page().body.decode()
 
 
 def test_no_event_says_that_only_a_restart_helps() -> None:

@@ -455,13 +455,3 @@ def test_fuse_points_are_those_that_begin_so(points: list[str]) -> None:
         assert table.fuse_points(prefix) == sorted({p for p in points if p.startswith(prefix)})
     changed = table.with_changes((), [replace(plain, fs_type="fuse")])
     assert "/a/b/c" in changed.fuse_points("/a/")
-
-
-def test_devices_outside_a_prefix_follow_the_table() -> None:
-    inside = mount(1, 0, "/pods/one", device=Device(0, 5), fs_type="fuse.x")
-    outside = mount(2, 0, "/srv/two", device=Device(0, 6), fs_type="fuse.x")
-    other = mount(3, 0, "/srv/three", device=Device(0, 7), fs_type="ext4")
-    table = MountTable.of([inside, outside, other])
-    assert table.fuse_devices_outside("/pods/") == {Device(0, 6)}
-    assert table.fuse_devices_outside("/srv/") == {Device(0, 5)}
-    assert table.with_changes([2], []).fuse_devices_outside("/pods/") == frozenset()

@@ -418,7 +418,7 @@ def test_the_log_names_what_was_detached() -> None:
 def test_metrics_count_it_apart_from_recoveries() -> None:
     metrics = Metrics("1", "beneath")
     metrics.report(detaching())
-    text = metrics.render().decode()
+    text = metrics.page().body.decode()
     for status, count in (("detached", 1), ("skipped", 1), ("failed", 0), ("refused", 0)):
         assert f'fusewatchd_orphan_detaches_total{{outcome="{status}"}} {count}.0' in text
     assert "fusewatchd_recoveries_total{" not in text
@@ -439,5 +439,5 @@ def test_waiting_for_the_grace_is_no_news() -> None:
     LogReporter(Log(recorder)).report(waiting)
     metrics.report(waiting)
     assert not [e for e in recorder.entries if e.fields.get("event") == "refused"]
-    counted = [line for line in metrics.render().decode().splitlines() if "_total{" in line]
+    counted = [line for line in metrics.page().body.decode().splitlines() if "_total{" in line]
     assert not [line for line in counted if 'reason="grace"' in line]
