@@ -15,7 +15,8 @@ from fusewatchd.model.actions import OutcomeStatus
 from fusewatchd.model.plan import Pause, Refusal
 from fusewatchd.model.pods import BindKind
 from fusewatchd.model.verdicts import Reason, Verdict
-from fusewatchd.report.metrics.metrics import MAX_DRIVERS, EventOutcome, Metrics
+from fusewatchd.report.metrics.binds import MAX_DRIVERS
+from fusewatchd.report.metrics.metrics import EventOutcome, Metrics
 from tests.unit.cycles import bind, closed, cycle, finding, incident, outage, outcome
 
 WALL = 1_700_000_000.5
@@ -58,7 +59,7 @@ Samples = Mapping[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 def samples(metrics: Metrics) -> Samples:
-    families = text_string_to_metric_families(metrics.render().decode())
+    families = text_string_to_metric_families(metrics.page().body.decode())
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in families
@@ -71,7 +72,7 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
 
 
 def test_names_and_types_are_exactly_those_promised() -> None:
-    lines = made().render().decode().splitlines()
+    lines = made().page().body.decode().splitlines()
     types = dict(line.split(" ")[2:] for line in lines if line.startswith("# TYPE "))
     assert types == NAMES
     assert all(line.split(" ", 3)[3] for line in lines if line.startswith("# HELP "))
@@ -109,7 +110,7 @@ def test_what_waits_now_is_told_by_its_reason() -> None:
 def test_no_created_series_on_any_client() -> None:
     metrics = made()
     metrics.report(outage()[0])
-    assert b"_created" not in metrics.render()
+    assert b"_created" not in metrics.page().body
 
 
 def test_what_is_known_starts_at_zero() -> None:
@@ -217,7 +218,7 @@ def test_drivers_have_a_bound(names: list[str]) -> None:
 def test_foreign_driver_names_are_escaped() -> None:
     metrics = made()
     metrics.report(cycle(finding(bind(driver='evil"\n\x1b[31m'))))
-    assert b"\x1b" not in metrics.render()
+    assert b"\x1b" not in metrics.page().body
     labels = {"kind": "publish", "verdict": "healthy", "driver": 'evil"\\x0a\\x1b[31m'}
     assert value(metrics, "fusewatchd_mounts", **labels) == 1
 
@@ -261,7 +262,7 @@ def test_wsgi_application_serves_the_same() -> None:
     started: list[str] = []
     body = metrics.wsgi_app(environ, lambda status, headers: started.append(status))
     assert started == ["200 OK"]
-    assert b"".join(body) == metrics.render()
+    assert b"".join(body) == metrics.page().body
 
 
 def test_two_sets_of_metrics_do_not_know_each_other() -> None:
