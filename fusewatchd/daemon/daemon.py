@@ -73,7 +73,9 @@ class Daemon:
         self._cycle: CycleReport | None = None
         self._wake_ups = WakeUps()
         self._throttle = Throttle(lambda: self._node.executor.workers, self._on_outcome)
+        # Before there is a socket by which others see that it runs, and reload it.
         self._signals = Signals()
+        self._signals.catch(self._descriptors.watch)
         self._absence = Absence()
         self._servers = Servers(
             start.settings.sockets,
@@ -90,7 +92,6 @@ class Daemon:
     def run(self) -> int:
         """Run until SIGTERM or SIGINT; return the exit status."""
         node, watch = self._node, self._descriptors.watch
-        self._signals.catch(watch)
         watch(node.table.fileno(), self._on_mounts)
         watch(node.scanner.fileno(), self._on_scan)
         watch(node.holders.fileno(), node.holders.collect)
