@@ -21,7 +21,7 @@ from fusewatchd.model.mounts import Device
 from tests.contract.shapes import Shape, as_text, shape_of
 from tests.contract.worlds import REAL_WAYS, FakeWorld, RealWorld, World
 from tests.fakes.propagation import Kind
-from tests.features import Feature, lacking, needs_way
+from tests.features import Feature, lacking, needs, needs_way
 from tests.lab import run_in_world
 
 pytestmark = pytest.mark.kernel
@@ -295,6 +295,27 @@ def test_what_the_engine_rests_on_most(second: Kind | None, steps: list[Step]) -
     def body(private: PrivateWorld) -> None:
         real = RealWorld(private)
         run_both(real, Way.BENEATH, 0, second, steps)
+        real.close()
+
+    run_in_world(body)
+
+
+@pytest.mark.parametrize("way", [pytest.param(way, marks=needs_way(way)) for way in Way])
+@pytest.mark.parametrize("target", ["b", "b/hello"])
+@pytest.mark.parametrize(
+    "beneath", [False, pytest.param(True, marks=needs(Feature.BENEATH))], ids=["on-top", "beneath"]
+)
+def test_a_copy_of_a_removed_directory_goes_nowhere(way: Way, target: str, beneath: bool) -> None:
+    """The oldest way notices it in its staging mount, before the target is looked at."""
+    steps = [
+        Bind(0, "c/inside", "a", False),
+        Remove(0, "c/inside"),
+        _attach("a", target, beneath=beneath),
+    ]
+
+    def body(private: PrivateWorld) -> None:
+        real = RealWorld(private)
+        run_both(real, way, 0, None, steps)
         real.close()
 
     run_in_world(body)

@@ -168,13 +168,16 @@ class FakeKernel:
 
     def _same_or_copy(self, fd: int) -> int:
         """A staging mount is attached, worked on and copied out again."""
-        if self.way is not Way.STAGED:
-            return self.machine.duplicate(fd)
+        return self._staged(fd) if self.way is Way.STAGED else self.machine.duplicate(fd)
+
+    def _staged(self, fd: int) -> int:
         tree = self._detached_root(fd)
-        copied = self.machine.mounts.copy_tree(tree, tree.root, recursive=True)
-        result = self._open_detached(copied)
+        if tree.root.is_removed:
+            # It is attached to the staging mount before anything is asked of the target.
+            raise_errno(errno.ENOENT)
+        whole = self._open_detached(self.machine.mounts.copy_tree(tree, tree.root, recursive=True))
         self.machine.mounts.destroy(tree)
-        return result
+        return whole
 
     def _detached_root(self, fd: int) -> FakeMount:
         file = self._file(fd)
@@ -188,12 +191,7 @@ class FakeKernel:
         self._note("assemble", len(children))
         for child, place in children:
             self._attach(child, place)
-        if self.way is Way.BENEATH:
-            return self.machine.duplicate(clone)
-        tree = self._detached_root(clone)
-        whole = self._open_detached(self.machine.mounts.copy_tree(tree, tree.root, recursive=True))
-        self.machine.mounts.destroy(tree)
-        return whole
+        return self.machine.duplicate(clone) if self.way is Way.BENEATH else self._staged(clone)
 
     # ------------------------------------------------------------------------ in public
 
