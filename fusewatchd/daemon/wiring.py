@@ -37,7 +37,7 @@ from fusewatchd.reconcile.reconciler import Reconciler
 from fusewatchd.state.file import read_boot_id
 from fusewatchd.status.document import status_document
 from fusewatchd.status.values import Clocks
-from fusewatchd.workers.fork_server import ForkServer
+from fusewatchd.workers.fork_server import ForkServer, WorkerMain
 
 MAX_PARALLEL = 2
 """Mount workers kept ready: the kernel changes one mount table at a time anyway."""
@@ -62,22 +62,14 @@ class Node:
         features = probe_features()
         self.way = way or features.best_way
         place = (settings.runtime_dir, read_boot_id())
-        detached = features.allows_mounts_on_detached(self.way)
         pages = Pages()
-        self.forks = ForkServer.start(
-            {
-                "mount": mount_worker(
-                    self.way,
-                    pages,
-                    mounts_on_detached=detached,
-                    journal=partial(LayerJournal, *place),
-                ),
-                "command": serve_commands,
-                "probe": serve_probes,
-                "holders": serve_holder_looks,
-                "scan": partial(serve_scans, reads_connections=not as_old_kernel),
-            }
+        mount = mount_worker(
+            self.way,
+            pages,
+            mounts_on_detached=features.allows_mounts_on_detached(self.way),
+            journal=partial(LayerJournal, *place),
         )
+        self.forks = _start_fork_server(mount, reads_connections=not as_old_kernel)
         root = self.kubelet_root = find_kubelet_root(settings.kubelet.root)
         self.table = MountTableSource(use_fanotify=not as_old_kernel)
         self.connections = Connections(timing_of(settings))
@@ -88,13 +80,9 @@ class Node:
         self.scanner = NamespaceScanner(lambda: self.forks.spawn("scan"))
         holdings = Holdings()
         self.holders = HolderWatch(HolderScanner(lambda: self.forks.spawn("holders")), holdings)
+        namespaces = NamespaceWatch(self.scanner)
         self.observer = Observer(
-            root,
-            self.table,
-            self.connections,
-            self.probes,
-            NamespaceWatch(self.scanner),
-            holdings,
+            root, self.table, self.connections, self.probes, namespaces, holdings
         )
         self.observer.adjust(frozenset(settings.ignore_fs_types), settings.look_seconds)
         self.executor = Executor(
@@ -137,6 +125,18 @@ class Node:
         self.holders.close()
         self.table.close()
         self.forks.close()
+
+
+def _start_fork_server(mount: WorkerMain, *, reads_connections: bool) -> ForkServer:
+    return ForkServer.start(
+        {
+            "mount": mount,
+            "command": serve_commands,
+            "probe": serve_probes,
+            "holders": serve_holder_looks,
+            "scan": partial(serve_scans, reads_connections=reads_connections),
+        }
+    )
 
 
 def require_host_namespace() -> None:

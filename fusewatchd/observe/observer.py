@@ -53,8 +53,6 @@ class Observer:
         self.pods = Pods()
         self.ends = ExitRecord()
         self.ignored_fs_types: Collection[str] = frozenset()
-        self.look_seconds = 0.0
-        """The longest time between two looks at the other namespaces."""
         self._root = kubelet_root
         self._table_source = table
         self._probes = probes
@@ -68,7 +66,7 @@ class Observer:
 
     def adjust(self, ignored_fs_types: Collection[str], look_seconds: float) -> None:
         """Go on with these settings from the next look on, which is now; what was seen stays."""
-        self.ignored_fs_types, self.look_seconds = ignored_fs_types, look_seconds
+        self.ignored_fs_types, self.namespaces.period = ignored_fs_types, look_seconds
         self._table = None  # the devices to ask may be others
         self.namespaces.want_now()
 
@@ -166,7 +164,7 @@ class Observer:
         self._audit_if_due(now)
         has_changed = self.look_at_mounts(now)
         self.ask(now)
-        self.namespaces.look_if_due(now, self.look_seconds)
+        self.namespaces.look_if_due(now)
         return has_changed
 
     def _audit_if_due(self, now: float) -> None:
@@ -196,7 +194,7 @@ class Observer:
         """Return the node as it is known now, and send out what is to be asked."""
         self._audit_if_due(now)
         table = self._host_table = self._current_table(now)
-        self.namespaces.look_if_due(now, self.look_seconds)
+        self.namespaces.look_if_due(now)
         self.take_answers(now)
         self._send_questions(now)
         self.connections.note_unasked(self._probes.unasked, self._probes.withdrawn, now)

@@ -19,6 +19,8 @@ class NamespaceWatch:
 
     def __init__(self, scanner: NamespaceScanner) -> None:
         """Plan the first scan for now."""
+        self.period = 0.0
+        """Seconds between the beginnings of two looks, at most."""
         self.gaps: tuple[Gap, ...] = ()
         self.servers: dict[Device, tuple[FuseServer, ...]] = {}
         self.anonymous_servers: tuple[FuseServer, ...] = ()
@@ -62,11 +64,11 @@ class NamespaceWatch:
         """Plan a look for soon: a container may have been started."""
         self._schedule.expect_containers(now)
 
-    def look_if_due(self, now: float, period: float) -> None:
-        """Begin a look when it is time to; the next one follows ``period`` seconds later."""
+    def look_if_due(self, now: float) -> None:
+        """Begin a look when it is time to."""
         if self._schedule.due_at > now:
             return
-        self._schedule.begin(now, period)
+        self._schedule.begin(now, self.period)
         self._scanner.request(now)
         if not self._scanner.is_running:
             self.gaps = (Gap("namespaces", "there is nothing to make a worker of"),)
