@@ -90,114 +90,6 @@ class _Place:
     def kind(self) -> CommandKind:
         return CommandKind.UNIT if self.rule.unit else CommandKind.COMMAND
 
-    @property
-    def pods(self) -> tuple[str, ...]:
-        found = (finding.bind.path.pod_uid for finding in self.hit)
-        return tuple(dict.fromkeys(found)) or (self.bind.pod_uid,)
-
-
-class _Stepper:
-    """Collects the step of one cycle; lives no longer than that."""
-
-    def __init__(
-        self,
-        snapshot: Snapshot,
-        ledger: Ledger,
-        policy: ActionPolicy,
-        scope: Scope,
-        attempts: dict[str, Attempts],
-        now: float,
-    ) -> None:
-        self._snapshot = snapshot
-        self._ledger = ledger
-        self._policy = policy
-        self._mode = scope.mode
-        self._now = now
-        self._attempts = attempts
-        self._bucket = ledger.server_actions.bucket
-        self._troubles: list[Trouble] = []
-        self._commands: list[RunCommand] = []
-        self._reasons: dict[TargetKey, Reason] = {}
-        self._due: list[float] = []
-        self._wants_look = False
-
-    def take(self, place: _Place) -> None:
-        """Decide about one place."""
-        known = self._attempts.get(place.path, Attempts())
-        reason, command, retry_at = self._decide(place, known)
-        if command is not None:
-            self._bucket = self._bucket.take(1.0, self._policy.rate, self._now)
-            self._commands.append(command)
-            known = Attempts(command.attempt, is_running=True, command=command, last=known.last)
-            self._attempts[place.path] = known
-        if retry_at is not None:
-            self._due.append(retry_at)
-        self._wants_look = self._wants_look or reason is Reason.UNCONFIRMED
-        self._troubles.append(
-            Trouble(place.path, place.driver, place.kind, known.count, reason, retry_at, known.last)
-        )
-        if reason not in (Reason.ARGUMENT, Reason.REPORT_ONLY, Reason.SERVER_ALIVE):
-            self._reasons |= {f.bind.key: Reason.AWAITS_ACTION for f in place.hit}
-
-    def step(self) -> Step:
-        """Return what was collected."""
-        return Step(
-            tuple(self._troubles),
-            tuple(self._commands),
-            self._attempts,
-            self._bucket,
-            self._reasons,
-            min(self._due, default=None),
-            self._wants_look,
-        )
-
-    def _decide(
-        self, place: _Place, known: Attempts
-    ) -> tuple[Reason, RunCommand | None, float | None]:
-        """Return why nothing is run, or what is, and when to think again."""
-        if known.is_running:
-            return Reason.NONE, None, None
-        if self._mode is RecoveryMode.REPORT:
-            return Reason.REPORT_ONLY, None, None
-        if self._now < place.begins_at:
-            return Reason.GRACE, None, place.begins_at
-        if self._snapshot.namespaces_looked_at < place.since:
-            return Reason.UNCONFIRMED, None, None
-        if self._snapshot.servers.get(place.device) and not self._was_aborted(place):
-            return Reason.SERVER_ALIVE, None, None
-        try:
-            command = self._command(place, known.count + 1)
-        except UnusableValueError:
-            return Reason.ARGUMENT, None, None
-        if self._now < known.retry_at:
-            return Reason.BACK_OFF, None, known.retry_at
-        if self._bucket.left(self._policy.rate, self._now) + ROUNDING < 1.0:
-            return Reason.BUDGET, None, self._now + 1.0 / self._policy.rate.per_second
-        return Reason.NONE, command, None
-
-    def _was_aborted(self, place: _Place) -> bool:
-        """The server of an aborted connection may hang on for ever, and is of no more use."""
-        outcomes = (self._ledger.state(f.bind.key).last_outcome for f in place.hit)
-        return any(o is not None and o.status is OutcomeStatus.ABORTED for o in outcomes)
-
-    def _command(self, place: _Place, attempt: int) -> RunCommand:
-        rule, values = place.rule, _values(place, self._snapshot)
-        argv: tuple[str, ...]
-        if rule.unit:
-            argv = (self._policy.systemctl, *RESTART, unit(rule.unit, values))
-        else:
-            argv = tuple(argument(word, values) for word in rule.command)
-        return RunCommand(
-            place.path,
-            place.device,
-            place.driver,
-            place.kind,
-            argv,
-            rule.timeout_seconds,
-            attempt,
-            place.pods,
-        )
-
 
 def step(
     findings: Iterable[Finding],
@@ -209,16 +101,85 @@ def step(
     now: float,
 ) -> Step:
     """Decide for every place without a server whether something is to be run."""
+    rate, bucket = policy.rate, ledger.server_actions.bucket
     attempts = _seen(_ended(ledger.server_actions.attempts, ends, policy), snapshot)
     places = _places(findings, snapshot, policy.rules)
     places += _left_bare(attempts, snapshot, ledger, policy.rules, scope.switches)
-    stepper = _Stepper(snapshot, ledger, policy, scope, attempts, now)
+    troubles: list[Trouble] = []
+    commands: list[RunCommand] = []
+    reasons: dict[TargetKey, Reason] = {}
     for place in places:
-        stepper.take(place)
-    result = stepper.step()
+        known = attempts.get(place.path, Attempts())
+        command = _command(place, snapshot, policy.systemctl, known.count + 1)
+        reason, retry_at = _held_back(place, known, command, snapshot, ledger, scope.mode, now)
+        if reason is Reason.NONE and command is not None and not known.is_running:
+            if bucket.left(rate, now) + ROUNDING < 1.0:
+                reason, retry_at = Reason.BUDGET, now + 1.0 / rate.per_second
+            else:
+                bucket = bucket.take(1.0, rate, now)
+                commands.append(command)
+                known = Attempts(command.attempt, is_running=True, command=command, last=known.last)
+                attempts[place.path] = known
+        about = (place.path, place.driver, place.kind)
+        troubles.append(Trouble(*about, known.count, reason, retry_at, known.last))
+        if reason not in (Reason.ARGUMENT, Reason.REPORT_ONLY, Reason.SERVER_ALIVE):
+            reasons |= {finding.bind.key: Reason.AWAITS_ACTION for finding in place.hit}
     paths = {place.path for place in places}
-    kept = {p: a for p, a in attempts.items() if p in paths or _is_fresh(a, policy.rules, now)}
-    return replace(result, attempts=kept)
+    return Step(
+        tuple(troubles),
+        tuple(commands),
+        {p: a for p, a in attempts.items() if p in paths or _is_fresh(a, policy.rules, now)},
+        bucket,
+        reasons,
+        min((t.retry_at for t in troubles if t.retry_at is not None), default=None),
+        any(trouble.held_back is Reason.UNCONFIRMED for trouble in troubles),
+    )
+
+
+def _held_back(
+    place: _Place,
+    known: Attempts,
+    command: RunCommand | None,
+    snapshot: Snapshot,
+    ledger: Ledger,
+    mode: RecoveryMode,
+    now: float,
+) -> tuple[Reason, float | None]:
+    """Return why nothing is run but for the budget, and when to think again."""
+    if known.is_running:
+        return Reason.NONE, None
+    if mode is RecoveryMode.REPORT:
+        return Reason.REPORT_ONLY, None
+    if now < place.begins_at:
+        return Reason.GRACE, place.begins_at
+    if snapshot.namespaces_looked_at < place.since:
+        return Reason.UNCONFIRMED, None
+    if snapshot.servers.get(place.device) and not _was_aborted(place, ledger):
+        return Reason.SERVER_ALIVE, None
+    if command is None:
+        return Reason.ARGUMENT, None
+    return (Reason.BACK_OFF, known.retry_at) if now < known.retry_at else (Reason.NONE, None)
+
+
+def _was_aborted(place: _Place, ledger: Ledger) -> bool:
+    """The server of an aborted connection may hang on for ever, and is of no more use."""
+    outcomes = (ledger.state(finding.bind.key).last_outcome for finding in place.hit)
+    return any(o is not None and o.status is OutcomeStatus.ABORTED for o in outcomes)
+
+
+def _command(place: _Place, snapshot: Snapshot, systemctl: str, attempt: int) -> RunCommand | None:
+    """Return what the rule asks for; None where a value cannot be an argument."""
+    rule, values = place.rule, _values(place, snapshot)
+    try:
+        if rule.unit:
+            argv: tuple[str, ...] = (systemctl, *RESTART, unit(rule.unit, values))
+        else:
+            argv = tuple(argument(word, values) for word in rule.command)
+    except UnusableValueError:
+        return None
+    pods = tuple(dict.fromkeys(f.bind.path.pod_uid for f in place.hit)) or (place.bind.pod_uid,)
+    about = (place.path, place.device, place.driver, place.kind)
+    return RunCommand(*about, argv, rule.timeout_seconds, attempt, pods)
 
 
 def _places(
