@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from fusewatchd.model.mounts import Device, Mount, TargetKey
+from fusewatchd.model.mounts import Device, Mount, MountNamespace, TargetKey
 from fusewatchd.model.verdicts import Reason
 
 
@@ -84,6 +84,17 @@ class NamespaceRef:
     """What it inherited may be locked there, mount_namespaces(7)."""
     users_pid: int = 0
     """A process in the container's own user namespace; 0: none is known."""
+
+    @classmethod
+    def of(cls, namespace: MountNamespace) -> NamespaceRef:
+        """Name a namespace as it was seen."""
+        return cls(
+            namespace.inode,
+            namespace.pid,
+            namespace.start_time,
+            namespace.own_user_namespace,
+            namespace.users_pid,
+        )
 
 
 class Propagation(Enum):

@@ -7,12 +7,12 @@ block device always has one below the pods directory.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 
 from fusewatchd.diagnose.lineage import plain_root
-from fusewatchd.errors import FusewatchError
-from fusewatchd.model.actions import ChildMount, Expect
+from fusewatchd.model.actions import ChildMount, Expect, Propagation
 from fusewatchd.model.findings import Bind, Finding
+from fusewatchd.model.ledger import ContainerFacts
 from fusewatchd.model.mount_table import below
 from fusewatchd.model.mounts import Device, Mount, TargetKey
 from fusewatchd.model.servers import Answer
@@ -22,51 +22,53 @@ from fusewatchd.model.verdicts import Reason, Verdict
 MAX_CHILDREN = 64
 
 
-class ChildrenUnknownError(FusewatchError):
-    """A mount inside the volume shows something that is mounted nowhere else."""
-
-
 def plan_children(
     bind: Bind,
     snapshot: Snapshot,
     findings: Mapping[TargetKey, Finding],
-    known: Iterable[Mount] | None = None,
-    received: Collection[int] = (),
-    *,
-    is_slave: bool = False,
-) -> tuple[ChildMount, ...]:
+    known: ContainerFacts | None,
+) -> tuple[ChildMount, ...] | None:
     """Say for every mount inside ``bind`` from where its replacement is cloned.
 
-    ``known`` are those that were there while all was well, where all must be there again,
-    whatever has become of them.  Those ``received`` from the bind on the host come back from there.
-
-    Raises:
-        ChildrenUnknownError: one of them cannot be made again.
+    What was there while all was well must be there again, whatever has become of it.  What a
+    container received from the bind on the host comes back from there.  None where a mount
+    cannot be made again: it shows something that is mounted nowhere else.
     """
     assert bind.mount is not None
+    wanted = _wanted(bind.mount, known, snapshot)
+    received = known.received if known is not None else ()
+    is_slave = known is not None and known.propagation is Propagation.SLAVE
     found: list[ChildMount] = []
     present = mounts_inside(bind, bind.mount, snapshot)
     points = {mount.mount_point for mount in present}
-    lost = [mount for mount in known or () if mount.mount_point not in points]
+    lost = [mount for mount in wanted or () if mount.mount_point not in points]
     for mount in (*present, *lost):
         relative = below(mount.mount_point, bind.mount.mount_point)
         if not relative or len(found) >= MAX_CHILDREN:
-            raise ChildrenUnknownError(mount.mount_point)
-        key = TargetKey(bind.key.namespace, mount.mount_point)
-        try:
-            is_elsewhere = bind.namespace is not None
-            origin, subpath = _origin(
-                mount, findings.get(key), snapshot, findings, is_elsewhere=is_elsewhere
-            )
-        except ChildrenUnknownError:
-            # A slave of what is mounted nowhere on the host any more: it is gone from here as
-            # well, and the look was before that.  If it is not, the replacement is refused.
-            if mount.mount_id in received or (is_slave and mount.master):
-                continue
-            raise
-        wanted = None if known is None or mount.mount_id in received else mount
-        found.append(ChildMount(Expect.of(mount), relative, origin, subpath, wanted))
+            return None
+        origin = _origin(bind, mount, snapshot, findings)
+        is_received = mount.mount_id in received
+        if origin is not None:
+            like = None if wanted is None or is_received else mount
+            found.append(ChildMount(Expect.of(mount), relative, *origin, like))
+        elif not is_received and not (is_slave and mount.master):
+            # A slave of what is mounted nowhere on the host any more is gone from here as well,
+            # and the look was before that.  If it is not, the replacement is refused.
+            return None
     return tuple(found)
+
+
+def _wanted(
+    mount: Mount, known: ContainerFacts | None, snapshot: Snapshot
+) -> tuple[Mount, ...] | None:
+    """Return what must be inside a container's volume although it may be gone by now.
+
+    What is gone from a living file system was unmounted by somebody; what a container
+    shares with the host is taken from there as it is.
+    """
+    if known is None or known.propagation is Propagation.PEER:
+        return None
+    return known.inside if snapshot.is_dead(mount.device) else None
 
 
 def mounts_inside(bind: Bind, mount: Mount, snapshot: Snapshot) -> tuple[Mount, ...]:
@@ -121,34 +123,27 @@ def _children(bind: Bind, mount: Mount, snapshot: Snapshot) -> tuple[Mount, ...]
 
 
 def _origin(
-    mount: Mount,
-    finding: Finding | None,
-    snapshot: Snapshot,
-    findings: Mapping[TargetKey, Finding],
-    *,
-    is_elsewhere: bool,
-) -> tuple[Expect, str]:
+    bind: Bind, mount: Mount, snapshot: Snapshot, findings: Mapping[TargetKey, Finding]
+) -> tuple[Expect, str] | None:
+    finding = findings.get(TargetKey(bind.key.namespace, mount.mount_point))
     if finding is not None and finding.verdict is Verdict.STALE:
-        return _origin_of_stale(finding, mount)
+        return _origin_of_stale(finding)
     wanted = plain_root(mount.root)
-    best: tuple[Mount, str] | None = None
-    rank = (True, 0)
+    found: list[tuple[bool, int, Mount, str]] = []
     for other in snapshot.table.on_device(mount.device):
         subpath = below(wanted, other.root)
         if subpath is None or other.mount_id == mount.mount_id or other.is_fuse != mount.is_fuse:
             continue
-        if is_elsewhere and _may_be_another(mount, other):
+        if bind.namespace is not None and _may_be_another(mount, other):
             continue
         top = snapshot.table.top_at(other.mount_point)
-        if top is None or top.mount_id != other.mount_id:
-            continue
-        # One that is inside a volume to be replaced is another mount by the time it is needed.
-        new_rank = (_is_inside_stale(other.mount_point, findings), len(subpath))
-        if best is None or new_rank < rank:
-            best, rank = (other, subpath), new_rank
-    if best is None:
-        raise ChildrenUnknownError(mount.mount_point)
-    other, subpath = best
+        if top is not None and top.mount_id == other.mount_id:
+            # In a volume to be replaced it is another mount by the time it is needed.
+            is_inside = _is_inside_stale(other.mount_point, findings)
+            found.append((is_inside, len(subpath), other, subpath))
+    if not found:
+        return None
+    _, _, other, subpath = min(found, key=lambda one: one[:2])
     return Expect.of(other), subpath
 
 
@@ -172,9 +167,9 @@ def _is_inside_stale(path: str, findings: Mapping[TargetKey, Finding]) -> bool:
     return False
 
 
-def _origin_of_stale(finding: Finding, mount: Mount) -> tuple[Expect, str]:
+def _origin_of_stale(finding: Finding) -> tuple[Expect, str] | None:
     """A stale volume inside a volume comes back from its own bind on the host."""
     source, origin = finding.source_mount, finding.bind.origin
     if source is None or origin is None or finding.refusal is not Reason.NONE:
-        raise ChildrenUnknownError(mount.mount_point)
+        return None
     return Expect(origin.mount_point, source.device), ""
