@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from fusewatchd.model.cycle import CycleReport
 from fusewatchd.model.mounts import Device, Mount, MountNamespace
 from fusewatchd.model.server_actions import DeadSource, Trouble
-from fusewatchd.model.servers import Answer, FuseServer, Holder, Holding, ServerEnd, Service
+from fusewatchd.model.servers import Answer, FuseServer, Holder, ServerEnd, Service
 from fusewatchd.model.snapshot import Snapshot
 from fusewatchd.model.verdicts import Reason, Verdict
 from fusewatchd.status.values import PATH_LIMIT, Clocks, Document, shown
@@ -87,9 +87,7 @@ def unclaimed_document(namespace: MountNamespace, mount: Mount, snapshot: Snapsh
         "container": shown(namespace.container_id) or None,
         "namespace": namespace.inode,
         "mount_point": shown(mount.mount_point, PATH_LIMIT),
-        "mount_id": mount.mount_id,
-        "device": str(mount.device),
-        "fs_type": shown(mount.fs_type),
+        **mount_document(mount),
         "verdict": _PLAIN_VERDICTS.get(answer, Verdict.UNKNOWN).value,
     }
 
@@ -98,6 +96,15 @@ _PLAIN_VERDICTS: Mapping[Answer | None, Verdict] = {
     Answer.ANSWERED: Verdict.HEALTHY,
     Answer.DISCONNECTED: Verdict.STALE,
 }
+
+
+def mount_document(mount: Mount | None) -> Document:
+    """Return what is mounted at a place."""
+    return {
+        "mount_id": mount.mount_id if mount is not None else None,
+        "device": str(mount.device) if mount is not None else None,
+        "fs_type": shown(mount.fs_type) if mount is not None else None,
+    }
 
 
 def pod_document(directory_uid: str, snapshot: Snapshot) -> Document:
@@ -113,39 +120,27 @@ def pod_document(directory_uid: str, snapshot: Snapshot) -> Document:
 
 def servers_document(cycle: CycleReport, clocks: Clocks) -> list[Document]:
     """Return who serves each source, and what became of its servers so far."""
-    snapshot = cycle.snapshot
-    found: list[Document] = []
-    for path, device in _sources(cycle).items():
-        serving = snapshot.servers.get(device, ()) if device is not None else ()
-        service = cycle.ledger.services.get(path, Service())
-        end = service.last_end
-        lasted = service.last_outage_seconds
-        found.append(
-            {
-                "source": shown(path, PATH_LIMIT),
-                "device": str(device) if device is not None else None,
-                "processes": [process_document(server, snapshot) for server in serving],
-                "outages": service.outages,
-                "restarts": service.restarts,
-                "oom_kills": service.oom_kills,
-                "last_end": end_document(end, snapshot, clocks),
-                "last_outage_ms": None if lasted is None else round(lasted * 1000, 3),
-            }
-        )
-    return found[:MAX_SERVERS]
+    places = (place for f in cycle.findings for place in f.bind.source.candidates)
+    paths = tuple(dict.fromkeys(place.mount_point for place in places))[:MAX_SERVERS]
+    return [_server(path, cycle, clocks) for path in paths]
 
 
-def _sources(cycle: CycleReport) -> Mapping[str, Device | None]:
-    """Return the device that each source has now; None where nothing living is mounted."""
-    snapshot, devices = cycle.snapshot, dict[str, Device | None]()
-    for finding in cycle.findings:
-        for place in finding.bind.source.candidates:
-            if place.mount_point not in devices:
-                top = snapshot.table.top_at(place.mount_point)
-                connection = snapshot.connections.get(top.device) if top is not None else None
-                is_living = connection is not None and not connection.is_dead
-                devices[place.mount_point] = top.device if top is not None and is_living else None
-    return devices
+def _server(path: str, cycle: CycleReport, clocks: Clocks) -> Document:
+    snapshot, service = cycle.snapshot, cycle.ledger.services.get(path, Service())
+    top, lasted = snapshot.table.top_at(path), service.last_outage_seconds
+    connection = snapshot.connections.get(top.device) if top is not None else None
+    device = connection.device if connection is not None and not connection.is_dead else None
+    serving = snapshot.servers.get(device, ()) if device is not None else ()
+    return {
+        "source": shown(path, PATH_LIMIT),
+        "device": str(device) if device is not None else None,
+        "processes": [process_document(server, snapshot) for server in serving],
+        "outages": service.outages,
+        "restarts": service.restarts,
+        "oom_kills": service.oom_kills,
+        "last_end": end_document(service.last_end, snapshot, clocks),
+        "last_outage_ms": None if lasted is None else round(lasted * 1000, 3),
+    }
 
 
 def end_document(end: ServerEnd | None, snapshot: Snapshot, clocks: Clocks) -> Document | None:
@@ -165,19 +160,18 @@ def end_document(end: ServerEnd | None, snapshot: Snapshot, clocks: Clocks) -> D
 
 def holders_document(snapshot: Snapshot, clocks: Clocks) -> list[Document]:
     """Return which processes still hold files of dead mounts that have been replaced."""
-    return [_holding(holding, snapshot, clocks) for holding in snapshot.holdings]
-
-
-def _holding(holding: Holding, snapshot: Snapshot, clocks: Clocks) -> Document:
-    return {
-        "device": str(holding.device),
-        "source": shown(holding.source_path, PATH_LIMIT) or None,
-        "driver": shown(holding.driver) or None,
-        "looked_at": clocks.date(holding.looked_at),
-        "processes": holding.count,
-        "not_looked_at": holding.unseen,
-        "holders": [_holder(holder, snapshot) for holder in holding.holders[:MAX_HOLDERS]],
-    }
+    return [
+        {
+            "device": str(holding.device),
+            "source": shown(holding.source_path, PATH_LIMIT) or None,
+            "driver": shown(holding.driver) or None,
+            "looked_at": clocks.date(holding.looked_at),
+            "processes": holding.count,
+            "not_looked_at": holding.unseen,
+            "holders": [_holder(holder, snapshot) for holder in holding.holders[:MAX_HOLDERS]],
+        }
+        for holding in snapshot.holdings
+    ]
 
 
 def _holder(holder: Holder, snapshot: Snapshot) -> Document:

@@ -7,13 +7,12 @@ that a pod, a driver or a path contributes is escaped when it enters the documen
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
-from fusewatchd.model.actions import Action, OutcomeStatus
+from fusewatchd.model.actions import Action, Outcome, OutcomeStatus
 from fusewatchd.model.cycle import CycleReport
-from fusewatchd.model.findings import Finding
-from fusewatchd.model.ledger import TargetState
-from fusewatchd.model.mounts import MountNamespace, NamespaceKind, TargetKey
+from fusewatchd.model.findings import SourceAnswer
+from fusewatchd.model.mounts import MountNamespace, NamespaceKind
 from fusewatchd.model.outages import Incident, Outage
 from fusewatchd.model.plan import Pause, Refusal
 from fusewatchd.model.snapshot import Snapshot
@@ -24,6 +23,7 @@ from fusewatchd.status.connections import (
     dead_source_document,
     end_document,
     holders_document,
+    mount_document,
     pod_document,
     servers_document,
     sources_document,
@@ -51,22 +51,44 @@ def status_document(cycle: CycleReport, clocks: Clocks, *, version: str, way: st
         version: of fusewatchd.
         way: how mounts are replaced on this kernel.
     """
-    snapshot, ledger = cycle.snapshot, cycle.ledger
+    snapshot, ledger, servers = cycle.snapshot, cycle.ledger, cycle.server_actions
     refused = {refusal.finding.bind.key: refusal for refusal in cycle.plan.refused}
     planned = {action.key: action for action in cycle.plan.actions}
-    binds = [
-        {
-            **_bind(
-                finding, refused.get(finding.bind.key), planned, ledger.states, snapshot, clocks
-            ),
-            "dead_layers": cycle.dead_layers.get(finding.bind.key, 0),
-        }
-        for finding in cycle.findings
-    ]
-    foreign = [ns for ns in snapshot.namespaces if ns.kind is NamespaceKind.FOREIGN]
+    binds = []
+    for finding in cycle.findings:
+        key = finding.bind.key
+        refusal = refused.get(key) or Refusal(finding, finding.refusal)
+        binds.append(_bind(refusal, planned.get(key), cycle, clocks))
+    unclaimed = cycle.unclaimed[:MAX_UNCLAIMED]
     return {
         "version": version,
         "way": way,
+        **_look(cycle, clocks),
+        "totals": _totals(cycle),
+        "last_recovery": _latest(binds),
+        "orphans_detached": {
+            "layers": ledger.detached.layers,
+            "last_at": clocks.date(ledger.detached.last_at),
+        },
+        "binds": binds,
+        "unclaimed": [unclaimed_document(*pair, snapshot) for pair in unclaimed],
+        "connections": connections_document(cycle, clocks),
+        "sources": sources_document(cycle),
+        "servers": servers_document(cycle, clocks),
+        "incidents": [_incident(one, snapshot, clocks) for one in ledger.incidents.values()],
+        "dead_mount_holders": holders_document(snapshot, clocks),
+        "outages": [_outage(outage, clocks) for outage in ledger.outages],
+        "dead_sources": [dead_source_document(one, clocks) for one in servers.dead_sources],
+        "on_stale": [trouble_document(one, clocks) for one in servers.troubles],
+        "flapping_sources": [_pause(pause) for pause in cycle.pauses],
+        "namespaces": _namespaces(cycle),
+        "gaps": [{"source": shown(gap.source), "reason": shown(gap.reason)} for gap in cycle.gaps],
+    }
+
+
+def _look(cycle: CycleReport, clocks: Clocks) -> Document:
+    snapshot = cycle.snapshot
+    return {
         "mode": cycle.mode.value,
         "superseded": cycle.superseded.value,
         "started_at": rfc3339(clocks.started_wall),
@@ -76,34 +98,6 @@ def status_document(cycle: CycleReport, clocks: Clocks, *, version: str, way: st
         "kubelet_root": shown(snapshot.kubelet_root, PATH_LIMIT) or None,
         "pods_known": snapshot.pods is not None,
         "mount_table_entries": len(snapshot.table),
-        "totals": _totals(cycle),
-        "last_recovery": _latest(binds),
-        "orphans_detached": {
-            "layers": ledger.detached.layers,
-            "last_at": clocks.date(ledger.detached.last_at),
-        },
-        "binds": binds,
-        "unclaimed": [
-            unclaimed_document(*pair, snapshot) for pair in cycle.unclaimed[:MAX_UNCLAIMED]
-        ],
-        "connections": connections_document(cycle, clocks),
-        "sources": sources_document(cycle),
-        "servers": servers_document(cycle, clocks),
-        "incidents": [_incident(one, snapshot, clocks) for one in ledger.incidents.values()],
-        "dead_mount_holders": holders_document(snapshot, clocks),
-        "outages": [_outage(outage, clocks) for outage in ledger.outages],
-        "dead_sources": [
-            dead_source_document(one, clocks) for one in cycle.server_actions.dead_sources
-        ],
-        "on_stale": [trouble_document(one, clocks) for one in cycle.server_actions.troubles],
-        "flapping_sources": [_pause(pause) for pause in cycle.pauses],
-        "namespaces": {
-            "containers": len(snapshot.namespaces) - len(foreign),
-            "not_entered": [_namespace(ns, snapshot) for ns in foreign[:MAX_NAMESPACES]],
-            "not_entered_count": len(foreign),
-            "not_entered_stale_mounts": cycle.foreign_stale,
-        },
-        "gaps": [{"source": shown(gap.source), "reason": shown(gap.reason)} for gap in cycle.gaps],
     }
 
 
@@ -120,77 +114,67 @@ def _totals(cycle: CycleReport) -> Document:
     }
 
 
-def _bind(
-    finding: Finding,
-    refusal: Refusal | None,
-    planned: Mapping[TargetKey, Action],
-    states: Mapping[TargetKey, TargetState],
-    snapshot: Snapshot,
-    clocks: Clocks,
-) -> Document:
-    bind, mount, path = finding.bind, finding.bind.mount, finding.bind.path
-    state = states.get(bind.key, TargetState())
-    reason = refusal.reason if refusal is not None else finding.refusal
-    retry_at = refusal.retry_at if refusal is not None else None
+def _bind(refusal: Refusal, action: Action | None, cycle: CycleReport, clocks: Clocks) -> Document:
+    finding, reason = refusal.finding, refusal.reason
+    bind, path, key = finding.bind, finding.bind.path, finding.bind.key
+    state = cycle.ledger.state(key)
     last = state.last_outcome
-    action = planned.get(bind.key)
-    backs_off = reason is Reason.BACK_OFF
     if reason is Reason.BACK_OFF and last is not None and last.reason is not Reason.NONE:
         # That it waits is told by ``retry_at``; what for is the last attempt's reason.
         reason = last.reason
-    candidates = [shown(p.mount_point, PATH_LIMIT) for p in bind.source.candidates]
     return {
-        "pod": pod_document(path.pod_uid, snapshot),
+        "pod": pod_document(path.pod_uid, cycle.snapshot),
         "directory_uid": shown(path.pod_uid),
         "volume": shown(path.volume),
         "container": shown(path.container) or None,
         "kind": path.kind.value,
-        "namespace": bind.key.namespace or None,
-        "mount_point": shown(bind.key.mount_point, PATH_LIMIT),
-        "mount_id": mount.mount_id if mount is not None else None,
-        "device": str(mount.device) if mount is not None else None,
-        "fs_type": shown(mount.fs_type) if mount is not None else None,
+        "namespace": key.namespace or None,
+        "mount_point": shown(key.mount_point, PATH_LIMIT),
+        **mount_document(bind.mount),
         "driver": shown(bind.driver) or None,
         "depth": bind.depth,
-        "source": {
-            "path": candidates[0] if candidates else None,
-            "candidates": candidates,
-            "rule": shown(bind.source.rule) or None,
-            "why": shown(bind.source.why),
-        },
+        "source": _source(bind.source),
         "source_device": str(finding.source_mount.device) if finding.source_mount else None,
         "verdict": finding.verdict.value,
         "evidence": shown(finding.evidence),
         "refusal": reason.value if reason is not Reason.NONE else None,
-        "retry_at": clocks.date(retry_at),
-        "backs_off": backs_off,
-        "detail": shown(refusal.detail, PATH_LIMIT) or None if refusal is not None else None,
+        "retry_at": clocks.date(refusal.retry_at),
+        "backs_off": refusal.reason is Reason.BACK_OFF,
+        "detail": shown(refusal.detail, PATH_LIMIT) or None,
         "planned": shown(action.describe(), 2 * PATH_LIMIT) if action is not None else None,
         "is_in_flight": state.is_in_flight,
         "undone": state.undone,
         "phase": state.phase.value,
         "failures": state.failures,
-        "last_attempt": _attempt(state, clocks),
-        "last_recovery": _recovery(state, clocks),
+        "last_attempt": _attempt(last, clocks),
+        "last_recovery": _recovery(last, clocks),
+        "dead_layers": cycle.dead_layers.get(key, 0),
     }
 
 
-def _recovery(state: TargetState, clocks: Clocks) -> Document | None:
-    outcome = state.last_outcome
+def _source(answer: SourceAnswer) -> Document:
+    candidates = [shown(place.mount_point, PATH_LIMIT) for place in answer.candidates]
+    return {
+        "path": candidates[0] if candidates else None,
+        "candidates": candidates,
+        "rule": shown(answer.rule) or None,
+        "why": shown(answer.why),
+    }
+
+
+def _recovery(outcome: Outcome | None, clocks: Clocks) -> Document | None:
     if outcome is None or outcome.status is not OutcomeStatus.RECOVERED:
         return None
-    took = max(0.0, outcome.finished_at - outcome.started_at)
     return {
         "at": clocks.date(outcome.finished_at),
-        "took_ms": round(took * 1000, 3),
+        "took_ms": _ms(outcome.started_at, outcome.finished_at),
         "narrower": shown(outcome.narrower) or None,
         "wider": shown(outcome.wider) or None,
     }
 
 
-def _attempt(state: TargetState, clocks: Clocks) -> Document | None:
+def _attempt(outcome: Outcome | None, clocks: Clocks) -> Document | None:
     """Return the last attempt if it did not succeed."""
-    outcome = state.last_outcome
     if outcome is None or outcome.status is OutcomeStatus.RECOVERED:
         return None
     return {
@@ -250,6 +234,17 @@ def _pause(pause: Pause) -> Document:
         "source": shown(pause.source_path, PATH_LIMIT),
         "in_vain": pause.unused_mounts,
         "wait_seconds": round(pause.stable_seconds, 3),
+    }
+
+
+def _namespaces(cycle: CycleReport) -> Document:
+    snapshot = cycle.snapshot
+    foreign = [ns for ns in snapshot.namespaces if ns.kind is NamespaceKind.FOREIGN]
+    return {
+        "containers": len(snapshot.namespaces) - len(foreign),
+        "not_entered": [_namespace(ns, snapshot) for ns in foreign[:MAX_NAMESPACES]],
+        "not_entered_count": len(foreign),
+        "not_entered_stale_mounts": cycle.foreign_stale,
     }
 
 

@@ -90,6 +90,40 @@ def asked_again(state: ConnectionState) -> ConnectionState:
     return replace(state, due_at=0.0, is_urgent=True, must_repeat=is_pending)
 
 
+def settled(state: ConnectionState) -> ConnectionState:
+    """Return it without a question under way."""
+    return replace(
+        state,
+        pending_since=None,
+        heard_since=None,
+        is_withdrawn=False,
+        must_repeat=False,
+        standstill=None,
+    )
+
+
+def answered(
+    state: ConnectionState, answer: Answer, errno: int, asked_at: float, now: float
+) -> ConnectionState:
+    """Return it with an answer to the question that was sent at ``asked_at``."""
+    gone_at, disconnected_at = state.server_gone_at, None
+    if answer is Answer.DISCONNECTED:
+        gone_at = state.perhaps_gone_at if gone_at is None else gone_at
+        disconnected_at = now if state.disconnected_at is None else state.disconnected_at
+    elif answer is Answer.ANSWERED and gone_at is not None and asked_at >= gone_at:
+        gone_at = None  # somebody serves it: the next end is another one
+    return replace(
+        settled(state),
+        answer=answer,
+        errno=errno,
+        answered_at=now,
+        server_gone_at=gone_at,
+        perhaps_gone_at=state.perhaps_gone_at if state.must_repeat else None,
+        disconnected_at=disconnected_at,
+        is_urgent=state.must_repeat,
+    )
+
+
 def may_change(state: ConnectionState) -> bool:
     """A dead superblock never comes back to life: no event is a reason to ask again."""
     return state.answer is not Answer.DISCONNECTED

@@ -18,10 +18,12 @@ from fusewatchd.observe.connections.questions import Question, Shown, Timing
 from fusewatchd.observe.connections.state import (
     ConnectionState,
     age,
+    answered,
     asked_again,
     continued,
     may_change,
     postponed,
+    settled,
     wants_root,
 )
 from fusewatchd.observe.connections.view import changes_at, connection_of, is_held, is_hung
@@ -166,43 +168,21 @@ class Connections:
         state = self._states.get(device)
         if state is None or state.pending_since is None or asked_at < state.pending_since:
             return False
-        is_urgent = state.is_urgent or state.must_repeat or state.server_gone_at is not None
-        was_late = now - state.pending_since >= self.timing.deadline
-        is_other = (answer, errno) != (state.answer, state.errno)
-        interval = 0.0 if state.must_repeat else self._rest(state, answer, now)
-        disconnected_at = None
-        gone_at, perhaps = state.server_gone_at, state.perhaps_gone_at
-        if answer is Answer.DISCONNECTED:
-            interval = float("inf") if state.has_lost_server else self.timing.interval
-            gone_at = perhaps if gone_at is None else gone_at
-            disconnected_at = now if state.disconnected_at is None else state.disconnected_at
-        elif answer is Answer.ANSWERED:
-            if gone_at is not None and asked_at >= gone_at:
-                gone_at = None  # somebody serves it: the next end is another one
-            if state.answer is not answer:
-                self.ask_doubtful()
+        if answer is Answer.ANSWERED and state.answer is not answer:
+            self.ask_doubtful()
         is_first_root = root_follows and state.root_at is None
         self._states[device] = replace(
-            state,
+            answered(state, answer, errno, asked_at, now),
             root=Root(is_pending=True) if is_first_root else state.root,
             root_at=now if root_follows else state.root_at,
-            answer=answer,
-            server_gone_at=gone_at,
-            perhaps_gone_at=perhaps if state.must_repeat else None,
-            errno=errno,
-            pending_since=None,
-            heard_since=None,
-            is_withdrawn=False,
-            answered_at=now,
-            disconnected_at=disconnected_at,
-            due_at=now + interval,
-            is_urgent=state.must_repeat,
-            must_repeat=False,
-            standstill=None,
+            due_at=now + self._rest(state, answer, now),
         )
         if is_first_root and state.answer is None:
             return False
-        return is_urgent or was_late or is_other or state.standstill is not None
+        is_awaited = state.is_urgent or state.must_repeat or state.standstill is not None
+        was_late = now - state.pending_since >= self.timing.deadline
+        is_other = (answer, errno) != (state.answer, state.errno)
+        return is_awaited or was_late or is_other or state.server_gone_at is not None
 
     def take_root(self, device: Device, errno: int | None, now: float) -> bool:
         """Record the word on its root; None: none within the deadline.  True when it is new."""
@@ -218,6 +198,10 @@ class Connections:
 
     def _rest(self, state: ConnectionState, answer: Answer, now: float) -> float:
         """Return when to ask again: one that is getting ready, or may be ending, is asked soon."""
+        if answer is Answer.DISCONNECTED:
+            return float("inf") if state.has_lost_server else self.timing.interval
+        if state.must_repeat:
+            return 0.0
         if answer not in (Answer.ERROR, Answer.REFUSED):
             return self.timing.interval
         known = (state.first_asked_at, state.server_gone_at, state.perhaps_gone_at)
@@ -236,15 +220,7 @@ class Connections:
                 # What nobody can get at is not worth a copy of its tree twice a second.
                 is_covered = state.asked.is_covered
                 rest = max(MOVED_SECONDS, self.timing.interval if is_covered else 0.0)
-            self._states[device] = replace(
-                state,
-                pending_since=None,
-                heard_since=None,
-                is_withdrawn=False,
-                due_at=now + rest,
-                must_repeat=False,
-                standstill=None,
-            )
+            self._states[device] = replace(settled(state), due_at=now + rest)
 
     def server_gone(self, device: Device, now: float) -> None:
         """Note that a process serving this connection ended, and ask at once."""
@@ -324,20 +300,17 @@ class Connections:
 
     def next_question(self, now: float) -> float | None:
         """Return when ``due`` or ``ask_held_anew`` has something to ask."""
-        times = [
+        return _earliest(
             state.due_at if state.pending_since is None else state.asked_at + self.timing.interval
             for state in self._states.values()
             if state.pending_since is None or is_held(state, self.timing, now)
-        ]
-        return min((time for time in times if time != float("inf")), default=None)
+        )
 
     def next_change(self, now: float) -> float | None:
         """Return when something here changes by the mere passing of time."""
-        times = [
-            changes_at(state, self.timing, now, self._counted_at + WATCH_SECONDS)
-            for state in self._states.values()
-        ]
-        return min((time for time in times if time != float("inf")), default=None)
+        counts_at = self._counted_at + WATCH_SECONDS
+        states = self._states.values()
+        return _earliest(changes_at(state, self.timing, now, counts_at) for state in states)
 
     def overdue(self, now: float) -> list[Device]:
         """Return the connections whose question is unanswered beyond the deadline."""
@@ -354,3 +327,7 @@ class Connections:
             device: connection_of(device, state, self.timing, now, waiting.get(device))
             for device, state in self._states.items()
         }
+
+
+def _earliest(times: Iterable[float]) -> float | None:
+    return min((time for time in times if time != float("inf")), default=None)
