@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 from contextlib import suppress
 
 from fusewatchd.config.settings import Settings
@@ -15,7 +14,7 @@ from fusewatchd.linux.features import probe_features
 from fusewatchd.linux.inotify import PodsDirectoryWatch
 from fusewatchd.model.mount_table import parse_mount_table
 from fusewatchd.observe.kubelet.root_directory import find_kubelet_root
-from fusewatchd.serve.status_socket import NAME
+from fusewatchd.serve.status_socket import NAME, peer_of
 
 MAX_COMMAND = 8192
 
@@ -54,16 +53,13 @@ def examine_node(settings: Settings) -> NodeFacts:
 
 
 def daemon_pid(runtime_dir: str) -> int:
-    """Return who listens on the status socket, unix(7) ``SO_PEERCRED``; 0: nobody."""
-    peer = struct.Struct("=iII")
+    """Return who listens on the status socket; 0: nobody."""
     with socket.socket(socket.AF_UNIX) as client:
         try:
             client.connect(f"{runtime_dir}/{NAME}")
         except OSError:
             return 0
-        credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, peer.size)
-    pid: int = peer.unpack(credentials)[0]
-    return pid
+        return peer_of(client)[0]
 
 
 def _way() -> tuple[str, str]:

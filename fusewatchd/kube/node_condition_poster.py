@@ -6,14 +6,12 @@ others are never touched (kubernetes, core/v1 ``NodeStatus``, ``patchMergeKey``)
 
 from __future__ import annotations
 
-import random
 import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from fusewatchd.errors import KubeError
+from fusewatchd.kube.clocks import Clocks
 from fusewatchd.kube.errors import ForbiddenError
 from fusewatchd.kube.events.objects import segment, whole_time
 from fusewatchd.kube.http import Client, Endpoint, EndpointSource
@@ -27,15 +25,6 @@ REST_SECONDS = 10.0
 FIRST_BACK_OFF_SECONDS = 1.0
 MAX_BACK_OFF_SECONDS = 300.0
 STRATEGIC_MERGE_PATCH = "application/strategic-merge-patch+json"
-
-
-@dataclass(frozen=True, slots=True)
-class Clocks:
-    """Where time and chance come from; a test brings its own."""
-
-    monotonic: Callable[[], float] = time.monotonic
-    wall: Callable[[], float] = time.time
-    chance: Callable[[], float] = random.random
 
 
 class NodeConditionPoster:

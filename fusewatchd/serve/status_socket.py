@@ -92,12 +92,17 @@ class StatusSocket:
         return json.dumps(self._document()).encode("ascii")
 
     def _may_ask(self, client: socket.socket) -> bool:
-        peer = struct.Struct("=iII")  # unix(7), struct ucred
-        data = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, peer.size)
-        _, uid, gid = peer.unpack(data)
+        _, uid, gid = peer_of(client)
         if uid in (0, os.geteuid()):
             return True
         return self._gid is not None and self._gid in (gid, *_peer_groups(client))
+
+
+def peer_of(sock: socket.socket) -> tuple[int, int, int]:
+    """Return pid, uid and gid of who is at the other end, unix(7) ``SO_PEERCRED``."""
+    peer = struct.Struct("=iII")
+    pid, uid, gid = peer.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, peer.size))
+    return pid, uid, gid
 
 
 def _peer_groups(client: socket.socket) -> tuple[int, ...]:

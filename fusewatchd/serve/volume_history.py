@@ -66,9 +66,6 @@ class Timelines:
             if len(self._volumes) > len(worst):
                 self._forget(now)
 
-    def close(self) -> None:
-        """Nothing is held."""
-
     def volumes(self) -> Mapping[VolumeKey, tuple[Spell, ...]]:
         """Return what is known, oldest first."""
         with self._lock:

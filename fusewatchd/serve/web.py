@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 from fusewatchd.rate_limit import Bucket, Rate
+from fusewatchd.report.metrics.exposition import Page
 from fusewatchd.serve import status_page
 from fusewatchd.serve.listeners import is_local
 from fusewatchd.serve.passwords import PasswordChecker, credentials_of
@@ -28,18 +28,6 @@ MAX_REQUEST_BYTES = 8192
 """Request line and header fields together."""
 
 
-class Body(Protocol):
-    """A page with its type."""
-
-    @property
-    def content_type(self) -> str:
-        """Value of the ``Content-Type`` field."""
-
-    @property
-    def body(self) -> bytes:
-        """The page itself."""
-
-
 @dataclass(frozen=True, slots=True)
 class Health:
     """Answer of a health check: 200 or 503, and a line for people."""
@@ -52,7 +40,7 @@ class Health:
 class Pages:
     """What is served; each is called for each request."""
 
-    metrics: Callable[[str], Body]
+    metrics: Callable[[str], Page]
     """Takes the request's ``Accept`` field, empty when it has none."""
     is_alive: Callable[[], Health]
     """For ``/healthz``: cycles are completed."""

@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 
 from fusewatchd.demo.cluster.apiserver import DemoApiServer
+from fusewatchd.kube.clocks import Clocks
 from fusewatchd.kube.events import outbox
 from fusewatchd.kube.events import poster as poster_module
+from fusewatchd.kube.events.news import PosterNews
 from fusewatchd.kube.events.pace import PER_OBJECT
-from fusewatchd.kube.events.poster import EventPoster, PosterNews
+from fusewatchd.kube.events.poster import EventPoster
 from fusewatchd.kube.events.series import PATCH_REST_SECONDS
 from fusewatchd.kube.http import Endpoint
 from fusewatchd.rate_limit import Rate
@@ -54,9 +56,7 @@ def posting(
     poster = EventPoster(
         Endpoint(server.url, **endpoint),
         "node-1",
-        clock=clock,
-        wall=lambda: 1_700_000_000.25,
-        chance=lambda: 1.0,
+        clocks=Clocks(clock, lambda: 1_700_000_000.25, lambda: 1.0),
         writes=writes,
         nodes=1,
     )
@@ -335,7 +335,7 @@ def test_a_token_that_is_not_accepted_is_said(tmp_path: Path) -> None:
 
 def test_names_that_are_taken_are_changed() -> None:
     with DemoApiServer() as server, posting(server) as poster:
-        first = EventPoster(Endpoint(server.url), "x", wall=lambda: 1_700_000_000.25)
+        first = EventPoster(Endpoint(server.url), "x", clocks=Clocks(wall=lambda: 1_700_000_000.25))
         first.start()
         first.post(STALE)
         news_until(first, lambda n: n.posted == 1)

@@ -10,11 +10,11 @@ import pytest
 from fusewatchd.demo.cluster.apiserver import DemoApiServer
 from fusewatchd.demo.daemon_process import DaemonProcess
 from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.kube.clocks import Clocks
 from fusewatchd.kube.http import Endpoint
 from fusewatchd.kube.node_condition_poster import (
     HEARTBEAT_SECONDS,
     REST_SECONDS,
-    Clocks,
     NodeConditionPoster,
 )
 from fusewatchd.report.events.node_condition import TYPE, WELL, NodeCondition

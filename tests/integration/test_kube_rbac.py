@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from fusewatchd.demo.cluster.apiserver import DemoApiServer
+from fusewatchd.kube.clocks import Clocks
 from fusewatchd.kube.errors import ConflictError, ForbiddenError
 from fusewatchd.kube.events.poster import EventPoster
 from fusewatchd.kube.http import Client, Endpoint
@@ -45,7 +46,7 @@ def rules_of(*names: str) -> list[dict[str, Any]]:
 
 def told(server: DemoApiServer) -> tuple[set[str], list[str]]:
     """Say everything that the daemon ever says; return what arrived and what was complained of."""
-    poster = EventPoster(Endpoint(server.url), "node-1", chance=lambda: 0.0)
+    poster = EventPoster(Endpoint(server.url), "node-1", clocks=Clocks(chance=lambda: 0.0))
     poster.start()
     problems: list[str] = []
     done = [0]

@@ -15,7 +15,10 @@ from fusewatchd.demo.cluster.kubelet import DemoKubelet
 from fusewatchd.demo.cluster.loopback import free_port
 from fusewatchd.demo.daemon_process import DaemonProcess
 from fusewatchd.demo.node.node import DemoNode
-from fusewatchd.kube.events.poster import STATE_NAME, EventPoster, PosterNews
+from fusewatchd.kube.clocks import Clocks
+from fusewatchd.kube.events.news import PosterNews
+from fusewatchd.kube.events.poster import EventPoster
+from fusewatchd.kube.events.state_file import STATE_NAME
 from fusewatchd.kube.http import Endpoint
 from fusewatchd.report.events.draft import (
     EventDraft,
@@ -43,7 +46,8 @@ CLAIM_REF = {"kind": "PersistentVolumeClaim", "namespace": "shop", "name": "data
 
 @contextmanager
 def posting(url: str, state_dir: str = "") -> Iterator[EventPoster]:
-    poster = EventPoster(Endpoint(url), "node-1", chance=lambda: 0.0, nodes=1, state_dir=state_dir)
+    clocks = Clocks(chance=lambda: 0.0)
+    poster = EventPoster(Endpoint(url), "node-1", clocks=clocks, nodes=1, state_dir=state_dir)
     poster.start()
     try:
         yield poster

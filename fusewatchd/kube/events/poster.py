@@ -5,16 +5,11 @@ What is to be said and when: ``outbox``; how fast: ``pace``.
 
 from __future__ import annotations
 
-import os
-import random
 import threading
-import time
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from fusewatchd.errors import CredentialsError, KubeError, ParseError
+from fusewatchd.kube.clocks import Clocks
 from fusewatchd.kube.errors import (
     ConflictError,
     ForbiddenError,
@@ -26,6 +21,7 @@ from fusewatchd.kube.errors import (
     UnreachableError,
 )
 from fusewatchd.kube.events.cluster_size import ClusterSize
+from fusewatchd.kube.events.news import NewsBox, PosterNews
 from fusewatchd.kube.events.objects import (
     EventsApi,
     Occurrences,
@@ -37,35 +33,17 @@ from fusewatchd.kube.events.objects import (
 )
 from fusewatchd.kube.events.outbox import Outbox
 from fusewatchd.kube.events.pace import Pace, most_told
-from fusewatchd.kube.events.series import Series, document_of, series_from
+from fusewatchd.kube.events.series import Series, document_of
+from fusewatchd.kube.events.state_file import EventsFile
 from fusewatchd.kube.events.volume_owners import VolumeOwners
 from fusewatchd.kube.http import Client, Endpoint, EndpointSource
 from fusewatchd.rate_limit import Rate, doubled
 from fusewatchd.report.events.draft import EventDraft, ObjectReference
-from fusewatchd.state.file import StateWriter, read_state
 
 FIRST_BACK_OFF_SECONDS = 0.5
 MAX_BACK_OFF_SECONDS = 60.0
 FORBIDDEN_REST_SECONDS = 60.0
-STATE_NAME = "events.json"
-STATE_REST_SECONDS = 1.0
-"""Between two writes of what is to be said."""
 MERGE_PATCH = "application/merge-patch+json"
-
-
-@dataclass(frozen=True, slots=True)
-class PosterNews:
-    """What happened since it was asked last."""
-
-    posted: int = 0
-    failed: int = 0
-    """Refused by the server for good."""
-    dropped: int = 0
-    """Too many, too late, or about a namespace that goes."""
-    problems: tuple[str, ...] = ()
-    """One line each, not repeated while it lasts."""
-    recovered: bool = False
-    """The server takes Events again after a problem was told."""
 
 
 class EventPoster:
@@ -76,9 +54,7 @@ class EventPoster:
         endpoint: Endpoint | EndpointSource,
         instance: str,
         *,
-        clock: Callable[[], float] = time.monotonic,
-        wall: Callable[[], float] = time.time,
-        chance: Callable[[], float] = random.random,
+        clocks: Clocks | None = None,
         writes: Rate | None = None,
         nodes: int = 0,
         state_dir: str = "",
@@ -88,34 +64,22 @@ class EventPoster:
         Args:
             endpoint: the API server.
             instance: who reports; the name of the node.
-            clock: monotonic seconds.
-            wall: seconds since 1970.
-            chance: between 0 and 1.
+            clocks: of a test; None: those of this machine.
             writes: what this node may write; None: its share, by the number of nodes.
             nodes: of the cluster; 0: the API server is asked.
             state_dir: where Events are kept over a restart; empty: they are not.
         """
         self._client = Client(endpoint)
-        self._owners = VolumeOwners(self._client, clock)
-        self._state_dir = state_dir
-        self._writer = (
-            StateWriter(state_dir, name=STATE_NAME, rest_seconds=STATE_REST_SECONDS)
-            if state_dir
-            else None
-        )
-        self._told_missing: set[str] = set()
+        self._clocks = clocks or Clocks()
+        self._owners = VolumeOwners(self._client, self._clocks.monotonic)
+        self._file = EventsFile(state_dir, self._document) if state_dir else None
         self._instance = instance
-        self._clock = clock
-        self._wall = wall
-        self._chance = chance
         self._api = EventsApi.EVENTS_V1
-        self._outbox = Outbox(Pace(chance, writes))
+        self._outbox = Outbox(Pace(self._clocks.chance, writes))
         self._outbox.pace.take_nodes(nodes)
-        self._size = None if nodes else ClusterSize(chance, clock())
+        self._size = None if nodes else ClusterSize(self._clocks.chance, self._clocks.monotonic())
         self._failures = 0
-        self._problem = ""
-        self._news = PosterNews()
-        self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._news = NewsBox()
         self._lock = threading.Condition()
         self._stop_at: float | None = None
         self._thread = threading.Thread(target=self._run, name="events", daemon=True)
@@ -127,11 +91,11 @@ class EventPoster:
 
     def post(self, draft: EventDraft) -> None:
         """Take an Event; returns at once."""
-        now, wall = self._clock(), self._wall()
+        now, wall = self._clocks.monotonic(), self._clocks.wall()
         with self._lock:
             dropped = self._outbox.add(draft, now, wall)
             if dropped:
-                self._tell(dropped=dropped)
+                self._news.tell(dropped=dropped)
             self._lock.notify()
         self._keep()
 
@@ -145,53 +109,47 @@ class EventPoster:
 
     def fileno(self) -> int:
         """Return what becomes readable when ``collect`` has something."""
-        return self._event
+        return self._news.fileno()
 
     def collect(self) -> PosterNews:
         """Return what happened since the last call."""
         with self._lock:
-            if self._event >= 0:
-                with suppress(BlockingIOError):
-                    os.eventfd_read(self._event)
-            news, self._news = self._news, PosterNews()
-        return news
+            return self._news.collect()
 
     def stop(self, seconds: float = 2.0) -> None:
         """Post what waits, for at most so long; a request that hangs is left behind."""
         with self._lock:
-            self._stop_at = self._clock() + seconds
+            self._stop_at = self._clocks.monotonic() + seconds
             self._lock.notify()
         if self._thread.ident is not None:
             self._thread.join(seconds)
         with self._lock:
             left = self._outbox.unsaid
-            if left and self._writer is None:
-                self._tell(dropped=left)
-            os.close(self._event)
-            self._event = -1
-        if self._writer is not None:
-            self._keep()
-            self._writer.close()
+            if left and self._file is None:
+                self._news.tell(dropped=left)
+            self._news.close()
+        if self._file is not None:
+            self._file.save()
+            self._file.close()
 
     # -------------------------------------------------------------------- over a restart
 
     def _remember(self) -> None:
-        if not self._state_dir:
+        if self._file is None:
             return
-        now, wall = self._clock(), self._wall()
+        now = self._clocks.monotonic()
         try:
-            document = read_state(self._state_dir, STATE_NAME)
-            known = [] if document is None else series_from(document, now, wall)
+            known = self._file.load(now, self._clocks.wall())
         except ParseError as exc:
             with self._lock:
-                self._tell(problem=f"what an earlier run left to say is left out: {exc}")
+                self._news.tell(problem=f"what an earlier run left to say is left out: {exc}")
             return
         with self._lock:
             self._outbox.restore(known, now)
 
     def _keep(self) -> None:
-        if self._writer is not None:
-            self._writer.save(self._document)
+        if self._file is not None:
+            self._file.save()
 
     def _document(self) -> dict[str, Any]:
         with self._lock:
@@ -240,11 +198,11 @@ class EventPoster:
         finally:
             asked = self._owners.requests - before
             with self._lock:
-                self._outbox.pace.take(max(0, asked - 1), self._clock())
+                self._outbox.pace.take(max(0, asked - 1), self._clocks.monotonic())
         return asked > 0
 
     def _ask_size(self, size: ClusterSize) -> None:
-        nodes = size.ask(self._client, self._clock())
+        nodes = size.ask(self._client, self._clocks.monotonic())
         if nodes is not None:
             with self._lock:
                 self._outbox.pace.take_nodes(nodes)
@@ -252,7 +210,7 @@ class EventPoster:
     def _next(self) -> Series | ClusterSize | None:
         """Wait for an Event to write, or something to ask; None: it is time to stop."""
         while True:
-            now, stop_at = self._clock(), self._stop_at
+            now, stop_at = self._clocks.monotonic(), self._stop_at
             if stop_at is not None and now >= stop_at:
                 return None
             found = self._outbox.next(now, is_last=stop_at is not None)
@@ -279,25 +237,25 @@ class EventPoster:
 
     def _take_success(self, series: Series, count: int) -> None:
         if series.posted:
-            self._outbox.was_patched(series, count, self._clock())
+            self._outbox.was_patched(series, count, self._clocks.monotonic())
         else:
             has_counts = self._api is EventsApi.CORE_V1
             self._outbox.was_created(series, count, has_counts=has_counts)
-        had_problem, self._problem, self._failures = bool(self._problem), "", 0
-        self._tell(posted=1, recovered=had_problem)
+        self._failures = 0
+        self._news.tell_posted()
 
     def _take_failure(self, series: Series, exc: KubeError, *, is_new: bool) -> None:
-        now = self._clock()
+        now = self._clocks.monotonic()
         match exc:
             case UnreachableError() | TooManyRequestsError() | ServerError():
                 self._back_off(now, getattr(exc, "retry_after", 0.0))
-                self._complain(str(exc))
+                self._news.complain(str(exc))
             case UnauthorizedError() | CredentialsError():
                 self._outbox.retry_at = now + FORBIDDEN_REST_SECONDS
                 self._failures += 1
-                self._complain(str(exc))
+                self._news.complain(str(exc))
             case ForbiddenError() if "being terminated" in str(exc):
-                self._tell(dropped=self._outbox.drop(series))
+                self._news.tell(dropped=self._outbox.drop(series))
             case NoOwnerError():
                 self._leave_out(series, exc)
             case ForbiddenError():
@@ -305,57 +263,32 @@ class EventPoster:
                 verb = "create" if is_new else "patch"
                 group = "events.k8s.io" if self._api is EventsApi.EVENTS_V1 else "core"
                 where = namespace_of(series.regarding) if series.regarding else "?"
-                self._complain(f"not allowed to {verb} events ({group}) in namespace {where}")
+                self._news.complain(f"not allowed to {verb} events ({group}) in namespace {where}")
             case NotFoundError() if not is_new:
                 series.posted = 0
                 self._outbox.rename(series)
             case NotFoundError() if 'namespaces "' in str(exc):
-                self._tell(dropped=self._outbox.drop(series))
+                self._news.tell(dropped=self._outbox.drop(series))
             case NotFoundError() if self._api is EventsApi.EVENTS_V1:
                 self._api = EventsApi.CORE_V1
             case ConflictError() if is_new:
                 self._outbox.rename(series)
                 series.due = now + FIRST_BACK_OFF_SECONDS
             case _:
-                self._tell(failed=self._outbox.drop(series), problem=str(exc))
+                self._news.tell(failed=self._outbox.drop(series), problem=str(exc))
 
     def _leave_out(self, series: Series, exc: NoOwnerError) -> None:
         """Nobody is there to be told; that we may not even look is said once."""
         count = self._outbox.drop(series)
         missing = exc.missing_permission
-        if missing and missing not in self._told_missing:
-            self._told_missing.add(missing)
-            self._tell(problem=f"{exc}: there are no events on what stands for volumes")
-        self._tell(failed=count if missing else 0)
+        if missing:
+            text = f"{exc}: there are no events on what stands for volumes"
+            self._news.complain_of_missing(missing, text)
+        self._news.tell(failed=count if missing else 0)
 
     def _back_off(self, now: float, retry_after: float) -> None:
         delay = doubled(FIRST_BACK_OFF_SECONDS, MAX_BACK_OFF_SECONDS, self._failures)
         self._failures += 1
         least = self._outbox.pace.seconds_between
-        jitter = 0.5 + 0.5 * self._chance()
+        jitter = 0.5 + 0.5 * self._clocks.chance()
         self._outbox.retry_at = now + max(retry_after, max(delay, least) * jitter)
-
-    def _complain(self, problem: str) -> None:
-        if problem != self._problem:
-            self._problem = problem
-            self._tell(problem=problem)
-
-    def _tell(
-        self,
-        *,
-        posted: int = 0,
-        failed: int = 0,
-        dropped: int = 0,
-        problem: str = "",
-        recovered: bool = False,
-    ) -> None:
-        news = self._news
-        self._news = PosterNews(
-            news.posted + posted,
-            news.failed + failed,
-            news.dropped + dropped,
-            news.problems + ((problem,) if problem else ()),
-            recovered or (news.recovered and not problem),
-        )
-        if self._event >= 0:
-            os.eventfd_write(self._event, 1)
