@@ -2,7 +2,7 @@
 
 A worker holds no state and no descriptor of a watched mount between two actions, so killing
 one at any moment loses nothing but the outcome of the action under way.  What has ended
-before is known, even when nothing can end the worker: see ``workerpages``.
+before is known, even when nothing can end the worker: see ``worker_pages``.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """The mount table of this process's namespace, kept up to date at the price of what changed.
 
-Two sources tell of changes.  Poll on mountinfo, proc_pid_mounts(5), fires for every attach,
-detach, remount and mount_setattr(2), and says no more.  fanotify names the mounts that were
-attached or detached, so that a few statmount(2) calls do instead of a read of everything.
-Where poll fires and fanotify is silent, flags have changed: then everything is read.
+``notices`` tells of changes.  Where fanotify names the mounts, a few statmount(2) calls do
+instead of a read of everything.  Where poll fires and fanotify is silent, flags have changed:
+then everything is read.
 
 Nothing at all is told (measured on 6.18) when mount(2) changes a propagation type, when a
 directory above a mount point is renamed, and when the root of a bind is removed; ``audit``
@@ -13,16 +12,15 @@ is for these.
 from __future__ import annotations
 
 import os
-import select
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 
 from fusewatchd.linux import statmount
 from fusewatchd.model.mount_table import MountTable, parse_mount_table
 from fusewatchd.model.mounts import Mount
-from fusewatchd.observe.mounts.fanotify import MountEvent, MountEventKind, MountEvents
+from fusewatchd.observe.mounts.fanotify import MountEvent, MountEventKind
+from fusewatchd.observe.mounts.notices import MountNotices
 
 MAX_EVENTS = 300
 """Records that are applied one by one; a full read is cheaper and safer than more."""
@@ -73,20 +71,8 @@ class MountTableSource:
         """False in a copied namespace: what it was made of got its ids and its place all at once.
         That of the first process was there before all that is watched."""
         self._ids = _UniqueIds(is_enabled=is_own)
-        # Each open file has an event counter of its own that every poll brings up to date.
-        # One only wakes the daemon's selector, which polls it whenever it likes; the other
-        # is polled here and nowhere else, so no change is lost between the two.
-        self._waker = os.open(mountinfo_path, os.O_RDONLY | os.O_CLOEXEC)
-        self._file = os.open(mountinfo_path, os.O_RDONLY | os.O_CLOEXEC)
-        self._poll = select.poll()
-        self._poll.register(self._file, select.POLLPRI)
-        self._epoll = select.epoll()
-        self._epoll.register(self._waker, select.EPOLLPRI)
-        self._events: MountEvents | None = None
-        if use_fanotify and is_own and statmount.is_supported():
-            with suppress(OSError):
-                self._events = MountEvents()
-                self._epoll.register(self._events.fileno(), select.EPOLLIN)
+        is_named = use_fanotify and is_own and statmount.is_supported()
+        self._notices = MountNotices(mountinfo_path, use_fanotify=is_named)
         self._table = MountTable.of(())
         self._last_read: tuple[bytes, dict[int, int]] | None = None
         """What ``_table`` was made of, unless changes were applied to it since."""
@@ -103,7 +89,7 @@ class MountTableSource:
     @property
     def uses_fanotify(self) -> bool:
         """True when single changes are known, not only that there was one."""
-        return self._events is not None
+        return self._notices.uses_fanotify
 
     @property
     def due_at(self) -> float | None:
@@ -118,15 +104,11 @@ class MountTableSource:
 
     def fileno(self) -> int:
         """Return a descriptor for a selector: readable after a change, until ``drain``."""
-        return self._epoll.fileno()
+        return self._notices.fileno()
 
     def close(self) -> None:
         """Close everything."""
-        self._epoll.close()
-        os.close(self._waker)
-        os.close(self._file)
-        if self._events is not None:
-            self._events.close()
+        self._notices.close()
 
     def drain(self) -> bool:
         """Take in all notifications without blocking.
@@ -134,8 +116,8 @@ class MountTableSource:
         Returns:
             True when the last table is known not to be what the kernel has.
         """
-        self._epoll.poll(0)
-        has_changed = bool(self._poll.poll(0))
+        self._notices.rest()
+        has_changed = self._notices.has_changed()
         # Flags that change in the same moment as a mount is attached go unseen: the poll
         # has a reason already.  The read after SETTLE_SECONDS brings them.
         if not self._take_events() and has_changed:
@@ -197,10 +179,8 @@ class MountTableSource:
 
     def _take_events(self) -> bool:
         """Keep the records that wait; return True when there were any."""
-        if self._events is None:
-            return False
         has_any = False
-        while events := self._events.read():
+        for events in self._notices.events():
             has_any = True
             if len(self._pending) + len(events) > MAX_EVENTS:
                 self._must_read = True
@@ -213,16 +193,16 @@ class MountTableSource:
     def _read(self) -> None:
         self._must_read = True
         # First forget what was announced, then read: what happens meanwhile counts as new.
-        self._poll.poll(0)
+        self._notices.has_changed()
         self._take_events()
         present = self._ids.listed()
-        data = _read_all(self._file)
+        data = self._notices.read_all()
         # Before Linux 5.8 a mount can be missing from a read during which others go.  That
         # is older than the 64-bit ids, so where there are none it is worth another read.
         for _ in range(0 if self._ids.is_enabled else MAX_REREADS):
-            if not self._poll.poll(0):
+            if not self._notices.has_changed():
                 break
-            data = _read_all(self._file)
+            data = self._notices.read_all()
         read = data, self._ids.of_all_through(present)
         if read != self._last_read:
             table = parse_mount_table(data, self._table, read[1])
@@ -377,10 +357,3 @@ def _is_namespace_of(process: str, mountinfo_path: str) -> bool:
         return os.path.samefile(f"{directory}/ns/mnt", f"/proc/{process}/ns/mnt")
     except OSError:
         return False
-
-
-def _read_all(fd: int) -> bytes:
-    # Opened long ago: there may be no descriptor left when a read is needed most.
-    os.lseek(fd, 0, os.SEEK_SET)
-    with open(fd, "rb", buffering=0, closefd=False) as file:
-        return file.readall()
