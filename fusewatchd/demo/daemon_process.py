@@ -16,7 +16,7 @@ from fusewatchd.demo.environment import python_environment
 from fusewatchd.demo.node.node import DemoNode
 from fusewatchd.demo.timeouts import patient
 from fusewatchd.errors import ParseError
-from fusewatchd.serve.status_socket import ask
+from fusewatchd.serve.status_socket import CLIENT_SECONDS, ask
 
 
 class DaemonProcess:
@@ -121,10 +121,14 @@ class DaemonProcess:
         Raises:
             RuntimeError: the daemon does not answer.
         """
-        try:
-            return ask(self.values["runtime_dir"])
-        except (OSError, ParseError) as error:
-            raise RuntimeError(f"no status: {error}\n{self.log()}") from error
+        end = time.monotonic() + patient(CLIENT_SECONDS)
+        while True:
+            try:
+                return ask(self.values["runtime_dir"])
+            except (OSError, ParseError) as error:
+                is_slow = isinstance(error, (TimeoutError, BlockingIOError))
+                if not is_slow or time.monotonic() >= end:
+                    raise RuntimeError(f"no status: {error}\n{self.log()}") from error
 
     def table(self) -> str:
         """Return the status as a person sees it."""
