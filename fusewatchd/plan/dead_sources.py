@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 from fusewatchd.config.settings import DeadSourceSettings
 from fusewatchd.diagnose import lineage
@@ -84,19 +85,16 @@ def step(
         watch = _looked(watches.get(path), found, snapshot, confirmed_from)
         reason = _held_back(found, snapshot, watch, settings, mode, now)
         if reason is Reason.NONE and not watch.is_in_flight:
-            expect = Expect.of(found.mount)
-            detaches.append(DetachDeadSource(TargetKey(0, path), expect))
+            detaches.append(DetachDeadSource(TargetKey(0, path), Expect.of(found.mount)))
             watch = replace(watch, is_in_flight=True)
         elif reason is Reason.BACK_OFF:
             due.append(watch.retry_at)
         is_unseen = snapshot.namespaces_looked_at < confirmed_from
-        is_asked_for = reason is Reason.UNCONFIRMED or (reason is Reason.SERVER_ALIVE and is_unseen)
-        wants_look = wants_look or is_asked_for
+        wants_look |= reason is Reason.UNCONFIRMED
+        wants_look |= reason is Reason.SERVER_ALIVE and is_unseen
         after[path] = watch
         sources.append(_reported(found, reason))
-    for path, watch in watches.items():
-        if watch.is_in_flight:
-            after.setdefault(path, watch)
+    after |= {p: w for p, w in watches.items() if w.is_in_flight and p not in after}
     return Step(tuple(sources), after, tuple(detaches), min(due, default=None), wants_look)
 
 
@@ -130,11 +128,8 @@ def _dead_at(path: str, hit: list[Finding], snapshot: Snapshot, facts: Facts) ->
     connection = snapshot.connections.get(top.device)
     if connection is None or connection.disconnected_at is None:
         return None
-    layers = 0
-    for layer in reversed(stack):
-        if not layer.is_fuse or not snapshot.is_dead(layer.device):
-            break
-        layers += 1
+    dead = takewhile(lambda m: m.is_fuse and snapshot.is_dead(m.device), reversed(stack))
+    layers = len(tuple(dead))
     return _Found(top, layers, connection.disconnected_at, connection, tuple(hit))
 
 

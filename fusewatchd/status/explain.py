@@ -25,7 +25,7 @@ from fusewatchd.status.advice import (
     Advice,
 )
 from fusewatchd.status.server_table import end_text, process_text
-from fusewatchd.status.values import Document
+from fusewatchd.status.values import Document, words
 from fusewatchd.text import counted, duration_text
 
 MAX_MOUNTS = 50
@@ -58,40 +58,36 @@ def explain(document: Document, binds: Iterable[Document], target: str, asked: A
 
 
 def _mount(document: Document, bind: Document, asked: Asked) -> Document:
+    connection = document["connections"].get(bind["device"])
+    outages: list[Document] = []
     if "source" not in bind:
-        return _unclaimed(document, bind)
-    outages = _outages(document, bind)
-    lines = [
-        *_identity(bind),
-        *_source(document, bind),
-        *_state(document, bind),
-        *_history(bind, outages),
-        *_future(document, bind, asked),
-    ]
+        lines = _unclaimed(connection, bind, document["printed_at"])
+    else:
+        outages = _outages(document, bind)
+        lines = [
+            *_identity(bind),
+            *_source(document, bind),
+            *_state(document, bind),
+            *_history(bind, outages),
+            *_future(document, bind, asked),
+        ]
     return {
         "bind": bind,
-        "connection": document["connections"].get(bind["device"]),
+        "connection": connection,
         "outages": outages,
         "says": [{"about": about, "text": text} for about, text in lines],
     }
 
 
-def _unclaimed(document: Document, bind: Document) -> Document:
-    connection = document["connections"].get(bind["device"])
+def _unclaimed(connection: Document | None, bind: Document, now: str) -> Lines:
     lines = [
         ("pod", _who(bind)),
         ("kind", f"a FUSE mount inside a container: {bind['fs_type']}, device {bind['device']}"),
         ("identified", f"not: {UNCLAIMED.meaning}"),
     ]
     if connection is not None:
-        lines.append(("connection", _connection(connection, document["printed_at"])))
-    lines += [("next", UNCLAIMED.then), ("to do", UNCLAIMED.todo)]
-    return {
-        "bind": bind,
-        "connection": connection,
-        "outages": [],
-        "says": [{"about": about, "text": text} for about, text in lines],
-    }
+        lines.append(("connection", _connection(connection, now)))
+    return [*lines, ("next", UNCLAIMED.then), ("to do", UNCLAIMED.todo)]
 
 
 # ------------------------------------------------------------------------- what it is
@@ -200,19 +196,16 @@ def _connection(connection: Document, now: str) -> str:
     parts = [answer or "not asked yet"]
     if connection["asked_at"] is not None:
         parts.append(f"asked {_ago(connection['asked_at'], now)}")
-    if connection["waiting"]:
-        number = connection["waiting"]
+    if number := connection["waiting"]:
         parts.append("1 request waits" if number == 1 else f"{number} requests wait")
     if connection["server_gone_at"] is not None:
         parts.append(f"its server was gone {_ago(connection['server_gone_at'], now)}")
-    is_over = connection["answer"] == Answer.DISCONNECTED.value
-    words = "served by"
-    if is_over:
+    role = "served by"
+    if connection["answer"] == Answer.DISCONNECTED.value:
         # Any ``umount -f`` of a bind cuts the connection, and so does an abort.
         is_cut = connection["server_gone_at"] is None
-        words = "no end was seen of its server" if is_cut else "was served by"
-    for server in connection["servers"]:
-        parts.append(f"{words} {process_text(server)}")
+        role = "no end was seen of its server" if is_cut else "was served by"
+    parts += [f"{role} {process_text(server)}" for server in connection["servers"]]
     return ", ".join(parts)
 
 
@@ -237,11 +230,10 @@ def _history(bind: Document, outages: Iterable[Document]) -> Lines:
         lines.append(("history", f"{done['at']} this mount was replaced{less}{more}"))
     last = bind["last_attempt"]
     if last is not None:
-        number = last["errno"]
-        error = f" ({strerror(number)})" if number else ""
+        error = f" ({strerror(last['errno'])})" if last["errno"] else ""
         detail = f": {last['detail']}" if last["detail"] else ""
-        words = last["reason"].replace("_", " ")
-        lines.append(("history", f"{last['at']} attempt {last['outcome']}, {words}{detail}{error}"))
+        how = f"{last['outcome']}, {words(last['reason'])}"
+        lines.append(("history", f"{last['at']} attempt {how}{detail}{error}"))
     # Each begins with its date.
     return sorted(lines) or [("history", "no outage is known")]
 
@@ -254,7 +246,7 @@ def _outage(outage: Document) -> str:
         if outage["source_up_at"] is not None:
             back = f"source back {outage['source_up_at']}"
         if outage["source_refused"]:
-            back = f"source back, refused: {outage['source_refused'].replace('_', ' ')}"
+            back = f"source back, refused: {words(outage['source_refused'])}"
         still = f"{outage['open']} of {counted(outage['binds'], 'bind')} open"
         return f"{began} server gone{end} {back}, {still}"
     lasted = _duration(outage["lasted_ms"])
@@ -280,7 +272,7 @@ def _future(document: Document, bind: Document, asked: Asked) -> Lines:
     advice = _advice(document, bind, reason, asked)
     lines: Lines = []
     if reason is not Reason.NONE:
-        lines.append(("held back", f"{_words(reason)}: {advice.meaning}"))
+        lines.append(("held back", f"{words(reason.value)}: {advice.meaning}"))
     if bind["detail"] is not None:
         lines.append(("held back", f"it would {bind['detail']}"))
     lines += _pauses(document, bind, reason)
@@ -317,18 +309,10 @@ def _pauses(document: Document, bind: Document, reason: Reason) -> Lines:
         lines.append(("held back", f"{pause} until {bind['retry_at']}{failures}"))
     for flapping in document["flapping_sources"]:
         if reason is Reason.SOURCE_FLAPPING and flapping["source"] == bind["source"]["path"]:
-            lines.append(
-                (
-                    "held back",
-                    f"the source has to stay for {flapping['wait_seconds']} s,"
-                    f" {flapping['in_vain']} mounts of it were of no use",
-                )
-            )
+            stay = f"the source has to stay for {flapping['wait_seconds']} s"
+            text = f"{stay}, {flapping['in_vain']} mounts of it were of no use"
+            lines.append(("held back", text))
     return lines
-
-
-def _words(reason: Reason) -> str:
-    return reason.value.replace("_", " ")
 
 
 # ------------------------------------------------------------------------------- text

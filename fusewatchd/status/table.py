@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from fusewatchd.model.verdicts import Verdict
 from fusewatchd.status.server_table import end_text, holder_lines, server_lines
-from fusewatchd.status.values import Document
+from fusewatchd.status.values import Document, words
 from fusewatchd.text import SHORT_ID, counted, duration_text
 
 _COLOURS: Mapping[str, str] = {
@@ -23,6 +23,8 @@ _OTHER_COLOUR = "33"
 _VERDICT_WIDTH = max(len(verdict.value) for verdict in Verdict)
 _ORDER = {"subpath": 1, "container": 2}
 """By kind; all others come first."""
+_Line = str | tuple[str, str]
+"""All of it, or the words before a path."""
 PAST_OUTAGES = 8
 """Of those that are over; ``--json`` and the status page have more."""
 MIN_WIDTH = 60
@@ -39,16 +41,13 @@ def status_table(document: Document, width: int, color: bool) -> str:
     for group in _by_source(document["binds"]):
         lines += ["", _source_line(group, width)]
         lines += [_bind_line(bind, widths, color) for bind in group]
-    outages, flapping = _outages(document, width), _flapping(document, width)
-    servers, holders = server_lines(document), holder_lines(document)
-    past = _past_outages(document, width)
-    dead, actions = _dead_sources(document, width), _actions(document, width)
     for paragraph in (
-        outages, past, servers, holders, dead, actions, flapping,
+        _outages(document), _past_outages(document), server_lines(document),
+        holder_lines(document), _dead_sources(document), _actions(document), _flapping(document),
         _not_entered(document), _gaps(document),
     ):  # fmt: skip
         if paragraph:
-            lines += ["", *(_fit(line, width) for line in paragraph)]
+            lines += ["", *(_line(about, width) for about in paragraph)]
     return "\n".join(lines) + "\n"
 
 
@@ -92,8 +91,7 @@ def _source_line(group: Sequence[Document], width: int) -> str:
         return _fit(f"No known source ({source['why']})", width)
     drivers = ", ".join(sorted({bind["driver"] for bind in group if bind["driver"]}))
     tail = f"  {drivers}" if drivers else ""
-    by = source["rule"] or "?"
-    tail = _fit(f"{tail}  (by {by})", width // 2)
+    tail = _fit(f"{tail}  (by {source['rule'] or '?'})", width // 2)
     return _shorten(source["path"], width - len(tail)) + tail
 
 
@@ -149,9 +147,7 @@ def _place(bind: Document) -> str:
 def _note(bind: Document) -> str:
     parts = []
     if bind["verdict"] != Verdict.HEALTHY.value:
-        parts.append(str(bind["refusal"]).replace("_", " ") if bind["refusal"] else "")
-        if not bind["refusal"]:
-            parts[-1] = bind["evidence"]
+        parts.append(words(bind["refusal"]) if bind["refusal"] else bind["evidence"])
     elif bind["last_recovery"] is not None:
         recovery = bind["last_recovery"]
         parts.append(f"recovered {_clock(recovery['at'])}, {recovery['took_ms']:.1f} ms")
@@ -163,49 +159,47 @@ def _note(bind: Document) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _outages(document: Document, width: int) -> list[str]:
-    lines = []
+def _outages(document: Document) -> list[_Line]:
+    lines: list[_Line] = []
     for incident in document["incidents"]:
         since = _clock(incident["server_gone_at"] or incident["noticed_at"])
         opened = f"{incident['open']} of {counted(incident['binds'], 'bind')}"
         head = f"Outage since {since}, {opened} open, {_source_state(incident)}: "
-        path = incident["source"] or f"device {incident['device']}"
-        lines.append(head + _shorten(path, width - len(head)))
+        lines.append((head, incident["source"] or f"device {incident['device']}"))
         if incident["server_end"] is not None:
             lines.append(f"  its server: {end_text(incident['server_end'])}")
     return lines
 
 
-def _past_outages(document: Document, width: int) -> list[str]:
+def _past_outages(document: Document) -> list[_Line]:
     """Tell the last outages that are over, newest first."""
-    lines = []
-    for outage in list(reversed(document["outages"]))[:PAST_OUTAGES]:
+    lines: list[_Line] = []
+    for outage in document["outages"][: -PAST_OUTAGES - 1 : -1]:
         when = _clock(outage["server_gone_at"] or outage["noticed_at"])
         binds = f"{outage['recovered']} of {counted(outage['binds'], 'bind')} recovered"
         lasted = outage["lasted_ms"]
         length = "" if lasted is None else f" after {duration_text(lasted / 1000)}"
-        head = f"Outage at {when}, {binds}{length}: "
-        lines.append(head + _shorten(outage["source"] or "no source", width - len(head)))
+        lines.append((f"Outage at {when}, {binds}{length}: ", outage["source"] or "no source"))
     return lines
 
 
-def _dead_sources(document: Document, width: int) -> list[str]:
-    lines = []
+def _dead_sources(document: Document) -> list[_Line]:
+    lines: list[_Line] = []
     for source in document["dead_sources"]:
-        why = (source["held_back"] or "being detached").replace("_", " ")
+        why = words(source["held_back"] or "being detached")
         head = f"Dead itself since {_clock(source['since'])} ({why}): "
-        lines.append(head + _shorten(source["source"], width - len(head)))
+        lines.append((head, source["source"]))
     return lines
 
 
-def _actions(document: Document, width: int) -> list[str]:
-    lines = []
+def _actions(document: Document) -> list[_Line]:
+    lines: list[_Line] = []
     for action in document["on_stale"]:
-        why = (action["held_back"] or "running").replace("_", " ")
+        why = action["held_back"] or "running"
         tries = f", {counted(action['attempts'], 'attempt')}" if action["attempts"] else ""
         last = f", the last one {action['last']['outcome']}" if action["last"] else ""
-        head = f"Server to be started by {action['kind']} ({why}{tries}{last}): ".replace("_", " ")
-        lines.append(head + _shorten(action["place"], width - len(head)))
+        head = f"Server to be started by {action['kind']} ({why}{tries}{last}): "
+        lines.append((words(head), action["place"]))
     return lines
 
 
@@ -213,31 +207,32 @@ def _source_state(incident: Document) -> str:
     if incident["source"] is None:
         return "no known source"
     if incident["source_refused"]:
-        return f"source back, refused: {incident['source_refused'].replace('_', ' ')}"
+        return f"source back, refused: {words(incident['source_refused'])}"
     return "source back" if incident["source_up_at"] else "source missing"
 
 
-def _flapping(document: Document, width: int) -> list[str]:
-    lines = []
-    for pause in document["flapping_sources"]:
-        head = f"Comes and goes, must stay for {pause['wait_seconds']:.1f} s: "
-        lines.append(head + _shorten(pause["source"], width - len(head)))
-    return lines
-
-
-def _not_entered(document: Document) -> list[str]:
-    namespaces = document["namespaces"]
-    count, stale = namespaces["not_entered_count"], namespaces["not_entered_stale_mounts"]
-    if not count:
-        return []
+def _flapping(document: Document) -> list[_Line]:
     return [
-        f"{counted(count, 'other mount namespace')} with FUSE mounts, never entered"
-        f" ({stale} stale there)"
+        (f"Comes and goes, must stay for {pause['wait_seconds']:.1f} s: ", pause["source"])
+        for pause in document["flapping_sources"]
     ]
 
 
-def _gaps(document: Document) -> list[str]:
+def _not_entered(document: Document) -> list[_Line]:
+    namespaces = document["namespaces"]
+    count, stale = namespaces["not_entered_count"], namespaces["not_entered_stale_mounts"]
+    what = f"{counted(count, 'other mount namespace')} with FUSE mounts, never entered"
+    return [f"{what} ({stale} stale there)"] if count else []
+
+
+def _gaps(document: Document) -> list[_Line]:
     return [f"Could not see {gap['source']}: {gap['reason']}" for gap in document["gaps"]]
+
+
+def _line(about: _Line, width: int) -> str:
+    if isinstance(about, tuple):
+        about = about[0] + _shorten(about[1], width - len(about[0]))
+    return _fit(about, width)
 
 
 def _clock(date: str) -> str:

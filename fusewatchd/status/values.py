@@ -42,3 +42,8 @@ def shown(text: str, limit: int = LIMIT) -> str:
     if len(text) <= limit and text.isascii() and text.isprintable() and "\\" not in text:
         return text
     return printable(text, limit)
+
+
+def words(name: str) -> str:
+    """Return a reason, or whatever else is named with underscores, as people write it."""
+    return name.replace("_", " ")
