@@ -55,6 +55,10 @@ class _Child:
     """It was killed, and counts until it is gone: a request that a server has read keeps it."""
 
     @property
+    def device(self) -> Device | None:
+        return self.asking.question.device if self.asking is not None else None
+
+    @property
     def is_idle(self) -> bool:
         return self.asking is None and self.root_of is None and not self.is_ending
 
@@ -97,7 +101,7 @@ class ProbePool:
         Never a second one about a device whose first is unanswered: that is dropped, but
         makes one that waits urgent if it is itself.
         """
-        if self._child_asking(question.device) is not None:
+        if any(child.device == question.device for child in self._children):
             return
         waiting = self._take_out(question.device)
         if waiting is None:
@@ -140,7 +144,7 @@ class ProbePool:
         """Give up a question about a superblock that is gone, and the child it holds."""
         self._take_out(device)
         for child in self._children:
-            if device in (child.root_of, child.asking.question.device if child.asking else None):
+            if device in (child.root_of, child.device):
                 child.asking = child.root_of = None
                 self._tell_to_end(child)
 
@@ -209,12 +213,6 @@ class ProbePool:
                     if not queue:
                         del self._lanes[lane]
                     return asking
-        return None
-
-    def _child_asking(self, device: Device) -> _Child | None:
-        for child in self._children:
-            if child.asking is not None and child.asking.question.device == device:
-                return child
         return None
 
     def _assign(self, lane: _Lane, now: float) -> None:
