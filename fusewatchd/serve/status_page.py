@@ -12,7 +12,7 @@ from html import escape
 
 from fusewatchd.model.verdicts import ALARMING, Verdict
 from fusewatchd.serve.volume_history import SPAN_SECONDS, Spell, VolumeKey
-from fusewatchd.status.values import Document
+from fusewatchd.status.values import Document, pod_name
 
 REFRESH_SECONDS = 5
 MAX_VOLUMES = 300
@@ -120,12 +120,11 @@ def _notes(document: Document) -> Iterable[str]:
 def _card(volume: str, binds: Sequence[Document], spells: Sequence[Spell], now: float) -> str:
     first = min(binds, key=lambda bind: _bind_rank(bind["verdict"]))
     pod, verdict = first["pod"], first["verdict"]
-    name = f"{pod['namespace']}/{pod['name']}" if pod["name"] else pod["uid"]
     source = next((bind["source"]["path"] for bind in binds if bind["source"]["path"]), None)
     inside = sum(bind["kind"] == "container" for bind in binds)
     why = first["refusal"] or ("" if verdict in _GOOD else first["evidence"])
     return (
-        f"<article class={_kind(verdict)}><header><strong>{escape(name)}</strong>"
+        f"<article class={_kind(verdict)}><header><strong>{escape(pod_name(pod))}</strong>"
         f"<span class='v {_kind(verdict)}'>{escape(verdict)}</span></header>"
         f"<p class=dim>{escape(volume)} · {len(binds) - inside} on the host, {inside} in containers"
         f"{' · ' + escape(first['driver']) if first['driver'] else ''}</p>"

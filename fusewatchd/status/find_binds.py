@@ -5,11 +5,11 @@ All texts of the document are escaped, and so is what is looked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 from fusewatchd.model.mount_table import below
-from fusewatchd.status.values import PATH_LIMIT, Document
+from fusewatchd.status.values import PATH_LIMIT, Document, pod_name
 from fusewatchd.text import printable
 
 MAX_NEAR = 5
@@ -32,12 +32,12 @@ def find(document: Document, wanted: str) -> list[Document]:
     binds: list[Document] = document["binds"] + document["unclaimed"]
     if wanted.startswith("/"):
         path = _plain(wanted)
-        on_host = _longest([b for b in binds if b["namespace"] is None], path, _point)
-        return on_host or _of_source(binds, path) or _longest(_inside(binds), path, _point)
+        on_host = _longest([b for b in binds if b["namespace"] is None], path)
+        return on_host or _of_source(binds, path) or _longest(_inside(binds), path)
     who, colon, path = wanted.partition(":/")
     if colon:
         theirs = [b for b in _inside(binds) if _is_pod(b, who) or _is_container(b, who)]
-        return _longest(theirs, _plain("/" + path), _point)
+        return _longest(theirs, _plain("/" + path))
     return [b for b in binds if _is_pod(b, wanted) or _is_container(b, wanted)]
 
 
@@ -49,23 +49,15 @@ def _inside(binds: Iterable[Document]) -> list[Document]:
     return [bind for bind in binds if bind["namespace"] is not None]
 
 
-def _point(bind: Document) -> str:
-    return str(bind["mount_point"])
-
-
-def _longest(
-    binds: Sequence[Document], path: str, place: Callable[[Document], str]
-) -> list[Document]:
+def _longest(binds: Sequence[Document], path: str) -> list[Document]:
     """Return the binds at the deepest place that the path is in."""
-    hit = [bind for bind in binds if below(path, place(bind)) is not None]
-    deepest = max((len(place(bind)) for bind in hit), default=0)
-    return [bind for bind in hit if len(place(bind)) == deepest]
+    hit = [bind for bind in binds if below(path, bind["mount_point"]) is not None]
+    deepest = max((len(bind["mount_point"]) for bind in hit), default=0)
+    return [bind for bind in hit if len(bind["mount_point"]) == deepest]
 
 
 def _of_source(binds: Iterable[Document], path: str) -> list[Document]:
-    return [
-        bind for bind in binds if any(below(path, place) is not None for place in _candidates(bind))
-    ]
+    return [b for b in binds if any(below(path, c) is not None for c in _candidates(b))]
 
 
 def _candidates(bind: Document) -> list[str]:
@@ -105,7 +97,7 @@ def near(document: Document, wanted: str) -> list[str]:
 def _names(binds: Iterable[Document]) -> Iterable[str]:
     for bind in binds:
         pod = bind["pod"]
-        yield f"{pod['namespace']}/{pod['name']}" if pod["name"] else pod["uid"]
+        yield pod_name(pod)
         if pod["uid"]:
             yield pod["uid"]
         if bind["namespace"] is None:

@@ -6,7 +6,7 @@ Made from the document of ``status`` alone, whose texts are escaped already.
 from __future__ import annotations
 
 from fusewatchd.model.servers import OomKill
-from fusewatchd.status.values import Document
+from fusewatchd.status.values import Document, pod_name
 from fusewatchd.text import SHORT_ID, counted, duration_text
 
 MAX_SHOWN = 20
@@ -59,13 +59,10 @@ def holder_lines(document: Document) -> list[str]:
 def _holder_text(holder: Document) -> str:
     parts = _place(holder)
     parts.append(f"pid {holder['pid']} {holder['name']}")
-    held = []
-    if holder["open_files"]:
-        held.append(counted(holder["open_files"], "open file"))
-    if holder["mapped_areas"]:
-        held.append(counted(holder["mapped_areas"], "mapped area"))
-    if holder["directory"]:
-        held.append("its directory")
+    files, areas = holder["open_files"], holder["mapped_areas"]
+    held = [counted(files, "open file")] if files else []
+    held += [counted(areas, "mapped area")] if areas else []
+    held += ["its directory"] if holder["directory"] else []
     return f"{', '.join(parts)} ({', '.join(held)})"
 
 
@@ -79,10 +76,8 @@ def process_text(process: Document) -> str:
 def _place(process: Document) -> list[str]:
     """Return pod and container, or the unit; nothing where none of them is known."""
     parts = []
-    pod = process["pod"]
-    if pod is not None:
-        named = f"{pod['namespace']}/{pod['name']}" if pod["name"] else pod["uid"]
-        parts.append(f"pod {named}")
+    if process["pod"] is not None:
+        parts.append(f"pod {pod_name(process['pod'])}")
     if process["container"]:
         parts.append(f"container {process['container'][:SHORT_ID]}")
     if process["unit"]:

@@ -44,6 +44,11 @@ def shown(text: str, limit: int = LIMIT) -> str:
     return printable(text, limit)
 
 
+def pod_name(pod: Document) -> str:
+    """Return ``namespace/name`` of a pod in the document; its uid where no list has it."""
+    return f"{pod['namespace']}/{pod['name']}" if pod["name"] else str(pod["uid"])
+
+
 def words(name: str) -> str:
     """Return a reason, or whatever else is named with underscores, as people write it."""
     return name.replace("_", " ")
