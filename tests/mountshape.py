@@ -13,6 +13,7 @@ class MountShape(NamedTuple):
     root: str
     options: str
     propagation: tuple[str, ...]
+    """Of one that is shared only that: a replaced bind has a group that receives from the source's."""
     file_system: str
     """Type, source and options of the superblock."""
 
@@ -26,5 +27,6 @@ def fuse_shapes(mountinfo: str, below: Iterable[str]) -> list[MountShape]:
         is_below = any(f"{fields[4]}/".startswith(f"{path}/") for path in below)
         if file_system.startswith("fuse") and is_below:
             tags = tuple(tag.partition(":")[0] for tag in fields[6:])
+            tags = ("shared",) if "shared" in tags else tags
             found.append(MountShape(fields[4], fields[3], fields[5], tags, file_system))
     return sorted(found, key=lambda shape: shape.mount_point)
