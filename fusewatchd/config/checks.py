@@ -110,7 +110,8 @@ def listen(value: str | tuple[str, ...]) -> str:
 
 def _is_listen_address(value: str) -> bool:
     host, _, port = value.rpartition(":")
-    return bool(host) and port.isdigit() and 0 < int(port) < 65536
+    is_number = port.isascii() and port.isdigit() and len(port) <= 5
+    return bool(host) and is_number and 0 < int(port) < 65536
 
 
 def label(value: str) -> str:

@@ -96,6 +96,8 @@ class Cluster:
     def start(self, register: Register) -> None:
         """Start the threads of what is configured; code of the rest is not even imported."""
         settings = self._settings
+        refresh_seconds = settings.kubelet.refresh_seconds if settings.kubelet.url else 0.0
+        self._pods.expect_lists(refresh_seconds, time.monotonic(), time.time())
         if settings.kubelet.url:
             from fusewatchd.kube.kubelet import KubeletPods
 

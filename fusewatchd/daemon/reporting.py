@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ from fusewatchd.report.metrics.metrics import Metrics
 from fusewatchd.report.reporter import Reporter
 from fusewatchd.report.systemd import SystemdNotifier
 from fusewatchd.serve.endpoints import Endpoints
+from fusewatchd.threads import place_of
 
 Register = Callable[[int, Callable[[], Trigger | None]], None]
 
@@ -35,6 +37,8 @@ class Reporting:
             OSError: an address or a directory is not to be had.
         """
         self.metrics = Metrics(__version__, node.way.value)
+        self._hook_before = threading.excepthook
+        threading.excepthook = ThreadFailures(self.metrics, log).take
         self.systemd = SystemdNotifier(time.monotonic, time.time)
         self._node = node
         self._pods = node.observer.pods
@@ -93,3 +97,29 @@ class Reporting:
         """Close the reporters; nothing is told afterwards."""
         for reporter in self._reporters:
             reporter.close()
+        threading.excepthook = self._hook_before
+
+
+class ThreadFailures:
+    """Tells of threads that failed in a way that nobody foresaw: each kind once in the log."""
+
+    def __init__(self, metrics: Metrics, log: Log) -> None:
+        """Take who is told."""
+        self._metrics = metrics
+        self._log = log
+        self._told: set[tuple[str, str]] = set()
+
+    def take(self, failed: threading.ExceptHookArgs) -> None:
+        """Tell of one; called in the thread that failed.
+
+        The words of the failure stay out of the log: nobody knows what they quote.
+        """
+        name = failed.thread.name if failed.thread is not None else "?"
+        place = "?" if failed.exc_value is None else place_of(failed.exc_value)
+        what = f"{failed.exc_type.__name__} at {place}"
+        self._metrics.thread_failure(name)
+        if (name, what) in self._told:
+            return
+        self._told.add((name, what))
+        text = "a thread failed and begins again: please report this"
+        self._log.error(text, event="thread_failed", thread=name, problem=what)

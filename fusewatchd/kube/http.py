@@ -46,10 +46,13 @@ from fusewatchd.kube.errors import (
     UnreachableError,
 )
 from fusewatchd.text import printable
+from fusewatchd.threads import place_of
 
 MAX_ANSWER_BYTES = 32 << 20
 MAX_VALUES = 1_000_000
 """In one answer: small ones take many times the room in memory that they take in JSON."""
+MAX_DIGITS = 20
+"""Of a length: 64 bits have no more."""
 MAX_TOKEN_BYTES = 64 << 10
 CONNECT_SECONDS = 3.0
 _CHUNK = 1 << 16
@@ -121,6 +124,17 @@ class Client:
         Raises:
             KubeError: the subclass says what kind of answer, or lack of one, it was.
         """
+        try:
+            return self._request(method, path, body, content_type)
+        except KubeError:
+            raise
+        except Exception as exc:
+            # Whatever a server brings a library to raise: its user has one kind to catch.
+            self.close()
+            what = f"{type(exc).__name__} at {place_of(exc)}"
+            raise AnswerError(f"{self.endpoint.url}: an answer nobody foresaw: {what}") from exc
+
+    def _request(self, method: str, path: str, body: object | None, content_type: str) -> Any:
         if not isinstance(self._source, Endpoint):
             self._follow(self._source.current())
         headers = {"Accept": "application/json", "Content-Type": content_type}
@@ -314,10 +328,15 @@ def _body(answer: requests.Response) -> bytes:
     return bytes(body)
 
 
+def _is_number(text: str) -> bool:
+    """Say whether these are digits of ASCII, and no more than any length has."""
+    return text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS
+
+
 def _content(answer: requests.Response, body: bytes, secret: str) -> Any:
     code = answer.status_code
     expected = answer.headers.get("Content-Length", "")
-    if expected.isdigit() and len(body) < int(expected):
+    if _is_number(expected) and len(body) < int(expected):
         # Older releases of requests take a body that ends too soon for a whole one.
         raise UnreachableError(f"{answer.request.url}: the answer did not end in time")
     try:

@@ -19,6 +19,7 @@ from fusewatchd.kube.http import Client, Endpoint
 from fusewatchd.model.pods import Pod
 from fusewatchd.parse.pod_list import parse_pod_list
 from fusewatchd.rate_limit import doubled
+from fusewatchd.threads import guarded_thread, place_of
 
 PATH = "/pods"
 MIN_REST_SECONDS = 0.2
@@ -63,7 +64,7 @@ class KubeletPods:
         self._wake = threading.Condition(self._lock)
         self._is_wanted = True
         self._is_stopping = False
-        self._thread = threading.Thread(target=self._run, name="kubelet", daemon=True)
+        self._thread = guarded_thread("kubelet", self._run, recover=self._tell_failure)
 
     def start(self) -> None:
         """Start the thread, which asks at once."""
@@ -106,12 +107,19 @@ class KubeletPods:
         while not self._is_stopping:
             answer = self._ask()
             failures = 0 if answer.pods is not None else failures + 1
-            with self._lock:
-                if self._event >= 0:
-                    self._answers.append(answer)
-                    os.eventfd_write(self._event, 1)
+            self._hand_over(answer)
             self._rest(failures, answer.retry_after)
         self._client.close()
+
+    def _hand_over(self, answer: PodsAnswer) -> None:
+        with self._lock:
+            if self._event >= 0:
+                self._answers.append(answer)
+                os.eventfd_write(self._event, 1)
+
+    def _tell_failure(self, failure: Exception) -> None:
+        problem = f"asking failed: {type(failure).__name__} at {place_of(failure)}"
+        self._hand_over(PodsAnswer(time.monotonic(), None, problem, "error"))
 
     def _ask(self) -> PodsAnswer:
         with self._lock:

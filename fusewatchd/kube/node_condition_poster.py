@@ -17,6 +17,7 @@ from fusewatchd.kube.events.objects import segment, whole_time
 from fusewatchd.kube.http import Client, Endpoint, EndpointSource
 from fusewatchd.rate_limit import doubled
 from fusewatchd.report.events.node_condition import TYPE, NodeCondition
+from fusewatchd.threads import guarded_thread
 
 HEARTBEAT_SECONDS = 300.0
 """Of a condition that does not change (node-problem-detector's default)."""
@@ -57,7 +58,7 @@ class NodeConditionPoster:
         self.problem = ""
         """Why it could not be posted; empty after it could."""
         self._lock = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="condition", daemon=True)
+        self._thread = guarded_thread("condition", self._run)
 
     def start(self) -> None:
         """Start the thread."""

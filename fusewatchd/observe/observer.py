@@ -211,7 +211,7 @@ class Observer:
             servers=self.namespaces.servers,
             namespaces=self.namespaces.settled(self.pods.listed),
             pods=self.pods.known,
-            pods_are_current=self.pods.are_current,
+            pods_are_current=self.pods.are_current and not self.pods.is_overdue(now),
             pods_asked_at=self.pods.asked_at,
             volume_data=self._volumes.published,
             staging_data=self._volumes.staged,
@@ -220,7 +220,7 @@ class Observer:
             mount_max=read_mount_max(),
             ends=self.ends.view(connections),
             holdings=self._holdings.view(),
-            gaps=self._gaps(connections.values()),
+            gaps=self._gaps(connections.values(), now),
             anonymous_servers=self.namespaces.anonymous_servers,
         )
 
@@ -231,8 +231,8 @@ class Observer:
             self.namespaces.expect_containers(now)
         self._held = held
 
-    def _gaps(self, connections: Collection[Connection]) -> tuple[Gap, ...]:
-        no_pods = self.pods.gap()
+    def _gaps(self, connections: Collection[Connection], now: float) -> tuple[Gap, ...]:
+        no_pods = self.pods.gap(now)
         gaps = [*self.namespaces.gaps, *([no_pods] if no_pods is not None else [])]
         if not self._root:
             gaps.append(Gap("kubelet_root", "the kubelet's directory was not found"))

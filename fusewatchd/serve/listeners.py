@@ -27,7 +27,8 @@ def parse_address(text: str) -> tuple[str, int]:
     is_bracketed = host.startswith("[") and host.endswith("]")
     bare = host[1:-1] if is_bracketed else host
     problem = ConfigError(f"web.listen_address: host:port expected, not {printable(text)!r}")
-    if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+    is_number = port.isascii() and port.isdigit() and len(port) <= 5
+    if not colon or not is_number or int(port) > 65535:
         raise problem
     if bare == "localhost":
         bare = "127.0.0.1"
@@ -86,7 +87,7 @@ def inherited(environ: MutableMapping[str, str], pid: int) -> list[socket.socket
     count = environ.pop("LISTEN_FDS", "")
     meant_for = environ.pop("LISTEN_PID", "")
     environ.pop("LISTEN_FDNAMES", None)
-    if meant_for != str(pid) or not count.isdigit():
+    if meant_for != str(pid) or not (count.isascii() and count.isdigit() and len(count) <= 5):
         return []
     return [_take_over(fd) for fd in range(FIRST_FD, FIRST_FD + int(count))]
 

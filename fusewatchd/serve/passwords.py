@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from fusewatchd.serve.bcrypt import Verify
+from fusewatchd.threads import guarded_thread
 
 REST_FACTOR = 9
 """A tenth of one processor at most, however costly the hashes are."""
@@ -95,7 +96,7 @@ class PasswordChecker:
             self._jobs.append(job)
             if not self._is_working:
                 self._is_working = True
-                threading.Thread(target=self._work, name="passwords", daemon=True).start()
+                guarded_thread("passwords", self._work).start()
         return lambda: job.is_right
 
     @property
@@ -118,8 +119,11 @@ class PasswordChecker:
                     return
                 job = self._jobs.popleft()
             began = time.thread_time()
-            job.is_right = self._is_right(job)
-            self._wake()
+            try:
+                job.is_right = self._is_right(job)
+            finally:
+                job.is_right = bool(job.is_right)
+                self._wake()
             self._closing.wait(REST_FACTOR * (time.thread_time() - began))
 
     def _is_right(self, job: _Job) -> bool:

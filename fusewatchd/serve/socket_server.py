@@ -20,6 +20,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from fusewatchd.threads import guarded_thread
+
 REST_FACTOR = 4
 """At most a fifth of one processor."""
 MAX_REST_SECONDS = 1.0
@@ -178,6 +180,8 @@ class Server:
             sock.setblocking(False)
         self._selector = selectors.DefaultSelector()
         self._connections: list[_Connection] = []
+        self._current: _Connection | None = None
+        """Whose turn it is."""
         self._resume_at: float | None = None
         self._is_closing = threading.Event()
         self._thread: threading.Thread | None = None
@@ -191,7 +195,12 @@ class Server:
         """Answer requests in a thread of its own."""
         self._listen()
         self._selector.register(self._wake_reader, selectors.EVENT_READ)
-        self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        self._thread = guarded_thread(
+            self._name,
+            self._run,
+            recover=lambda failure: self._drop_current(),
+            max_rest_seconds=MAX_REST_SECONDS,
+        )
         self._thread.start()
 
     def wake(self) -> None:
@@ -222,7 +231,7 @@ class Server:
                 elif key.fileobj in self._listeners:
                     self._accept(key.fileobj)
                 elif key.data in self._connections:
-                    self._keep(key.data, key.data.advance())
+                    self._advance(key.data)
             self._keep_time(time.monotonic())
             worked = time.thread_time() - began
             self._is_closing.wait(min(REST_FACTOR * worked, MAX_REST_SECONDS))
@@ -244,7 +253,7 @@ class Server:
             self._wake_reader.recv(_CHUNK)
         for connection in tuple(self._connections):
             if not connection.events:
-                self._keep(connection, connection.advance())
+                self._advance(connection)
 
     def _accept(self, listener: Any) -> None:
         try:
@@ -273,7 +282,20 @@ class Server:
             sock.close()
             return
         self._connections.append(connection)
+        self._current = connection
         self._keep(connection, connection.begin())
+        self._current = None
+
+    def _advance(self, connection: _Connection) -> None:
+        self._current = connection
+        self._keep(connection, connection.advance())
+        self._current = None
+
+    def _drop_current(self) -> None:
+        """Cut off the client at whose request this thread failed, and go on with the others."""
+        connection, self._current = self._current, None
+        if connection in self._connections and connection is not None:
+            self._drop(connection)
 
     def _keep(self, connection: _Connection, is_open: bool) -> None:
         if not is_open:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from fusewatchd.errors import ParseError
+from fusewatchd.threads import guarded_thread
 
 NAME = "state.json"
 MAX_BYTES = 64 << 20
@@ -126,7 +127,7 @@ class StateWriter:
         with self._condition:
             self._wanted = make
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="state", daemon=True)
+                self._thread = guarded_thread("state", self._run)
                 self._thread.start()
             self._condition.notify()
 

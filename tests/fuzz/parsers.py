@@ -14,7 +14,10 @@ from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
+from tests.fuzz import http_answers
 from tests.fuzz.properties import PROPERTIES, Property
+
+assert http_answers.BODIES  # it adds its property
 
 EXAMPLES_AT_A_TIME = 300
 

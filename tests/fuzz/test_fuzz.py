@@ -11,12 +11,15 @@ from tests.fuzz.parsers import fuzz, report, try_out
 from tests.fuzz.properties import PROPERTIES, Property
 
 EXAMPLES = 25
+MORE: dict[str, int] = {"an_answer_is_json_or_an_error_of_the_client": 300}
+"""What nobody but strangers writes."""
 SECONDS = 75.0
 
 
 @pytest.mark.parametrize("one", PROPERTIES, ids=lambda one: one.name)
 def test_quickly(one: Property) -> None:
-    assert try_out(one, EXAMPLES) >= EXAMPLES // 2
+    examples = MORE.get(one.name, EXAMPLES)
+    assert try_out(one, examples) >= examples // 2
 
 
 @pytest.mark.slow

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import select
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -150,3 +151,39 @@ def test_a_kubelet_that_wants_peace_gets_it_for_a_while() -> None:
             client.stop()
     assert (first.code, first.retry_after) == ("4xx", 2.0)
     assert second.asked_at - first.asked_at >= 2.0
+
+
+@pytest.mark.parametrize("length", ["\xb2", "9" * 5000, "-1", "1_0"])
+def test_a_length_that_is_none_does_not_end_the_thread(length: str) -> None:
+    text = b"HTTP/1.1 200 OK\r\nContent-Length: %b\r\n\r\n{}" % length.encode("latin-1")
+    with RawServer(sends_once(text)) as server:
+        client = KubeletPods(Endpoint(server.url), 3600)
+        client.start()
+        try:
+            (first,) = next_answers(client)
+            assert first.problem
+            server.script = sends_once(answer(b'{"kind":"PodList","items":[]}'))
+            client.refresh()
+            found = first
+            while found.pods is None:
+                found = next_answers(client)[-1]
+        finally:
+            client.stop()
+
+
+def test_a_failure_that_nobody_foresaw_is_an_answer_with_a_problem(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", told.append)
+    wrong = cast(float, "no number")
+    with DemoKubelet(pods(POD)) as kubelet, asking(kubelet, wrong) as client:
+        found = next_answers(client)
+        while not any(each.problem for each in found):
+            found += next_answers(client)
+        problem = next(each.problem for each in found if each.problem)
+        assert problem.startswith("asking failed: TypeError at kubelet.py:")
+        asked = len(found)
+        while not any(each.pods for each in found[asked:]):
+            found += next_answers(client)
+    assert {args.exc_type for args in told} == {TypeError}

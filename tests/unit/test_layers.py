@@ -14,7 +14,17 @@ import fusewatchd
 
 ROOT = Path(fusewatchd.__file__).parent
 
-TOP = {"__init__", "__main__", "cli", "errors", "json_values", "log", "rate_limit", "text"}
+TOP = {
+    "__init__",
+    "__main__",
+    "cli",
+    "errors",
+    "json_values",
+    "log",
+    "rate_limit",
+    "text",
+    "threads",
+}
 VALUES = {"errors", "json_values", "rate_limit", "text", "__init__"}
 """Beside the folders; every folder but ``demo`` may import them."""
 
@@ -34,10 +44,10 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "reconcile": "model parse config diagnose plan",
         "report": "log model",
         "status": "model",
-        "state": "log model parse diagnose",
-        "kube": "log model parse config report state",
-        "serve": "log model config report status state",
-        "daemon": "log model parse config drivers linux workers diagnose plan observe act reconcile"
+        "state": "log threads model parse diagnose",
+        "kube": "log threads model parse config report state",
+        "serve": "log threads model config report status state",
+        "daemon": "log threads model parse config drivers linux workers diagnose plan observe act reconcile"
         " report status state kube serve",
         "doctor": "model parse config linux diagnose plan observe status kube serve daemon",
         "demo": "errors linux serve.status_socket",

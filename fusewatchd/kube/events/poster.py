@@ -39,6 +39,7 @@ from fusewatchd.kube.events.volume_owners import VolumeOwners
 from fusewatchd.kube.http import Client, Endpoint, EndpointSource
 from fusewatchd.rate_limit import Rate, doubled
 from fusewatchd.report.events.draft import EventDraft, ObjectReference
+from fusewatchd.threads import guarded_thread, place_of
 
 FIRST_BACK_OFF_SECONDS = 0.5
 MAX_BACK_OFF_SECONDS = 60.0
@@ -79,10 +80,12 @@ class EventPoster:
         self._outbox.pace.take_nodes(nodes)
         self._size = None if nodes else ClusterSize(self._clocks.chance, self._clocks.monotonic())
         self._failures = 0
+        self._current: Series | None = None
+        """What the thread works on."""
         self._news = NewsBox()
         self._lock = threading.Condition()
         self._stop_at: float | None = None
-        self._thread = threading.Thread(target=self._run, name="events", daemon=True)
+        self._thread = guarded_thread("events", self._run, recover=self._give_up_current)
 
     def start(self) -> None:
         """Start the thread, with what an earlier run had left to say."""
@@ -166,9 +169,19 @@ class EventPoster:
             if isinstance(series, ClusterSize):
                 self._ask_size(series)
                 continue
+            self._current = series
             self._handle(series)
+            self._current = None
             self._keep()
         self._client.close()
+
+    def _give_up_current(self, failure: Exception) -> None:
+        """Drop the Event at which this thread failed: the next one is not to wait for it."""
+        series, self._current = self._current, None
+        if series is not None:
+            problem = f"{type(failure).__name__} at {place_of(failure)}"
+            with self._lock:
+                self._news.tell(failed=self._outbox.drop(series), problem=problem)
 
     def _handle(self, series: Series) -> None:
         """Send one request about an Event: whom it is about, or the Event itself."""

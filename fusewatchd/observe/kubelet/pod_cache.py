@@ -10,12 +10,15 @@ No clock and no I/O.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
 
 from fusewatchd.model.findings import Gap
 from fusewatchd.model.pods import Pod
 from fusewatchd.observe.namespaces.container_owners import ListedPods
 
 GAP = "kubelet"
+MISSED_REFRESHES = 3
+"""Lists that did not come: from then on none is expected soon."""
 
 
 class Pods:
@@ -32,6 +35,20 @@ class Pods:
         self._paths: frozenset[str] = frozenset()
         self._changed_at = 0.0
         self._is_wanted = False
+        self._refresh_seconds = 0.0
+        self._expected_since = 0.0
+        self._wall_offset = 0.0
+
+    def expect_lists(self, refresh_seconds: float, now: float, wall: float) -> None:
+        """Note that a list comes every so many seconds from now on; 0: none is asked for.
+
+        Args:
+            refresh_seconds: between two lists when nothing changes.
+            now: monotonic.
+            wall: the same moment, seconds since the epoch.
+        """
+        self._refresh_seconds = refresh_seconds
+        self._expected_since, self._wall_offset = now, wall - now
 
     def take_list(self, pods: Iterable[Pod], asked_at: float, *, is_whole: bool) -> None:
         """Take a list that the kubelet was asked for at ``asked_at``.
@@ -81,6 +98,19 @@ class Pods:
         """Return the list as far as it says whose a container is."""
         return ListedPods(self.known, self.asked_at if self._is_whole else 0.0)
 
-    def gap(self) -> Gap | None:
+    def is_overdue(self, now: float) -> bool:
+        """Return True when a list should have come for long, whatever keeps it."""
+        if not self._refresh_seconds:
+            return False
+        limit = MISSED_REFRESHES * self._refresh_seconds
+        return now - max(self.asked_at, self._expected_since) > limit
+
+    def gap(self, now: float) -> Gap | None:
         """Return what cannot be seen."""
-        return Gap(GAP, self._problem) if self._problem else None
+        if self._problem:
+            return Gap(GAP, self._problem)
+        if not self.is_overdue(now):
+            return None
+        since = max(self.asked_at, self._expected_since) + self._wall_offset
+        at = datetime.fromtimestamp(since, timezone.utc)
+        return Gap(GAP, f"no list of pods came since {at:%Y-%m-%dT%H:%M:%SZ}")

@@ -18,6 +18,7 @@ from fusewatchd.report.metrics.binds import BindMetrics, DriverLabels, RecoveryM
 from fusewatchd.report.metrics.dead_mounts import DeadMountMetrics
 from fusewatchd.report.metrics.exposition import Exposition, Page
 
+THREADS = ("condition", "events", "kubelet", "passwords", "state", "status", "web")
 _CODES = ("1xx", "2xx", "3xx", "4xx", "5xx", "error")
 
 
@@ -88,6 +89,14 @@ class Metrics:
             "Times the kernel dropped inotify events, after which everything is read anew.",
         )
 
+        self._threads = series.counter(
+            "fusewatchd_thread_failures_total",
+            "Failures that nobody foresaw, by the thread that met them and went on.",
+            "thread",
+        )
+        for thread in (*THREADS, "other"):
+            self._threads.labels(thread)
+
     # -------------------------------------------------------------------- the reporter
 
     def report(self, cycle: CycleReport) -> None:
@@ -114,6 +123,10 @@ class Metrics:
     def inotify_overflow(self) -> None:
         """Count a queue overflow (inotify(7) ``IN_Q_OVERFLOW``)."""
         self._overflows.inc()
+
+    def thread_failure(self, thread: str) -> None:
+        """Count a failure of a thread that nobody foresaw; from any thread."""
+        self._threads.labels(thread if thread in THREADS else "other").inc()
 
     def probe_children_stuck(self, count: int) -> None:
         """Set how many probe children do not come back."""

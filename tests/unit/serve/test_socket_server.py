@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from contextlib import closing
+
+import pytest
 
 from fusewatchd.serve.socket_server import MAX_REST_SECONDS, REST_FACTOR, Server
 
@@ -62,3 +65,25 @@ def test_who_is_not_admitted_is_cut_off() -> None:
     server.start()
     with closing(server), socket.create_connection(("127.0.0.1", port), timeout=30) as client:
         assert client.recv(16) == b""
+
+
+def test_a_request_at_which_the_thread_fails_costs_its_own_client(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", told.append)
+
+    def respond(received: bytes, sock: socket.socket) -> bytes | None:
+        if received == b"x":
+            raise ValueError("nobody foresaw this")
+        return b"!" if received else None
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    server = Server("test", [listener], respond, timeout_seconds=30.0, max_connections=4)
+    server.start()
+    with closing(server), socket.create_connection(("127.0.0.1", port), timeout=30) as bad:
+        bad.sendall(b"x")
+        assert bad.recv(16) == b""
+        assert asked(server, port) == b"!"
+    assert [args.exc_type for args in told] == [ValueError]

@@ -6,6 +6,7 @@ import itertools
 import os
 import stat
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -269,3 +270,23 @@ def test_the_end_does_not_wait_for_the_next_attempt(tmp_path: Path) -> None:
 
 def test_a_boot_has_an_id() -> None:
     assert len(read_boot_id()) == 36
+
+
+def test_a_document_that_cannot_be_made_does_not_end_the_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", told.append)
+    writer = StateWriter(str(tmp_path))
+    failed = threading.Event()
+
+    def fails() -> object:
+        failed.set()
+        raise RuntimeError("dictionary changed size during iteration")
+
+    writer.save(fails)
+    assert failed.wait(30)
+    writer.save(lambda: {"a": 1})
+    writer.close(30)
+    assert read_state(str(tmp_path)) == {"a": 1}
+    assert [args.exc_type for args in told] == [RuntimeError]
