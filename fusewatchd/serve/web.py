@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from ipaddress import IPv4Address, IPv6Address
 
 from fusewatchd.rate_limit import Bucket, Rate
 from fusewatchd.report.metrics.exposition import Page
@@ -90,7 +91,8 @@ def parse_request(received: bytes) -> Request | None:
             raise BadRequestError("400 Bad Request")
         if name.lower() in found:
             found[name.lower()].append(value.strip())
-    if len(found["authorization"]) > 1 or len(found["host"]) > 1:
+    is_host_missing = not found["host"] and words[2] != "HTTP/1.0"
+    if len(found["authorization"]) > 1 or len(found["host"]) > 1 or is_host_missing:
         raise BadRequestError("400 Bad Request")
     path = words[1].partition("?")[0]
     accept, authorization, host = (",".join(values) for values in found.values())
@@ -154,9 +156,33 @@ def _may_see_status(request: Request, rules: Rules, client: socket.socket) -> bo
     """
     if rules.config.authenticates:
         return True
-    host = request.host.rpartition(":")[0] if ":" in request.host else request.host
-    means_this_node = host in ("localhost", "[::1]", "") or host.startswith("127.")
-    return is_local(client) and means_this_node
+    return is_local(client) and means_this_node(request.host)
+
+
+def means_this_node(host: str) -> bool:
+    """Return True when a ``Host`` field (RFC 9110, 7.2) is a loopback address or localhost.
+
+    No other name counts, whatever it looks like: what it leads to is decided elsewhere.
+    """
+    name, colon, port = host.partition(":")
+    is_bracketed = host.startswith("[")
+    if is_bracketed:
+        name, end, rest = host[1:].partition("]")
+        colon, port = rest[:1], rest[1:]
+        if not end:
+            return False
+    is_port = not port or (port.isascii() and port.isdigit() and len(port) <= 5)
+    if colon not in ("", ":") or not is_port:
+        return False
+    if not is_bracketed and name.lower().removesuffix(".") == "localhost":
+        return True
+    try:
+        if not is_bracketed:
+            return IPv4Address(name).is_loopback
+        address = IPv6Address(name)
+    except ValueError:
+        return False
+    return (address.ipv4_mapped or address).is_loopback
 
 
 # --------------------------------------------------------------------------- server

@@ -41,9 +41,9 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 address, what, crowd = sys.argv[1], sys.argv[2], int(sys.argv[3])
 payload = {
     "nothing": b"", "drip": b"G", "garbage": os.urandom(1 << 16), "deaf": b"",
-    "metrics": b"GET /metrics HTTP/1.1\\r\\n\\r\\n",
-    "guesses": b"GET /metrics HTTP/1.1\\r\\nAuthorization: Basic YTpi\\r\\n\\r\\n",
-    "pipeline": b"GET /healthz HTTP/1.1\\r\\n\\r\\n" * 200,
+    "metrics": b"GET /metrics HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n",
+    "guesses": b"GET /metrics HTTP/1.1\\r\\nHost: x\\r\\nAuthorization: Basic YTpi\\r\\n\\r\\n",
+    "pipeline": b"GET /healthz HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n" * 200,
 }[what]
 host, _, port = address.rpartition(":")
 family, where = (socket.AF_UNIX, address) if "/" in address else (socket.AF_INET, (host, int(port)))

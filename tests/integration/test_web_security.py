@@ -115,7 +115,7 @@ def test_metrics_over_tls_and_large_ones(authority: Authority) -> None:
 def test_plain_http_gets_no_answer_from_tls(authority: Authority) -> None:
     with serving(tls_config(authority)) as server:
         with socket.create_connection(("127.0.0.1", server.port), timeout=60) as sock:
-            sock.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+            sock.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
             assert b"up 1" not in everything_from(sock)
         assert get(server, trusting(authority))[0] == 200
 
@@ -380,7 +380,7 @@ def test_several_addresses() -> None:
     with closing(server):
         for listener in listeners:
             with socket.create_connection(listener.getsockname()[:2], timeout=60) as client:
-                client.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+                client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
                 assert everything_from(client).startswith(b"HTTP/1.1 200 ")
     assert name_of(listen_on(["[::1]:0"])[0]).startswith("[::1]:")
 

@@ -25,6 +25,7 @@ from fusewatchd.serve.web import (
     Health,
     Pages,
     WebServer,
+    means_this_node,
     page_answer,
     parse_request,
 )
@@ -142,9 +143,11 @@ def test_other_paths_and_methods(server: WebServer) -> None:
     [
         b"GET /metrics\r\n\r\n",
         b"GET  /metrics HTTP/1.1\r\n\r\n",
+        b"GET /metrics HTTP/1.1\r\n\r\n",
+        b"GET /metrics HTTP/1.1\r\nHost: x\r\nhost: y\r\n\r\n",
         b"GET /metrics SPDY/3\r\n\r\n",
-        b"GET /metrics HTTP/1.1\r\nno colon\r\n\r\n",
-        b"GET /metrics HTTP/1.1\r\n folded: x\r\n\r\n",
+        b"GET /metrics HTTP/1.1\r\nHost: x\r\nno colon\r\n\r\n",
+        b"GET /metrics HTTP/1.1\r\nHost: x\r\n folded: x\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n",
         b"\r\n\r\n",
     ],
@@ -163,12 +166,12 @@ def test_a_request_may_come_byte_by_byte(server: WebServer) -> None:
 
 
 def test_a_body_after_the_request_does_not_cost_the_answer(server: WebServer) -> None:
-    head = b"POST /metrics HTTP/1.1\r\nContent-Length: 100000\r\n\r\n"
+    head = b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
     assert raw(server, head + b"x" * 100_000).startswith(b"HTTP/1.1 405 ")
 
 
 def test_of_several_requests_on_one_connection_the_first_is_answered(server: WebServer) -> None:
-    answer = raw(server, b"GET /metrics HTTP/1.1\r\n\r\nGET /healthz HTTP/1.1\r\n\r\n")
+    answer = raw(server, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\nGET /healthz HTTP/1.1\r\n\r\n")
     assert answer.endswith(b"\r\n\r\nup 1\n")
     assert answer.count(b"HTTP/1.1 ") == 1
 
@@ -202,7 +205,7 @@ def test_no_accept_field_ends_the_server_or_is_repeated(kind: str, option: str) 
 @given(st.binary(max_size=200))
 def test_whatever_is_sent_is_answered_refused_or_waited_for(data: bytes) -> None:
     pages = Pages(Metrics("1.0").page, lambda: Health(True, ""), lambda: Health(True, ""))
-    request = b"GET /metrics HTTP/1.1\r\nAccept: application/openmetrics-text;" + data
+    request = b"GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: application/openmetrics-text;" + data
     for received in (data, data + b"\r\n\r\n", request + b"\r\n\r\n"):
         with contextlib.suppress(BadRequestError):
             parsed = parse_request(received)
@@ -261,7 +264,7 @@ def test_a_client_that_never_reads_is_cut_off(node: Node) -> None:
     web = WebServer(listen_on(["127.0.0.1:0"]), node.pages(), timeout_seconds=SHORT_SECONDS)
     web.start()
     with closing(web), socket.create_connection(("127.0.0.1", web.port), timeout=30) as deaf:
-        deaf.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        deaf.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
         assert get(web, "/healthz")[0] == 200
         for _ in range(600):
             if web.connection_count == 0:
@@ -379,5 +382,42 @@ def test_every_address_and_ipv6_loopback(node: Node) -> None:
     v6 = WebServer(listen_on(["[::1]:0"]), node.pages())
     v6.start()
     with closing(v6), socket.create_connection(("::1", v6.port), timeout=30) as sock:
-        sock.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+        sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
         assert read_all(sock).startswith(b"HTTP/1.1 200 ")
+
+
+# -------------------------------------------------------------------- whom Host means
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost", "LocalHost", "localhost.", "localhost:9847", "localhost.:9847", "localhost:",
+        "127.0.0.1", "127.0.0.1:9847", "127.1.2.3", "[::1]", "[::1]:9847", "[::ffff:127.0.0.1]",
+        "[0:0:0:0:0:0:0:1]",
+    ],
+)  # fmt: skip
+def test_names_of_this_node(host: str) -> None:
+    assert means_this_node(host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "", ":", ":9847", "127.0.0.1.evil.example", "127.evil.example", "127.evil.example:80",
+        "localhost.evil.example", "evil.localhost", "localhost..", ".localhost", "127.1", "127.",
+        "2130706433", "0x7f.0.0.1", "0177.0.0.1", "127.0.0.1.", "0.0.0.0", "10.0.0.1", "::1",
+        "[::1", "::1]", "[::1]x", "[::1].evil.example", "[::1]:x", "[::1]:\xb2", "[localhost]",
+        "[127.0.0.1]", "[::]", "[::ffff:10.0.0.1]", "localhost:x", "127.0.0.1:80:80",
+        "localhost:" + "9" * 5000, "\xb227.0.0.1", "evil@localhost", "localhost,evil.example",
+        "localhost evil.example", " localhost",
+    ],
+)  # fmt: skip
+def test_names_of_others(host: str) -> None:
+    assert not means_this_node(host)
+
+
+@given(st.text(st.characters(max_codepoint=255), max_size=40))
+def test_any_text_is_the_one_or_the_other(text: str) -> None:
+    means_this_node(text)
+    assert not means_this_node(text + ".example")
