@@ -5,11 +5,14 @@ A link is followed, as in a projected volume of Kubernetes; what it leads to is 
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
 from fusewatchd.errors import CredentialsError
 
+MAX_LINKS = 40
+"""On the way to one file, as in the kernel."""
 Signature = tuple[tuple[str, int, int, int], ...]
 """Changes when one of the files does."""
 
@@ -81,6 +84,52 @@ def require_trusted(path: str) -> None:
     if status.st_mode & 0o002 or (status.st_mode & 0o020 and status.st_gid != 0):
         mode = stat.S_IMODE(status.st_mode)
         raise CredentialsError(f"{path}: others can write it (mode {mode:04o}); chmod go-w")
+
+
+def require_own_place(path: str) -> None:
+    """Make sure that nobody else can write this file, or put another one in its place.
+
+    Every directory and link on the way to it counts.  One that all may write, as ``/tmp``, does
+    no harm with the sticky bit: what is in it then belongs to its owner.
+
+    Raises:
+        CredentialsError: others can; the line names what they can write.
+        OSError: there is no such file.
+    """
+    at, links = "/", MAX_LINKS
+    _require_unshared(path, at, os.lstat(at))
+    left = os.path.join(os.getcwd(), path).split("/")[::-1]
+    while left:
+        name = left.pop()
+        if name in ("", "."):
+            continue
+        if name == "..":
+            at = os.path.dirname(at)
+            continue
+        place = os.path.join(at, name)
+        status = os.lstat(place)
+        _require_unshared(path, place, status)
+        if not stat.S_ISLNK(status.st_mode):
+            at = place
+            continue
+        links -= 1
+        if links < 0:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+        target = os.readlink(place)
+        at = "/" if target.startswith("/") else at
+        left += target.split("/")[::-1]
+
+
+def _require_unshared(path: str, place: str, status: os.stat_result) -> None:
+    where = path if place == os.path.abspath(path) else f"{path}: {place}"
+    expected = "expected root's, and that nobody else can write it"
+    if status.st_uid not in (0, os.geteuid()):
+        raise CredentialsError(f"{where}: {expected}; it belongs to uid {status.st_uid}")
+    mode = stat.S_IMODE(status.st_mode)
+    is_shared = mode & 0o002 or (mode & 0o020 and status.st_gid != 0)
+    is_sticky = stat.S_ISDIR(status.st_mode) and mode & stat.S_ISVTX
+    if is_shared and not is_sticky and not stat.S_ISLNK(status.st_mode):
+        raise CredentialsError(f"{where}: {expected}; others can (mode {mode:04o}): chmod go-w")
 
 
 def _require_own(path: str, status: os.stat_result) -> None:

@@ -7,11 +7,13 @@ import stat
 
 import yaml
 
+from fusewatchd.config.credential_files import require_own_place
 from fusewatchd.config.settings import Settings, settings_from
-from fusewatchd.errors import ConfigError
+from fusewatchd.errors import ConfigError, CredentialsError
 from fusewatchd.text import printable
 
-MAX_BYTES = 1 << 20
+MAX_BYTES = 64 << 10
+"""What numbers like ``1:1:1`` cost grows with the square of their length."""
 _NOT_YAML = (
     yaml.YAMLError,
     ValueError,
@@ -53,14 +55,17 @@ def load_document(path: str) -> object:
     """Read one document of YAML; None: the file is empty.
 
     Raises:
-        ConfigError: it cannot be read, in one line.
+        ConfigError: it cannot be read, or others can write it; in one line.
     """
     try:
+        require_own_place(path)
         with open(path, "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ConfigError(f"{path}: expected a regular file")
             text = file.read(MAX_BYTES + 1)
+    except CredentialsError as exc:
+        raise ConfigError(str(exc)) from exc
     except OSError as exc:
         raise ConfigError(f"{path}: {exc.strerror}") from exc
     if len(text) > MAX_BYTES:

@@ -55,6 +55,18 @@ def test_a_bad_file_is_one_line(tmp_path: Path, command: str, text: str, line: s
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("command", ["config-check", "run", "check"])
+def test_a_file_that_others_can_write_is_refused_in_one_line(tmp_path: Path, command: str) -> None:
+    file = tmp_path / "f.yaml"
+    file.write_text("look_seconds: 5\n")
+    file.chmod(0o666)
+    more = ["--any-namespace"] if command == "run" else []
+    done = run_fusewatchd(command, "--config", str(file), *more)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"{file}: expected root's, and that nobody else can write it")
+
+
 def test_a_file_that_is_not_there_is_one_line() -> None:
     done = run_fusewatchd("run", "--any-namespace", "--config", "/no/such/file")
     assert (done.returncode, done.stderr) == (
@@ -171,6 +183,11 @@ def test_a_bad_file_at_reload_keeps_the_old_settings(node: DemoNode) -> None:
         os.kill(daemon.pid, signal.SIGHUP)
         wait_for_log(daemon, "configuration not reloaded")
         assert "expected recover or report, found never" in daemon.log()
+        file.write_text("recovery: {mode: recover}\n")
+        file.chmod(0o666)
+        os.kill(daemon.pid, signal.SIGHUP)
+        wait_for_log(daemon, "others can (mode 0666)")
+        file.chmod(0o644)
         source.kill()
         source.restart()
         daemon.wait_for(lambda d: d["binds"][0]["refusal"] == "report_only")

@@ -160,3 +160,7 @@ def test_the_unit_needs_neither_kubelet_nor_runtime() -> None:
     assert not names & {"Requires", "Wants", "BindsTo", "PartOf", "Requisite", "Upholds"}
     after = " ".join(value for name, value in directives() if name == "After").split()
     assert {"kubelet.service", "containerd.service"} < set(after)
+
+
+def test_a_worker_that_is_killed_for_memory_does_not_stop_the_unit() -> None:
+    assert dict(directives())["OOMPolicy"] == "continue"

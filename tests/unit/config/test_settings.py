@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -288,3 +289,83 @@ def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
 )
 def test_values_of_the_command_line(text: str, value: object) -> None:
     assert parse_value(text) == value
+
+
+# ------------------------------------------------------------------- whose the file is
+
+OTHER_UID = 12345
+
+
+def made_file(directory: Path) -> Path:
+    inner = directory / "etc" / "fusewatchd"
+    inner.mkdir(parents=True)
+    file = inner / "c.yaml"
+    file.write_text("look_seconds: 5\n")
+    return file
+
+
+@pytest.mark.parametrize(
+    ("place", "mode", "is_refused"),
+    [
+        ("c.yaml", 0o644, False), ("c.yaml", 0o600, False), ("c.yaml", 0o646, True),
+        ("c.yaml", 0o666, True), (".", 0o777, True), ("..", 0o777, True),
+        (".", 0o1777, False), (".", 0o755, False),
+    ],
+)  # fmt: skip
+def test_a_file_that_others_can_write_or_put_in_its_place(
+    tmp_path: Path, place: str, mode: int, is_refused: bool
+) -> None:
+    file = made_file(tmp_path)
+    changed = (file.parent / place).resolve()
+    changed.chmod(mode)
+    link = tmp_path / "link"
+    link.symlink_to("etc/fusewatchd/c.yaml")
+    for path in (file, link, tmp_path / "etc" / ".." / "link"):
+        if not is_refused:
+            assert load_settings(str(path)).look_seconds == 5
+            continue
+        with pytest.raises(ConfigError) as error:
+            load_settings(str(path))
+        line = str(error.value)
+        assert line.startswith(f"{path}: ")
+        assert "\n" not in line
+        assert path == changed or str(changed) in line
+        assert f"others can (mode {mode:04o})" in line
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files away")
+@pytest.mark.parametrize("place", ["c.yaml", ".", ".."])
+def test_a_file_of_somebody_else(tmp_path: Path, place: str) -> None:
+    file = made_file(tmp_path)
+    os.chown(file.parent / place, OTHER_UID, 0)
+    with pytest.raises(ConfigError, match=f"belongs to uid {OTHER_UID}"):
+        load_settings(str(file))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files away")
+def test_a_link_of_somebody_else_and_a_group(tmp_path: Path) -> None:
+    file = made_file(tmp_path)
+    link = tmp_path / "link"
+    link.symlink_to(file)
+    os.lchown(link, OTHER_UID, 0)
+    with pytest.raises(ConfigError, match=f"belongs to uid {OTHER_UID}"):
+        load_settings(str(link))
+    file.chmod(0o664)
+    assert load_settings(str(file)).look_seconds == 5, "root's group"
+    os.chown(file, 0, OTHER_UID)
+    with pytest.raises(ConfigError, match="mode 0664"):
+        load_settings(str(file))
+
+
+def test_links_without_an_end(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(ConfigError, match="Too many levels"):
+        load_settings(str(tmp_path / "a"))
+
+
+def test_a_number_of_many_parts_does_not_take_the_loops_time(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("look_seconds: " + "1:" * 400_000 + "1\n")
+    with pytest.raises(ConfigError, match="expected at most 65536 bytes"):
+        load_settings(str(file))
