@@ -3,10 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise, takewhile
 
 from fusewatchd.model.mounts import Device, Mount
 from tests.model.places import Layer
+
+
+@dataclass(slots=True)
+class Surplus:
+    """What others' mounts brought to a place of a foreign namespace beyond those on the host.
+
+    A peer that is left there has each of them once more.  Only these are counted: what comes there
+    while nobody but the daemon mounts is none of it.
+    """
+
+    number: int = 0
+    layers: set[Layer] = field(default_factory=set)
+    """All that came there with them; which of them are the surplus nothing tells."""
+
+    def add(self, there: set[Layer], on_host: set[Layer]) -> None:
+        """Note what one mount of somebody else brought to the place there, and on the host."""
+        if len(there) > len(on_host):
+            self.number += len(there) - len(on_host)
+            self.layers |= there
+
+    def left(self, now: set[Layer]) -> int:
+        """Return how many of it may be there still, and forget the rest."""
+        self.layers &= now
+        self.number = min(self.number, len(self.layers))
+        return self.number
 
 
 def living_below(

@@ -313,8 +313,11 @@ class Judge:
         for copy in stage.copies.values():
             # The kernel leaves there what came to a copy that is only a slave.
             allowed[copy.place] += ANY_NUMBER
-        for table in stage.foreign_tables(self._tables):
-            yield from self._too_many(table.fuse_mounts(), allowed, 1, "a foreign namespace")
+        for which, table in enumerate(stage.foreign_tables(self._tables)):
+            most = Counter(allowed)
+            for path in {mount.mount_point for mount in table.fuse_mounts()}:
+                most[path] += stage.surplus[which, path].left(layers_at(table, path))
+            yield from self._too_many(table.fuse_mounts(), most, 1, "a foreign namespace")
 
     def _too_many(
         self, mounts: tuple[Mount, ...], allowed: Counter[str], more: int, where: str

@@ -56,6 +56,16 @@ def note_layers(stage: Stage, before: Tables, now: Tables, options: Options) -> 
     for state in stage.sources.values():
         path = state.source.path
         state.stacked += len(layers_at(now.host, path) - layers_at(before.host, path))
+    _note_surplus(stage, before, now)
+
+
+def _note_surplus(stage: Stage, before: Tables, now: Tables) -> None:
+    for which, (old, new) in enumerate(
+        zip(stage.foreign_tables(before), stage.foreign_tables(now), strict=True)
+    ):
+        for path in {mount.mount_point for mount in new.fuse_mounts()}:
+            on_host = layers_at(now.host, path) - layers_at(before.host, path)
+            stage.surplus[which, path].add(layers_at(new, path) - layers_at(old, path), on_host)
 
 
 def pile(stage: Stage, where: str, times: str) -> None:

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -22,6 +22,7 @@ from fusewatchd.linux import syscalls
 from fusewatchd.model.mount_table import MountTable
 from fusewatchd.model.mounts import Device, Mount
 from fusewatchd.serve.status_socket import ask
+from tests.model.depth import Surplus
 from tests.model.places import (
     Copy,
     Options,
@@ -61,6 +62,8 @@ class Stage:
         self.pods: dict[str, PodState] = {}
         self.copies: dict[str, Copy] = {}
         """Binds of a pod's mount or of a source that somebody made elsewhere, by name."""
+        self.surplus: defaultdict[tuple[int, str], Surplus] = defaultdict(Surplus)
+        """By which of the foreign namespaces, and path."""
         self.counts: Counter[str] = Counter()
         self.is_daemon_up = True
         self._add_sources()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fusewatchd.model.mounts import Device, Mount
-from tests.model.depth import dead_below, living_below, most_layers, stuck_below
+from tests.model.depth import Surplus, dead_below, living_below, most_layers, stuck_below
 
 DEAD, LIVE, NEXT = Device(0, 1), Device(0, 2), Device(0, 3)
 BENEATH, ON_TOP = 1, 2
@@ -94,3 +94,31 @@ def test_beneath_nothing_of_ours_is_on_top() -> None:
 def test_dead_layers_are_those_right_below_the_top(devices: list[Device], expected: int) -> None:
     stack = stack_of(*((device, "rw") for device in devices))
     assert len(dead_below(stack, {DEAD})) == expected
+
+
+def layers(*numbers: int) -> set[tuple[int, Device]]:
+    return {(number, LIVE) for number in numbers}
+
+
+def test_a_peer_that_was_left_takes_each_of_theirs_once_more() -> None:
+    """Three binds over a place that has one more layer there than on the host."""
+    surplus = Surplus()
+    surplus.add(layers(3), layers(13))
+    surplus.add(layers(4, 5, 6), layers(14, 15))
+    surplus.add(layers(*range(7, 13)), layers(*range(16, 20)))
+    assert surplus.left(layers(*range(1, 13))) == 3
+
+
+def test_what_others_mounted_alike_is_no_surplus() -> None:
+    surplus = Surplus()
+    surplus.add(layers(3, 4), layers(13, 14))
+    surplus.add(layers(5), layers(15, 16))
+    assert surplus.left(layers(*range(9))) == 0
+
+
+def test_a_surplus_makes_no_room_for_others_when_it_is_gone() -> None:
+    surplus = Surplus()
+    surplus.add(layers(3, 4, 5), layers(13))
+    assert surplus.left(layers(1, 2, 5)) == 1
+    assert surplus.left(layers(1, 2, 3, 4, 5)) == 1
+    assert surplus.left(layers(1, 2)) == 0
