@@ -26,7 +26,7 @@ def plan_children(
     bind: Bind,
     snapshot: Snapshot,
     findings: Mapping[TargetKey, Finding],
-    known: ContainerFacts | None,
+    containers: Mapping[TargetKey, ContainerFacts],
 ) -> tuple[ChildMount, ...] | None:
     """Say for every mount inside ``bind`` from where its replacement is cloned.
 
@@ -35,6 +35,7 @@ def plan_children(
     cannot be made again: it shows something that is mounted nowhere else.
     """
     assert bind.mount is not None
+    known = containers.get(bind.key)
     wanted = _wanted(bind.mount, known, snapshot)
     received = known.received if known is not None else ()
     is_slave = known is not None and known.propagation is Propagation.SLAVE
@@ -46,7 +47,10 @@ def plan_children(
         relative = below(mount.mount_point, bind.mount.mount_point)
         if not relative or len(found) >= MAX_CHILDREN:
             return None
-        origin = _origin(bind, mount, snapshot, findings)
+        if mount in lost and mount.is_fuse:
+            origin = _origin_of_lost(bind, mount, findings, containers)
+        else:
+            origin = _origin(bind, mount, snapshot, findings)
         is_received = mount.mount_id in received
         if origin is not None:
             like = None if wanted is None or is_received else mount
@@ -173,3 +177,26 @@ def _origin_of_stale(finding: Finding) -> tuple[Expect, str] | None:
     if source is None or origin is None or finding.refusal is not Reason.NONE:
         return None
     return Expect(origin.mount_point, source.device), ""
+
+
+def _origin_of_lost(
+    bind: Bind,
+    mount: Mount,
+    findings: Mapping[TargetKey, Finding],
+    containers: Mapping[TargetKey, ContainerFacts],
+) -> tuple[Expect, str] | None:
+    """A volume that the kernel unmounted comes back from the bind that it was a copy of.
+
+    Its device tells nothing: once no mount shows it the next server gets its number.
+    """
+    facts = containers.get(TargetKey(bind.key.namespace, mount.mount_point))
+    if facts is None or (facts.mount_id, facts.device) != (mount.mount_id, mount.device):
+        return None
+    host = findings.get(TargetKey(0, facts.origin))
+    if host is None or host.bind.mount is None:
+        return None
+    if host.verdict is Verdict.HEALTHY:
+        return Expect(facts.origin, host.bind.mount.device), ""
+    if host.verdict is Verdict.STALE and host.source_mount and host.refusal is Reason.NONE:
+        return Expect(facts.origin, host.source_mount.device), ""
+    return None

@@ -225,7 +225,7 @@ def _replacement(finding: Finding, source: Mount, look: _Look) -> ReplaceMount |
     bind, mount, key = finding.bind, finding.bind.mount, finding.bind.key
     assert mount is not None
     known = look.ledger.containers.get(key)
-    children = plan_children(bind, look.snapshot, look.findings, known)
+    children = plan_children(bind, look.snapshot, look.findings, look.ledger.containers)
     if children is None:
         return Refusal(finding, Reason.CHILD_MOUNT)
     if bind.origin is None:

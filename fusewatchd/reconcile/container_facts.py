@@ -57,7 +57,8 @@ def still_true(
 ) -> dict[TargetKey, ContainerFacts]:
     """Keep what is known of mounts that are there as they were, whatever their binds show.
 
-    A bind may be gone for a moment, until its driver publishes it again.
+    A bind may be gone for a moment, until its driver publishes it again.  What the kernel
+    unmounted in a dead volume stays known too, as long as that volume is: it will be back in it.
     """
     namespaces = {namespace.inode: namespace for namespace in snapshot.namespaces}
     kept: dict[TargetKey, ContainerFacts] = {}
@@ -70,7 +71,22 @@ def still_true(
         whose = (namespace.pod_uid, namespace.container_id)
         if is_same and whose == (facts.pod_uid, facts.container):
             kept[key] = facts
-    return kept
+    return kept | _missed(known, kept)
+
+
+def _missed(
+    known: Mapping[TargetKey, ContainerFacts], kept: Mapping[TargetKey, ContainerFacts]
+) -> dict[TargetKey, ContainerFacts]:
+    """Return what is known of mounts that must be back inside those that are kept."""
+    return {
+        inner: facts
+        for key, volume in kept.items()
+        for mount in volume.inside
+        if (inner := TargetKey(key.namespace, mount.mount_point)) not in kept
+        and (facts := known.get(inner)) is not None
+        and (facts.mount_id, facts.device) == (mount.mount_id, mount.device)
+        and (facts.pod_uid, facts.container) == (volume.pod_uid, volume.container)
+    }
 
 
 def _first_look(
