@@ -6,23 +6,10 @@ Each function returns what was expected in a person's words, empty when the valu
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Protocol
 from urllib.parse import urlsplit
 
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
 _FLEXVOLUME = re.compile(r"[^/~\s]+/[^/~\s]+")
-
-
-class Template(Protocol):
-    """What has to differ between descriptions of drivers."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def csi_driver(self) -> str: ...
-    @property
-    def flexvolume(self) -> str: ...
 
 
 def positive(value: float) -> str:
@@ -123,11 +110,3 @@ def label(value: str) -> str:
 def flexvolume(value: str) -> str:
     """The name of a FlexVolume driver."""
     return "" if not value or _FLEXVOLUME.fullmatch(value) else "vendor/driver, or nothing"
-
-
-def templates(value: Sequence[Template]) -> str:
-    """Descriptions of drivers."""
-    names = [template.name for template in value]
-    volumes = [(template.csi_driver, template.flexvolume) for template in value]
-    is_clear = len(set(names)) == len(names) and len(set(volumes)) == len(volumes)
-    return "" if is_clear else "one entry for each name and for each driver"

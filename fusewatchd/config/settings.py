@@ -25,7 +25,6 @@ from fusewatchd.config.checks import (
     path_glob,
     per_second,
     positive,
-    templates,
     url,
 )
 from fusewatchd.config.command_template import problem_of_command, problem_of_unit
@@ -197,13 +196,20 @@ class TemplateSettings:
         return f"source: {wrong}" if wrong else ""
 
 
+def _templates(value: tuple[TemplateSettings, ...]) -> str:
+    names = {template.name for template in value}
+    volumes = {(template.csi_driver, template.flexvolume) for template in value}
+    is_clear = len(names) == len(volumes) == len(value)
+    return "" if is_clear else "one entry for each name and for each driver"
+
+
 @dataclass(frozen=True, slots=True)
 class DriverSettings:
     """Layouts of drivers."""
 
     fluid: FluidSettings = field(default_factory=FluidSettings)
     juicefs: JuiceFSSettings = field(default_factory=JuiceFSSettings)
-    templates: tuple[TemplateSettings, ...] = checked((), templates)
+    templates: tuple[TemplateSettings, ...] = checked((), _templates)
     on_stale: tuple[OnStaleSettings, ...] = ()
     on_stale_burst: int = checked(20, count)
     on_stale_per_second: float = checked(0.1, per_second)

@@ -13,7 +13,7 @@ import uuid
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
-from fusewatchd.demo.cluster.loopback import LoopbackServer
+from fusewatchd.demo.cluster.loopback import Handler, LoopbackServer
 from fusewatchd.demo.cluster.rbac import Permission, is_allowed, permission_of
 from fusewatchd.demo.cluster.resources import DISCOVERY, event_list
 
@@ -147,12 +147,12 @@ class DemoApiServer(LoopbackServer):
         attributes = review.get("spec", {}).get("resourceAttributes", {})
         if review.get("kind") != "SelfSubjectAccessReview" or not attributes:
             raise _Refusal(422, "Invalid", "SelfSubjectAccessReview is invalid: spec: required")
-        resource = ".".join(filter(None, (attributes.get("resource"), attributes.get("group"))))
-        resource += f"/{attributes['subresource']}" if "subresource" in attributes else ""
         verb, group = attributes.get("verb", ""), attributes.get("group", "")
+        resource = attributes.get("resource", "")
         part = f"/{attributes['subresource']}" if "subresource" in attributes else ""
-        asked = Permission(verb, group, f"{attributes.get('resource')}{part}")
-        allowed = (verb, resource) not in self.denied
+        asked = Permission(verb, group, resource + part)
+        name = ".".join(filter(None, (resource, group)))
+        allowed = (verb, name + part) not in self.denied
         allowed = allowed and (self.rules is None or is_allowed(asked, self.rules))
         return {**review, "status": {"allowed": allowed}}
 
@@ -203,20 +203,13 @@ class DemoApiServer(LoopbackServer):
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         server = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
+        class ObjectHandler(Handler):
             def _serve(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
                 given = self.headers.get("Authorization", "")
                 status, document = server.answer(self.command, self.path, given, body)
                 data = json.dumps(document).encode()
-                self.send_response(status)
-                if server.retry_after:
-                    self.send_header("Retry-After", server.retry_after)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
+                self.respond(status, len(data), {"Retry-After": server.retry_after})
                 self.wfile.write(data)
 
             def date_time_string(self, timestamp: float | None = None) -> str:
@@ -224,10 +217,7 @@ class DemoApiServer(LoopbackServer):
 
             do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = _serve
 
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        return Handler
+        return ObjectHandler
 
 
 def _problems(version: str, namespace: str, event: Object) -> list[str]:

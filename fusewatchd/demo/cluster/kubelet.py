@@ -8,7 +8,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
-from fusewatchd.demo.cluster.loopback import LoopbackServer
+from fusewatchd.demo.cluster.loopback import Handler, LoopbackServer
 
 
 class DemoKubelet(LoopbackServer):
@@ -69,21 +69,11 @@ class DemoKubelet(LoopbackServer):
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         kubelet = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
+        class PodsHandler(Handler):
             def do_GET(self) -> None:
                 given = self.headers.get("Authorization", "")
                 status, body = kubelet.answer(self.path, given)
-                self.send_response(status)
-                if kubelet.location:
-                    self.send_header("Location", kubelet.location)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
+                self.respond(status, len(body), {"Location": kubelet.location})
                 kubelet.send(self.wfile.write, body)
 
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        return Handler
+        return PodsHandler

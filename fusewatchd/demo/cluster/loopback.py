@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TypeVar
 
@@ -18,6 +19,25 @@ def free_port() -> int:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
         return port
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers with a body of known length, and logs nothing."""
+
+    protocol_version = "HTTP/1.1"
+
+    def respond(self, status: int, size: int, fields: Mapping[str, str]) -> None:
+        """Send the head of an answer; empty fields are left out."""
+        self.send_response(status)
+        for name, value in fields.items():
+            if value:
+                self.send_header(name, value)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(size))
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Log nothing."""
 
 
 class LoopbackServer:

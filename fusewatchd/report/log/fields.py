@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TypeVar
 
 from fusewatchd.log import Value
+from fusewatchd.model.actions import Outcome
 from fusewatchd.model.findings import Finding
 from fusewatchd.model.mounts import Device
 from fusewatchd.model.snapshot import Snapshot
@@ -56,6 +57,15 @@ def whose(findings: Iterable[Finding], snapshot: Snapshot) -> dict[str, Value]:
             if value is not None and len(values) < MAX_VALUES:
                 values[str(value)] = None
     return {name: one_or_more(values) for name, values in seen.items()}
+
+
+def why(outcome: Outcome) -> dict[str, Value]:
+    """Return why an action ended as it did."""
+    return {
+        "reason": outcome.reason.value,
+        "errno": outcome.errno or None,
+        "detail": outcome.detail or None,
+    }
 
 
 def one_or_more(values: Iterable[str]) -> Value:

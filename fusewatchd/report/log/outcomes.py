@@ -17,7 +17,7 @@ from fusewatchd.model.cycle import CycleReport
 from fusewatchd.model.findings import Finding
 from fusewatchd.model.mounts import Device, TargetKey
 from fusewatchd.model.snapshot import Snapshot
-from fusewatchd.report.log.fields import bind_fields, grouped, milliseconds, whose
+from fusewatchd.report.log.fields import bind_fields, grouped, milliseconds, whose, why
 from fusewatchd.report.reporter import NewsMemory, unwell_keys
 from fusewatchd.text import counted
 
@@ -131,9 +131,7 @@ class OutcomeLog:
         first = outcomes[0]
         fields: dict[str, Value] = {
             "event": first.status.value,
-            "reason": first.reason.value,
-            "errno": first.errno or None,
-            "detail": first.detail or None,
+            **why(first),
             "mount_point": first.action.key.mount_point,
             "mount_namespace": first.action.key.namespace or None,
             **whose(hit, seen),
@@ -149,9 +147,7 @@ class OutcomeLog:
             fields: dict[str, Value] = {
                 "event": "outcome",
                 "status": outcome.status.value,
-                "reason": outcome.reason.value,
-                "errno": outcome.errno or None,
-                "detail": outcome.detail or None,
+                **why(outcome),
                 "took_ms": milliseconds(outcome.finished_at - outcome.started_at),
                 "depth": outcome.depth,
                 **known,
@@ -202,9 +198,7 @@ class AbortLog:
             "hung FUSE connection not aborted",
             event=f"abort_{outcome.status.value}",
             **_fields(action),
-            reason=outcome.reason.value,
-            errno=outcome.errno or None,
-            detail=outcome.detail or None,
+            **why(outcome),
         )
 
     def _tell_proven(self, cycle: CycleReport) -> None:

@@ -16,6 +16,7 @@ from fusewatchd.model.server_actions import (
     Trouble,
 )
 from fusewatchd.model.verdicts import Reason
+from fusewatchd.report.log.fields import why
 from fusewatchd.text import counted
 
 _PASSING = frozenset(
@@ -113,9 +114,7 @@ class ServerActionLog:
             "a dead source was not detached",
             event=f"source_detach_{outcome.status.value}",
             **fields,
-            reason=outcome.reason.value,
-            errno=outcome.errno or None,
-            detail=outcome.detail or None,
+            **why(outcome),
         )
 
     def _tell_end(self, end: CommandEnd) -> None:

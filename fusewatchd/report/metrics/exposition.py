@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 
@@ -55,12 +55,6 @@ class Exposition:
         found = Counts(name, text, labels)
         self._registry.register(found)
         return found
-
-    @property
-    def wsgi_app(self) -> Callable[..., Any]:
-        """Return a WSGI application (PEP 3333) that serves the series."""
-        app: Callable[..., Any] = make_wsgi_app(self._registry)
-        return app
 
     def page(self, accept: str = "") -> Page:
         """Return the series in the format that an ``Accept`` header asks for.

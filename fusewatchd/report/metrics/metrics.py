@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from enum import Enum
-from typing import Any
 
 from fusewatchd.model.cycle import CycleReport, Trigger
 from fusewatchd.report.metrics.binds import BindMetrics, DriverLabels, RecoveryMetrics
@@ -137,11 +136,6 @@ class Metrics:
         self._stuck_workers.set(count)
 
     # ---------------------------------------------------------------------- exposition
-
-    @property
-    def wsgi_app(self) -> Callable[..., Any]:
-        """Return a WSGI application (PEP 3333) that serves these metrics."""
-        return self._series.wsgi_app
 
     def page(self, accept: str = "") -> Page:
         """Return the metrics in the format that an ``Accept`` header asks for."""

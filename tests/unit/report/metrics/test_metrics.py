@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from wsgiref.util import setup_testing_defaults
 
 import pytest
 from hypothesis import given, settings
@@ -254,16 +253,6 @@ def test_format_follows_the_accept_field() -> None:
     page = metrics.page("application/openmetrics-text; version=1.0.0,text/plain;q=0.5")
     assert page.content_type.startswith("application/openmetrics-text")
     assert page.body.endswith(b"# EOF\n")
-
-
-def test_wsgi_application_serves_the_same() -> None:
-    metrics = made()
-    environ: dict[str, str] = {}
-    setup_testing_defaults(environ)
-    started: list[str] = []
-    body = metrics.wsgi_app(environ, lambda status, headers: started.append(status))
-    assert started == ["200 OK"]
-    assert b"".join(body) == metrics.page().body
 
 
 def test_two_sets_of_metrics_do_not_know_each_other() -> None:
