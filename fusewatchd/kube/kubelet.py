@@ -60,8 +60,7 @@ class KubeletPods:
         self._refresh_seconds = refresh_seconds
         self._answers: deque[PodsAnswer] = deque(maxlen=64)
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._lock = threading.Lock()
-        self._wake = threading.Condition(self._lock)
+        self._lock = threading.Condition()
         self._is_wanted = True
         self._is_stopping = False
         self._thread = guarded_thread("kubelet", self._run, recover=self._tell_failure)
@@ -72,9 +71,9 @@ class KubeletPods:
 
     def refresh(self) -> None:
         """Ask soon; several calls are one request."""
-        with self._wake:
+        with self._lock:
             self._is_wanted = True
-            self._wake.notify()
+            self._lock.notify()
 
     def fileno(self) -> int:
         """Return what becomes readable when ``collect`` has something."""
@@ -91,9 +90,9 @@ class KubeletPods:
 
     def stop(self) -> None:
         """End the thread; one that waits for an answer is left to its time-out."""
-        with self._wake:
+        with self._lock:
             self._is_stopping = True
-            self._wake.notify()
+            self._lock.notify()
         if self._thread.ident is not None:
             self._thread.join(STOP_SECONDS)
         with self._lock:
@@ -145,10 +144,10 @@ class KubeletPods:
             least, most = MIN_REST_SECONDS, self._refresh_seconds
         began = time.monotonic()
         until = began + max(least, most * (1 - SPREAD + 2 * SPREAD * random.random()))
-        with self._wake:
+        with self._lock:
             while not self._is_stopping:
                 now = time.monotonic()
                 end = began + least if self._is_wanted else until
                 if now >= end:
                     return
-                self._wake.wait(end - now)
+                self._lock.wait(end - now)

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
+
+from fusewatchd.linux.syscalls import closing_fd
 
 PROC = "/proc"
 
@@ -58,11 +60,8 @@ class Process:
 
     def threads(self) -> list[str]:
         """Return the ids of its threads."""
-        fd = os.open("task", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._fd)
-        try:
+        with self._directory("task") as fd:
             return os.listdir(fd)
-        finally:
-            os.close(fd)
 
     def open_link(self, name: str) -> int:
         """Return an O_PATH descriptor of what a link in its directory leads to."""
@@ -84,14 +83,13 @@ class Process:
         words = self.read("cmdline")[: 4 * limit].replace(b"\0", b" ").strip()
         return os.fsdecode(words)[:limit] or name
 
-    @contextmanager
-    def descriptors(self) -> Iterator[int]:
+    def descriptors(self) -> AbstractContextManager[int]:
         """Give a descriptor of ``/proc/<pid>/fd`` for the length of a ``with`` block."""
-        fd = os.open("fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._fd)
-        try:
-            yield fd
-        finally:
-            os.close(fd)
+        return self._directory("fd")
+
+    def _directory(self, name: str) -> AbstractContextManager[int]:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        return closing_fd(os.open(name, flags, dir_fd=self._fd))
 
 
 @contextmanager
@@ -101,11 +99,8 @@ def open_process(pid: int, proc: str = PROC) -> Iterator[Process]:
     Raises:
         FileNotFoundError: there is no such process.
     """
-    fd = os.open(f"{proc}/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with closing_fd(os.open(f"{proc}/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as fd:
         yield Process(pid, fd)
-    finally:
-        os.close(fd)
 
 
 def list_pids() -> list[int]:

@@ -293,10 +293,15 @@ def mount_id_of_fd(fd: int) -> int:
     # Told without being asked for; a mask that asks for anything is refused by FUSE mounts
     # of other users.
     mount_id = _statx_mount_id(fd, _STATX_MNT_ID, request=0)
-    return _fdinfo_mount_id(fd) if mount_id is None else mount_id
+    return fdinfo_mount_id(fd) if mount_id is None else mount_id
 
 
-def _fdinfo_mount_id(fd: int) -> int:
+def fdinfo_mount_id(fd: int) -> int:
+    """Return the id that mountinfo shows, by fdinfo alone: no file system is asked.
+
+    Raises:
+        OSError: ``fd`` is not open.
+    """
     path = f"/proc/self/fdinfo/{fd}"
     with open(path, "rb") as file:
         for line in file:

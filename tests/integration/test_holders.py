@@ -21,12 +21,11 @@ from fusewatchd.model.mounts import Device, Mount
 from fusewatchd.model.servers import DeadMount
 from fusewatchd.observe.holders.scan import (
     DEADLINE_SECONDS,
-    HolderJob,
-    HolderLook,
     HolderScanner,
     look,
     serve_holder_looks,
 )
+from fusewatchd.observe.holders.targets import HolderJob, HolderLook
 from fusewatchd.workers.fork_server import ForkServer, Worker
 from tests.lab import in_lab, pod_with_container
 

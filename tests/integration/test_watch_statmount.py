@@ -248,7 +248,7 @@ def test_three_ways_to_the_same_mount_id() -> None:
         mount_dead_fuse(target)
         with closing_fd(os.open(target, os.O_PATH)) as fd:
             by_statx = statmount.mount_id_of_fd(fd)
-            by_fdinfo = statmount._fdinfo_mount_id(fd)
+            by_fdinfo = statmount.fdinfo_mount_id(fd)
             unique_id = statmount.mount_unique_id(fd)
         top = read_table().top_at(target)
         syscalls.umount2(target)

@@ -22,6 +22,8 @@ from fusewatchd.demo.fuse.daemonized import DetachedServer
 from fusewatchd.demo.timeouts import patient
 from fusewatchd.errors import FusewatchError
 from fusewatchd.linux import syscalls
+from fusewatchd.linux.procfs import open_process
+from fusewatchd.linux.statmount import fdinfo_mount_id
 
 MOST_LAYERS = 100_000
 """As many mounts as a namespace may have, fs.mount-max in proc_sys_fs(5)."""
@@ -297,13 +299,8 @@ class Source:
 
 def mount_id_at(path: str) -> int:
     """Return the mount id of what is on top of ``path``, without asking a FUSE server."""
-    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    with syscalls.closing_fd(fd), open(f"/proc/self/fdinfo/{fd}", encoding="utf-8") as file:
-        for line in file:
-            name, _, value = line.partition(":")
-            if name == "mnt_id":
-                return int(value)
-    raise FusewatchError("fdinfo has no mnt_id")
+    with syscalls.closing_fd(os.open(path, os.O_PATH | os.O_CLOEXEC)) as fd:
+        return fdinfo_mount_id(fd)
 
 
 def detach_all(path: str) -> int:
@@ -320,5 +317,5 @@ def detach_all(path: str) -> int:
 
 def _process_state(pid: int) -> str:
     """Return the state letter of proc_pid_stat(5)."""
-    with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-        return file.read().rpartition(")")[2].split()[0]
+    with open_process(pid) as process:
+        return process.stat()[1]

@@ -104,30 +104,31 @@ def run_in_private_world(
         TimeoutError: the deadline passed; everything in the world has been or is being killed.
         FusewatchError: setting the world up failed.
     """
-    place = lab or choose_lab()
-    name = cgroups.new_name()
+    order = _Order(body, lab or choose_lab(), cgroups.new_name(), with_pids=True)
     cgroups.remove_leftovers()
     try:
         try:
-            return _run(body, place, name, deadline_seconds, with_pids=True)
+            return _run(order, deadline_seconds)
         except _ProcForbidden:
-            return _run(body, place, name, deadline_seconds, with_pids=False)
+            return _run(order._replace(with_pids=False), deadline_seconds)
     finally:
-        cgroups.remove_tree(name)
+        cgroups.remove_tree(order.cgroup)
+
+
+class _Order(NamedTuple):
+    """What is to be made, and what is to run in it."""
+
+    body: Callable[[PrivateWorld], int]
+    lab: str
+    cgroup: str
+    with_pids: bool
 
 
 class _ProcForbidden(Exception):
     """A new procfs may not be mounted in this user namespace."""
 
 
-def _run(
-    body: Callable[[PrivateWorld], int],
-    lab: str,
-    cgroup: str,
-    deadline_seconds: float | None,
-    *,
-    with_pids: bool,
-) -> int:
+def _run(order: _Order, deadline_seconds: float | None) -> int:
     """Fork ``starter``, which unshares and forks ``init``, which forks the body."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -135,7 +136,7 @@ def _run(
     starter = os.fork()
     if starter == 0:
         os.close(report)
-        _never_return(lambda: _starter(body, lab, cgroup, write_end, with_pids=with_pids))
+        _never_return(lambda: _starter(order, write_end))
     os.close(write_end)
     with os.fdopen(report, "rb") as reader:
         message = reader.read()
@@ -186,56 +187,47 @@ def _wait_for(pid: int, deadline_seconds: float | None) -> int:
     return status
 
 
-def _starter(
-    body: Callable[[PrivateWorld], int],
-    lab: str,
-    cgroup: str,
-    write_end: int,
-    *,
-    with_pids: bool,
-) -> NoReturn:
+def _starter(order: _Order, write_end: int) -> NoReturn:
     """Make the namespaces, start ``init`` in them and end with its status."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     try:
-        flags = syscalls.CLONE_NEWNS | (_CLONE_NEWPID if with_pids else 0)
+        flags = syscalls.CLONE_NEWNS | (_CLONE_NEWPID if order.with_pids else 0)
         in_user_namespace = _unshare(flags)
     except (FusewatchError, OSError) as error:
         _report_failure(write_end, error)
     init = os.fork()
     if init == 0:
-        _never_return(lambda: _init(body, lab, cgroup, write_end, in_user_namespace, with_pids))
+        _never_return(lambda: _init(order, write_end, in_user_namespace))
     os.close(write_end)
     _leave(_reap(init))
 
 
-def _init(
-    body: Callable[[PrivateWorld], int],
-    lab: str,
-    cgroup: str,
-    write_end: int,
-    in_user_namespace: bool,
-    with_pids: bool,
-) -> NoReturn:
+def _init(order: _Order, write_end: int, in_user_namespace: bool) -> NoReturn:
     """Furnish the world, run the body in a child and reap whatever else ends meanwhile."""
     # The kernel empties a pid namespace when its init ends; without one that is our work.
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL if with_pids else signal.SIGTERM)
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL if order.with_pids else signal.SIGTERM)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     try:
         be_at_the_root()
-        if with_pids:
+        if order.with_pids:
             _mount_proc(write_end)
-        world = _furnish(lab, cgroup, in_user_namespace, in_pid_namespace=with_pids)
+        syscalls.mount("fusewatchd-demo", order.lab, "tmpfs", 0, "mode=755")
+        syscalls.mount(None, order.lab, None, syscalls.MS_SHARED)
+        fusectl_problem = _mount_fusectl()
     except (FusewatchError, OSError) as error:
         _report_failure(write_end, error)
     os.write(write_end, _STARTED)
     os.close(write_end)
+    world = PrivateWorld(
+        order.lab, in_user_namespace, order.with_pids, fusectl_problem, order.cgroup
+    )
     first = os.fork()
     if first == 0:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         try:
-            status = body(world)
+            status = order.body(world)
         except BaseException:
             traceback.print_exc()
             status = 1
@@ -245,7 +237,7 @@ def _init(
         status = _reap_until(first)
     except _StarterEnded:
         status = 128 + signal.SIGTERM
-    if not with_pids:
+    if not order.with_pids:
         _kill_descendants()
     _leave(status)
 
@@ -351,16 +343,6 @@ def _why_forbidden(error: OSError) -> str:
         f"private namespaces are not allowed for uid {os.getuid()} "
         f"({error.strerror}): {reason}.  Run as root, or allow user namespaces."
     )
-
-
-def _furnish(
-    lab: str | None, cgroup: str, in_user_namespace: bool, *, in_pid_namespace: bool
-) -> PrivateWorld:
-    """Mount the lab's tmpfs, shared, and fusectl where this user may."""
-    place = lab or choose_lab()
-    syscalls.mount("fusewatchd-demo", place, "tmpfs", 0, "mode=755")
-    syscalls.mount(None, place, None, syscalls.MS_SHARED)
-    return PrivateWorld(place, in_user_namespace, in_pid_namespace, _mount_fusectl(), cgroup)
 
 
 def _mount_fusectl() -> str:

@@ -29,9 +29,12 @@ from fusewatchd.errors import ParseError
 from fusewatchd.json_values import decode, encode
 from fusewatchd.linux import procfs
 from fusewatchd.linux.procfs import Process, open_process
+from fusewatchd.linux.statmount import fdinfo_mount_id
+from fusewatchd.linux.syscalls import closing_fd
 from fusewatchd.model.mount_table import mount_from_line
 from fusewatchd.model.mounts import Device
-from fusewatchd.model.servers import DeadMount, Holder
+from fusewatchd.model.servers import Holder
+from fusewatchd.observe.holders.targets import HolderJob, HolderLook
 from fusewatchd.observe.namespaces.cgroupfs import CgroupTrees
 from fusewatchd.workers.channel import Channel
 from fusewatchd.workers.fork_server import Worker
@@ -49,29 +52,6 @@ MAX_HOLDERS = 200
 MAX_THREADS = 512
 _MOUNT_ID = re.compile(rb"^mnt_id:\s*(\d+)", re.M)
 _AREA = re.compile(rb"^([0-9a-f]+-[0-9a-f]+) \S+ \S+ ([0-9a-f]+):([0-9a-f]+) [1-9]", re.M)
-
-
-@dataclass(frozen=True, slots=True)
-class HolderJob:
-    """What one look is for."""
-
-    dead: tuple[DeadMount, ...]
-    namespaces: tuple[int, ...] = ()
-    """Inodes of the mount namespaces that showed one of them: looked at first, and closely."""
-    is_shallow: bool = False
-    """Descriptors only: an earlier look did not come back."""
-
-
-@dataclass(frozen=True, slots=True)
-class HolderLook:
-    """What one look saw."""
-
-    holders: tuple[Holder, ...]
-    counts: tuple[int, ...]
-    """How many there are of each dead mount, in the order of the job."""
-    unseen: int
-    """Processes that were not looked at."""
-    elapsed: float
 
 
 def serve_holder_looks(channel: Channel) -> None:
@@ -244,11 +224,8 @@ def _mount_id_through(process: Process, name: str) -> int:
         fd = process.open_link(name)
     except OSError:
         return 0
-    try:
-        with open(f"/proc/self/fdinfo/{fd}", "rb", 0) as file:
-            return _mount_id(file.read())
-    finally:
-        os.close(fd)
+    with closing_fd(fd):
+        return fdinfo_mount_id(fd)
 
 
 def _canonical(area: bytes) -> str:

@@ -9,7 +9,7 @@ No clock and no I/O: the shell passes the time in and carries the looks out.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from fusewatchd.model.cycle import CycleReport
@@ -49,11 +49,26 @@ class _Watched:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What one look is to find."""
+class HolderJob:
+    """What one look is for."""
 
     dead: tuple[DeadMount, ...]
-    namespaces: tuple[int, ...]
+    namespaces: tuple[int, ...] = ()
+    """Inodes of the mount namespaces that showed one of them: looked at first, and closely."""
+    is_shallow: bool = False
+    """Descriptors only: an earlier look did not come back."""
+
+
+@dataclass(frozen=True, slots=True)
+class HolderLook:
+    """What one look saw."""
+
+    holders: tuple[Holder, ...]
+    counts: tuple[int, ...]
+    """How many there are of each dead mount, in the order of the job."""
+    unseen: int
+    """Processes that were not looked at."""
+    elapsed: float
 
 
 class Holdings:
@@ -84,7 +99,7 @@ class Holdings:
         while len(self._watched) > MAX_WATCHED:
             del self._watched[next(iter(self._watched))]
 
-    def wanted(self, now: float) -> Wanted | None:
+    def wanted(self, now: float) -> HolderJob | None:
         """Return what to look for when a look is due: everything, since one walk does for all."""
         due_at = self.next_due()
         if due_at is None or now < due_at:
@@ -94,45 +109,34 @@ class Holdings:
             DeadMount(device, tuple(sorted(watched.traces.mount_ids)))
             for device, watched in self._watched.items()
         )
-        return Wanted(tuple(dead), tuple(sorted(namespaces)))
+        return HolderJob(tuple(dead), tuple(sorted(namespaces)))
 
-    def take_look(
-        self,
-        dead: Sequence[DeadMount],
-        holders: Iterable[Holder],
-        counts: Sequence[int],
-        unseen: int,
-        began: float,
-        now: float,
-    ) -> None:
+    def take_look(self, job: HolderJob, look: HolderLook, began: float, now: float) -> None:
         """Take what one look has found; what nobody holds any more is forgotten.
 
         Args:
-            dead: what was looked for.
-            holders: who was found.
-            counts: how many there are, in the order of ``dead``.
-            unseen: processes that were not looked at.
+            job: what was looked for.
+            look: what was found.
             began: when the look did.
             now: seconds of the monotonic clock.
         """
         self._not_before = now + REST_FACTOR * (now - began)
         by_device: dict[Device, list[Holder]] = {}
-        for holder in holders:
+        for holder in look.holders:
             by_device.setdefault(holder.device, []).append(holder)
-        for mount, count in zip(dead, counts, strict=True):
+        for mount, count in zip(job.dead, look.counts, strict=True):
             watched = self._watched.get(mount.device)
             if watched is None or watched.incident.recovered_at is None:
                 continue
             if watched.incident.recovered_at > began:
                 continue  # another mount with this number, since
-            is_whole = not unseen or watched.rest >= LAST_REST_SECONDS
+            is_whole = not look.unseen or watched.rest >= LAST_REST_SECONDS
             if not count and is_whole:
                 del self._watched[mount.device]
                 continue
             incident, found = watched.incident, tuple(by_device.get(mount.device, ()))
-            shown = Holding(
-                mount.device, incident.source_path, incident.driver, began, found, count, unseen
-            )
+            source, driver = incident.source_path, incident.driver
+            shown = Holding(mount.device, source, driver, began, found, count, look.unseen)
             watched.holding = shown if count else None
             self._rest(watched, now)
 

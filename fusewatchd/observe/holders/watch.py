@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from fusewatchd.model.cycle import CycleReport, Trigger
-from fusewatchd.observe.holders.scan import HolderJob, HolderScanner
-from fusewatchd.observe.holders.targets import Holdings, Wanted
+from fusewatchd.observe.holders.scan import HolderScanner
+from fusewatchd.observe.holders.targets import HolderJob, Holdings
 
 
 class HolderWatch:
@@ -16,7 +17,7 @@ class HolderWatch:
         """Take the scanner, and where to write down what it finds."""
         self._scanner = scanner
         self._book = book
-        self._looking_for: Wanted | None = None
+        self._looking_for: HolderJob | None = None
         self._began = 0.0
         self._is_shallow = False
         """A look did not come back: the next ones do without what may need a lock."""
@@ -27,8 +28,7 @@ class HolderWatch:
         wanted = self._book.wanted(cycle.finished_at) if not self._scanner.is_running else None
         if wanted is None:
             return
-        job = HolderJob(wanted.dead, wanted.namespaces, self._is_shallow)
-        if self._scanner.request(job, cycle.finished_at):
+        if self._scanner.request(replace(wanted, is_shallow=self._is_shallow), cycle.finished_at):
             self._looking_for, self._began = wanted, cycle.finished_at
         else:
             self._book.take_failure(cycle.finished_at, cycle.finished_at)
@@ -52,9 +52,7 @@ class HolderWatch:
             return Trigger.HOLDERS
         if found is None or self._looking_for is None:
             return None
-        self._book.take_look(
-            self._looking_for.dead, found.holders, found.counts, found.unseen, self._began, now
-        )
+        self._book.take_look(self._looking_for, found, self._began, now)
         return Trigger.HOLDERS
 
     def postpone(self, seconds: float) -> None:

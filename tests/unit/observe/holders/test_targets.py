@@ -16,8 +16,9 @@ from fusewatchd.observe.holders.targets import (
     LAST_REST_SECONDS,
     MAX_WATCHED,
     REST_FACTOR,
+    HolderJob,
+    HolderLook,
     Holdings,
-    Wanted,
 )
 from tests.unit.cycles import NEW, OLD, SOURCE, closed, cycle, incident, mount
 
@@ -67,13 +68,13 @@ def holder(pid: int = 7, device: Device = OLD) -> Holder:
 
 def look(
     book: Holdings, now: float, *holders: Holder, count: int | None = None, unseen: int = 0
-) -> Wanted:
+) -> HolderJob:
     wanted = book.wanted(now)
     assert wanted is not None
     counts = [sum(h.device == m.device for h in holders) for m in wanted.dead]
     if count is not None:
         counts = [count]
-    book.take_look(wanted.dead, holders, counts, unseen, now, now)
+    book.take_look(wanted, HolderLook(tuple(holders), tuple(counts), unseen, 0.0), now, now)
     return wanted
 
 
@@ -81,7 +82,7 @@ def test_all_mounts_ever_seen_are_looked_for_a_moment_after_the_recovery() -> No
     book = after_a_recovery()
     assert book.next_due() == 20.0 + FIRST_LOOK_SECONDS
     assert book.wanted(20.5) is None
-    assert book.wanted(21.0) == Wanted((DeadMount(OLD, (11, 12, 21)),), (INSIDE,))
+    assert book.wanted(21.0) == HolderJob((DeadMount(OLD, (11, 12, 21)),), (INSIDE,))
 
 
 def test_nobody_holds_anything_and_it_is_over() -> None:
@@ -127,7 +128,7 @@ def test_a_long_look_is_followed_by_a_long_rest() -> None:
     book = after_a_recovery()
     wanted = book.wanted(21.0)
     assert wanted is not None
-    book.take_look(wanted.dead, [holder()], [1], 0, 21.0, 23.0)
+    book.take_look(wanted, HolderLook((holder(),), (1,), 0, 0.0), 21.0, 23.0)
     assert book.next_due() == 23.0 + 2.0 * REST_FACTOR
     book.take_failure(70.0, 75.0)
     assert book.next_due() == 75.0 + 5.0 * REST_FACTOR
@@ -167,7 +168,7 @@ def test_a_look_from_before_the_second_outage_says_nothing_of_it() -> None:
     assert first is not None
     book.take_cycle(seen(30.0, [mount("/a", OLD, 31)]), [OLD])
     book.take_cycle(seen(31.0, dead=(), over=[recovered(at=31.0)]), [])
-    book.take_look(first.dead, [holder()], [1], 0, 21.0, 32.0)
+    book.take_look(first, HolderLook((holder(),), (1,), 0, 0.0), 21.0, 32.0)
     assert book.view() == ()
     assert book.next_due() is not None
 
