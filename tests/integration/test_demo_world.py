@@ -16,8 +16,12 @@ import pytest
 from fusewatchd.demo.environment import python_environment
 from fusewatchd.demo.node import cgroups
 from fusewatchd.demo.node.node import DemoNode
-from fusewatchd.demo.node.own_root import be_at_the_root
-from fusewatchd.demo.node.world import PrivateWorld, mount_points, run_in_private_world
+from fusewatchd.demo.node.world import (
+    PrivateWorld,
+    be_at_the_root,
+    mount_points,
+    run_in_private_world,
+)
 from fusewatchd.errors import FusewatchError
 from fusewatchd.linux import syscalls
 from fusewatchd.linux.private_namespace import Home

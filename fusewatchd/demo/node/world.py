@@ -24,7 +24,6 @@ from types import FrameType
 from typing import Final, NamedTuple, NoReturn
 
 from fusewatchd.demo.node import cgroups
-from fusewatchd.demo.node.own_root import be_at_the_root
 from fusewatchd.errors import FusewatchError
 from fusewatchd.linux import syscalls
 
@@ -85,6 +84,36 @@ def mount_points() -> list[str]:
     with open("/proc/self/mountinfo", "rb") as file:
         raw = [line.split(b" ")[4] for line in file]
     return [os.fsdecode(path.decode("unicode_escape").encode("latin-1")) for path in raw]
+
+
+def be_at_the_root() -> None:
+    """Cut this process's own mount namespace off from all others, and put its root on top.
+
+    In a chroot the root is a directory somewhere below that of the namespace, and whoever
+    enters the namespace with setns(2), as one enters a container, does not come out there.
+
+    Raises:
+        OSError: /proc is missing, or a mount failed.
+    """
+    with (
+        syscalls.closing_fd(os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)) as namespace,
+        syscalls.closing_fd(os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as root,
+    ):
+        syscalls.setns(namespace, syscalls.CLONE_NEWNS)
+        syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
+        if _identity(os.stat(root)) == _identity(os.stat("/")):
+            return
+        os.fchdir(root)
+        # Only a mount can be moved, and entering it by its path leads to the new one.
+        syscalls.mount(".", ".", None, syscalls.MS_BIND | syscalls.MS_REC)
+        os.chdir(os.getcwd())
+        syscalls.mount(".", "/", None, syscalls.MS_MOVE)
+        os.chroot(".")
+        os.chdir("/")
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 def run_in_private_world(
