@@ -73,17 +73,14 @@ class Node:
         root = self.kubelet_root = find_kubelet_root(settings.kubelet.root)
         self.table = MountTableSource(use_fanotify=not as_old_kernel)
         self.connections = Connections(timing_of(settings))
-        self.probes = ProbePool(
-            lambda who: self.forks.spawn("probe", who), settings.probe.max_children
-        )
+        most = settings.probe.max_children
+        self.probes = ProbePool(lambda who: self.forks.spawn("probe", who), most)
         self.pods_directory = PodsDirectoryWatch(root) if root else None
         self.scanner = NamespaceScanner(lambda: self.forks.spawn("scan"))
         holdings = Holdings()
         self.holders = HolderWatch(HolderScanner(lambda: self.forks.spawn("holders")), holdings)
-        namespaces = NamespaceWatch(self.scanner)
-        self.observer = Observer(
-            root, self.table, self.connections, self.probes, namespaces, holdings
-        )
+        readers = self.table, self.connections, self.probes, NamespaceWatch(self.scanner), holdings
+        self.observer = Observer(root, *readers)
         self.observer.adjust(frozenset(settings.ignore_fs_types), settings.look_seconds)
         self.executor = Executor(
             lambda: MountWorker(lambda: self.forks.spawn("mount"), pages),

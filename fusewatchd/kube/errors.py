@@ -63,3 +63,25 @@ class NoOwnerError(KubeError):
 def code_class(code: int) -> str:
     """Return the metric label of a status: ``2xx`` and so on, ``error`` for no answer."""
     return f"{code // 100}xx" if 100 <= code < 600 else "error"
+
+
+def refusal_of(code: int, message: str, rest_seconds: float) -> KubeError:
+    """Return the error that a status code other than success stands for.
+
+    ``rest_seconds`` is how long the server asked not to be asked again; 0: it did not say.
+    """
+    match code:
+        case 401:
+            return UnauthorizedError(message, code)
+        case 403:
+            return ForbiddenError(message, code)
+        case 404:
+            return NotFoundError(message, code)
+        case 409:
+            return ConflictError(message, code)
+        case 429:
+            return TooManyRequestsError(message, rest_seconds)
+        case _ if code >= 500:
+            return ServerError(message, code, rest_seconds)
+        case _:
+            return RejectedError(message, code)

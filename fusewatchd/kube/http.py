@@ -34,17 +34,7 @@ from fusewatchd.config.credential_files import (
 from fusewatchd.errors import CredentialsError, KubeError
 from fusewatchd.kube.cutoff import CutOff
 from fusewatchd.kube.dates import http_date, retry_after
-from fusewatchd.kube.errors import (
-    AnswerError,
-    ConflictError,
-    ForbiddenError,
-    NotFoundError,
-    RejectedError,
-    ServerError,
-    TooManyRequestsError,
-    UnauthorizedError,
-    UnreachableError,
-)
+from fusewatchd.kube.errors import AnswerError, UnreachableError, refusal_of
 from fusewatchd.text import printable
 from fusewatchd.threads import place_of
 
@@ -358,21 +348,7 @@ def _refusal(answer: requests.Response, document: object, secret: str) -> KubeEr
     words = printable(words.replace(secret, "(token)") if secret else words)
     message = f"{answer.request.method} {answer.request.path_url}: {code} {words}"
     rest = retry_after(answer.headers.get("Retry-After", ""), time.time())
-    match code:
-        case 401:
-            return UnauthorizedError(message, code)
-        case 403:
-            return ForbiddenError(message, code)
-        case 404:
-            return NotFoundError(message, code)
-        case 409:
-            return ConflictError(message, code)
-        case 429:
-            return TooManyRequestsError(message, rest)
-        case _ if code >= 500:
-            return ServerError(message, code, rest)
-        case _:
-            return RejectedError(message, code)
+    return refusal_of(code, message, rest)
 
 
 def _reason(exc: BaseException) -> str:
