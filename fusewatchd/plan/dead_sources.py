@@ -98,13 +98,25 @@ def step(
     return Step(tuple(sources), after, tuple(detaches), min(due, default=None), wants_look)
 
 
-def reasons(sources: Iterable[DeadSource]) -> dict[TargetKey, Reason]:
-    """Return what the binds of dead sources wait for."""
-    return {
-        key: source.held_back if source.held_back is Reason.SERVER_ALIVE else Reason.SOURCE_DEAD
-        for source in sources
-        for key in source.binds
-    }
+def reasons(sources: Iterable[DeadSource], snapshot: Snapshot) -> dict[TargetKey, Reason]:
+    """Return what the binds of dead sources wait for.
+
+    Where the end of its server was seen, that one may live is a doubt: it holds a detach back, and
+    is no fact to be told.
+    """
+    found = {}
+    for source in sources:
+        lives = source.held_back is Reason.SERVER_ALIVE and not _has_ended(source, snapshot)
+        reason = Reason.SERVER_ALIVE if lives else Reason.SOURCE_DEAD
+        found.update(dict.fromkeys(source.binds, reason))
+    return found
+
+
+def _has_ended(source: DeadSource, snapshot: Snapshot) -> bool:
+    device = source.mount.device
+    connection = snapshot.connections.get(device)
+    was_seen = connection is not None and connection.server_gone_at is not None
+    return was_seen and not snapshot.servers.get(device)
 
 
 def _find(

@@ -80,6 +80,6 @@ def recover_servers(
         dead.wants_look or acts.wants_look,
     )
     # Prefer the reason of a running action over "waiting".
-    plan = todo.explained(acts.reasons).explained(dead_sources.reasons(dead.sources))
+    plan = todo.explained(acts.reasons).explained(dead_sources.reasons(dead.sources, snapshot))
     memory = ServerMemory(dead.watches, acts.attempts, acts.bucket)
     return ServerStep(plan, replace(ledger, server_actions=memory), report)

@@ -75,6 +75,20 @@ class World:
         return ()
 
 
+def test_a_doubt_whether_a_server_lives_is_not_told_as_a_fact() -> None:
+    world = World()
+    perhaps_served(world)
+    step = world.look(DIED_AT + 13)
+    snapshot = world.scene.snapshot()
+    (source,) = step.sources
+    assert source.held_back is Reason.SERVER_ALIVE
+    for gone_at, reason in ((DIED_AT, Reason.SOURCE_DEAD), (None, Reason.SERVER_ALIVE)):
+        device = source.mount.device
+        connection = replace(snapshot.connections[device], server_gone_at=gone_at)
+        seen = replace(snapshot, connections={device: connection})
+        assert set(dead_sources.reasons(step.sources, seen).values()) == {reason}
+
+
 def test_one_that_is_dead_for_long_enough_is_detached_after_its_confirmations() -> None:
     world = World()
     early = world.look(DIED_AT + 9.9)
@@ -89,7 +103,7 @@ def test_one_that_is_dead_for_long_enough_is_detached_after_its_confirmations() 
     assert step.detaches == (DetachDeadSource(TargetKey(0, SOURCE), expect),)
     (source,) = step.sources
     assert (source.layers, source.binds) == (1, frozenset({TargetKey(0, publish_path())}))
-    assert dead_sources.reasons(step.sources) == {TargetKey(0, publish_path()): Reason.SOURCE_DEAD}
+    assert dead_sources.reasons(step.sources, world.scene.snapshot()) == {TargetKey(0, publish_path()): Reason.SOURCE_DEAD}
     assert not world.look(DIED_AT + 14).detaches  # it is in flight
 
 
