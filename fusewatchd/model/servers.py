@@ -78,6 +78,8 @@ class Connection:
     """When the last serving process was seen to exit."""
     first_asked_at: float | None = None
     """None: never asked so far."""
+    was_seen_working: bool = False
+    """It answered at some time of this run, so the end of its server would have been seen."""
     disconnected_at: float | None = None
     """When the first DISCONNECTED came in; None for any other answer."""
     held_since: float | None = None

@@ -101,22 +101,24 @@ def step(
 def reasons(sources: Iterable[DeadSource], snapshot: Snapshot) -> dict[TargetKey, Reason]:
     """Return what the binds of dead sources wait for.
 
-    Where the end of its server was seen, that one may live is a doubt: it holds a detach back, and
-    is no fact to be told.
+    That a server may live holds a detach back.  It is told only where something says so: not where
+    the end of the server was seen, nor where this run never saw it alive.
     """
     found = {}
     for source in sources:
-        lives = source.held_back is Reason.SERVER_ALIVE and not _has_ended(source, snapshot)
+        lives = source.held_back is Reason.SERVER_ALIVE and _seems_alive(source, snapshot)
         reason = Reason.SERVER_ALIVE if lives else Reason.SOURCE_DEAD
         found.update(dict.fromkeys(source.binds, reason))
     return found
 
 
-def _has_ended(source: DeadSource, snapshot: Snapshot) -> bool:
+def _seems_alive(source: DeadSource, snapshot: Snapshot) -> bool:
     device = source.mount.device
     connection = snapshot.connections.get(device)
-    was_seen = connection is not None and connection.server_gone_at is not None
-    return was_seen and not snapshot.servers.get(device)
+    is_missed = connection is not None and (
+        connection.was_seen_working and connection.server_gone_at is None
+    )
+    return is_missed or bool(snapshot.servers.get(device))
 
 
 def _find(

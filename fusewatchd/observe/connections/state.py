@@ -48,6 +48,8 @@ class ConnectionState:
     is_withdrawn: bool = False
     """It was asked for a while, and waits for its turn to be asked again."""
     first_asked_at: float | None = None
+    was_seen_working: bool = False
+    """It answered at some time of this run."""
     asked_at: float = 0.0
     answered_at: float = 0.0
     disconnected_at: float | None = None
@@ -115,6 +117,7 @@ def answered(
     return replace(
         settled(state),
         answer=answer,
+        was_seen_working=state.was_seen_working or answer is Answer.ANSWERED,
         errno=errno,
         answered_at=now,
         server_gone_at=gone_at,

@@ -17,6 +17,7 @@ def connection_of(
         device=device,
         answer=state.answer,
         first_asked_at=state.first_asked_at,
+        was_seen_working=state.was_seen_working,
         asked_at=state.asked_at,
         answered_at=state.answered_at,
         errno=state.errno,

@@ -82,9 +82,15 @@ def test_a_doubt_whether_a_server_lives_is_not_told_as_a_fact() -> None:
     snapshot = world.scene.snapshot()
     (source,) = step.sources
     assert source.held_back is Reason.SERVER_ALIVE
-    for gone_at, reason in ((DIED_AT, Reason.SOURCE_DEAD), (None, Reason.SERVER_ALIVE)):
+    for gone_at, was_seen, reason in (
+        (DIED_AT, True, Reason.SOURCE_DEAD),
+        (None, False, Reason.SOURCE_DEAD),
+        (None, True, Reason.SERVER_ALIVE),
+    ):
         device = source.mount.device
-        connection = replace(snapshot.connections[device], server_gone_at=gone_at)
+        connection = replace(
+            snapshot.connections[device], server_gone_at=gone_at, was_seen_working=was_seen
+        )
         seen = replace(snapshot, connections={device: connection})
         assert set(dead_sources.reasons(step.sources, seen).values()) == {reason}
 
