@@ -312,8 +312,8 @@ def check_metrics(text: str) -> None:
             drivers.add(sample.labels.get("driver", ""))
     assert "x" not in drivers
     assert any("csi" in driver for driver in drivers), "nothing hostile in it"
-    for hidden in ("owned", "web", NAME[:8]):
-        assert hidden not in text
+    for hidden in ("owned", '"web', NAME[:8]):
+        assert hidden not in text.replace('thread="web"', "")
 
 
 def check_events(apiserver: DemoApiServer, pod: DemoPod) -> None:
