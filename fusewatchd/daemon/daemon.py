@@ -119,9 +119,10 @@ class Daemon:
         self._throttle.rest()
         self._reporting.ask_for_pods()
         now = time.monotonic()
+        cycle_due = self._cycle_due(now)  # looks at every bind: once a turn
         until = self._wake_ups.held_until
         if until is None:
-            times = (self._wake_ups.due_at, *(due_at for due_at, _ in self._timers(now)))
+            times = (self._wake_ups.due_at, *(at for at, _ in self._timers(now, cycle_due)))
             until = min((t for t in times if t is not None), default=now + MAX_SLEEP_SECONDS)
         self._make_up_for(self._absence.lost())
         wait = max(0.0, min(until - now, MAX_SLEEP_SECONDS))
@@ -134,14 +135,14 @@ class Daemon:
             self._wake(Trigger.RELOAD)
         self._make_up_for(self._absence.lost())
         now = time.monotonic()
-        for due_at, run in self._timers(now):
+        for due_at, run in self._timers(now, cycle_due):
             if due_at is not None and now >= due_at:
                 self._wake(run())
         self._cycle_if_due()
 
-    def _timers(self, now: float) -> tuple[_Timer, ...]:
+    def _timers(self, now: float, cycle_due: float | None) -> tuple[_Timer, ...]:
         """Everything that is due at some time although no descriptor wakes the loop."""
-        node, observer, cycle = self._node, self._node.observer, self._cycle
+        node, observer = self._node, self._node.observer
         return (
             (node.probes.next_deadline(), self._on_probe),
             (node.scanner.next_deadline(), self._on_scan),
@@ -151,13 +152,24 @@ class Daemon:
             (observer.errands_due(now), self._on_errands),
             (node.executor.next_deadline(), self._on_outcome),
             (self._state.due_at, self._save),
-            (observer.next_due(now), self._on_time),
-            (node.commands.next_deadline(), self._on_time),
-            (node.holders.next_due(), self._on_time),
-            (next_retry(node.reconciler.ledger, cycle.plan) if cycle else None, self._on_time),
-            (cycle.server_actions.due_at if cycle else None, self._on_time),
-            (cycle.finished_at + self._heartbeat_seconds if cycle else None, self._on_time),
+            (cycle_due, self._on_time),
         )
+
+    def _cycle_due(self, now: float) -> float | None:
+        """Return when a cycle is needed although nothing wakes the loop."""
+        node, cycle = self._node, self._cycle
+        times = [
+            node.observer.next_due(now),
+            node.commands.next_deadline(),
+            node.holders.next_due(),
+        ]
+        if cycle is not None:
+            times += [
+                next_retry(node.reconciler.ledger, cycle.plan),
+                cycle.server_actions.due_at,
+                cycle.finished_at + self._heartbeat_seconds,
+            ]
+        return min((t for t in times if t is not None), default=None)
 
     def _on_time(self) -> Trigger | None:
         """A cycle is needed, unless something else has asked for one already."""
