@@ -15,7 +15,7 @@ from fusewatchd.linux.mount_kernel import Attributes, FileKind, MountKernel, Sto
 from fusewatchd.linux.mount_stack import opened, tree_inside
 from fusewatchd.model.actions import RECEIVES, ChildMount, Expect, Propagation, ReplaceMount
 from fusewatchd.model.mount_table import below
-from fusewatchd.model.mounts import Mount
+from fusewatchd.model.mounts import Mount, UserNamespaceRef
 from fusewatchd.model.stacks import Pile
 from fusewatchd.model.verdicts import Reason
 
@@ -85,7 +85,7 @@ class NewMount:
         attributes = Attributes(
             options=options,
             propagation=_attainable(_wanted(action, target.mount, options, origin), origin),
-            idmap_pid=self._idmap_pid(target.mount, target.idmap),
+            idmap=self._users_of(target.mount, target.idmap),
         )
         clone = self._configured(copy, attributes)
         if carried and inside is not _Inside.ALL:
@@ -173,25 +173,25 @@ class NewMount:
         is_container = self._action.namespace is not None
         return skip(Reason.HOST_BIND_STALE if is_container else Reason.SOURCE_CHANGED, detail)
 
-    def _idmap_pid(self, mount: Mount, idmap: tuple[str, str] | None) -> int:
+    def _users_of(self, mount: Mount, idmap: tuple[str, str] | None) -> UserNamespaceRef | None:
         if not mount.is_idmapped:
-            return 0
+            return None
         namespace = self._action.namespace
         if namespace is None:
             raise refuse(Reason.IDMAP, "an id-mapped bind on the host has no known mapping")
-        if not namespace.users_pid:
+        if namespace.users is None:
             # Whoever is in there may have made the mapping himself.
             raise refuse(Reason.IDMAP, "the container's own user namespace is not known")
-        mapping = self._kernel.idmap_of_process(namespace.users_pid)
+        mapping = self._kernel.idmap_of_users(namespace.users)
         if idmap is not None and idmap != mapping:
             raise refuse(Reason.IDMAP, "the mount's id mapping is not its container's")
-        return namespace.users_pid
+        return namespace.users
 
     def _configured(self, copy: int, attributes: Attributes) -> int:
         try:
             return self._keep(self._kernel.configure(copy, attributes), self._kept)
         except OSError as exc:
-            if attributes.idmap_pid and exc.errno in (errno.EINVAL, errno.EOPNOTSUPP):
+            if attributes.idmap and exc.errno in (errno.EINVAL, errno.EOPNOTSUPP):
                 detail = "the new file system does not allow id-mapped mounts"
                 raise refuse(Reason.IDMAP, detail) from exc
             raise
@@ -219,7 +219,7 @@ class NewMount:
             raise refuse(Reason.CHILD_MOUNT, f"{child.origin.mount_point} shows {shown} now")
         propagation = _attainable(_propagation_of(old), origin)
         idmap = self._kernel.idmap_of(old) if old.is_idmapped else None
-        attributes = Attributes(old.options, propagation, self._idmap_pid(old, idmap))
+        attributes = Attributes(old.options, propagation, self._users_of(old, idmap))
         return self._configured(copy, attributes)
 
     def _place_of(self, relative: str, places: dict[str, int]) -> int:

@@ -17,7 +17,7 @@ from typing import Protocol
 from fusewatchd.linux import syscalls
 from fusewatchd.model.actions import NamespaceRef, OutcomeStatus, Propagation
 from fusewatchd.model.mount_table import MountTable
-from fusewatchd.model.mounts import Device, Mount
+from fusewatchd.model.mounts import Device, Mount, UserNamespaceRef
 from fusewatchd.model.verdicts import Reason
 
 
@@ -47,8 +47,8 @@ class Attributes:
     options: str
     """Per-mount options as mountinfo prints them."""
     propagation: Propagation
-    idmap_pid: int = 0
-    """Process whose user namespace is the mount's id mapping; 0: not idmapped."""
+    idmap: UserNamespaceRef | None = None
+    """The user namespace that is the mount's id mapping; None: not idmapped."""
 
 
 LEAVES_GROUP = {
@@ -110,8 +110,8 @@ class MountKernel(Protocol):
     def idmap_of(self, mount: Mount) -> tuple[str, str] | None:
         """Return uid and gid mapping as text, None where this kernel does not tell."""
 
-    def idmap_of_process(self, pid: int) -> tuple[str, str]:
-        """Return the mappings of a process's user namespace as text."""
+    def idmap_of_users(self, users: UserNamespaceRef) -> tuple[str, str]:
+        """Return the mappings of a user namespace as text; ESRCH when it is gone."""
 
     def copy(self, path: str, below: str, *, recursive: bool) -> int:
         """Return a detached copy of the topmost mount at ``path``, rooted at ``below`` in it.

@@ -8,6 +8,7 @@ Nothing here waits for the process, with one exception that says so.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -40,6 +41,23 @@ class Process:
         """Return the inode of a namespace, ``mnt`` or ``user``, namespaces(7)."""
         link = os.readlink(f"ns/{kind}", dir_fd=self._fd)
         return int(link[link.index("[") + 1 : -1])
+
+    def open_namespace(self, kind: str, inode: int) -> int:
+        """Open a namespace of which the process still is a member.
+
+        Raises:
+            ProcessLookupError: it has ended, or is in another one.
+        """
+        name = f"ns/{kind}"
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._fd)
+        except FileNotFoundError:
+            # What ended is no failure: a zombie has no namespace.
+            raise ProcessLookupError(errno.ESRCH, "the process has ended", name) from None
+        if os.fstat(fd).st_ino != inode:
+            os.close(fd)
+            raise ProcessLookupError(errno.ESRCH, "the process is in another namespace now", name)
+        return fd
 
     def root(self) -> str:
         """Return the root directory as the caller sees it.
@@ -101,6 +119,30 @@ def open_process(pid: int, proc: str = PROC) -> Iterator[Process]:
     """
     with closing_fd(os.open(f"{proc}/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as fd:
         yield Process(pid, fd)
+
+
+@contextmanager
+def open_same_process(pid: int, start_time: int, proc: int) -> Iterator[Process]:
+    """Open a process that was seen before, for the length of a ``with`` block.
+
+    Args:
+        pid: as it was seen.
+        start_time: as ``Process.stat`` told it: the pid may be another process's by now.
+        proc: a descriptor of ``/proc``.
+
+    Raises:
+        ProcessLookupError: it has ended.
+    """
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    try:
+        directory = os.open(str(pid), flags, dir_fd=proc)
+    except FileNotFoundError:
+        raise ProcessLookupError(errno.ESRCH, "the process has ended", str(pid)) from None
+    with closing_fd(directory):
+        process = Process(pid, directory)
+        if process.stat()[2] != start_time:
+            raise ProcessLookupError(errno.ESRCH, "the pid is another process's now", str(pid))
+        yield process
 
 
 def list_pids() -> list[int]:

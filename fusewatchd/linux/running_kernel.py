@@ -22,10 +22,11 @@ from fusewatchd.linux.mount_kernel import (
     attribute_bits,
 )
 from fusewatchd.linux.private_namespace import Home, Staging
+from fusewatchd.linux.procfs import Process, open_same_process
 from fusewatchd.linux.syscalls import closing_fd
 from fusewatchd.model.actions import NamespaceRef
 from fusewatchd.model.mount_table import MountTable, parse_mount_table
-from fusewatchd.model.mounts import Device, Mount
+from fusewatchd.model.mounts import Device, Mount, UserNamespaceRef
 
 
 class RealKernel:
@@ -58,19 +59,12 @@ class RealKernel:
                 self._home.go()
                 self._is_home = True
             return
-        name = f"{namespace.pid}/ns/mnt"
-        try:
-            fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
-        except FileNotFoundError:
-            # What ended is no failure: neither the process nor a zombie has a namespace.
-            raise ProcessLookupError(errno.ESRCH, "the container has ended", name) from None
-        try:
-            if os.fstat(fd).st_ino != namespace.inode:
-                raise ProcessLookupError(errno.ESRCH, "the pid is in another namespace now")
+        with (
+            open_same_process(namespace.pid, namespace.start_time, self._proc) as process,
+            closing_fd(process.open_namespace("mnt", namespace.inode)) as fd,
+        ):
             self._is_home = False
             syscalls.setns(fd, syscalls.CLONE_NEWNS)
-        finally:
-            os.close(fd)
 
     def open_mount(self, path: str) -> int:
         if not self._has_openat2:
@@ -166,13 +160,12 @@ class RealKernel:
     def idmap_of(self, mount: Mount) -> tuple[str, str] | None:
         return statmount.idmap_of(mount.unique_id) if mount.unique_id else None
 
-    def idmap_of_process(self, pid: int) -> tuple[str, str]:
-        return (self._read_map(pid, "uid_map"), self._read_map(pid, "gid_map"))
-
-    def _read_map(self, pid: int, name: str) -> str:
-        fd = os.open(f"{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
-        with open(fd, encoding="ascii") as file:
-            return "\n".join(" ".join(line.split()) for line in file)
+    def idmap_of_users(self, users: UserNamespaceRef) -> tuple[str, str]:
+        with open_same_process(users.pid, users.start_time, self._proc) as process:
+            maps = _read_map(process, "uid_map"), _read_map(process, "gid_map")
+            # Whoever leaves a user namespace never gets back into it: it was in this one before.
+            os.close(process.open_namespace("user", users.inode))
+            return maps
 
     def copy(self, path: str, below: str, *, recursive: bool) -> int:
         flags = syscalls.OPEN_TREE_CLONE | (syscalls.AT_RECURSIVE if recursive else 0)
@@ -192,7 +185,7 @@ class RealKernel:
 
     def configure(self, copy: int, attributes: Attributes) -> int:
         if self.way is Way.STAGED:
-            if attributes.idmap_pid:
+            if attributes.idmap:
                 # Id mappings and mount_setattr came together in 5.12.
                 raise OSError(errno.EOPNOTSUPP, "id-mapped mounts need mount_setattr")
             return self._staging.configure(
@@ -219,17 +212,17 @@ class RealKernel:
             attr_set=wanted,
             attr_clr=(SETTABLE & ~wanted) | syscalls.MOUNT_ATTR_ATIME,
         )
-        if attributes.idmap_pid:
-            self._set_idmap(copy, attributes.idmap_pid)
+        if attributes.idmap:
+            self._set_idmap(copy, attributes.idmap)
         if attributes.propagation in IS_SHARED:
             syscalls.mount_setattr(copy, propagation=syscalls.MS_SHARED, recursive=True)
 
-    def _set_idmap(self, copy: int, pid: int) -> None:
-        userns = os.open(f"{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
-        try:
-            syscalls.mount_setattr(copy, attr_set=syscalls.MOUNT_ATTR_IDMAP, userns_fd=userns)
-        finally:
-            os.close(userns)
+    def _set_idmap(self, copy: int, users: UserNamespaceRef) -> None:
+        with (
+            open_same_process(users.pid, users.start_time, self._proc) as process,
+            closing_fd(process.open_namespace("user", users.inode)) as fd,
+        ):
+            syscalls.mount_setattr(copy, attr_set=syscalls.MOUNT_ATTR_IDMAP, userns_fd=fd)
 
     def assemble(self, clone: int, children: Sequence[tuple[int, int]]) -> int:
         if not self._mounts_on_detached:
@@ -264,6 +257,11 @@ class RealKernel:
             call(str(fd))
         finally:
             os.chdir("/")
+
+
+def _read_map(process: Process, name: str) -> str:
+    lines = process.read(name).decode("ascii").splitlines()
+    return "\n".join(" ".join(line.split()) for line in lines)
 
 
 def _works(call: Callable[[], object]) -> bool:

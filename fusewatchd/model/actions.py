@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from fusewatchd.model.mounts import Device, Mount, MountNamespace, TargetKey
+from fusewatchd.model.mounts import Device, Mount, MountNamespace, TargetKey, UserNamespaceRef
 from fusewatchd.model.verdicts import Reason
 
 
@@ -82,8 +82,8 @@ class NamespaceRef:
     start_time: int
     own_user_namespace: bool = False
     """What it inherited may be locked there, mount_namespaces(7)."""
-    users_pid: int = 0
-    """A process in the container's own user namespace; 0: none is known."""
+    users: UserNamespaceRef | None = None
+    """The container's own user namespace; None: not known."""
 
     @classmethod
     def of(cls, namespace: MountNamespace) -> NamespaceRef:
@@ -93,7 +93,7 @@ class NamespaceRef:
             namespace.pid,
             namespace.start_time,
             namespace.own_user_namespace,
-            namespace.users_pid,
+            namespace.users,
         )
 
 

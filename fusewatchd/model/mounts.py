@@ -92,6 +92,15 @@ class NamespaceKind(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class UserNamespaceRef:
+    """A user namespace, by a process in it; its start time guards against a reused pid."""
+
+    inode: int
+    pid: int
+    start_time: int
+
+
+@dataclass(frozen=True, slots=True)
 class MountNamespace:
     """A mount namespace other than the host's that holds FUSE mounts."""
 
@@ -111,8 +120,8 @@ class MountNamespace:
     """The container's own: that of its oldest process, and none that one of them made."""
     container_name: str = ""
     """As the kubelet's list has it; empty while no list has the container."""
-    users_pid: int = 0
-    """The container's oldest process, where its user namespace is not the daemon's."""
+    users: UserNamespaceRef | None = None
+    """That of the container's oldest process, where it is not the daemon's."""
 
     def mount(self, mount_id: int) -> Mount | None:
         """Return the mount with this id, if the namespace had it when it was read."""

@@ -122,6 +122,7 @@ class FuseServer:
     devices: tuple[Device, ...]
     """Connections it serves; empty when the kernel does not tell (before about 6.16)."""
     command: str = ""
+    """Its arguments, where the kernel does not tell which connections it serves."""
     pod_uid: str = ""
     """Directory uid; empty outside pods."""
     container_id: str = ""

@@ -220,7 +220,9 @@ class RealWorld:
         os.close(write_end)
         with os.fdopen(ready, "rb") as reader:
             assert reader.read(1) == b".", "no namespace"
-        return NamespaceRef(os.stat(f"{pid}/ns/mnt", dir_fd=self._proc).st_ino, pid, 1)
+        with open(os.open(f"{pid}/stat", os.O_RDONLY, dir_fd=self._proc), "rb") as file:
+            start_time = int(file.read().rpartition(b")")[2].split()[19])
+        return NamespaceRef(os.stat(f"{pid}/ns/mnt", dir_fd=self._proc).st_ino, pid, start_time)
 
     def end_namespace(self, ref: NamespaceRef) -> None:
         os.kill(ref.pid, signal.SIGKILL)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from fusewatchd.linux.mount_kernel import Attributes, FileKind, Way
 from fusewatchd.model.actions import NamespaceRef, Propagation
 from fusewatchd.model.mount_table import MountTable
-from fusewatchd.model.mounts import Device, Mount
+from fusewatchd.model.mounts import Device, Mount, UserNamespaceRef
 from tests.fakes.filesystem import Node, NodeKind, raise_errno
 from tests.fakes.machine import Machine, OpenFile
 from tests.fakes.mounts import FakeMount, Namespace, canonical, follow, names_of, topmost
@@ -119,8 +119,8 @@ class FakeKernel:
         self._note("idmap_of", mount.mount_id)
         return None
 
-    def idmap_of_process(self, pid: int) -> tuple[str, str]:
-        self._note("idmap_of_process", pid)
+    def idmap_of_users(self, users: UserNamespaceRef) -> tuple[str, str]:
+        self._note("idmap_of_users", users.pid)
         return _HOST_IDMAP
 
     def device_of(self, fd: int) -> Device:
@@ -149,7 +149,7 @@ class FakeKernel:
 
     def configure(self, copy: int, attributes: Attributes) -> int:
         self._note("configure", attributes.options, attributes.propagation.value)
-        if attributes.idmap_pid:
+        if attributes.idmap:
             raise_errno(errno.EOPNOTSUPP if self.way is Way.STAGED else errno.EINVAL)
         result = self._same_or_copy(copy)
         mount = self._file(result).mount

@@ -21,7 +21,7 @@ from fusewatchd.linux import procfs
 from fusewatchd.linux.procfs import Process, open_process
 from fusewatchd.model.findings import Gap
 from fusewatchd.model.mount_table import mount_from_line
-from fusewatchd.model.mounts import Device, MountNamespace, NamespaceKind
+from fusewatchd.model.mounts import Device, MountNamespace, NamespaceKind, UserNamespaceRef
 from fusewatchd.model.servers import FuseServer
 from fusewatchd.observe.namespaces.cgroupfs import (
     CgroupTrees,
@@ -130,7 +130,7 @@ class Walker:
             "mounts": mounts,
             "own_user_namespace": process.namespace("user") != user,
             "is_own": False,
-            "users_pid": 0,
+            "users": None,
             "container_name": "",
         }
 
@@ -161,7 +161,7 @@ class Walker:
             namespace = best[inode]
             namespace["is_own"] = is_own and place.directory in genuine
             if first is not None and namespace["own_user_namespace"]:
-                namespace["users_pid"] = first.pid if _lives_on(first) else 0
+                namespace["users"] = encode(_users(first)) if _lives_on(first) else None
 
     def _server(self, process: Process) -> Any:
         """Describe a process with a ``/dev/fuse`` descriptor; None for any other."""
@@ -175,7 +175,8 @@ class Walker:
             "pid": process.pid,
             "start_time": start_time,
             "devices": [encode(device) for device in sorted(devices)],
-            "command": process.command(),
+            # Only where the kernel does not tell whom it serves do its arguments say something.
+            "command": "" if devices else process.command(),
             "pod_uid": owner.pod_uid,
             "container_id": owner.container_id,
             "unit": owner.unit,
@@ -200,6 +201,10 @@ def _genuine(places: Iterable[Membership]) -> set[str]:
         if all(other.startswith(f"{anchor}/") for other, _ in others):
             found.add(directory)
     return found
+
+
+def _users(first: FirstProcess) -> UserNamespaceRef:
+    return UserNamespaceRef(first.user_namespace, first.pid, first.start_time)
 
 
 def _lives_on(first: FirstProcess) -> bool:

@@ -109,7 +109,9 @@ def test_one_that_is_dead_for_long_enough_is_detached_after_its_confirmations() 
     assert step.detaches == (DetachDeadSource(TargetKey(0, SOURCE), expect),)
     (source,) = step.sources
     assert (source.layers, source.binds) == (1, frozenset({TargetKey(0, publish_path())}))
-    assert dead_sources.reasons(step.sources, world.scene.snapshot()) == {TargetKey(0, publish_path()): Reason.SOURCE_DEAD}
+    assert dead_sources.reasons(step.sources, world.scene.snapshot()) == {
+        TargetKey(0, publish_path()): Reason.SOURCE_DEAD
+    }
     assert not world.look(DIED_AT + 14).detaches  # it is in flight
 
 
