@@ -19,6 +19,7 @@ from fusewatchd.model.findings import Bind, Finding, Unproven
 from fusewatchd.model.ledger import Facts, Ledger, Owner
 from fusewatchd.model.mounts import Mount, MountNamespace, NamespaceKind, TargetKey
 from fusewatchd.model.pods import BindKind, BindPath
+from fusewatchd.model.quota import RefusedOwner
 from fusewatchd.model.servers import Answer
 from fusewatchd.model.snapshot import Snapshot
 from fusewatchd.model.verdicts import Reason, Verdict
@@ -48,6 +49,8 @@ class Diagnosis:
     unproven: tuple[Unproven, ...] = ()
     unclaimed: tuple[tuple[MountNamespace, Mount], ...] = ()
     """FUSE mounts in pods' containers that are none of the volumes that are repaired."""
+    refused_owners: tuple[RefusedOwner, ...] = ()
+    """Pods with more binds in their containers than are repaired."""
 
 
 def diagnose(snapshot: Snapshot, ledger: Ledger, knowledge: Knowledge) -> Diagnosis:

@@ -13,6 +13,7 @@ from fusewatchd.doctor.findings import Finding, fail, ok, warn
 from fusewatchd.doctor.node_checks import node_findings
 from fusewatchd.doctor.node_facts import examine_node
 from fusewatchd.doctor.pod_checks import pod_findings
+from fusewatchd.doctor.quota_checks import quota_findings
 from fusewatchd.errors import ConfigError, FusewatchError
 from fusewatchd.model.plan import RecoveryMode
 from fusewatchd.serve.listeners import parse_address
@@ -27,24 +28,24 @@ def examine(settings: Settings) -> list[Finding]:
         OSError: /proc cannot be read.
     """
     node = examine_node(settings)
-    binds, problem = _binds(settings, is_running=bool(node.daemon_pid))
+    document, problem = _status(settings, is_running=bool(node.daemon_pid))
     cluster, pods = examine_cluster(settings, node.kubelet_root)
     findings = [*node_findings(node), *cluster_findings(cluster), *_web(settings)]
-    if problem:
+    if document is None:
         advice = "see the lines above; fusewatchd check says more"
         return [*findings, fail("pods", f"could not be looked at: {problem}", advice)]
     names = {pod.directory_uid: f"{pod.namespace}/{pod.name}" for pod in pods}
     is_report_only = settings.recovery.mode is RecoveryMode.REPORT
-    return [*findings, *pod_findings(binds, names, is_report_only=is_report_only)]
+    findings += quota_findings(document)
+    return [*findings, *pod_findings(document["binds"], names, is_report_only=is_report_only)]
 
 
-def _binds(settings: Settings, *, is_running: bool) -> tuple[list[Any], str]:
-    """Return the binds by the daemon, which remembers more; else by a look of our own."""
+def _status(settings: Settings, *, is_running: bool) -> tuple[Any, str]:
+    """Return the status by the daemon, which remembers more; else by a look of our own."""
     try:
-        document = ask(settings.runtime_dir) if is_running else look_once(settings)
+        return ask(settings.runtime_dir) if is_running else look_once(settings), ""
     except (FusewatchError, OSError) as exc:
-        return [], str(exc)
-    return document["binds"], ""
+        return None, str(exc)
 
 
 def _web(settings: Settings) -> Iterator[Finding]:

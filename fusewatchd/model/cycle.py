@@ -15,6 +15,7 @@ from fusewatchd.model.ledger import Ledger
 from fusewatchd.model.mounts import Mount, MountNamespace, TargetKey
 from fusewatchd.model.outages import Change, Incident
 from fusewatchd.model.plan import Pause, Plan, RecoveryMode, SupersededPolicy
+from fusewatchd.model.quota import Refusal as QuotaRefusal
 from fusewatchd.model.server_actions import NO_SERVER_ACTIONS, ServerReport
 from fusewatchd.model.snapshot import Snapshot
 
@@ -66,6 +67,11 @@ class CycleReport:
     """How many dead mounts are below those that work; they go when those are dead too."""
     server_actions: ServerReport = NO_SERVER_ACTIONS
     """What is done about servers, next to what is done about binds."""
+
+    @property
+    def over_quota(self) -> tuple[QuotaRefusal, ...]:
+        """Owners that want more of something than one owner may have."""
+        return tuple(self.ledger.refused_owners.values())
 
     @property
     def gaps(self) -> tuple[Gap, ...]:

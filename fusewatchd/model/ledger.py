@@ -15,6 +15,7 @@ from fusewatchd.model.actions import Outcome, OwnLayer, Propagation
 from fusewatchd.model.findings import SourceAnswer, SourcePath
 from fusewatchd.model.mounts import Device, Mount, MountNamespace, TargetKey
 from fusewatchd.model.outages import Incident, Outage, Phase
+from fusewatchd.model.quota import Refused
 from fusewatchd.model.rights import Rights
 from fusewatchd.model.server_actions import ServerMemory
 from fusewatchd.model.servers import Service
@@ -203,6 +204,8 @@ class Ledger:
     services: Mapping[str, Service] = field(default_factory=dict)
     """By path of the source."""
     budget: Budget = field(default_factory=Budget)
+    refused_owners: Refused = field(default_factory=dict)
+    """Who wants more of something than one owner may have."""
     server_actions: ServerMemory = field(default_factory=ServerMemory)
 
     def postponed(self, seconds: float) -> Ledger:

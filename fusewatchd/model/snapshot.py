@@ -9,6 +9,7 @@ from fusewatchd.model.findings import Gap
 from fusewatchd.model.mount_table import MountTable
 from fusewatchd.model.mounts import Device, MountNamespace
 from fusewatchd.model.pods import Pod, VolumeData
+from fusewatchd.model.quota import RefusedOwner
 from fusewatchd.model.servers import Connection, FuseServer, Holding, ServerEnd
 
 
@@ -49,6 +50,8 @@ class Snapshot:
     """The order of ``table`` is the one in which its mounts were made, not that of a copy."""
     anonymous_servers: tuple[FuseServer, ...] = ()
     """Servers of which the kernel does not tell the connection (before about 6.16)."""
+    refused_owners: tuple[RefusedOwner, ...] = ()
+    """Of whom not everything was looked at, since that is more than one owner may have."""
 
     def is_dead(self, device: Device) -> bool:
         """Return True when the connection of a device is known to have no server any more."""

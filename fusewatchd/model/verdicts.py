@@ -82,6 +82,8 @@ class Reason(Enum):
     TABLE_FULL = "table_full"
     BUDGET = "budget"
     """The node has had enough replacements for now."""
+    QUOTA = "quota"
+    """Its pod has had its share: of binds, of workers or of something else (``model.quota``)."""
     SOURCE_FLAPPING = "source_flapping"
     """The source comes and goes; it is waited for until it stays."""
     NAMESPACE_GONE = "namespace_gone"

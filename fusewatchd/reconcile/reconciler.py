@@ -13,12 +13,14 @@ from typing import Protocol
 from fusewatchd.diagnose.diagnosis import Diagnosis, Knowledge, diagnose
 from fusewatchd.diagnose.exclusions import Scope
 from fusewatchd.diagnose.own_layers import dead_layers, recalled
+from fusewatchd.model import quota
 from fusewatchd.model.actions import Action, DropLayers, Outcome, OutcomeStatus, OwnLayer
 from fusewatchd.model.cycle import CycleReport, Trigger
 from fusewatchd.model.findings import Finding
 from fusewatchd.model.ledger import Ledger, remember_outages
 from fusewatchd.model.mounts import TargetKey
 from fusewatchd.model.outages import Change
+from fusewatchd.model.quota import RefusedOwner
 from fusewatchd.model.server_actions import CommandEnd, RunCommand
 from fusewatchd.model.snapshot import Snapshot
 from fusewatchd.plan.back_off import BackOff
@@ -128,7 +130,8 @@ class Reconciler:
         self._executor.submit((*done.plan.actions, *done.report.detaches), started)
         self._commands.submit(done.report.commands, started)
         told = tuple(o for o in ended.of_binds if not isinstance(o.action, DropLayers))
-        changes, step = self._remember(done, diagnosis.findings, told, snapshot)
+        refused = (*snapshot.refused_owners, *diagnosis.refused_owners)
+        changes, step = self._remember(done, diagnosis.findings, told, snapshot, refused)
         self._number += 1
         return CycleReport(
             number=self._number,
@@ -195,6 +198,7 @@ class Reconciler:
         findings: tuple[Finding, ...],
         outcomes: tuple[Outcome, ...],
         snapshot: Snapshot,
+        refused: tuple[RefusedOwner, ...],
     ) -> tuple[tuple[Change, ...], IncidentStep]:
         """Put what was decided into the ledger; return what changed with it."""
         now = snapshot.taken_at
@@ -202,5 +206,11 @@ class Reconciler:
         step = follow(ledger.incidents, findings, outcomes, ledger.states, snapshot, now)
         outages = remember_outages(ledger.outages, step.closed, now)
         services = follow_services(ledger.services, step, findings)
-        self.ledger = replace(ledger, incidents=step.open, outages=outages, services=services)
+        self.ledger = replace(
+            ledger,
+            incidents=step.open,
+            outages=outages,
+            services=services,
+            refused_owners=quota.follow(ledger.refused_owners, refused, now),
+        )
         return changes, step

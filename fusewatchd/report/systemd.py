@@ -105,6 +105,8 @@ class SystemdNotifier:
                 parts.append(f"{len(hit)} {verdict.value}")
         if cycle.gaps:
             parts.append("cannot see: " + " ".join(sorted({gap.source for gap in cycle.gaps})))
+        if cycle.over_quota:
+            parts.append(f"{counted(len(cycle.over_quota), 'quota')} met")
         if self._last_recovery:
             parts.append(self._last_recovery)
         return ", ".join(parts)

@@ -293,6 +293,11 @@ REASONS: Mapping[Reason, Advice] = {
         "Find out what makes mounts stale again and again: 'fusewatchd status', the log.",
         "It has its turn as soon as the budget allows, those that waited longest first.",
     ),
+    Reason.QUOTA: Advice(
+        "Its pod has had its share of binds, workers or replacements: more would cost other pods.",
+        "See 'refused_owners' in 'fusewatchd status --json': what the pod has too many of.",
+        "It has its turn as soon as the pod is within its quota.",
+    ),
     Reason.SOURCE_FLAPPING: Advice(
         "Its source comes and goes: mounts of it died before they were of use to anybody.",
         "See in the log of the FUSE server why it crashes right after its start.",

@@ -15,6 +15,7 @@ from fusewatchd.model.findings import SourceAnswer
 from fusewatchd.model.mounts import MountNamespace, NamespaceKind
 from fusewatchd.model.outages import Incident, Outage
 from fusewatchd.model.plan import Pause, Refusal
+from fusewatchd.model.quota import Refusal as QuotaRefusal
 from fusewatchd.model.snapshot import Snapshot
 from fusewatchd.model.verdicts import ALARMING, Reason, Verdict
 from fusewatchd.status.connections import (
@@ -82,6 +83,7 @@ def status_document(cycle: CycleReport, clocks: Clocks, *, version: str, way: st
         "on_stale": [trouble_document(one, clocks) for one in servers.troubles],
         "flapping_sources": [_pause(pause) for pause in cycle.pauses],
         "namespaces": _namespaces(cycle),
+        "refused_owners": [_over_quota(one, snapshot, clocks) for one in cycle.over_quota],
         "gaps": [{"source": shown(gap.source), "reason": shown(gap.reason)} for gap in cycle.gaps],
     }
 
@@ -259,6 +261,20 @@ def _namespace(namespace: MountNamespace, snapshot: Snapshot) -> Document:
     }
 
 
+def _over_quota(refusal: QuotaRefusal, snapshot: Snapshot, clocks: Clocks) -> Document:
+    refused = refusal.owner
+    return {
+        "owner": refused.owner.kind.value,
+        "pod": pod_document(refused.owner.uid, snapshot) if refused.owner.uid else None,
+        "reason": Reason.QUOTA.value,
+        "resource": refused.resource.value,
+        "limit": refused.limit,
+        "wanted": refused.wanted or None,
+        "example": shown(refused.example) or None,
+        "since": clocks.date(refusal.since),
+    }
+
+
 # ------------------------------------------------------------------------ exit code
 
 
@@ -272,6 +288,8 @@ def exit_code(document: Document) -> int:
     if any(verdicts[verdict.value] for verdict in ALARMING):
         return 1
     is_blind = any(gap["source"] not in POORER for gap in document["gaps"])
+    # Foreign mounts are never repaired: that not all of them are looked at hides no bind.
+    is_blind = is_blind or any(one["pod"] for one in document["refused_owners"])
     if is_blind or document["kubelet_root"] is None or verdicts[Verdict.UNKNOWN.value]:
         return 2
     return 0

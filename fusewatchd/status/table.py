@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from fusewatchd.model.verdicts import Verdict
 from fusewatchd.status.server_table import end_text, holder_lines, server_lines
-from fusewatchd.status.values import Document, words
+from fusewatchd.status.values import Document, owner_name, quota_text, words
 from fusewatchd.text import SHORT_ID, counted, duration_text
 
 _COLOURS: Mapping[str, str] = {
@@ -44,7 +44,7 @@ def status_table(document: Document, width: int, color: bool) -> str:
     for paragraph in (
         _outages(document), _past_outages(document), server_lines(document),
         holder_lines(document), _dead_sources(document), _actions(document), _flapping(document),
-        _not_entered(document), _gaps(document),
+        _not_entered(document), _over_quota(document), _gaps(document),
     ):  # fmt: skip
         if paragraph:
             lines += ["", *(_line(about, width) for about in paragraph)]
@@ -223,6 +223,13 @@ def _not_entered(document: Document) -> list[_Line]:
     count, stale = namespaces["not_entered_count"], namespaces["not_entered_stale_mounts"]
     what = f"{counted(count, 'other mount namespace')} with FUSE mounts, never entered"
     return [f"{what} ({stale} stale there)"] if count else []
+
+
+def _over_quota(document: Document) -> list[_Line]:
+    return [
+        f"Over its quota since {_clock(one['since'])}: {owner_name(one)}: {quota_text(one)}"
+        for one in document["refused_owners"]
+    ]
 
 
 def _gaps(document: Document) -> list[_Line]:

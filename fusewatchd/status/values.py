@@ -49,6 +49,20 @@ def pod_name(pod: Document) -> str:
     return f"{pod['namespace']}/{pod['name']}" if pod["name"] else str(pod["uid"])
 
 
+def owner_name(refused: Document) -> str:
+    """Return whom an entry of ``refused_owners`` is about."""
+    if refused["pod"] is not None:
+        return f"pod {pod_name(refused['pod'])}"
+    return "local users" if refused["owner"] == "foreign" else "node agents"
+
+
+def quota_text(refused: Document) -> str:
+    """Return of what an entry of ``refused_owners`` wants more than it may have, and how much."""
+    wanted = f"{refused['wanted']:g} wanted, " if refused["wanted"] else ""
+    example = f" ({refused['example']})" if refused["example"] else ""
+    return f"{refused['resource']}, {wanted}the limit is {refused['limit']:g}{example}"
+
+
 def words(name: str) -> str:
     """Return a reason, or whatever else is named with underscores, as people write it."""
     return name.replace("_", " ")

@@ -14,6 +14,7 @@ from fusewatchd.model.mounts import Device, Mount, MountNamespace, TargetKey
 from fusewatchd.model.outages import Incident, Outage
 from fusewatchd.model.plan import Plan, Refusal
 from fusewatchd.model.pods import BindKind, BindPath, Pod
+from fusewatchd.model.quota import Refused
 from fusewatchd.model.servers import Answer, Connection, Service
 from fusewatchd.model.snapshot import Snapshot
 from fusewatchd.model.verdicts import Reason, Verdict
@@ -193,6 +194,7 @@ def with_ledger(
     states: Mapping[TargetKey, TargetState] | None = None,
     services: Mapping[str, Service] | None = None,
     detached: Detached = NOTHING_DETACHED,
+    refused_owners: Refused | None = None,
 ) -> CycleReport:
     """Return a cycle after which this is remembered."""
     ledger = Ledger(
@@ -200,6 +202,7 @@ def with_ledger(
         outages=tuple(outages),
         states=states or {},
         services=services or {},
+        refused_owners=refused_owners or {},
         detached=detached,
     )
     return replace(of, ledger=ledger)

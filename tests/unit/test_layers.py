@@ -62,7 +62,7 @@ PURE = (
     "observe/namespaces/view", "observe/namespaces/schedule", "observe/holders/targets",
     "observe/servers/exit_record", "observe/servers/socket_owners", "observe/kubelet/pod_cache",
     "observe/connections/view", "observe/namespaces/container_owners", "act/work_queue",
-    "doctor/*_checks", "doctor/findings", "state/document", "daemon/wake_ups",
+    "doctor/*_checks", "doctor/findings", "state/document", "daemon/wake_ups", "status/values",
 )  # fmt: skip
 IMPURE_ALL_THE_SAME = {"config/file", "config/credential_files"}
 IMPURE = {

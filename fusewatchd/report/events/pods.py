@@ -16,6 +16,7 @@ from fusewatchd.model.cycle import CycleReport
 from fusewatchd.model.findings import Finding
 from fusewatchd.model.mounts import Device
 from fusewatchd.model.pods import Pod
+from fusewatchd.model.quota import Key
 from fusewatchd.model.servers import OomKill, ServerEnd
 from fusewatchd.model.snapshot import Snapshot
 from fusewatchd.report.events.draft import EventDraft, pod_reference
@@ -59,11 +60,13 @@ class PodEvents:
         self._event_limit = EventLimit(most)
         self._troubles: Troubles[str] = Troubles(_pod_uid, self._announce)
         self._backlog: OrderedDict[_Word, None] = OrderedDict()
+        self._limited: frozenset[Key] = frozenset()
 
     def report(self, cycle: CycleReport) -> None:
         """Draft what this cycle brought; pods that are being deleted are left in peace."""
         self._post_backlog(cycle)
         self._troubles.report(cycle)
+        self._tell_limits(cycle)
 
     def close(self) -> None:
         """Give up what still waits for a name."""
@@ -89,6 +92,14 @@ class PodEvents:
         if kind is EventKind.FAILED:
             draft = with_error(draft, [f for f in cycle.findings if device_of(f) == device])
         self._post(draft)
+
+    def _tell_limits(self, cycle: CycleReport) -> None:
+        """Say it once of each pod and resource, and again if it begins again."""
+        limited = frozenset(cycle.ledger.refused_owners)
+        for uid in dict.fromkeys(owner.uid for owner, _ in limited - self._limited):
+            if uid:
+                self._announce(cycle, uid, None, EventKind.LIMITED)
+        self._limited = limited
 
     def _drop(self, count: int) -> None:
         if count:

@@ -42,6 +42,8 @@ ON_CLAIM = {
     " again. 'fusewatchd status' on the node says why.",
     EventKind.UNRECOVERABLE: "this volume cannot be bound to a new server in some pod while that"
     " pod runs; restarting the pod helps. 'fusewatchd status' on the node says why.",
+    EventKind.LIMITED: "a pod that uses this volume has more mounts, mount namespaces or the like"
+    " than fusewatchd looks at for one pod. 'fusewatchd status' on the node says which.",
 }
 _ON_DATASET = {
     EventKind.RECOVERED: ("FuseRecoverSucceed", "the FUSE mounts of this dataset work again."),

@@ -80,6 +80,14 @@ class EventKind(Enum):
         "A FUSE volume of this pod cannot be bound to a new server while the pod runs;"
         " restarting the pod helps. 'fusewatchd status' on the node says why.",
     )
+    LIMITED = (
+        "FuseMountQuotaMet",
+        "WatchFuseMount",
+        "Warning",
+        "This pod has more mounts, mount namespaces, open files or the like than fusewatchd looks"
+        " at for one pod: what is above the quota is not recovered for now. 'fusewatchd status' on"
+        " the node says what.",
+    )
 
     def draft(self, pod: Pod) -> EventDraft:
         """Return the Event about this pod."""
@@ -114,6 +122,7 @@ NOT_FOR_GOOD = frozenset(
         Reason.DEEP_STACK,
         Reason.TABLE_FULL,
         Reason.BUDGET,
+        Reason.QUOTA,
         Reason.SOURCE_FLAPPING,
         Reason.NAMESPACE_GONE,
         Reason.VANISHED,

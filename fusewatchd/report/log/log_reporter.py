@@ -14,6 +14,7 @@ from fusewatchd.report.log.binds import BindLog, ForeignLog
 from fusewatchd.report.log.holders import HolderLog
 from fusewatchd.report.log.outages import OutageLog
 from fusewatchd.report.log.outcomes import AbortLog, OutcomeLog
+from fusewatchd.report.log.quotas import QuotaLog
 from fusewatchd.report.log.restraint import RestraintLog
 from fusewatchd.report.log.server_actions import ServerActionLog
 
@@ -30,6 +31,7 @@ class LogReporter:
         self._binds = BindLog(log)
         self._restraint = RestraintLog(log)
         self._outcomes = OutcomeLog(log)
+        self._quotas = QuotaLog(log)
         self._holders = HolderLog(log)
         self._foreign = ForeignLog(log)
         self._servers = ServerActionLog(log)
@@ -37,6 +39,7 @@ class LogReporter:
     def report(self, cycle: CycleReport) -> None:
         """Say what this cycle brought, in the order in which it happened."""
         self._tell_gaps(cycle)
+        self._quotas.report(cycle)
         self._aborts.report(cycle)
         self._outages.tell_opened(cycle)
         self._binds.report(cycle)

@@ -9,10 +9,12 @@ which is while all is well: ``increase()`` over the first failure would miss it 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from enum import Enum
 
 from fusewatchd.model.cycle import CycleReport, Trigger
+from fusewatchd.model.quota import Resource
 from fusewatchd.report.metrics.binds import BindMetrics, DriverLabels, RecoveryMetrics
 from fusewatchd.report.metrics.dead_mounts import DeadMountMetrics
 from fusewatchd.report.metrics.exposition import Exposition, Page
@@ -171,6 +173,11 @@ class CycleMetrics:
             "fusewatchd_flapping_sources",
             "Sources that come and go, whose binds wait until they stay.",
         )
+        self._refused = series.gauge(
+            "fusewatchd_refused_owners",
+            "Pods, or users together, that want more of something than one owner may have.",
+            "resource",
+        )
         self._last = series.gauge(
             "fusewatchd_last_reconcile_timestamp_seconds",
             "When the last cycle ended, in seconds since the epoch.",
@@ -184,4 +191,7 @@ class CycleMetrics:
         self._table.set(len(cycle.snapshot.table))
         self._foreign.set(cycle.foreign_stale)
         self._flapping.set(len(cycle.pauses))
+        refused = Counter(resource for _, resource in cycle.ledger.refused_owners)
+        for resource in Resource:
+            self._refused.labels(resource.value).set(refused[resource])
         self._last.set(self._clock())

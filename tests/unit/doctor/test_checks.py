@@ -21,6 +21,7 @@ from fusewatchd.doctor.cluster_checks import (
 from fusewatchd.doctor.findings import Finding, Level, document, exit_code, fail, ok, warn
 from fusewatchd.doctor.node_checks import CAPABILITIES, NodeFacts, has_fuse_recovery, node_findings
 from fusewatchd.doctor.pod_checks import pod_findings
+from fusewatchd.doctor.quota_checks import quota_findings
 from fusewatchd.doctor.table import MAX_FINE_PODS, table
 from fusewatchd.model.mount_table import parse_mount_table
 
@@ -336,3 +337,15 @@ def test_lines_fit_and_say_what_to_do() -> None:
     assert document(findings)["findings"][2] == {
         "level": "fail", "check": "kubelet", "text": "no answer", "advice": "see to it",
     }  # fmt: skip
+
+
+def test_who_is_over_a_quota_is_named() -> None:
+    of_pod = {"namespace": "shop", "name": "web-0", "uid": "uid-a", "deleting": False}
+    entry = {"owner": "pod", "pod": of_pod, "resource": "binds", "limit": 64, "wanted": 6000}
+    of_users = {"owner": "foreign", "pod": None, "resource": "questions", "limit": 64}
+    refused = [{**entry, "example": None}, {**of_users, "wanted": None, "example": "of user 1000"}]
+    assert [(f.level, f.text) for f in quota_findings({"refused_owners": refused})] == [
+        (Level.WARN, "pod shop/web-0: binds, 6000 wanted, the limit is 64"),
+        (Level.WARN, "local users: questions, the limit is 64 (of user 1000)"),
+    ]
+    assert [f.level for f in quota_findings({"refused_owners": []})] == [Level.OK]

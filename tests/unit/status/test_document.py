@@ -19,6 +19,8 @@ from fusewatchd.model.mounts import Device, MountNamespace, NamespaceKind, Targe
 from fusewatchd.model.outages import Phase
 from fusewatchd.model.plan import Pause, Refusal
 from fusewatchd.model.pods import BindKind
+from fusewatchd.model.quota import FOREIGN, Owner, RefusedOwner, Resource, follow
+from fusewatchd.model.quota import pod as pod_owner
 from fusewatchd.model.verdicts import Reason, Verdict
 from fusewatchd.status.document import MAX_NAMESPACES, exit_code, status_document
 from fusewatchd.status.table import MIN_WIDTH, status_table
@@ -42,7 +44,7 @@ ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def document(of: CycleReport, states: Mapping[TargetKey, TargetState] | None = None) -> Document:
-    of = with_ledger(of, states=states)
+    of = with_ledger(of, states=states) if states else of
     made = status_document(of, CLOCKS, version="1.2.3", way="beneath")
     assert json.loads(json.dumps(made)) == made
     return made
@@ -360,3 +362,27 @@ def test_no_line_is_ever_too_wide_and_no_bind_is_missing(
     assert all(len(line) <= max(width, MIN_WIDTH) for line in lines)
     verdicts = sorted(line.split()[0] for line in lines if line.startswith("  "))
     assert verdicts == sorted(f.verdict.value for f in found)
+
+
+def over_quota(*owners: Owner) -> CycleReport:
+    refused = [RefusedOwner(owner, Resource.BINDS, 64, 6000, "at /tmp\n/1") for owner in owners]
+    return with_ledger(cycle(), refused_owners=follow({}, refused, 10.0))
+
+
+def test_an_owner_over_its_quota_is_named() -> None:
+    made = document(over_quota(pod_owner("uid-a"), pod_owner("uid-z"), FOREIGN))
+    first = made["refused_owners"][0]
+    assert (first["pod"]["name"], first["reason"], first["resource"]) == (
+        "web-0", "quota", "binds",
+    )  # fmt: skip
+    assert (first["limit"], first["wanted"], first["example"]) == (64, 6000, "at /tmp\\x0a/1")
+    assert first["since"] == "2023-11-14T22:11:50.000Z"
+    text = status_table(made, 120, color=False)
+    assert "Over its quota since 22:11:50Z: pod shop/web-0: binds, 6000 wanted" in text
+    assert "pod uid-z: binds" in text
+    assert "local users: binds" in text
+
+
+def test_where_a_pod_is_over_its_quota_not_all_is_seen_and_users_hide_no_bind() -> None:
+    assert exit_code(document(over_quota(pod_owner("uid-a")))) == 2
+    assert exit_code(document(over_quota(FOREIGN))) == 0

@@ -13,6 +13,8 @@ from fusewatchd.model.actions import OutcomeStatus
 from fusewatchd.model.cycle import CycleReport
 from fusewatchd.model.plan import Refusal
 from fusewatchd.model.pods import BindKind
+from fusewatchd.model.quota import FOREIGN, RefusedOwner, Resource, follow
+from fusewatchd.model.quota import pod as pod_owner
 from fusewatchd.model.verdicts import Reason, Verdict
 from fusewatchd.report.events.draft import EventDraft, ObjectReference
 from fusewatchd.report.events.event_limit import MAX_PODS, WINDOW_SECONDS, EventLimit
@@ -31,6 +33,7 @@ from tests.unit.cycles import (
     outcome,
     pod,
     replace_action,
+    with_ledger,
 )
 
 
@@ -308,3 +311,17 @@ def test_nothing_is_remembered_of_what_is_over() -> None:
     later = PodEvents(drafts.append)
     later.report(before)
     assert drafts == []
+
+
+def test_a_pod_over_its_quota_is_told_once_for_all_that_it_is_refused() -> None:
+    def over(*resources: Resource) -> CycleReport:
+        refused = [RefusedOwner(pod_owner("uid-a"), one, 64, 6000) for one in resources]
+        refused.append(RefusedOwner(FOREIGN, Resource.QUESTIONS, 64))
+        return with_ledger(cycle(), refused_owners=follow({}, refused, 1.0))
+
+    both = over(Resource.BINDS, Resource.TABLE)
+    (draft,) = posted(both, both)
+    assert draft.reason == "FuseMountQuotaMet"
+    assert isinstance(draft.regarding, ObjectReference)
+    assert draft.regarding.name == "web-0"
+    assert len(posted(both, over(), both)) == 2

@@ -34,11 +34,14 @@ from fusewatchd.model.cycle import CycleReport
 from fusewatchd.model.findings import Gap, Unproven
 from fusewatchd.model.mounts import TargetKey
 from fusewatchd.model.plan import Pause, Refusal
+from fusewatchd.model.quota import FOREIGN, Owner, RefusedOwner, Resource, follow
+from fusewatchd.model.quota import pod as pod_owner
 from fusewatchd.model.servers import Answer, Connection
 from fusewatchd.model.verdicts import Reason, Verdict
 from fusewatchd.report.log.log_reporter import LogReporter
+from fusewatchd.report.log.quotas import WORDS
 from fusewatchd.text import duration_text
-from tests.unit.cycles import NEW, OLD, bind, cycle, finding, outage, outcome
+from tests.unit.cycles import NEW, OLD, bind, cycle, finding, outage, outcome, with_ledger
 
 AT = 1_700_000_000.25
 
@@ -484,3 +487,31 @@ def test_mounts_that_nothing_claims_are_told_once_each() -> None:
 )
 def test_durations_as_a_person_says_them(seconds: float, text: str) -> None:
     assert duration_text(seconds) == text
+
+
+def over_quota(*owners: Owner) -> CycleReport:
+    refused = [RefusedOwner(owner, Resource.BINDS, 64, 6000) for owner in owners]
+    return with_ledger(cycle(), refused_owners=follow({}, refused, 1.0))
+
+
+def test_an_owner_over_its_quota_is_told_once_and_when_it_is_over() -> None:
+    both = over_quota(pod_owner("uid-a"), FOREIGN)
+    recorder = told(both, both, over_quota(FOREIGN), cycle(), over_quota(FOREIGN))
+    assert [
+        (e.fields["event"], e.fields["owner"], e.fields.get("pod")) for e in recorder.entries
+    ] == [
+        ("quota_met", "pod", "web-0"),
+        ("quota_met", "foreign", None),
+        ("quota_over", "pod", "web-0"),
+        ("quota_over", "foreign", None),
+        ("quota_met", "foreign", None),
+    ]
+    first = recorder.entries[0]
+    assert first.text.startswith("over its quota: binds in its containers")
+    assert (first.fields["limit"], first.fields["wanted"]) == (64, 6000)
+    assert (first.fields["resource"], first.fields["reason"]) == ("binds", "quota")
+
+
+@pytest.mark.parametrize("resource", Resource)
+def test_every_resource_has_words(resource: Resource) -> None:
+    assert WORDS[resource]

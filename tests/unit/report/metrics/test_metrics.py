@@ -13,10 +13,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from fusewatchd.model.actions import OutcomeStatus
 from fusewatchd.model.plan import Pause, Refusal
 from fusewatchd.model.pods import BindKind
+from fusewatchd.model.quota import FOREIGN, RefusedOwner, Resource, follow, pod
 from fusewatchd.model.verdicts import Reason, Verdict
 from fusewatchd.report.metrics.binds import MAX_DRIVERS
 from fusewatchd.report.metrics.metrics import EventOutcome, Metrics
-from tests.unit.cycles import bind, closed, cycle, finding, incident, outage, outcome
+from tests.unit.cycles import bind, closed, cycle, finding, incident, outage, outcome, with_ledger
 
 WALL = 1_700_000_000.5
 
@@ -35,6 +36,7 @@ NAMES = {
     "fusewatchd_mount_table_entries": "gauge",
     "fusewatchd_foreign_stale_mounts": "gauge",
     "fusewatchd_flapping_sources": "gauge",
+    "fusewatchd_refused_owners": "gauge",
     "fusewatchd_server_ends_total": "counter",
     "fusewatchd_dead_layers": "gauge",
     "fusewatchd_dead_mount_holders": "gauge",
@@ -259,3 +261,18 @@ def test_two_sets_of_metrics_do_not_know_each_other() -> None:
     one, other = made(), made()
     one.inotify_overflow()
     assert value(other, "fusewatchd_inotify_overflows_total") == 0
+
+
+def test_owners_over_their_quota_are_counted_and_add_no_series() -> None:
+    metrics = made()
+    metrics.report(cycle())
+    before = samples(metrics).keys()
+    refused = [RefusedOwner(pod(f"uid-{n}"), Resource.BINDS, 64, 6000) for n in range(200)]
+    refused.append(RefusedOwner(FOREIGN, Resource.QUESTIONS, 64, 6000))
+    metrics.report(with_ledger(cycle(), refused_owners=follow({}, refused, 1.0)))
+    assert value(metrics, "fusewatchd_refused_owners", resource="binds") == 200
+    assert value(metrics, "fusewatchd_refused_owners", resource="questions") == 1
+    assert value(metrics, "fusewatchd_refused_owners", resource="walk") == 0
+    assert samples(metrics).keys() == before
+    metrics.report(cycle())
+    assert value(metrics, "fusewatchd_refused_owners", resource="binds") == 0
