@@ -37,8 +37,6 @@ def serve_commands(channel: Channel) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # Ignored in the fork server, and that would be inherited.
         signal.signal(number, signal.SIG_DFL)
-    with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-        file.write("0")
     channel.serve(lambda message: channel.send(_run(message["argv"], message["timeout"])))
 
 

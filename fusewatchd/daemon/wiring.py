@@ -37,7 +37,14 @@ from fusewatchd.reconcile.reconciler import Reconciler
 from fusewatchd.state.file import read_boot_id
 from fusewatchd.status.document import status_document
 from fusewatchd.status.values import Clocks
-from fusewatchd.workers.fork_server import ForkServer, WorkerMain
+from fusewatchd.workers.fork_server import (
+    Credentials,
+    ForkServer,
+    Worker,
+    WorkerKind,
+    WorkerMain,
+)
+from fusewatchd.workers.privileges import PRIVILEGES, Kind
 
 MAX_PARALLEL = 2
 """Mount workers kept ready: the kernel changes one mount table at a time anyway."""
@@ -74,19 +81,21 @@ class Node:
         self.table = MountTableSource(use_fanotify=not as_old_kernel)
         self.connections = Connections(timing_of(settings))
         most = settings.probe.max_children
-        self.probes = ProbePool(lambda who: self.forks.spawn("probe", who), most)
+        self.probes = ProbePool(self._probe_child, most)
         self.pods_directory = PodsDirectoryWatch(root) if root else None
-        self.scanner = NamespaceScanner(lambda: self.forks.spawn("scan"))
+        self.scanner = NamespaceScanner(lambda: self.forks.spawn(Kind.SCAN.value))
         holdings = Holdings()
-        self.holders = HolderWatch(HolderScanner(lambda: self.forks.spawn("holders")), holdings)
+        self.holders = HolderWatch(
+            HolderScanner(lambda: self.forks.spawn(Kind.HOLDERS.value)), holdings
+        )
         readers = self.table, self.connections, self.probes, NamespaceWatch(self.scanner), holdings
         self.observer = Observer(root, *readers)
         self.observer.adjust(frozenset(settings.ignore_fs_types), settings.look_seconds)
         self.executor = Executor(
-            lambda: MountWorker(lambda: self.forks.spawn("mount"), pages),
+            lambda: MountWorker(lambda: self.forks.spawn(Kind.MOUNT.value), pages),
             min(MAX_PARALLEL, os.cpu_count() or 1),
         )
-        self.commands = CommandRunner(lambda: CommandWorker(self.forks.spawn("command")))
+        self.commands = CommandRunner(lambda: CommandWorker(self.forks.spawn(Kind.COMMAND.value)))
         self.reconciler = Reconciler(
             self.observer,
             self.executor,
@@ -95,6 +104,13 @@ class Node:
             time.monotonic,
             recall=lambda: read_journal(*place),
         )
+
+    def _probe_child(self, who: Credentials | None) -> Worker:
+        kind = Kind.PROBE if who is None else Kind.USER_PROBE
+        return self.forks.spawn(kind.value, who)
+
+    def _holder_worker(self) -> Worker:
+        return self.forks.spawn(Kind.HOLDERS.value)
 
     def adopt(self, settings: Settings) -> None:
         """Go on with other settings, as far as they can be changed in a running daemon."""
@@ -125,14 +141,16 @@ class Node:
 
 
 def _start_fork_server(mount: WorkerMain, *, reads_connections: bool) -> ForkServer:
+    mains: dict[Kind, WorkerMain] = {
+        Kind.MOUNT: mount,
+        Kind.COMMAND: serve_commands,
+        Kind.PROBE: serve_probes,
+        Kind.USER_PROBE: serve_probes,
+        Kind.HOLDERS: serve_holder_looks,
+        Kind.SCAN: partial(serve_scans, reads_connections=reads_connections),
+    }
     return ForkServer.start(
-        {
-            "mount": mount,
-            "command": serve_commands,
-            "probe": serve_probes,
-            "holders": serve_holder_looks,
-            "scan": partial(serve_scans, reads_connections=reads_connections),
-        }
+        {kind.value: WorkerKind(main, PRIVILEGES[kind]) for kind, main in mains.items()}
     )
 
 

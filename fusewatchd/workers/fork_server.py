@@ -7,14 +7,12 @@ never the daemon's to wait for; it ends with the daemon and takes all workers al
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import os
 import select
 import signal
 import socket
-import struct
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -22,26 +20,29 @@ from dataclasses import dataclass
 from typing import Any
 
 from fusewatchd.errors import WorkerError, WorkerShortageError
+from fusewatchd.linux import seccomp
+from fusewatchd.linux.capabilities import (
+    PR_SET_KEEPCAPS,
+    PR_SET_NAME,
+    PR_SET_PDEATHSIG,
+    keep_only,
+    prctl,
+)
 from fusewatchd.workers.channel import Channel
-
-# <linux/prctl.h>
-_PR_SET_PDEATHSIG = 1
-_PR_SET_KEEPCAPS = 8
-_PR_SET_NAME = 15
-# <linux/capability.h>
-_CAPABILITY_VERSION_3 = 0x20080522
-_CAP_DAC_READ_SEARCH = 2
-_CAP_SYS_PTRACE = 19
-_KEPT_CAPABILITIES = 1 << _CAP_DAC_READ_SEARCH | 1 << _CAP_SYS_PTRACE
-_HEADER = struct.Struct("=Ii")
-_DATA = struct.Struct("=6I")
+from fusewatchd.workers.privileges import PRIVILEGES, Kind, Privileges
 
 _MAX_REQUEST = 4096
 _ANSWER_SECONDS = 10.0
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
 WorkerMain = Callable[[Channel], None]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerKind:
+    """What the workers of one kind do, and with which rights."""
+
+    main: WorkerMain
+    privileges: Privileges
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ class ForkServer:
         self._last_number = 0
 
     @classmethod
-    def start(cls, kinds: Mapping[str, WorkerMain]) -> ForkServer:
+    def start(cls, kinds: Mapping[str, WorkerKind]) -> ForkServer:
         """Fork the server; the caller must have no thread yet.
 
         Every descriptor above 2 that is open now is closed there: a worker that nothing can
@@ -103,8 +104,8 @@ class ForkServer:
     def spawn(self, kind: str, credentials: Credentials | None = None) -> Worker:
         """Start a worker, as another user if ``credentials`` say so.
 
-        Such a worker keeps CAP_DAC_READ_SEARCH and CAP_SYS_PTRACE, with which it gets
-        through directories that are root's alone; FUSE looks at user and group ids only.
+        The capabilities of its kind stay.  With CAP_DAC_READ_SEARCH it gets through directories
+        that are root's alone; FUSE looks at user and group ids only.
 
         Raises:
             WorkerError: the fork server is gone.
@@ -174,40 +175,35 @@ def _run_and_exit(main: Callable[[], None]) -> None:
 
 def end_with_parent(parent: int) -> None:
     """Have the kernel end this process when ``parent``, which forked it, ends."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
-
-
-def _prctl(option: int, value: int | bytes) -> None:
-    argument = ctypes.c_char_p(value) if isinstance(value, bytes) else ctypes.c_ulong(value)
-    zero = ctypes.c_ulong(0)
-    if _libc.prctl(option, argument, zero, zero, zero) < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"prctl {option}: {os.strerror(number)}")
 
 
 class _Server:
     """Inside the fork server's process."""
 
-    def __init__(self, sock: socket.socket, kinds: Mapping[str, WorkerMain], daemon: int) -> None:
+    def __init__(self, sock: socket.socket, kinds: Mapping[str, WorkerKind], daemon: int) -> None:
         self._socket = sock
         self._kinds = kinds
         self._daemon = daemon
         self._children: dict[int, int] = {}
         """Pid by number, until reaped: so long the pid is nobody else's."""
         self._woken: tuple[int, int] = (-1, -1)
+        self._filters: dict[str, bytes] = {}
+        """Of each kind, made once; none where the kernel has no filters."""
 
     def run(self) -> None:
         os.setsid()
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        _prctl(_PR_SET_NAME, b"fusewatchd-fork")
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        prctl(PR_SET_NAME, b"fusewatchd-fork")
         if os.getppid() != self._daemon:
             return
         # What the daemon has as garbage now must not close, later, a number used anew here.
         gc.freeze()
         _close_all_but(self._socket.fileno())
         os.chdir("/")
+        self._give_up_rights()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         self._woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -224,6 +220,15 @@ class _Server:
         for pid in self._children.values():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+    def _give_up_rights(self) -> None:
+        own = PRIVILEGES[Kind.FORK_SERVER]
+        keep_only(own.keeps)
+        if seccomp.problem():
+            return
+        for name, kind in self._kinds.items():
+            self._filters[name] = seccomp.compiled(kind.privileges.denied())
+        seccomp.install(seccomp.compiled(own.denied()))
 
     def _reap(self) -> None:
         with suppress(BlockingIOError):
@@ -272,20 +277,26 @@ class _Server:
         self._children[request["number"]] = pid
         return pid
 
-    def _become(self, kind: str, who: list[int] | None, fd: int, parent: int) -> None:
+    def _become(self, name: str, who: list[int] | None, fd: int, parent: int) -> None:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._socket.close()
         for end in self._woken:
             os.close(end)
+        kind = self._kinds[name]
         if who is not None:
             _become_user(*who)
+        keep_only(kind.privileges.keeps)
         # After the change of user, which clears it, prctl(2).
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        _prctl(_PR_SET_NAME, f"fusewatchd-{kind}"[:15].encode())
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        prctl(PR_SET_NAME, f"fusewatchd-{name}"[:15].encode())
         if os.getppid() != parent:
             return
-        self._kinds[kind](Channel(socket.socket(fileno=fd)))
+        channel = Channel(socket.socket(fileno=fd))
+        _set_oom_score(kind.privileges.oom_score_adj)
+        if name in self._filters:
+            seccomp.install(self._filters[name])
+        kind.main(channel)
 
 
 def _close_all_but(kept: int) -> None:
@@ -296,18 +307,16 @@ def _close_all_but(kept: int) -> None:
                 os.close(fd)
 
 
+def _set_oom_score(score: int | None) -> None:
+    """Say how soon this process is killed for want of memory; nobody may ask for less."""
+    if score is not None:
+        with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write(str(score))
+
+
 def _become_user(uid: int, gid: int) -> None:
-    """Take another user's ids, all of them, and keep only the rights to find a mount."""
-    _prctl(_PR_SET_KEEPCAPS, 1)
+    """Take another user's ids, all of them; what is permitted stays permitted."""
+    prctl(PR_SET_KEEPCAPS, 1)
     os.setgroups([])
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
-    header = ctypes.create_string_buffer(_HEADER.pack(_CAPABILITY_VERSION_3, 0), _HEADER.size)
-    data = ctypes.create_string_buffer(_DATA.size)
-    if _libc.capget(header, data) < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"capget: {os.strerror(number)}")
-    kept = _DATA.unpack(data.raw)[1] & _KEPT_CAPABILITIES
-    if _libc.capset(header, _DATA.pack(kept, kept, 0, 0, 0, 0)) < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"capset: {os.strerror(number)}")

@@ -16,8 +16,10 @@ import pytest
 
 from fusewatchd.demo.node.world import PrivateWorld
 from fusewatchd.errors import WorkerError
+from fusewatchd.model.capabilities import Capability
 from fusewatchd.workers.channel import Channel
-from fusewatchd.workers.fork_server import Credentials, ForkServer, Worker
+from fusewatchd.workers.fork_server import Credentials, ForkServer, Worker, WorkerKind
+from fusewatchd.workers.privileges import Privileges
 from tests.lab import run_in_world
 
 pytestmark = pytest.mark.kernel
@@ -66,13 +68,15 @@ def stop(channel: Channel) -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
-KINDS = {
+MAINS = {
     "echo": echo,
     "describe": describe,
     "crash": crash,
     "raise": raise_an_error,
     "stop": stop,
 }
+KEPT = frozenset({Capability.DAC_READ_SEARCH, Capability.SYS_PTRACE})
+KINDS = {name: WorkerKind(main, Privileges(KEPT, frozenset())) for name, main in MAINS.items()}
 
 
 def in_world(body: Callable[[ForkServer], Any]) -> None:
@@ -187,7 +191,7 @@ def test_a_worker_as_another_user_has_his_ids_only_and_still_finds_its_way() -> 
         assert status["Uid"].split() == ["1000"] * 4
         assert status["Gid"].split() == ["1001"] * 4
         assert status["Groups"].split() == []
-        kept = 1 << 2 | 1 << 19  # CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE
+        kept = sum(1 << bit for bit in KEPT)
         assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == kept
         assert int(status["CapInh"], 16) == 0
         assert told["reads"] == ["inside"]

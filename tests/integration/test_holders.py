@@ -26,7 +26,8 @@ from fusewatchd.observe.holders.scan import (
     serve_holder_looks,
 )
 from fusewatchd.observe.holders.targets import HolderJob, HolderLook
-from fusewatchd.workers.fork_server import ForkServer, Worker
+from fusewatchd.workers.fork_server import ForkServer, Worker, WorkerKind
+from fusewatchd.workers.privileges import PRIVILEGES, Kind
 from tests.lab import in_lab, pod_with_container
 
 pytestmark = pytest.mark.kernel
@@ -211,7 +212,7 @@ def result_of(scanner: HolderScanner) -> HolderLook:
 
 
 def test_a_worker_that_ends_is_replaced() -> None:
-    forks = ForkServer.start({"holders": serve_holder_looks})
+    forks = ForkServer.start({"holders": WorkerKind(serve_holder_looks, PRIVILEGES[Kind.HOLDERS])})
     workers: list[Worker] = []
 
     def spawn() -> Worker:

@@ -29,9 +29,12 @@ from fusewatchd.model.actions import (
 from fusewatchd.model.mounts import Device, TargetKey
 from fusewatchd.model.verdicts import Reason
 from fusewatchd.workers.channel import Channel
-from fusewatchd.workers.fork_server import ForkServer
+from fusewatchd.workers.fork_server import ForkServer, WorkerKind
+from fusewatchd.workers.privileges import PRIVILEGES, Calls, Kind, Privileges
 
 SECONDS = 30.0
+_MOUNT = PRIVILEGES[Kind.MOUNT]
+STOPS_ITSELF = Privileges(_MOUNT.keeps, _MOUNT.denies - {Calls.SIGNALS})
 
 
 def carry_out(log: int, action: Action) -> Outcome:
@@ -84,7 +87,7 @@ def crew_of(directory: Path, parallel: int = 1) -> Iterator[Crew]:
         serve_actions(channel, pages, lambda action: carry_out(fd, action))
 
     os.close(fd)
-    forks = ForkServer.start({"mount": serve})
+    forks = ForkServer.start({"mount": WorkerKind(serve, STOPS_ITSELF)})
     try:
         crew = Crew(forks, pages, log, parallel)
         yield crew

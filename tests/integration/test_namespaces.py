@@ -28,7 +28,8 @@ from fusewatchd.observe.namespaces.scanner import (
     serve_scans,
 )
 from fusewatchd.workers.channel import Channel
-from fusewatchd.workers.fork_server import ForkServer, Worker
+from fusewatchd.workers.fork_server import ForkServer, Worker, WorkerKind
+from fusewatchd.workers.privileges import PRIVILEGES, Kind
 from tests.intruder import intruder
 from tests.lab import in_lab, pod_with_container, run_in_world
 
@@ -44,7 +45,12 @@ class Scans:
 
     def __init__(self, *first_kinds: str) -> None:
         self.kinds = list(first_kinds)
-        self.server = ForkServer.start({"scan": serve_scans, "mute": never_answer})
+        self.server = ForkServer.start(
+            {
+                "scan": WorkerKind(serve_scans, PRIVILEGES[Kind.SCAN]),
+                "mute": WorkerKind(never_answer, PRIVILEGES[Kind.SCAN]),
+            }
+        )
         self.workers: list[Worker] = []
         self.scanner = NamespaceScanner(self._spawn)
 

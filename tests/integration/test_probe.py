@@ -36,7 +36,8 @@ from fusewatchd.observe.connections.probe import ProbeAnswer, serve_probes
 from fusewatchd.observe.connections.probe_pool import ProbePool
 from fusewatchd.observe.connections.questions import Question
 from fusewatchd.workers.channel import Channel
-from fusewatchd.workers.fork_server import Credentials, ForkServer, Worker
+from fusewatchd.workers.fork_server import Credentials, ForkServer, Worker, WorkerKind
+from fusewatchd.workers.privileges import PRIVILEGES, Kind
 from tests.lab import in_lab
 
 SECONDS = 20.0
@@ -49,12 +50,18 @@ class Probes:
     """A fork server and a pool over it, for the length of a ``with`` block."""
 
     def __init__(self, max_children: int = 4) -> None:
-        self.server = ForkServer.start({"probe": serve_probes})
+        self.server = ForkServer.start(
+            {
+                kind.value: WorkerKind(serve_probes, PRIVILEGES[kind])
+                for kind in (Kind.PROBE, Kind.USER_PROBE)
+            }
+        )
         self.spawned: list[Worker] = []
         self.pool = ProbePool(self._spawn, max_children)
 
     def _spawn(self, credentials: Credentials | None) -> Worker:
-        self.spawned.append(self.server.spawn("probe", credentials))
+        kind = Kind.PROBE if credentials is None else Kind.USER_PROBE
+        self.spawned.append(self.server.spawn(kind.value, credentials))
         return self.spawned[-1]
 
     def __enter__(self) -> Probes:

@@ -36,7 +36,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "config": "model parse",
         "drivers": "model parse config",
         "linux": "model",
-        "workers": "linux",
+        "workers": "model linux",
         "diagnose": "model parse config drivers",
         "plan": "model parse config diagnose",
         "observe": "model parse config linux workers",
@@ -57,7 +57,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
 
 PURE = (
     "errors", "json_values", "rate_limit", "text",
-    "model/*", "parse/*", "drivers/*", "diagnose/*", "plan/*", "reconcile/*", "config/*",
+    "model/*", "parse/*", "linux/syscall_numbers", "drivers/*", "diagnose/*", "plan/*", "reconcile/*", "config/*",
     "observe/connections/tracker", "observe/connections/state", "observe/connections/questions",
     "observe/namespaces/view", "observe/namespaces/schedule", "observe/holders/targets",
     "observe/servers/exit_record", "observe/servers/socket_owners", "observe/kubelet/pod_cache",

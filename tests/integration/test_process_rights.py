@@ -1,0 +1,107 @@
+"""What each process of the daemon may do, read from the kernel and tried."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+
+import pytest
+
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.node.world import PrivateWorld
+from fusewatchd.linux import seccomp
+from fusewatchd.linux.syscall_numbers import number_of
+from fusewatchd.workers.channel import Channel
+from fusewatchd.workers.fork_server import Credentials, ForkServer, WorkerKind
+from fusewatchd.workers.privileges import PRIVILEGES, Kind
+from tests.integration.test_fork_server import ask
+from tests.lab import in_lab, pod_with_container, run_in_world
+
+pytestmark = pytest.mark.kernel
+
+_libc = ctypes.CDLL(None, use_errno=True)
+ROOTS_KINDS = tuple(kind for kind in Kind if kind is not Kind.USER_PROBE)
+WORKERS = tuple(kind for kind in Kind if kind is not Kind.FORK_SERVER)
+
+
+def errno_of(number: int) -> int:
+    """Make a call with arguments that no call takes."""
+    ctypes.set_errno(0)
+    done = _libc.syscall(*map(ctypes.c_long, (number, *(-1,) * 6)))
+    return ctypes.get_errno() if done < 0 else 0
+
+
+def try_calls(channel: Channel) -> None:
+    """Answer with the error of each system call that is asked for."""
+    channel.serve(lambda numbers: channel.send([errno_of(number) for number in numbers]))
+
+
+def status_of(pid: int) -> dict[str, str]:
+    with open(f"/proc/{pid}/status", encoding="utf-8") as file:
+        return dict(line.rstrip("\n").split(":\t", 1) for line in file)
+
+
+def bits_of(kind: Kind) -> int:
+    return sum(1 << bit for bit in PRIVILEGES[kind].keeps)
+
+
+def require_rights(kind: Kind, status: dict[str, str], uid: int = 0) -> None:
+    kept = bits_of(kind)
+    assert (int(status["CapEff"], 16), int(status["CapPrm"], 16)) == (kept, kept), kind
+    assert (int(status["CapInh"], 16), int(status["CapAmb"], 16)) == (0, 0), kind
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2"), kind
+    assert status["Uid"].split() == [str(uid)] * 4, kind
+
+
+def test_there_are_filters_here() -> None:
+    assert seccomp.problem() == ""
+
+
+@pytest.mark.parametrize("kind", WORKERS)
+def test_a_worker_has_the_rights_of_its_kind_and_denied_calls_fail(kind: Kind) -> None:
+    denied = {call for call, only in PRIVILEGES[kind].denied().items() if only is None}
+    denied |= PRIVILEGES[Kind.FORK_SERVER].denied().keys()
+    machine = platform.machine()
+    numbers = {call: number_of(call, machine) for call in sorted(denied)}
+    known = {call: number for call, number in numbers.items() if number is not None}
+
+    def body(world: PrivateWorld) -> None:
+        server = ForkServer.start({"any": WorkerKind(try_calls, PRIVILEGES[kind])})
+        is_user = kind is Kind.USER_PROBE
+        worker = server.spawn("any", Credentials(1000, 1000) if is_user else None)
+        found = ask(worker, list(known.values()))
+        expected = {call: errno.ENOSYS if call == "clone3" else errno.EPERM for call in known}
+        assert dict(zip(known, found, strict=True)) == expected
+        require_rights(kind, status_of(worker.pid), 1000 if is_user else 0)
+        require_rights(Kind.FORK_SERVER, status_of(server.pid))
+        server.close()
+
+    run_in_world(body)
+
+
+def kinds_of_processes(daemon: int) -> dict[int, Kind]:
+    """Return which kind each process below the daemon is of; its name says the first letters."""
+    found: dict[int, Kind] = {}
+    parents = {daemon}
+    for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
+        status = status_of(pid)
+        if int(status["PPid"]) in parents:
+            parents.add(pid)
+            name = status["Name"].removeprefix("fusewatchd-")
+            (found[pid],) = (k for k in ROOTS_KINDS if k.value.startswith(name))
+    return found
+
+
+@in_lab()
+def test_every_process_of_a_running_daemon_has_the_rights_of_its_kind(node: DemoNode) -> None:
+    source = node.add_source("data")
+    pod_with_container(node, source, "web")
+    with DaemonProcess(node) as daemon:
+        daemon.wait_until_watching(2)
+        found = kinds_of_processes(daemon.pid)
+        for pid, kind in found.items():
+            require_rights(kind, status_of(pid))
+        assert set(found.values()) >= {Kind.FORK_SERVER, Kind.MOUNT, Kind.PROBE, Kind.SCAN}
