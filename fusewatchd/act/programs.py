@@ -7,8 +7,9 @@ import shutil
 import stat
 
 from fusewatchd.act.run_command import ENVIRONMENT
+from fusewatchd.config.credential_files import require_own_place
 from fusewatchd.config.settings import Settings
-from fusewatchd.errors import ConfigError
+from fusewatchd.errors import ConfigError, CredentialsError
 
 
 def find_systemctl(search: str = ENVIRONMENT["PATH"]) -> str:
@@ -43,6 +44,8 @@ def _problem_of(path: str) -> str:
         return str(exc.strerror)
     if not stat.S_ISREG(status.st_mode) or not status.st_mode & 0o111:
         return "not a program"
-    if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
-        return "others than root may write it"
+    try:
+        require_own_place(path)
+    except CredentialsError as exc:
+        return str(exc).removeprefix(f"{path}: ")
     return ""

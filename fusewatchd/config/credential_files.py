@@ -1,6 +1,7 @@
-"""Files with tokens, keys and authorities: looked at before they are used.
+"""Files that root acts on: configuration, tokens, keys, authorities, programs.
 
-A link is followed, as in a projected volume of Kubernetes; what it leads to is what counts.
+Each is looked at before it is used.  A link is followed, as in a projected volume of Kubernetes;
+the link, what it leads to and every directory on the way count.
 """
 
 from __future__ import annotations
@@ -39,17 +40,17 @@ def read_secret(path: str, limit: int) -> str:
     """Read a file that nobody but its owner (and root's group) may be able to read.
 
     Raises:
-        CredentialsError: others can, or it is not what it should be.
+        CredentialsError: others can, or can replace it, or it is not what it should be.
     """
     try:
         with open(path, "rb", opener=_open_warily) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise CredentialsError(f"{path}: expected a regular file")
-            _require_own(path, status)
             if status.st_mode & 0o007 or (status.st_mode & 0o070 and status.st_gid != 0):
                 mode = stat.S_IMODE(status.st_mode)
                 raise CredentialsError(f"{path}: others can read it (mode {mode:04o}); chmod 600")
+            require_own_place(path)
             text = file.read(limit + 1)
     except OSError as exc:
         raise CredentialsError(f"{path}: {exc.strerror}") from exc
@@ -70,22 +71,6 @@ def read_token(path: str, limit: int) -> str:
     return text
 
 
-def require_trusted(path: str) -> None:
-    """Make sure that nobody else can say who is to be trusted.
-
-    Raises:
-        CredentialsError: others can write this file.
-    """
-    try:
-        status = os.stat(path)
-    except OSError as exc:
-        raise CredentialsError(f"{path}: {exc.strerror}") from exc
-    _require_own(path, status)
-    if status.st_mode & 0o002 or (status.st_mode & 0o020 and status.st_gid != 0):
-        mode = stat.S_IMODE(status.st_mode)
-        raise CredentialsError(f"{path}: others can write it (mode {mode:04o}); chmod go-w")
-
-
 def require_own_place(path: str) -> None:
     """Make sure that nobody else can write this file, or put another one in its place.
 
@@ -93,9 +78,15 @@ def require_own_place(path: str) -> None:
     no harm with the sticky bit: what is in it then belongs to its owner.
 
     Raises:
-        CredentialsError: others can; the line names what they can write.
-        OSError: there is no such file.
+        CredentialsError: others can, or there is no such file; the line names what they can write.
     """
+    try:
+        _walk(path)
+    except OSError as exc:
+        raise CredentialsError(f"{path}: {exc.strerror}") from exc
+
+
+def _walk(path: str) -> None:
     at, links = "/", MAX_LINKS
     _require_unshared(path, at, os.lstat(at))
     left = os.path.join(os.getcwd(), path).split("/")[::-1]
@@ -130,11 +121,6 @@ def _require_unshared(path: str, place: str, status: os.stat_result) -> None:
     is_sticky = stat.S_ISDIR(status.st_mode) and mode & stat.S_ISVTX
     if is_shared and not is_sticky and not stat.S_ISLNK(status.st_mode):
         raise CredentialsError(f"{where}: {expected}; others can (mode {mode:04o}): chmod go-w")
-
-
-def _require_own(path: str, status: os.stat_result) -> None:
-    if status.st_uid not in (0, os.geteuid()):
-        raise CredentialsError(f"{path}: it belongs to somebody else (uid {status.st_uid})")
 
 
 def _open_warily(path: str, flags: int) -> int:

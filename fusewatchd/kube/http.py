@@ -28,7 +28,7 @@ from fusewatchd.config.credential_files import (
     Signature,
     read_secret,
     read_token,
-    require_trusted,
+    require_own_place,
     signature,
 )
 from fusewatchd.errors import CredentialsError, KubeError
@@ -221,7 +221,7 @@ class Client:
             known = ", ".join(endpoint.default_ca_files) or "nothing is configured"
             raise CredentialsError(f"no certificate authority to verify {endpoint.url}: {known}")
         for path in () if endpoint.skip_verify else files:
-            require_trusted(path)
+            require_own_place(path)
             try:
                 context.load_verify_locations(cafile=path)
             except (OSError, ssl.SSLError) as exc:

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from fusewatchd.config.credential_files import Signature, read_secret, require_trusted, signature
+from fusewatchd.config.credential_files import Signature, read_secret, require_own_place, signature
 from fusewatchd.config.file import load_document
 from fusewatchd.errors import ConfigError, CredentialsError
 from fusewatchd.serve.bcrypt import Verify, find_bcrypt
@@ -112,7 +112,6 @@ def load_rules(path: str) -> tuple[Rules, Signature]:
     try:
         files = [path]
         before = signature(path)
-        require_trusted(path)
         config = web_config_from(load_document(path), path)
         tls = config.tls_server_config
         if tls.key:
@@ -175,7 +174,7 @@ def _trust_clients(context: ssl.SSLContext, tls: TlsServerConfig, path: str) -> 
 
 
 def _read(path: str) -> str:
-    require_trusted(path)
+    require_own_place(path)
     try:
         with open(path, "rb") as file:
             data = file.read(_MAX_BYTES)

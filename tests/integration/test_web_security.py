@@ -240,7 +240,7 @@ def served_certificate(server: WebServer) -> str:
             "no usable certificate and key",
         ),
         ("basic_auth_users: {a: b}\n", 0o600, "expected a bcrypt hash"),
-        ("basic_auth_users: {a: b}\n", 0o666, "others can write it"),
+        ("basic_auth_users: {a: b}\n", 0o666, "others can .mode 0666"),
         ("tls_server_config: {cert: a, key: b}\n", 0o644, "others can read it"),
         ("a: [\n", 0o600, "line 2"),
     ],

@@ -33,8 +33,10 @@ def test_a_program_of_our_own_is_fine(tmp_path: Path) -> None:
     ("mode", "problem"),
     [
         (0o644, "not a program"),
-        (0o775, "others than root may write it"),
-        (0o757, "others than root may write it"),
+        (
+            0o757,
+            "expected root's, and that nobody else can write it; others can (mode 0757): chmod go-w",
+        ),
     ],
 )
 def test_one_that_others_may_write_or_nobody_run(tmp_path: Path, mode: int, problem: str) -> None:
@@ -51,7 +53,14 @@ def test_one_of_somebody_else(tmp_path: Path) -> None:
         pytest.skip("needs root")
     path = program(tmp_path)
     os.chown(path, 65534, 65534)
-    with pytest.raises(ConfigError, match="others than root may write it"):
+    with pytest.raises(ConfigError, match="belongs to uid 65534"):
+        require_programs(settings({"driver": "a", "command": [path]}))
+
+
+def test_one_that_others_may_put_in_its_place(tmp_path: Path) -> None:
+    path = program(tmp_path)
+    tmp_path.chmod(0o777)
+    with pytest.raises(ConfigError, match=f"found {path}: {tmp_path}: expected root's"):
         require_programs(settings({"driver": "a", "command": [path]}))
 
 

@@ -252,6 +252,9 @@ def test_override_of_no_key(key: str) -> None:
         ("[" * 5000, "recursion"),
         (f"look_seconds: 0x{'f' * 5000}", "number of seconds above 0, found inf"),
         (f"node_name: 0x{'f' * 5000}", "thousands of digits"),
+        ("look_seconds: 1:30", "look_seconds: expected a number, found 1:30"),
+        ("look_seconds: !!float 1:30.5", "look_seconds: expected a number, found 1:30.5"),
+        (f"look_seconds: {'9:' * 16000}1.5", "look_seconds: expected a number, found 9:9:9"),
     ],
 )
 def test_bad_yaml_names_the_file(tmp_path: Path, text: str, part: str) -> None:
@@ -285,6 +288,10 @@ def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
         ("[x]", ["x"]),
         ("2001-99-99", "2001-99-99"),
         ("!!bool x", "!!bool x"),
+        ("1:30", "1:30"),
+        ("127.0.0.1:30", "127.0.0.1:30"),
+        ("[1:30]", ["1:30"]),
+        ("a: &a {b: 1}\nc: {<<: *a}", "a: &a {b: 1}\nc: {<<: *a}"),
     ],
 )
 def test_values_of_the_command_line(text: str, value: object) -> None:
