@@ -67,7 +67,7 @@ def detect_orphaned(case: Case) -> Opinion | None:
 def detect_held(case: Case) -> Opinion | None:
     """Find one that is kept for the successor of its server: neither dead nor hung."""
     connection = case.connection
-    if connection is None or connection.held_since is None:
+    if connection is None or connection.held_since is None or connection.obstacle is not None:
         return None
     # Before Linux 6.16, and by a socket alone, it is only known that somebody's has ended.
     whose = "its server ended" if connection.server_gone_at is not None else "a server ended"
@@ -79,6 +79,8 @@ def detect_unanswered(case: Case) -> Opinion | None:
     connection = case.connection
     if connection is not None and connection.is_unasked:
         return Opinion(Verdict.UNKNOWN, "not asked: hung file systems hold every probe")
+    if connection is not None and connection.obstacle is not None:
+        return Opinion(Verdict.UNKNOWN, f"not asked: {connection.obstacle.describe()}")
     if connection is None or not (connection.is_overdue or connection.is_hung):
         return None
     if connection.is_hung:

@@ -24,6 +24,8 @@ class Doubt:
 
 def doubt_about(connection: Connection | None) -> Doubt | None:
     """Return what is missing; None: it is proven.  A root that is only slow is no doubt."""
+    if connection is not None and connection.obstacle is not None:
+        return Doubt(f"cannot be asked: {connection.obstacle.describe()}")
     if connection is None or connection.answer is None or connection.is_overdue:
         return Doubt("has not answered yet")
     if connection.is_outdated:

@@ -113,7 +113,7 @@ class MountNamespace:
     pod_uid: str
     container_id: str
     mounts: tuple[Mount, ...]
-    """The FUSE mounts, their parents and their children; nothing else."""
+    """The FUSE mounts, what they stand on and what is mounted inside; nothing else."""
     own_user_namespace: bool = False
     """Its processes live in another user namespace than the daemon."""
     is_own: bool = True

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from signal import Signals
 
+from fusewatchd.errors import error_name
 from fusewatchd.model.mounts import Device
 
 # ----------------------------------------------------------------- FUSE connections
@@ -55,6 +56,23 @@ SERVED = Root()
 
 
 @dataclass(frozen=True, slots=True)
+class Obstacle:
+    """Why a connection could not be asked: no path that leads to it could be taken."""
+
+    errno: int = 0
+    """With what the last one failed; 0: another mount was there."""
+    hangs: bool = False
+    """A file system on the way gives no answer."""
+
+    def describe(self) -> str:
+        """Say what is in the way."""
+        if self.hangs:
+            return "a file system on the way to it hangs"
+        why = f" ({error_name(self.errno)})" if self.errno else ""
+        return f"no path leads to it{why}"
+
+
+@dataclass(frozen=True, slots=True)
 class Connection:
     """What is known of one FUSE connection (one superblock), whatever mounts show it."""
 
@@ -86,7 +104,9 @@ class Connection:
     """Since when something keeps it alive without a serving process, and without an answer."""
     root: Root = SERVED
     is_outdated: bool = False
-    """Its last answer is from before the end of its server, and it could not be asked since."""
+    """It could not be asked since its last answer, or since the end of its server."""
+    obstacle: Obstacle | None = None
+    """What was in the way whenever it was to be asked; None: its question reached it."""
 
     @property
     def refuses_all(self) -> bool:

@@ -17,9 +17,9 @@ from fusewatchd.model.mount_table import MountTable
 from fusewatchd.model.mounts import Device, Mount, TargetKey
 from fusewatchd.model.servers import Connection
 from fusewatchd.model.snapshot import Snapshot
+from fusewatchd.observe.connections.places import Places
 from fusewatchd.observe.connections.probe import RootAnswer
 from fusewatchd.observe.connections.probe_pool import ProbePool
-from fusewatchd.observe.connections.questions import shown_devices
 from fusewatchd.observe.connections.tracker import Connections
 from fusewatchd.observe.holders.targets import Holdings
 from fusewatchd.observe.kubelet.pod_cache import Pods
@@ -60,6 +60,7 @@ class Observer:
         self._volumes = VolumeDataReader(kubelet_root)
         self._table: MountTable | None = None
         self._host_table: MountTable | None = None
+        self._places: Places | None = None
         self._audit_due = 0.0
         self._seen_at: dict[Device, float] = {}
         self._held: frozenset[Device] = frozenset()
@@ -96,7 +97,9 @@ class Observer:
                 if self.connections.take_root(answer.device, answer.errno, now):
                     is_news = True
             elif answer.answer is None:
-                self.connections.take_back(answer.device, now)
+                assert self._places is not None  # or nothing was asked
+                elsewhere = self._places.other_than
+                self.connections.take_back(answer.device, answer.errno, now, elsewhere)
                 is_news = True
             elif self.connections.take_answer(
                 answer.device,
@@ -178,7 +181,7 @@ class Observer:
     def _send_questions(self, now: float) -> None:
         for question in self.connections.due(now):
             self._probes.submit(question, now)
-        for question in self.connections.ask_held_anew(now):
+        for question in self.connections.ask_anew(now):
             self._probes.forget(question.device)
             self._probes.submit(question, now)
 
@@ -245,7 +248,8 @@ class Observer:
 
     def _take_table(self, table: MountTable, now: float) -> None:
         self._table = table
-        shown = shown_devices(table.fuse_mounts(), self.namespaces.all, self.ignored_fs_types)
+        self._places = Places(table, self.namespaces.all, self.ignored_fs_types)
+        shown = self._places.shown()
         for device in self.connections.set_shown(shown):
             self._probes.forget(device)
             self.ends.forget(device)

@@ -363,6 +363,14 @@ DEAD_LAYERS = (
     " They cannot be taken away while what covers them works, and go when that is dead."
 )
 
+UNREACHED = Advice(
+    "Its server could not be asked: every path to it leads to another mount, or over a file system"
+    " that is dead or hangs.",
+    "See what is mounted at the directories above it ('findmnt -T'), and take away what should not"
+    " be there.",
+    "It is asked again, with pauses, and as soon as the mount table changes.",
+)
+
 NOT_RUNNING = Advice(
     "Nothing holds it back, but no fusewatchd is running.",
     "Start it: 'systemctl start fusewatchd'.",

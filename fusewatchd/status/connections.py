@@ -44,6 +44,7 @@ def _connection(device: Device, snapshot: Snapshot, clocks: Clocks) -> Document:
         "waiting": connection.waiting,
         "is_overdue": connection.is_overdue,
         "is_hung": connection.is_hung,
+        "obstacle": connection.obstacle.describe() if connection.obstacle is not None else None,
         "root_errno": connection.root.errno or None,
         "serves_root": not (connection.root.fails or connection.root.is_slow),
         "server_gone_at": clocks.date(connection.server_gone_at),

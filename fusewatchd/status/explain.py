@@ -21,6 +21,7 @@ from fusewatchd.status.advice import (
     REASONS,
     REFUSED,
     UNCLAIMED,
+    UNREACHED,
     VERDICTS,
     Advice,
 )
@@ -185,6 +186,8 @@ def _of_verdict(document: Document, bind: Document) -> Advice:
     if connection is not None:
         if verdict is Verdict.HEALTHY and not connection["serves_root"]:
             return FAILING_ROOT
+        if verdict is Verdict.UNKNOWN and connection["obstacle"] is not None:
+            return UNREACHED
         if verdict is Verdict.UNKNOWN and connection["answer"] == Answer.REFUSED.value:
             return REFUSED
     return VERDICTS[verdict]
@@ -193,7 +196,7 @@ def _of_verdict(document: Document, bind: Document) -> Advice:
 def _connection(connection: Document, now: str) -> str:
     is_silent = connection["is_overdue"] or connection["is_hung"]
     answer = _ANSWERS[Answer.PENDING.value] if is_silent else _answer(connection)
-    parts = [answer or "not asked yet"]
+    parts = [connection["obstacle"] or answer or "not asked yet"]
     if connection["asked_at"] is not None:
         parts.append(f"asked {_ago(connection['asked_at'], now)}")
     if number := connection["waiting"]:

@@ -35,7 +35,7 @@ PACKAGES = (
     "python3-yaml",
 )
 GUEST = Path(__file__).with_name("guest")
-MODULES = ("virtio_pci", "virtio_blk", "ext4", "fuse")
+MODULES = ("virtio_pci", "virtio_blk", "ext4", "fuse", "autofs4")
 """To be loaded before the root is mounted, where they are not built in."""
 _CHECKOUT = ("conf", "fusewatchd", "pyproject.toml", "systemd", "tests")
 _IMAGE_SIZE = "1G"

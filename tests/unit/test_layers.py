@@ -59,6 +59,7 @@ PURE = (
     "errors", "json_values", "rate_limit", "text",
     "model/*", "parse/*", "linux/syscall_numbers", "drivers/*", "diagnose/*", "plan/*", "reconcile/*", "config/*",
     "observe/connections/tracker", "observe/connections/state", "observe/connections/questions",
+    "observe/connections/places",
     "observe/namespaces/view", "observe/namespaces/schedule", "observe/holders/targets",
     "observe/servers/exit_record", "observe/servers/socket_owners", "observe/kubelet/pod_cache",
     "observe/connections/view", "observe/namespaces/container_owners", "act/work_queue",

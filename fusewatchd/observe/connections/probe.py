@@ -26,7 +26,6 @@ from fusewatchd.workers.channel import Channel
 
 _NO_STATFS = (errno.ENOSYS, errno.EOPNOTSUPP)
 """A server that has no statfs says so itself, and so is alive."""
-_NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ESRCH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +34,9 @@ class ProbeAnswer:
 
     device: Device
     answer: Answer | None
-    """None: it was not answered (another mount at its path, the child ended); ask again."""
+    """None: it was not answered; ask again."""
     errno: int
+    """0 without an answer: another mount was at its path, or the child ended."""
     asked_at: float
     root_follows: bool = False
     """A ``RootAnswer`` will come, unless the device is forgotten."""
@@ -118,16 +118,15 @@ def answer_of(question: Question, asked_at: float, message: dict[str, Any]) -> P
     """Return what a probe child's message says of the connection that it was sent to ask."""
     if message.get("moved"):
         return ProbeAnswer(question.device, None, 0, asked_at)
-    unreachable = message.get("unreachable", 0)
-    if unreachable in _NOWHERE:
+    if unreachable := message.get("unreachable"):
         return ProbeAnswer(question.device, None, unreachable, asked_at)
-    number = unreachable or message["errno"]
+    number = message["errno"]
     refuser = Refuser(message.get("refuser", Refuser.NOBODY.value))
     if refuser is Refuser.KERNEL:
         answer = Answer.DISCONNECTED
     elif refuser is not Refuser.NOBODY:
         answer = Answer.REFUSED
-    elif not unreachable and number in _NO_STATFS:
+    elif number in _NO_STATFS:
         answer = Answer.ANSWERED
     elif number == errno.EACCES or (not number and message["zeros"]):
         answer = Answer.NOT_ALLOWED

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from enum import IntEnum
+from functools import lru_cache
 
-from fusewatchd.model.mounts import Device, Mount, MountNamespace
+from fusewatchd.model.mounts import Device, Mount
+
+
+class Way(IntEnum):
+    """What lies on the way to a place, the best first; what is worse hides what is better."""
+
+    PLAIN = 0
+    NETWORK = 1
+    """A network file system, which may hang."""
+    FUSE = 2
+    """A FUSE file system, which may hang or be dead."""
+    AUTOMOUNT = 3
+    """An automount, which does not expire while somebody passes."""
+    HIDDEN = 4
+    """The path leads to another mount, or nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +35,9 @@ class Question:
     gid: int | None = None
     is_covered: bool = False
     """The path leads to another mount on top of it: it is asked in a copy of what is there."""
+    way: Way = Way.PLAIN
+    rest_seconds: float = 0.0
+    """It is not its turn again before: an automount on the way is to expire meanwhile."""
     is_urgent: bool = field(default=False, compare=False)
     """Something happened to this connection: it is not merely its turn."""
     asks_root: bool = field(default=False, compare=False)
@@ -67,58 +85,15 @@ def credentials_of(mount: Mount) -> tuple[int | None, int | None]:
     Without ``allow_other`` the kernel answers everybody but the mount's owner by itself, with
     success, even when the server is dead (fs/fuse/dir.c, fuse_allow_current_process).
     """
-    options = dict(option.partition("=")[::2] for option in mount.super_options.split(","))
-    if "allow_other" in options or not mount.fs_type.startswith("fuse"):
+    return _credentials(mount.super_options) if mount.is_fuse else (None, None)
+
+
+@lru_cache(maxsize=256)
+def _credentials(super_options: str) -> tuple[int | None, int | None]:
+    options = dict(option.partition("=")[::2] for option in super_options.split(","))
+    if "allow_other" in options:
         return None, None
     uid, gid = options.get("user_id", "0"), options.get("group_id", "0")
     if not (uid.isdigit() and gid.isdigit()) or (uid == "0" and gid == "0"):
         return None, None
     return int(uid), int(gid)
-
-
-def shown_devices(
-    host: Sequence[Mount], namespaces: Iterable[MountNamespace], ignored: Collection[str]
-) -> dict[Device, Shown]:
-    """Return where each FUSE device can be asked: the first path that leads to it.
-
-    ``ignored`` are file system types.  Where every path leads to another mount on top, the
-    device is asked as a covered one.
-    """
-    places = _Places(ignored)
-    places.add(host, 0, places.on_host)
-    for namespace in namespaces:
-        if namespace.pid:
-            places.add([m for m in namespace.mounts if m.is_fuse], namespace.pid, places.elsewhere)
-    covered = {d: replace(question, is_covered=True) for d, question in places.hidden.items()}
-    return {
-        device: Shown(
-            question,
-            frozenset(places.on_host.get(device, ())),
-            frozenset(places.elsewhere.get(device, ())),
-        )
-        for device, question in (covered | places.reached).items()
-    }
-
-
-class _Places:
-    """Collects the devices of mounts, with the first path at which each one could be asked."""
-
-    def __init__(self, ignored: Collection[str]) -> None:
-        self._ignored = ignored
-        self.reached: dict[Device, Question] = {}
-        self.hidden: dict[Device, Question] = {}
-        """At paths that lead to another mount."""
-        self.on_host: dict[Device, set[int]] = {}
-        self.elsewhere: dict[Device, set[int]] = {}
-
-    def add(self, mounts: Sequence[Mount], pid: int, ids: dict[Device, set[int]]) -> None:
-        points = {mount.mount_id: mount.mount_point for mount in mounts}
-        covered = {m.parent_id for m in mounts if points.get(m.parent_id) == m.mount_point}
-        for mount in mounts:
-            if mount.fs_type in self._ignored:
-                continue
-            ids.setdefault(mount.device, set()).add(mount.unique_id or mount.mount_id)
-            found = self.hidden if mount.mount_id in covered else self.reached
-            if mount.device not in found:
-                uid, gid = credentials_of(mount)
-                found[mount.device] = Question(mount.device, mount.mount_point, pid, uid, gid)

@@ -68,6 +68,11 @@ class ConnectionState:
     root: Root = SERVED
     root_at: float | None = None
     """When the attributes of its root were asked for last, with whatever result."""
+    tried: tuple[Question, ...] = ()
+    """Places that did not lead to it, until there is no other one left, or another table."""
+    blocked_since: float | None = None
+    """Since when no place led to it; None: the last one did."""
+    blocked_errno: int = 0
 
 
 def age(state: ConnectionState, now: float) -> float:
@@ -104,6 +109,13 @@ def settled(state: ConnectionState) -> ConnectionState:
     )
 
 
+def blocked(state: ConnectionState, errno: int, now: float) -> ConnectionState:
+    """Return it after a question that found no way; ``errno`` 0: another mount was there."""
+    since = now if state.blocked_since is None else state.blocked_since
+    errno = errno or (0 if state.blocked_since is None else state.blocked_errno)
+    return replace(settled(state), tried=(), blocked_since=since, blocked_errno=errno)
+
+
 def answered(
     state: ConnectionState, answer: Answer, errno: int, asked_at: float, now: float
 ) -> ConnectionState:
@@ -124,12 +136,21 @@ def answered(
         perhaps_gone_at=state.perhaps_gone_at if state.must_repeat else None,
         disconnected_at=disconnected_at,
         is_urgent=state.must_repeat,
+        tried=(),
+        blocked_since=None,
     )
 
 
 def may_change(state: ConnectionState) -> bool:
     """A dead superblock never comes back to life: no event is a reason to ask again."""
     return state.answer is not Answer.DISCONNECTED
+
+
+def may_never_arrive(state: ConnectionState) -> bool:
+    """True for one that was asked on a worse way than there is by now."""
+    if state.pending_since is None or state.asked is None:
+        return False
+    return state.asked.way > state.shown.question.way
 
 
 def postponed(state: ConnectionState, seconds: float) -> ConnectionState:
@@ -143,6 +164,7 @@ def postponed(state: ConnectionState, seconds: float) -> ConnectionState:
         disconnected_at=_later(state.disconnected_at, seconds),
         server_gone_at=_later(state.server_gone_at, seconds if may_change(state) else 0.0),
         perhaps_gone_at=_later(state.perhaps_gone_at, seconds),
+        blocked_since=_later(state.blocked_since, seconds),
         standstill=replace(still, since=still.since + seconds) if still is not None else None,
     )
 

@@ -9,7 +9,7 @@ No clock and no I/O: the observer passes the time in and carries the questions o
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 
 from fusewatchd.model.mounts import Device
@@ -20,8 +20,10 @@ from fusewatchd.observe.connections.state import (
     age,
     answered,
     asked_again,
+    blocked,
     continued,
     may_change,
+    may_never_arrive,
     postponed,
     settled,
     wants_root,
@@ -33,10 +35,15 @@ ROUND = 0.2
 
 MOVED_SECONDS = 0.5
 """Rest after a question that found another mount at its path."""
+MOST_PLACES = 4
+"""So many are tried without a rest."""
 SOON_SECONDS = 0.25
 """After a bad answer of one that is new; as long again as it is known, after each further one."""
 WATCH_SECONDS = 0.5
 """How often requests are counted, at least, while a hung connection is being confirmed."""
+
+Elsewhere = Callable[[Collection[Question], Device], Question | None]
+"""Tells of the best place to ask at but for some; None: there is no other."""
 
 
 class Connections:
@@ -68,7 +75,7 @@ class Connections:
                 # restart after it can be over before anything else tells of them.
                 before = known.shown
                 has_lost = bool(before.on_host - now.on_host or before.elsewhere - now.elsewhere)
-                known = replace(known, shown=now)
+                known = replace(known, shown=now, tried=())
                 may_differ = has_lost and may_change(known)
                 self._states[device] = asked_again(known) if may_differ else known
         self._has_looked = True
@@ -198,29 +205,45 @@ class Connections:
 
     def _rest(self, state: ConnectionState, answer: Answer, now: float) -> float:
         """Return when to ask again: one that is getting ready, or may be ending, is asked soon."""
+        in_turn = max(self.timing.interval, state.shown.question.rest_seconds)
         if answer is Answer.DISCONNECTED:
-            return float("inf") if state.has_lost_server else self.timing.interval
+            return float("inf") if state.has_lost_server else in_turn
         if state.must_repeat:
             return 0.0
         if answer not in (Answer.ERROR, Answer.REFUSED):
-            return self.timing.interval
+            return in_turn
         known = (state.first_asked_at, state.server_gone_at, state.perhaps_gone_at)
         latest = max((moment for moment in known if moment is not None), default=now)
-        return min(self.timing.interval, max(SOON_SECONDS, now - latest))
+        soon = max(SOON_SECONDS, now - latest)
+        return soon if soon < self.timing.interval else in_turn
 
-    def take_back(self, device: Device, now: float) -> None:
-        """Forget a question that found another mount at its path; ask again.
+    def take_back(self, device: Device, errno: int, now: float, elsewhere: Elsewhere) -> None:
+        """Forget a question that did not reach its connection; ask at another place.
 
-        At once where another path is known by now, else after a rest.
+        Args:
+            device: the connection that was to be asked.
+            errno: with what the path could not be taken; 0 when another mount was there.
+            now: seconds of the monotonic clock.
+            elsewhere: tells of other places than those that were tried.
         """
         state = self._states.get(device)
-        if state is not None:
-            rest = 0.0
-            if state.asked == state.shown.question:
-                # What nobody can get at is not worth a copy of its tree twice a second.
-                is_covered = state.asked.is_covered
-                rest = max(MOVED_SECONDS, self.timing.interval if is_covered else 0.0)
-            self._states[device] = replace(settled(state), due_at=now + rest)
+        if state is None or state.asked is None:
+            return
+        if state.asked != state.shown.question:
+            self._states[device] = replace(settled(state), due_at=now)
+            return
+        tried = (*state.tried, state.asked)
+        other = elsewhere(tried, device) if len(tried) < MOST_PLACES else None
+        if other is not None:
+            shown = replace(state.shown, question=other)
+            self._states[device] = replace(settled(state), shown=shown, tried=tried, due_at=now)
+            return
+        since = now if state.blocked_since is None else state.blocked_since
+        # What nobody can get at is not worth a copy of its tree twice a second.
+        is_covered = any(question.is_covered for question in tried)
+        rest = max(MOVED_SECONDS, self.timing.interval if is_covered else 0.0, now - since)
+        due_at = now + max(min(rest, self.timing.interval), MOVED_SECONDS)
+        self._states[device] = replace(blocked(state, errno, now), due_at=due_at)
 
     def server_gone(self, device: Device, now: float) -> None:
         """Note that a process serving this connection ended, and ask at once."""
@@ -251,17 +274,26 @@ class Connections:
                 gone_at = state.perhaps_gone_at if has_ended else now
                 self._states[device] = replace(asked_again(state), perhaps_gone_at=gone_at)
 
-    def ask_held_anew(self, now: float) -> list[Question]:
-        """Return questions for held ones whose last is as old as the interval.
+    def ask_anew(self, now: float) -> list[Question]:
+        """Return questions to send once more, in place of those that are unanswered.
 
-        The first one may be lost with the server that had read it; a successor answers the next.
+        The first one of a held connection may be lost with the server that had read it; a
+        successor answers the next.  One that was sent on a worse way than there is now may never
+        arrive.
         """
         questions: list[Question] = []
         for device, state in self._states.items():
             if is_held(state, self.timing, now) and now >= state.asked_at + self.timing.interval:
                 asked = replace(state.shown.question, is_urgent=True)
                 self._states[device] = replace(state, asked=asked, asked_at=now)
-                questions.append(asked)
+            elif may_never_arrive(state):
+                asked = replace(state.shown.question, is_urgent=True)
+                self._states[device] = replace(
+                    state, asked=asked, asked_at=now, pending_since=now, heard_since=now
+                )
+            else:
+                continue
+            questions.append(asked)
         return questions
 
     def count_requests(self, waiting: Mapping[Device, int | None], now: float) -> None:
@@ -299,7 +331,7 @@ class Connections:
         )
 
     def next_question(self, now: float) -> float | None:
-        """Return when ``due`` or ``ask_held_anew`` has something to ask."""
+        """Return when ``due`` or ``ask_anew`` has something to ask."""
         return _earliest(
             state.due_at if state.pending_since is None else state.asked_at + self.timing.interval
             for state in self._states.values()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from fusewatchd.model.mounts import Device
-from fusewatchd.model.servers import Connection
-from fusewatchd.observe.connections.questions import Timing
+from fusewatchd.model.servers import Connection, Obstacle
+from fusewatchd.observe.connections.questions import Timing, Way
 from fusewatchd.observe.connections.state import ConnectionState, age, may_change
 
 
@@ -31,7 +31,20 @@ def connection_of(
         held_since=_held_since(state, timing) if is_held(state, timing, now) else None,
         root=state.root,
         is_outdated=_outdated_at(state, timing) <= now,
+        obstacle=_obstacle(state, timing, now, waiting),
     )
+
+
+def _obstacle(
+    state: ConnectionState, timing: Timing, now: float, waiting: int | None
+) -> Obstacle | None:
+    """Return what is in the way: no place leads to it, or nothing of the question arrived."""
+    if state.blocked_since is not None:
+        is_recent = state.answer is not None and now < state.blocked_since + timing.deadline
+        return None if is_recent or not may_change(state) else Obstacle(state.blocked_errno)
+    is_late = age(state, now) >= timing.deadline
+    is_indirect = state.asked is not None and state.asked.way is not Way.PLAIN
+    return Obstacle(hangs=True) if is_late and is_indirect and waiting == 0 else None
 
 
 def is_held(state: ConnectionState, timing: Timing, now: float) -> bool:
@@ -86,11 +99,13 @@ def _held_since(state: ConnectionState, timing: Timing) -> float | None:
 
 
 def _outdated_at(state: ConnectionState, timing: Timing) -> float:
-    """Return when its last answer, from before the end of its server, counts no longer."""
-    gone_at = state.server_gone_at
-    if gone_at is None or state.answer is None or not may_change(state):
+    """Return when its last answer counts no longer: its server ended, or no place leads to it."""
+    if state.answer is None or not may_change(state):
         return float("inf")
-    return float("inf") if state.answered_at > gone_at else gone_at + timing.deadline
+    since, gone_at = state.blocked_since, state.server_gone_at
+    if gone_at is not None and state.answered_at <= gone_at:
+        since = gone_at if since is None else min(since, gone_at)
+    return float("inf") if since is None else since + timing.deadline
 
 
 def _is_unasked(state: ConnectionState, timing: Timing, now: float) -> bool:

@@ -216,7 +216,7 @@ def _lives_on(first: FirstProcess) -> bool:
 
 
 def _relevant(data: bytes) -> list[Any]:
-    """Keep the FUSE mounts, what they are mounted on and everything mounted inside."""
+    """Keep the FUSE mounts, all that they stand on and everything mounted inside."""
     mounts = [mount_from_line(line) for line in data.split(b"\n") if line]
     fuse = [mount for mount in mounts if mount.is_fuse]
     inside = {mount.mount_id for mount in fuse}
@@ -225,7 +225,11 @@ def _relevant(data: bytes) -> list[Any]:
         if not below:
             break
         inside |= below
-    kept = inside | {mount.parent_id for mount in fuse}
+    parents = {mount.mount_id: mount.parent_id for mount in mounts}
+    kept, above = set(inside), {mount.parent_id for mount in fuse} - inside
+    while above:
+        kept |= above
+        above = {parents[mount_id] for mount_id in above if mount_id in parents} - kept
     return [encode(mount) for mount in mounts if mount.mount_id in kept]
 
 

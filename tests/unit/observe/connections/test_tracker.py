@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import errno
+from collections.abc import Collection
+
 import pytest
 
 from fusewatchd.model.mounts import Device, Mount
-from fusewatchd.model.servers import SERVED, Answer, Root
-from fusewatchd.observe.connections.questions import Question, Shown, Timing, credentials_of
+from fusewatchd.model.servers import SERVED, Answer, Obstacle, Root
+from fusewatchd.observe.connections.questions import Question, Shown, Timing, Way, credentials_of
 from fusewatchd.observe.connections.state import ROOT_SECONDS
 from fusewatchd.observe.connections.tracker import (
+    MOST_PLACES,
     MOVED_SECONDS,
     SOON_SECONDS,
     WATCH_SECONDS,
@@ -16,6 +20,11 @@ from fusewatchd.observe.connections.tracker import (
 D = Device(0, 40)
 Q = Question(D, "/source")
 TIMING = Timing(interval=10.0, deadline=5.0, hung_after=30.0)
+
+
+def nowhere(_: Collection[Question], __: Device) -> Question | None:
+    """There is no other place."""
+    return None
 
 
 def book(*mounts: int, question: Question = Q) -> Connections:
@@ -135,7 +144,7 @@ def test_a_living_one_that_is_covered_goes_on_being_asked() -> None:
 def test_one_that_nobody_gets_at_below_others_is_tried_when_its_turn_comes() -> None:
     connections = book(1, question=COVERED)
     connections.due(1.0)
-    connections.take_back(D, 1.1)
+    connections.take_back(D, 0, 1.1, nowhere)
     assert connections.due(1.1 + MOVED_SECONDS) == []
     assert connections.due(1.1 + TIMING.interval) == [COVERED]
 
@@ -144,7 +153,7 @@ def test_it_is_remembered_when_a_connection_was_asked_first() -> None:
     connections = book(1)
     assert connections.view(0.5, {})[D].first_asked_at is None
     connections.due(1.0)
-    connections.take_back(D, 1.1)
+    connections.take_back(D, 0, 1.1, nowhere)
     connections.due(1.1 + MOVED_SECONDS)
     assert connections.view(2.0, {})[D].first_asked_at == 1.0
 
@@ -200,12 +209,12 @@ def test_one_that_lost_a_mount_is_asked_at_once() -> None:
 def test_a_question_that_missed_is_asked_elsewhere_at_once_or_here_later() -> None:
     connections = book(1, 2)
     connections.due(1.0)
-    connections.take_back(D, 1.1)
+    connections.take_back(D, 0, 1.1, nowhere)
     assert connections.due(1.2) == []
     assert connections.due(1.1 + MOVED_SECONDS) == [Q]
     target = Question(D, "/target")
     connections.set_shown({D: Shown(target, frozenset({2}))})
-    connections.take_back(D, 3.0)
+    connections.take_back(D, 0, 3.0, nowhere)
     assert connections.due(3.0) == [target]
 
 
@@ -376,7 +385,7 @@ def test_any_answer_ends_the_confirmations(answer: Answer) -> None:
 def test_confirmations_end_with_doubt_with_the_question_and_with_the_superblock() -> None:
     doubted, taken_back, gone, kept = (confirmed() for _ in range(4))
     doubted.doubt(D)
-    taken_back.take_back(D, 42.0)
+    taken_back.take_back(D, 0, 42.0, nowhere)
     gone.set_shown({D: Shown(Q, frozenset({3}))})
     kept.set_shown({D: Shown(Q, frozenset({2, 3}))})
     counts = [c.view(42.0, {D: 2})[D].confirmations for c in (doubted, taken_back, gone, kept)]
@@ -475,9 +484,9 @@ def test_a_successor_that_answers_ends_it_and_its_end_is_another_one() -> None:
     connections = silent_since(20.0)
     connections.server_gone(D, 20.0)
     assert held_at(connections, 40.0) == (20.0, False)
-    (question,) = connections.ask_held_anew(40.0)
+    (question,) = connections.ask_anew(40.0)
     assert question == Q
-    assert connections.ask_held_anew(49.9) == []
+    assert connections.ask_anew(49.9) == []
     connections.take_answer(D, Answer.ANSWERED, 0, 40.0, 41.0)
     assert held_at(connections, 41.0) == (None, False)
     assert connections.view(41.0, {})[D].server_gone_at is None
@@ -632,9 +641,99 @@ def test_an_answer_from_before_the_end_of_its_server_counts_no_longer() -> None:
     connections.server_gone(D, 2.0)
     assert connections.next_change(2.0) == 2.0 + TIMING.deadline
     connections.due(2.0)
-    connections.take_back(D, 2.1)  # another mount was at its path
+    connections.take_back(D, 0, 2.1, nowhere)  # another mount was at its path
     assert not connections.view(2.2, {})[D].is_outdated
     assert connections.view(2.0 + TIMING.deadline, {})[D].is_outdated
     connections.due(8.0)
     connections.take_answer(D, Answer.ANSWERED, 0, 8.0, 8.1)
     assert not connections.view(20.0, {})[D].is_outdated
+
+
+def test_every_other_place_is_tried_at_once_and_then_it_is_blocked() -> None:
+    places = [Question(D, f"/place/{number}") for number in range(3)]
+
+    def elsewhere(tried: Collection[Question], _: Device) -> Question | None:
+        return next((place for place in places if place not in tried), None)
+
+    connections = book(1, question=places[0])
+    for place in places:
+        assert connections.due(1.0) == [place]
+        assert connections.view(1.0, {})[D].obstacle is None
+        connections.take_back(D, errno.ENOTCONN, 1.0, elsewhere)
+    assert connections.due(1.0) == []
+    assert connections.view(1.0, {})[D].obstacle == Obstacle(errno.ENOTCONN)
+    again = 1.0 + MOVED_SECONDS
+    assert connections.due(again) == [places[2]]
+    connections.take_answer(D, Answer.ANSWERED, 0, again, again)
+    assert connections.view(again, {})[D].obstacle is None
+
+
+def test_no_more_than_some_places_are_tried_without_a_rest() -> None:
+    connections, asked = book(1), 0
+    while connections.due(1.0):
+        asked += 1
+        connections.take_back(D, 0, 1.0, lambda tried, _: Question(D, f"/{len(tried)}"))
+    assert asked == MOST_PLACES
+
+
+def test_an_answer_counts_no_longer_when_no_place_leads_there_any_more() -> None:
+    connections = book(1)
+    connections.due(1.0)
+    connections.take_answer(D, Answer.ANSWERED, 0, 1.0, 1.1)
+    connections.due(1.1 + TIMING.interval)
+    connections.take_back(D, 0, 12.0, nowhere)
+    assert not connections.view(12.0, {})[D].is_outdated
+    assert connections.next_change(12.0) == 12.0 + TIMING.deadline
+    known = connections.view(12.0 + TIMING.deadline, {})[D]
+    assert known.is_outdated and known.obstacle == Obstacle()
+
+
+def test_a_dead_one_stays_dead_when_no_place_leads_there() -> None:
+    connections = book(1)
+    connections.due(1.0)
+    connections.take_answer(D, Answer.DISCONNECTED, 107, 1.0, 1.1)
+    connections.due(1.1 + TIMING.interval)
+    connections.take_back(D, errno.ENOTCONN, 12.0, nowhere)
+    known = connections.view(100.0, {})[D]
+    assert known.is_dead and not known.is_outdated and known.obstacle is None
+
+
+OVER_FUSE = Question(D, "/outer/inner", way=Way.FUSE)
+
+
+@pytest.mark.parametrize(
+    ("question", "waiting", "hangs"),
+    [(OVER_FUSE, 0, True), (OVER_FUSE, 1, False), (OVER_FUSE, None, False), (Q, 0, False)],
+)
+def test_what_hangs_on_the_way_is_told_by_requests_that_never_arrived(
+    question: Question, waiting: int | None, hangs: bool
+) -> None:
+    connections = book(1, question=question)
+    connections.due(1.0)
+    known = connections.view(1.0 + TIMING.deadline, {D: waiting})[D]
+    assert known.obstacle == (Obstacle(hangs=True) if hangs else None)
+
+
+def test_one_that_was_asked_on_a_worse_way_is_asked_anew() -> None:
+    connections = book(1, question=OVER_FUSE)
+    connections.due(1.0)
+    assert connections.ask_anew(2.0) == []
+    connections.set_shown({D: Shown(Q, frozenset({1, 2}))})
+    assert connections.ask_anew(2.0) == [Q]
+    assert connections.ask_anew(2.1) == []
+    connections.take_answer(D, Answer.ANSWERED, 0, 2.0, 2.1)
+    assert connections.view(2.1, {})[D].answer is Answer.ANSWERED
+
+
+def test_one_behind_an_automount_is_asked_so_seldom_that_it_can_expire() -> None:
+    question = Question(D, "/net/one", way=Way.AUTOMOUNT, rest_seconds=600.0)
+    connections = book(1, question=question)
+    connections.due(1.0)
+    connections.take_answer(D, Answer.ANSWERED, 0, 1.0, 1.0)
+    assert connections.next_question(1.0) == 601.0
+    connections.server_gone(D, 30.0)
+    assert connections.due(30.0) == [question]
+    connections.take_answer(D, Answer.ERROR, errno.EIO, 30.0, 30.0)
+    assert connections.due(31.0) == [question]
+    connections.take_answer(D, Answer.ERROR, errno.EIO, 31.0, 60.0)
+    assert connections.next_question(60.0) == 660.0
