@@ -3,26 +3,37 @@
 Sources run side by side, and a source with much to do is spread over workers.  A worker that
 does not move for a moment keeps the action that it is at, and nothing else: what it has done is
 told, what it has not begun goes to another one.  Only that action has failed if it goes on.
+
+Each worker that is held by a path counts for the pod of that path, and a pod may have few.  What
+may hang is begun only while another worker stays ready for everything else.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import chain
 
 from fusewatchd.act.mount_worker import MountWorker
-from fusewatchd.act.work_queue import Place, WorkQueue, place_of
+from fusewatchd.act.work_queue import Place, WorkQueue, place_of, pod_of
 from fusewatchd.errors import WorkerShortageError
 from fusewatchd.model.actions import Action, Outcome, OutcomeStatus
+from fusewatchd.model.findings import Gap
 from fusewatchd.model.mounts import TargetKey
+from fusewatchd.model.quota import (
+    AGENT,
+    STUCK_WORKERS,
+    Owner,
+    RefusedOwner,
+    Resource,
+    limits_of,
+    pod,
+)
 from fusewatchd.model.verdicts import Reason
 
 MAX_WORKERS = 16
-MAX_SUSPECTED_WORKERS = 4
-"""Of those, so many may be where something hung before."""
-MAX_ENDING = 16
-"""With so many that nothing can end, nobody goes where something hung before."""
+"""At what is not known to hang."""
 MAX_ENDING_AT_PLACE = 2
 STALL_SECONDS = 0.05
 """A worker without progress for this long no longer holds up anybody else."""
@@ -45,6 +56,8 @@ class _Busy:
     progress_at: float
     look_at: float
     """When it gets a strike if it has not moved."""
+    is_last: bool = False
+    """Its work is from the last lane: it may hang."""
     begun: int = 0
     strikes: int = 0
     withdrawn_at: float | None = None
@@ -62,13 +75,14 @@ class _Ending:
 
     worker: MountWorker
     place: Place | None
+    pod: str
 
 
 class Executor:
     """Carries plans out without ever waiting for them."""
 
     def __init__(self, spawn: Callable[[], MountWorker], parallel: int = 1) -> None:
-        """Start ``parallel`` workers; up to ``MAX_WORKERS`` are used while some hang."""
+        """Start ``parallel`` workers; more are used while some hang."""
         self._spawn = spawn
         self._parallel = min(parallel, MAX_WORKERS)
         self._idle: list[MountWorker] = [spawn() for _ in range(self._parallel)]
@@ -78,6 +92,9 @@ class Executor:
         self._outcomes: list[Outcome] = []
         """What has ended and was not collected yet."""
         self._spawns_at = float("-inf")
+        self._shortage = ""
+        """Why no worker could be started when one was needed last."""
+        self._told_shortage = ""
 
     def submit(self, actions: Iterable[Action], now: float) -> None:
         """Accept actions; their outcomes come from ``collect`` later."""
@@ -88,6 +105,7 @@ class Executor:
         """Return the outcomes that have arrived since the last time."""
         self.dispatch_next(now)
         outcomes, self._outcomes = self._outcomes, []
+        self._told_shortage = self._shortage
         return outcomes
 
     def dispatch_next(self, now: float) -> None:
@@ -114,6 +132,8 @@ class Executor:
         worker = busy.worker
         arrived = worker.receive()
         self._end(arrived)
+        for action in worker.take_asking():
+            self._queue.put_last(action)
         if arrived or worker.begun != busy.begun:
             busy.begun = worker.begun
             busy.note_progress(now)
@@ -145,14 +165,20 @@ class Executor:
         busy.is_settled = True
         outcomes, back = busy.worker.take_back()
         self._end(outcomes)
+        for action in busy.worker.take_asking():
+            self._queue.put_last(action)
         self._queue.put_back(back)
         for action in busy.worker.actions:
             self._queue.suspect(action)
 
     def _end(self, outcomes: Iterable[Outcome]) -> None:
         for outcome in outcomes:
-            self._outcomes.append(outcome)
             self._queue.clear(outcome.action)
+            self._tell(outcome)
+
+    def _tell(self, outcome: Outcome) -> None:
+        self._queue.ended(outcome.action)
+        self._outcomes.append(outcome)
 
     def _give_up(self, busy: _Busy, now: float) -> None:
         self._busy.remove(busy)
@@ -161,71 +187,112 @@ class Executor:
         if worker.is_dead:
             detail = "the mount worker ended"
         for action in worker.actions:
-            self._outcomes.append(_timed_out(action, detail, busy.progress_at, now))
+            self._tell(_timed_out(action, detail, busy.progress_at, now))
         if worker.is_dead:
             worker.kill()
             return
         worker.end()
-        self._ending += [_Ending(worker, place_of(action)) for action in worker.actions]
+        self._ending += [_Ending(worker, place_of(a), pod_of(a)) for a in worker.actions]
 
     def _assign(self, now: float) -> None:
         self._refuse_hopeless(now)
         while self._queue:
             due = self._one_more_at()
-            if due is None or now < due:
+            is_last = not self._queue.has_ready
+            if due is None or now < due or not self._make_ready(now, is_last=is_last):
                 return
-            if not self._idle:
-                try:
-                    self._idle.append(self._spawn())
-                except WorkerShortageError:
-                    self._spawns_at = now + SHORTAGE_SECONDS
-                    return
-            worker = self._idle.pop()
-            worker.send(self._take())
-            self._busy.append(_Busy(worker, now, now + STRIKE_SECONDS, worker.begun))
+            actions = self._take(is_last=is_last)
+            if actions:
+                worker = self._idle.pop()
+                worker.send(actions, may_ask=is_last)
+                self._busy.append(_Busy(worker, now, now + STRIKE_SECONDS, is_last, worker.begun))
+        self._shortage = ""
 
-    def _take(self) -> list[Action]:
+    def _make_ready(self, now: float, *, is_last: bool) -> bool:
+        """Have the workers without work that are needed; False when they cannot be started."""
+        while len(self._idle) < self._needed(is_last=is_last):
+            try:
+                self._idle.append(self._spawn())
+            except WorkerShortageError as exc:
+                self._spawns_at, self._shortage = now + SHORTAGE_SECONDS, str(exc)
+                return False
+            self._shortage = ""
+        return True
+
+    def _needed(self, *, is_last: bool) -> int:
+        """Count the idle workers without which none is sent to where it may hang, or elsewhere.
+
+        One that moves on will be there for other work as well.
+        """
+        return 2 if is_last and not self._at_work() else 1
+
+    def _at_work(self) -> int:
+        """Count the workers that do not stall and are at what is not known to hang."""
+        return sum(not (busy.is_last or busy.withdrawn_at is not None) for busy in self._busy)
+
+    def _take(self, *, is_last: bool) -> list[Action]:
+        full = self._full_pods()
+        if is_last:
+            return self._queue.take_last(self._under_way(), full)
         moving = [next(iter(b.worker.actions)) for b in self._busy if b.withdrawn_at is None]
-        return self._queue.take(
-            self._under_way(), moving, self._parallel, with_suspects=self._may_hang()
-        )
+        return self._queue.take(moving, self._parallel, full)
+
+    def _full_pods(self) -> frozenset[str]:
+        """Return the pods that hold as many workers as they may."""
+        held = Counter(self._stuck_pods())
+        return frozenset(uid for uid, count in held.items() if count >= _most_of(uid))
+
+    def _stuck_pods(self) -> list[str]:
+        """Return the pod of each worker that stalls, or that nothing has ended so far."""
+        stalled = (b for b in self._busy if b.withdrawn_at is not None)
+        at = [pod_of(action) for b in stalled for action in tuple(b.worker.actions)[:1]]
+        return [*at, *(ending.pod for ending in self._ending)]
 
     def _refuse_hopeless(self, now: float) -> None:
         """Give up at once what would only take one more worker to where too many are kept."""
         if not (self._ending and self._queue):
             return
-        places = [ending.place for ending in self._ending]
-        is_full = len(places) >= MAX_ENDING
+        places = Counter(ending.place for ending in self._ending)
+        pods = Counter(ending.pod for ending in self._ending)
 
-        def is_hopeless(action: Action) -> bool:
-            is_taken = places.count(place_of(action)) >= MAX_ENDING_AT_PLACE
-            return self._queue.is_suspect(action) and (is_full or is_taken)
+        def is_beyond(action: Action) -> bool:
+            uid = pod_of(action)
+            return len(self._ending) >= STUCK_WORKERS or pods[uid] >= _most_of(uid)
 
+        for action in self._queue.drop_last(is_beyond):
+            self._tell(_beyond_quota(action, now))
         detail = "mount workers that cannot be ended hang there"
-        for action in self._queue.drop(is_hopeless):
-            self._outcomes.append(_timed_out(action, detail, now, now))
+        for action in self._queue.drop_last(
+            lambda action: places[place_of(action)] >= MAX_ENDING_AT_PLACE
+        ):
+            self._tell(_timed_out(action, detail, now, now))
 
     def _one_more_at(self) -> float | None:
         """Return from when on one more worker may work; None: only progress helps."""
-        at_work = sum(busy.withdrawn_at is None for busy in self._busy)
-        if at_work >= self._parallel or len(self._busy) >= MAX_WORKERS:
+        is_last = not self._queue.has_ready
+        if is_last and not self._may_go_last():
             return None
-        if self._queue.next_due(self._under_way(), with_suspects=self._may_hang()) is None:
+        others = sum(not busy.is_last for busy in self._busy)
+        if self._at_work() >= self._parallel or others >= MAX_WORKERS:
             return None
-        return float("-inf") if self._idle else self._spawns_at
+        is_ready = len(self._idle) >= self._needed(is_last=is_last)
+        return float("-inf") if is_ready else self._spawns_at
+
+    def _may_go_last(self) -> bool:
+        """True while one more worker may go to where it may hang."""
+        is_moving = any(b.is_last and b.withdrawn_at is None for b in self._busy)
+        stuck = self._stuck_pods()
+        if is_moving or len(stuck) >= STUCK_WORKERS:
+            return False
+        return self._queue.may_take_last(self._under_way(), self._full_pods())
 
     def _under_way(self) -> list[Action]:
         return [action for busy in self._busy for action in busy.worker.actions]
 
-    def _may_hang(self) -> bool:
-        """True while one more worker may go to where something hung before."""
-        at_suspects = (any(map(self._queue.is_suspect, b.worker.actions)) for b in self._busy)
-        return sum(at_suspects) < MAX_SUSPECTED_WORKERS
-
     @property
     def has_outcomes(self) -> bool:
         """True when ``collect`` has something to tell without anybody being readable."""
-        return bool(self._outcomes)
+        return bool(self._outcomes) or self._shortage != self._told_shortage
 
     @property
     def workers(self) -> tuple[MountWorker, ...]:
@@ -237,6 +304,21 @@ class Executor:
     def stuck(self) -> int:
         """How many workers were killed and are still there."""
         return len(self._ending)
+
+    @property
+    def gaps(self) -> tuple[Gap, ...]:
+        """Say that work waits and nobody can be had to do it."""
+        return (Gap("workers", self._shortage),) if self._shortage else ()
+
+    @property
+    def refused_owners(self) -> tuple[RefusedOwner, ...]:
+        """Name the pods that hold as many workers as they may: nothing ends those."""
+        held = Counter(ending.pod for ending in self._ending)
+        return tuple(
+            RefusedOwner(_owner_of(uid), Resource.WORKERS, _most_of(uid), count)
+            for uid, count in held.items()
+            if count >= _most_of(uid)
+        )
 
     @property
     def is_idle(self) -> bool:
@@ -254,7 +336,7 @@ class Executor:
     def in_flight(self) -> frozenset[TargetKey]:
         """Return the targets that are being worked on, or of which the end was not told yet."""
         ended = (outcome.action for outcome in self._outcomes)
-        waiting = chain(ended, self._queue.actions, self._under_way())
+        waiting = chain(ended, self._queue.open)
         return frozenset(action.key for action in waiting)
 
     def close(self) -> None:
@@ -270,6 +352,14 @@ def _next_look(busy: _Busy) -> float:
     return busy.look_at if busy.is_settled else settles_at
 
 
+def _owner_of(pod_uid: str) -> Owner:
+    return pod(pod_uid) if pod_uid else AGENT
+
+
+def _most_of(pod_uid: str) -> int:
+    return limits_of(_owner_of(pod_uid)).stuck_workers
+
+
 def _timed_out(action: Action, detail: str, started_at: float, now: float) -> Outcome:
     return Outcome(
         action,
@@ -277,5 +367,16 @@ def _timed_out(action: Action, detail: str, started_at: float, now: float) -> Ou
         Reason.TIMED_OUT,
         detail=detail,
         started_at=started_at,
+        finished_at=now,
+    )
+
+
+def _beyond_quota(action: Action, now: float) -> Outcome:
+    return Outcome(
+        action,
+        OutcomeStatus.REFUSED,
+        Reason.QUOTA,
+        detail="its pod holds as many mount workers as it may: a path that hangs",
+        started_at=now,
         finished_at=now,
     )

@@ -19,7 +19,7 @@ from fusewatchd.act.replace_mount import carry_out, ignore
 from fusewatchd.act.worker_pages import Page, Pages
 from fusewatchd.errors import ParseError
 from fusewatchd.json_values import decode, encode
-from fusewatchd.linux.mount_kernel import Way
+from fusewatchd.linux.mount_kernel import Way, WouldAsk
 from fusewatchd.linux.private_namespace import Staging
 from fusewatchd.linux.running_kernel import RealKernel
 from fusewatchd.model.actions import (
@@ -68,12 +68,18 @@ def mount_worker(
     def serve(channel: Channel) -> None:
         kernel = RealKernel(way, Staging(), mounts_on_detached=mounts_on_detached)
         note = journal().note if journal is not None else ignore
-        serve_actions(channel, pages, lambda action: carry_out(kernel, action, note))
+        serve_actions(
+            channel, pages, lambda action, may_ask: carry_out(kernel, action, note, may_ask=may_ask)
+        )
 
     return serve
 
 
-def serve_actions(channel: Channel, pages: Pages, carry_out: Callable[[Action], Outcome]) -> None:
+CarryOut = Callable[[Action, bool], Outcome]
+"""Does an action; with False it raises ``WouldAsk`` rather than wait for a file system."""
+
+
+def serve_actions(channel: Channel, pages: Pages, carry_out: CarryOut) -> None:
     """Carry out what a ``MountWorker`` sends, until it closes the channel."""
     channel.serve(_Work(carry_out, channel, pages).take)
 
@@ -84,9 +90,7 @@ class _Work:
     What has ended and was not reported stands in the shared page before the next is begun.
     """
 
-    def __init__(
-        self, carry_out: Callable[[Action], Outcome], channel: Channel, pages: Pages
-    ) -> None:
+    def __init__(self, carry_out: CarryOut, channel: Channel, pages: Pages) -> None:
         self._carry_out = carry_out
         self._channel = channel
         self._pages = pages
@@ -103,15 +107,21 @@ class _Work:
                 self._flush(page, time.monotonic())
                 return
             action: Action = decode(_ACTIONS[item["kind"]], item["action"])
-            started_at = time.monotonic()
-            outcome = self._carry_out(action)
+            report = self._report_on(action, may_ask=message["may_ask"])
             now = time.monotonic()
-            done = replace(outcome, started_at=started_at, finished_at=now)
-            self._done.append(_encoded({"number": number, **_report(done)}))
+            self._done.append(_encoded({"number": number, **report}))
             if not page.add(self._done[-1]) or now - self._flushed_at >= FLUSH_SECONDS:
                 self._flush(page, now)
         if not message["more"]:
             self._flush(page, time.monotonic())
+
+    def _report_on(self, action: Action, *, may_ask: bool) -> dict[str, Any]:
+        started_at = time.monotonic()
+        try:
+            outcome = self._carry_out(action, may_ask)
+        except WouldAsk:
+            return {"asks": True}
+        return _report(replace(outcome, started_at=started_at, finished_at=time.monotonic()))
 
     def _flush(self, page: Page, now: float) -> None:
         if self._done:
@@ -169,6 +179,8 @@ class MountWorker:
         """What it was given and has not reported on, by number."""
         self._left: list[Action] = []
         """What it says that it has not begun and never will."""
+        self._asking: list[Action] = []
+        """What it says that it has left, since a file system would have to be asked."""
         self._is_closed = False
         self.is_dead = False
 
@@ -186,8 +198,12 @@ class MountWorker:
         """Return a number that changes whenever it begins an action."""
         return self._page.begun
 
-    def send(self, actions: Iterable[Action]) -> None:
-        """Hand actions over; they are carried out in this order."""
+    def send(self, actions: Iterable[Action], *, may_ask: bool) -> None:
+        """Hand actions over; they are carried out in this order.
+
+        Unless they ``may_ask``, those of which the way to the target needs the answer of a file
+        system are not done, and come back by ``take_asking``.
+        """
         actions = list(actions)
         first, self._given = self._given + 1, self._given + len(actions)
         self._open.update(enumerate(actions, first))
@@ -199,6 +215,7 @@ class MountWorker:
                 "page": self._index,
                 "first": first + start,
                 "more": start + CHUNK < len(actions),
+                "may_ask": may_ask,
                 "actions": items,
             }
             self._worker.channel.send(message)
@@ -230,6 +247,11 @@ class MountWorker:
         under_way = max(self._page.begun, next(iter(self._open), 0))
         back, self._left = self._left + self._take_between(under_way + 1, self._given), []
         return outcomes, back
+
+    def take_asking(self) -> list[Action]:
+        """Return what it left because a file system would have had to be asked."""
+        asking, self._asking = self._asking, []
+        return asking
 
     def _take_between(self, first: int, last: int) -> list[Action]:
         return [self._open.pop(n) for n in tuple(self._open) if first <= n <= last]
@@ -265,6 +287,9 @@ class MountWorker:
         action = self._open.pop(number, None)
         if action is None:
             return None  # It stood in the page when that was looked at.
+        if item.get("asks"):
+            self._asking.append(action)
+            return None
         return Outcome(
             action=action,
             status=OutcomeStatus(item["status"]),

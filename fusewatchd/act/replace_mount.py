@@ -64,8 +64,13 @@ def ignore(key: TargetKey, layer: OwnLayer) -> None:
     """Take no note of a layer."""
 
 
-def carry_out(kernel: MountKernel, action: Action, note: Note = ignore) -> Outcome:
+def carry_out(
+    kernel: MountKernel, action: Action, note: Note = ignore, *, may_ask: bool = True
+) -> Outcome:
     """Do one action and say how it ended; never raises for what a kernel may answer.
+
+    Unless it ``may_ask``, a mount whose target is found only with the answer of a file system is
+    not replaced, and ``WouldAsk`` is raised.
 
     ``note`` is told of a layer of our own before it is attached: whatever happens after that,
     somebody must know whose it is.
@@ -76,16 +81,18 @@ def carry_out(kernel: MountKernel, action: Action, note: Note = ignore) -> Outco
         stacked.append(layer)
         note(action.key, layer)
 
-    outcome = _carry_out(kernel, action, take_note)
+    outcome = _carry_out(kernel, action, take_note, may_ask=may_ask)
     return replace(outcome, layer=stacked[-1]) if stacked else outcome
 
 
-def _carry_out(kernel: MountKernel, action: Action, note: Callable[[OwnLayer], None]) -> Outcome:
+def _carry_out(
+    kernel: MountKernel, action: Action, note: Callable[[OwnLayer], None], *, may_ask: bool
+) -> Outcome:
     try:
         try:
             match action:
                 case ReplaceMount():
-                    return _Replacement(kernel, action, note).run()
+                    return _Replacement(kernel, action, note).run(may_ask=may_ask)
                 case DropLayers():
                     return drop_layers(kernel, action)
                 case DetachOwnLayer():
@@ -162,10 +169,10 @@ class _Replacement:
         self._wanted = points(c.wanted for c in action.children if c.wanted is not None)
         self._rules = Rules(frozenset(action.stale_devices), action.own_layers, action.read_only)
 
-    def run(self) -> Outcome:
+    def run(self, *, may_ask: bool) -> Outcome:
         with self._open:
             self._kernel.enter(self._action.namespace)
-            target = self._look()
+            target = self._look(may_ask=may_ask)
             if target is None:
                 return self._read_back(None, "")
             self._kernel.enter(None)
@@ -177,14 +184,14 @@ class _Replacement:
 
     # ------------------------------------------------------------------------ look
 
-    def _look(self) -> Target | None:
+    def _look(self, *, may_ask: bool) -> Target | None:
         """Describe what is to be replaced; None when uncovering was all there was to do.
 
         What is taken off a layer that is as it shall be is what an attempt left that was cut
         after its attach, or what somebody put there who stacks writable layers on a read-only
         mount.
         """
-        with opened(self._kernel, self._path) as fd:
+        with opened(self._kernel, self._path, may_ask=may_ask) as fd:
             mount = self._kernel.mount_of(fd)
             if mount.mount_point != self._path:
                 raise skip(Reason.VANISHED, "nothing is mounted there any more")

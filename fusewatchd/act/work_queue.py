@@ -1,20 +1,31 @@
 """Which actions wait for a mount worker, and which of them may be begun next; pure.
 
+Sources have their turn one after the other, and so have the pods of one source: however much one
+pod has to do, the next one waits for no more than ``SHARE`` of it.  A step costs what it hands
+out, and not what waits.
+
 What hangs on one bind of the host stays in order, so that a container finds its pod's bind on
 the host already replaced.  An action is done at a *place*, which it may wait for: the mount
-namespace that it enters, the source that it looks into, or its target alone.  Where something
-hung, that place comes last, has one worker at a time, and shares it with nobody.
+namespace that it enters, the source that it looks into, or its target alone.
+
+The last lane has what may hang: what is at a place where something hung before, and what needs
+the answer of another file system to find its target.  It is served when nothing else waits, and
+one worker at a time is at a place of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
 
-from fusewatchd.model.actions import AbortConnection, Action, ReplaceMount
+from fusewatchd.model.actions import AbortConnection, Action, DetachDeadSource, ReplaceMount
 from fusewatchd.model.mounts import Device, TargetKey
 
 SHARD_ACTIONS = 32
 """A source with more to do than this is worth a second worker."""
+SHARE = 128
+"""So many actions of one pod are handed out in one turn."""
 MAX_SUSPECTS = 256
 """Targets that are remembered to have hung, the oldest are forgotten first."""
 
@@ -33,6 +44,11 @@ def place_of(action: Action) -> Place | None:
     return action.expect.mount_point
 
 
+def pod_of(action: Action) -> str:
+    """Return the pod whose bind this is about; empty: what the node itself needs."""
+    return "" if isinstance(action, AbortConnection | DetachDeadSource) else action.pod_uid
+
+
 def _source_of(action: Action) -> Device:
     return action.origin.device if isinstance(action, ReplaceMount) else action.expect.device
 
@@ -48,25 +64,89 @@ def _bind_of(action: Action) -> str:
     return action.expect.mount_point
 
 
+@dataclass(slots=True)
+class _Item:
+    action: Action
+    number: int
+    """Its place in the order in which actions came."""
+    asks: bool
+    """The way to its target needs the answer of a file system."""
+
+
+@dataclass(slots=True)
+class _Source:
+    """What waits for one source; the pod whose turn it is comes first."""
+
+    pods: dict[str, deque[_Item]]
+    count: int = 0
+
+
 class WorkQueue:
-    """Actions in the order in which they were planned."""
+    """Actions that were submitted and have not ended."""
 
     def __init__(self) -> None:
         """Begin with nothing."""
-        self.actions: list[Action] = []
+        self._items: dict[int, _Item] = {}
+        """All of them, by the identity of the action."""
+        self._waiting = 0
+        self._sources: dict[Device, _Source] = {}
+        self._last: dict[str, dict[Place | None, deque[_Item]]] = {}
+        """By pod and place."""
+        self._held: dict[str, list[_Item]] = {}
+        """What waits for the end of an action on the host, by the bind there."""
+        self._on_host: dict[str, list[int]] = {}
+        """Numbers of the actions on the host that have not ended, by the bind there."""
         self._suspects: dict[TargetKey, Place] = {}
         self._places: frozenset[Place | None] = frozenset()
+        self._count = 0
 
     def __bool__(self) -> bool:
-        return bool(self.actions)
+        return self._waiting > 0
+
+    @property
+    def open(self) -> Iterator[Action]:
+        """Give what waits and what is under way."""
+        return (item.action for item in self._items.values())
 
     def add(self, actions: Iterable[Action]) -> None:
         """Put actions at the end."""
-        self.actions.extend(actions)
+        for action in actions:
+            self._count += 1
+            asks = isinstance(action, ReplaceMount) and action.asks
+            item = self._items[id(action)] = _Item(action, self._count, asks)
+            if _is_on_host(action):
+                self._on_host.setdefault(_bind_of(action), []).append(item.number)
+            self._waiting += 1
+            self._put(item)
 
     def put_back(self, actions: Iterable[Action]) -> None:
-        """Put actions that were taken and not begun before all others."""
-        self.actions[:0] = actions
+        """Put actions that were taken and not begun before the others of their pods."""
+        items = [self._items[id(action)] for action in actions]
+        self._waiting += len(items)
+        for item in reversed(items):
+            self._put(item, first=True)
+
+    def put_last(self, action: Action) -> None:
+        """Put back one of which it turned out that the way to it needs an answer."""
+        item = self._items[id(action)]
+        item.asks = True
+        self._waiting += 1
+        self._put_last(item)
+
+    def ended(self, action: Action) -> None:
+        """Forget an action; what waited for its end may be begun."""
+        item = self._items.pop(id(action))
+        if not _is_on_host(action):
+            return
+        bind = _bind_of(action)
+        numbers = self._on_host[bind]
+        numbers.remove(item.number)
+        if not numbers:
+            del self._on_host[bind]
+        for held in reversed(self._held.pop(bind, ())):
+            self._put(held, first=True)
+
+    # ---------------------------------------------------------------------- what hung
 
     def suspect(self, action: Action) -> None:
         """Remember that this one did not come back in time."""
@@ -88,65 +168,135 @@ class WorkQueue:
         """True when something hung at the place of this one."""
         return place_of(action) in self._places
 
-    def next_due(self, under_way: Collection[Action], *, with_suspects: bool) -> Action | None:
-        """Return the action that is to be begun next, if any may be begun now."""
-        for suspects in (False, True) if with_suspects else (False,):
-            for action in self._startable(under_way, suspects=suspects):
-                return action
-        return None
+    # -------------------------------------------------------------------------- take
 
-    def take(
-        self,
-        under_way: Collection[Action],
-        moving: Iterable[Action],
-        parallel: int,
-        *,
-        with_suspects: bool,
-    ) -> list[Action]:
+    @property
+    def has_ready(self) -> bool:
+        """True when something waits that is not known to hang."""
+        return bool(self._sources)
+
+    def take(self, moving: Iterable[Action], parallel: int, full: Collection[str]) -> list[Action]:
         """Take out what one worker is to do next: ``parallel`` share a source with much to do.
 
-        ``moving`` is what those are at that do not stall.
+        ``moving`` is what those are at that do not stall.  Pods that are ``full`` hold as many
+        workers as they may: what they want comes last.
         """
-        first = self.next_due(under_way, with_suspects=with_suspects)
-        if first is None:
-            return []
-        if self.is_suspect(first):
-            place = place_of(first)
-            taken = [a for a in self._startable(under_way, suspects=True) if place_of(a) == place]
-            # Who hung already would keep those that did not.
-            taken.sort(key=lambda action: action.key in self._suspects)
-        else:
-            source = _source_of(first)
-            same = [
-                a for a in self._startable(under_way, suspects=False) if _source_of(a) == source
-            ]
-            sharing = sum(_source_of(action) == source for action in moving)
-            taken = _first_shard(same, parallel - sharing)
-        ids = set(map(id, taken))
-        self.actions = [action for action in self.actions if id(action) not in ids]
-        return taken
+        while self._sources:
+            device = next(iter(self._sources))
+            source = self._sources.pop(device)
+            sharing = sum(_source_of(action) == device for action in moving)
+            shards = max(1, min(parallel - sharing, source.count // SHARD_ACTIONS))
+            batch = self._from_source(source, -(-source.count // shards), full)
+            if source.pods:
+                self._sources[device] = source
+            if batch:
+                return self._handed_out(batch)
+        return []
 
-    def drop(self, is_unwanted: Callable[[Action], bool]) -> list[Action]:
-        """Take out what will not be done."""
-        dropped = [action for action in self.actions if is_unwanted(action)]
-        self.actions = [action for action in self.actions if not is_unwanted(action)]
+    def may_take_last(self, under_way: Iterable[Action], full: Collection[str]) -> bool:
+        """True when ``take_last`` has something."""
+        return self._next_last(set(map(place_of, under_way)), full) is not None
+
+    def take_last(self, under_way: Iterable[Action], full: Collection[str]) -> list[Action]:
+        """Take out what one worker is to do next at a place where it may hang.
+
+        Nobody goes to where something is ``under_way``, nor because of pods that are ``full``.
+        """
+        busy = set(map(place_of, under_way))
+        while (found := self._next_last(busy, full)) is not None:
+            pod, place = found
+            places = self._last.pop(pod)
+            batch: list[_Item] = []
+            line = places.pop(place)
+            self._move(line, batch, len(line), None)
+            if places:
+                self._last[pod] = places
+            if batch:
+                # Who hung already would keep those that did not.
+                batch.sort(key=lambda item: item.action.key in self._suspects)
+                return self._handed_out(batch)
+        return []
+
+    def drop_last(self, is_unwanted: Callable[[Action], bool]) -> list[Action]:
+        """Take out of the last lane what will not be done; one action speaks for its place."""
+        dropped: list[Action] = []
+        for pod, places in tuple(self._last.items()):
+            for place, line in tuple(places.items()):
+                if is_unwanted(line[0].action):
+                    dropped += self._handed_out(places.pop(place))
+            if not places:
+                del self._last[pod]
         return dropped
 
-    def _startable(self, under_way: Collection[Action], *, suspects: bool) -> Iterable[Action]:
-        """Give those that may be begun, be they at suspect places or not, in order."""
-        busy = {place_of(action) for action in under_way}
-        awaited = {_bind_of(action) for action in under_way if _is_on_host(action)}
-        for action in self.actions:
-            is_suspect = self.is_suspect(action)
-            is_free = not (is_suspect and place_of(action) in busy)
-            if is_free and is_suspect is suspects and _bind_of(action) not in awaited:
-                yield action
-            elif _is_on_host(action):
-                awaited.add(_bind_of(action))
+    def _put(self, item: _Item, *, first: bool = False) -> None:
+        if item.asks or self.is_suspect(item.action):
+            self._put_last(item)
+            return
+        source = self._sources.setdefault(_source_of(item.action), _Source({}))
+        source.count += 1
+        line = source.pods.setdefault(pod_of(item.action), deque())
+        (line.appendleft if first else line.append)(item)
 
+    def _put_last(self, item: _Item) -> None:
+        places = self._last.setdefault(pod_of(item.action), {})
+        places.setdefault(place_of(item.action), deque()).append(item)
 
-def _first_shard(actions: list[Action], parallel: int) -> list[Action]:
-    """Return the part of one worker; what is done at one bind is not divided."""
-    count = max(1, min(parallel, len(actions) // SHARD_ACTIONS))
-    binds: dict[str, int] = {}
-    return [a for a in actions if binds.setdefault(_bind_of(a), len(binds)) % count == 0]
+    def _from_source(self, source: _Source, amount: int, full: Collection[str]) -> list[_Item]:
+        """Take the turns of so many pods that ``amount`` is reached; a pod is not divided."""
+        batch: list[_Item] = []
+        for _ in range(len(source.pods)):
+            if len(batch) >= amount:
+                break
+            pod = next(iter(source.pods))
+            line = source.pods.pop(pod)
+            waited = len(line)
+            self._move(line, batch, SHARE, full)
+            source.count -= waited - len(line)
+            if line:
+                source.pods[pod] = line
+        return batch
+
+    def _move(
+        self, line: deque[_Item], batch: list[_Item], most: int, full: Collection[str] | None
+    ) -> None:
+        """Move up to ``most`` that may be begun now into the batch, the others to where they wait.
+
+        ``full`` is None in the last lane.
+        """
+        before, numbers = len(batch), set[int]()
+        while line and len(batch) < before + most:
+            item = line.popleft()
+            bind = _bind_of(item.action)
+            if self._awaits(item, bind, numbers):
+                self._held.setdefault(bind, []).append(item)
+            elif full is not None and (self.is_suspect(item.action) or pod_of(item.action) in full):
+                self._put_last(item)
+            else:
+                batch.append(item)
+                if _is_on_host(item.action):
+                    numbers.add(item.number)
+
+    def _awaits(self, item: _Item, bind: str, numbers: Collection[int]) -> bool:
+        """True while an earlier action at the same bind is under way, or waits elsewhere."""
+        for number in self._on_host.get(bind, ()):
+            if number >= item.number:
+                return False
+            if number not in numbers:
+                return True
+        return False
+
+    def _next_last(
+        self, busy: Collection[Place | None], full: Collection[str]
+    ) -> tuple[str, Place | None] | None:
+        free = (
+            (pod, place)
+            for pod, places in self._last.items()
+            if pod not in full
+            for place in places
+            if place not in busy
+        )
+        return next(free, None)
+
+    def _handed_out(self, items: Collection[_Item]) -> list[Action]:
+        self._waiting -= len(items)
+        return [item.action for item in items]

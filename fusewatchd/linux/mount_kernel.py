@@ -74,8 +74,12 @@ class MountKernel(Protocol):
     def enter(self, namespace: NamespaceRef | None) -> None:
         """Go to a mount namespace, or home to the host's with None; ESRCH when it is gone."""
 
-    def open_mount(self, path: str) -> int:
-        """Open the root of the topmost mount at an absolute path without symlinks."""
+    def open_mount(self, path: str, *, may_ask: bool = True) -> int:
+        """Open the root of the topmost mount at an absolute path without symlinks.
+
+        Unless it ``may_ask``, no file system is asked for the way: ``WouldAsk`` where one would
+        have to be, as far as the kernel can tell that (openat2(2) RESOLVE_CACHED, Linux 5.12).
+        """
 
     def open_below(self, fd: int, relative: str) -> int:
         """Open something below ``fd`` inside the same mount, following no link."""
@@ -190,6 +194,10 @@ class Stop(Exception):
         self.reason = reason
         self.detail = detail
         self.found = found
+
+
+class WouldAsk(Exception):
+    """Nothing was done: a file system would have to be asked, and it may not answer."""
 
 
 def refuse(reason: Reason, detail: str) -> Stop:

@@ -13,9 +13,9 @@ from fusewatchd.model.stacks import Pile, covered_by, inside
 
 
 @contextmanager
-def opened(kernel: MountKernel, path: str) -> Iterator[int]:
+def opened(kernel: MountKernel, path: str, *, may_ask: bool = True) -> Iterator[int]:
     """Hold a descriptor of the topmost mount at ``path`` for the length of a block."""
-    fd = kernel.open_mount(path)
+    fd = kernel.open_mount(path, may_ask=may_ask)
     try:
         yield fd
     finally:

@@ -10,6 +10,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 
 from fusewatchd.linux import statmount, syscalls
 from fusewatchd.linux.mount_kernel import (
@@ -19,6 +20,7 @@ from fusewatchd.linux.mount_kernel import (
     Attributes,
     FileKind,
     Way,
+    WouldAsk,
     attribute_bits,
 )
 from fusewatchd.linux.private_namespace import Home, Staging
@@ -27,6 +29,9 @@ from fusewatchd.linux.syscalls import closing_fd
 from fusewatchd.model.actions import NamespaceRef
 from fusewatchd.model.mount_table import MountTable, parse_mount_table
 from fusewatchd.model.mounts import Device, Mount, UserNamespaceRef
+
+CACHED_TRIES = 4
+"""A mount anywhere on the node, in just this moment, is the other reason for EAGAIN."""
 
 
 class RealKernel:
@@ -46,9 +51,18 @@ class RealKernel:
         self._proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._self = os.open(f"/proc/{os.getpid()}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._fds = os.open("fd", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._self)
-        self._has_openat2 = _works(
-            lambda: os.close(syscalls.openat2(self._proc, ".", os.O_PATH, 0))
-        )
+        self._has_openat2 = self._resolves(0)
+        self._has_cached = self._has_openat2 and self._resolves(syscalls.RESOLVE_CACHED)
+
+    def _resolves(self, how: int) -> bool:
+        """True when this kernel has openat2(2), and knows this way to resolve a path."""
+        try:
+            os.close(syscalls.openat2(self._proc, ".", os.O_PATH, how))
+        except OSError as exc:
+            if exc.errno not in (errno.ENOSYS, errno.EINVAL, errno.EAGAIN):
+                raise
+            return exc.errno == errno.EAGAIN
+        return True
 
     def now(self) -> float:
         return time.monotonic()
@@ -66,11 +80,17 @@ class RealKernel:
             self._is_home = False
             syscalls.setns(fd, syscalls.CLONE_NEWNS)
 
-    def open_mount(self, path: str) -> int:
+    def open_mount(self, path: str, *, may_ask: bool = True) -> int:
         if not self._has_openat2:
             return self._walk(os.open("/", os.O_PATH | os.O_CLOEXEC), path, same_mount=False)
         resolve = syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_MAGICLINKS
-        return syscalls.openat2(syscalls.AT_FDCWD, path, os.O_PATH, resolve)
+        if may_ask or not self._has_cached:
+            return syscalls.openat2(syscalls.AT_FDCWD, path, os.O_PATH, resolve)
+        resolve |= syscalls.RESOLVE_CACHED
+        for _ in range(CACHED_TRIES):
+            with suppress(BlockingIOError):
+                return syscalls.openat2(syscalls.AT_FDCWD, path, os.O_PATH, resolve)
+        raise WouldAsk(path)
 
     def open_below(self, fd: int, relative: str) -> int:
         if not self._has_openat2:
@@ -262,13 +282,3 @@ class RealKernel:
 def _read_map(process: Process, name: str) -> str:
     lines = process.read(name).decode("ascii").splitlines()
     return "\n".join(" ".join(line.split()) for line in lines)
-
-
-def _works(call: Callable[[], object]) -> bool:
-    try:
-        call()
-    except OSError as exc:
-        if exc.errno == errno.ENOSYS:
-            return False
-        raise
-    return True

@@ -139,6 +139,10 @@ class ReplaceMount:
     """How it allows more."""
     type_change: str = ""
     """How its server calls it now, and before; empty when that is the same."""
+    pod_uid: str = ""
+    """Whose bind it is, here and in the other actions about binds."""
+    asks: bool = False
+    """The way to the target crosses a file system that has to be asked, and may not answer."""
 
     def describe(self) -> str:
         """Say in one line what this would do."""
@@ -158,6 +162,7 @@ class DropLayers:
     expect: Expect
     stale_devices: tuple[Device, ...]
     """As in ``ReplaceMount``."""
+    pod_uid: str = ""
 
     def describe(self) -> str:
         """Say in one line what this would do."""
@@ -172,6 +177,7 @@ class DetachOwnLayer:
     expect: Expect
     peer_group: int
     """Of the layer: what tells it from a bind of somebody else that got its number."""
+    pod_uid: str = ""
 
     def describe(self) -> str:
         """Say in one line what this would do."""
@@ -184,6 +190,7 @@ class DetachOrphan:
 
     key: TargetKey
     expect: Expect
+    pod_uid: str = ""
 
     def describe(self) -> str:
         """Say in one line what this would do."""

@@ -70,7 +70,7 @@ def step(
         return Refusal(finding, Reason.CHILD_MOUNT)
     if now < state.retry_at:
         return Refusal(finding, Reason.BACK_OFF, state.retry_at)
-    action = DetachOrphan(finding.bind.key, Expect.of(mount))
+    action = DetachOrphan(finding.bind.key, Expect.of(mount), finding.bind.path.pod_uid)
     if mode is RecoveryMode.REPORT:
         return Refusal(finding, Reason.REPORT_ONLY, detail=action.describe())
     return action

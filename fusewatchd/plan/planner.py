@@ -88,6 +88,7 @@ class _Look:
     dead: tuple[Device, ...]
     read_only_below: frozenset[str]
     denied: Denied
+    reach: Reach
 
 
 def plan(
@@ -103,39 +104,43 @@ def plan(
     by_key = {finding.bind.key: finding for finding in findings}
     read_only_below = propagation.read_only_below(known)
     denied = propagation.denied_below(known) if policy.keep_read_only else Denied()
-    look = _Look(by_key, snapshot, ledger, policy, now, dead, read_only_below, denied)
     reach = Reach(frozenset(dead))
+    look = _Look(by_key, snapshot, ledger, policy, now, dead, read_only_below, denied, reach)
     room = table_limit(policy.max_table_entries, snapshot.mount_max) - len(snapshot.table)
     actions: list[Action] = []
-    last: list[Action] = []  # what another living server may hold up: it holds up nothing else
     refused: list[Refusal] = []
     replaced: set[TargetKey] = set()
     for finding in sorted(findings, key=_order):
         bind = finding.bind
-        decision = _decide(finding, look, replaced, is_full=len(actions) + len(last) >= room)
+        decision = _decide(finding, look, replaced, is_full=len(actions) >= room)
         if isinstance(decision, Refusal):
             refused.append(decision)
             decision = _layers_to_drop(decision, look)
         elif isinstance(decision, ReplaceMount):
             replaced.add(bind.key)
         if decision is not None:
-            is_last = (
-                bind.mount and bind.namespace and reach.crosses_living(bind.mount, bind.namespace)
-            )
-            (last if is_last else actions).append(decision)
+            actions.append(decision)
     if policy.abort_after:
         abort, held_back = hung_connections.choose(
             findings, snapshot, ledger, policy.abort_after, policy.mode, now
         )
         refused += held_back
         actions += [abort] if abort is not None else []
-    return Plan((*actions, *last), tuple(refused))
+    return Plan(tuple(actions), tuple(refused))
 
 
-def _order(finding: Finding) -> tuple[int, int, str]:
-    """Host before containers, publish binds before what is inside or below them."""
-    bind = finding.bind
-    return RANKS[bind.path.kind], bind.key.mount_point.count("/"), bind.key.mount_point
+def _order(finding: Finding) -> tuple[int, tuple[bool, int, int], int, str]:
+    """Host before containers, publish binds before what is inside or below them.
+
+    A pod chooses names inside its containers, and can make namespaces of its own: what the
+    runtime started comes first, then what is older.
+    """
+    bind, namespace = finding.bind, finding.bind.namespace
+    age = (False, 0, 0)
+    if namespace is not None:
+        age = (not namespace.is_own, namespace.start_time, namespace.inode)
+    point = bind.key.mount_point
+    return RANKS[bind.path.kind], age, point.count("/"), point
 
 
 def _decide(
@@ -252,6 +257,8 @@ def _replacement(finding: Finding, source: Mount, look: _Look) -> ReplaceMount |
         narrower=less,
         wider=more,
         type_change=type_change(mount, source),
+        pod_uid=bind.path.pod_uid,
+        asks=bind.namespace is not None and look.reach.crosses_living(mount, bind.namespace),
     )
 
 
@@ -300,7 +307,7 @@ def _layers_to_drop(refusal: Refusal, look: _Look) -> DropLayers | None:
     is_stuck = last is not None and isinstance(last.action, DropLayers)
     if is_stuck and last is not None and last.action.expect == expect:
         return None
-    return DropLayers(bind.key, expect, look.dead)
+    return DropLayers(bind.key, expect, look.dead, bind.path.pod_uid)
 
 
 def _own_layer(finding: Finding, look: _Look) -> DetachOwnLayer | None:
@@ -318,4 +325,4 @@ def _own_layer(finding: Finding, look: _Look) -> DetachOwnLayer | None:
     is_ending = finding.verdict is Verdict.ORPHANED or (pod is not None and pod.is_deleting)
     if not is_ending and not has_own_base(known, bind, look.snapshot):
         return None
-    return DetachOwnLayer(bind.key, Expect.of(bind.mount), bind.mount.peer_group)
+    return DetachOwnLayer(bind.key, Expect.of(bind.mount), bind.mount.peer_group, bind.path.pod_uid)

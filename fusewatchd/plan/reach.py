@@ -10,8 +10,11 @@ from collections.abc import Collection
 from fusewatchd.model.mounts import Device, Mount, MountNamespace
 
 REMOTE = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "glusterfs", "lustre", "gpfs", "beegfs", "afs"}
-)
+    {
+        "nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "glusterfs", "lustre", "gpfs", "beegfs",
+        "afs", "autofs",
+    }
+)  # fmt: skip
 
 
 class Reach:

@@ -16,7 +16,7 @@ from fusewatchd.diagnose.own_layers import dead_layers, recalled
 from fusewatchd.model import quota
 from fusewatchd.model.actions import Action, DropLayers, Outcome, OutcomeStatus, OwnLayer
 from fusewatchd.model.cycle import CycleReport, Trigger
-from fusewatchd.model.findings import Finding
+from fusewatchd.model.findings import Finding, Gap
 from fusewatchd.model.ledger import Ledger, remember_outages
 from fusewatchd.model.mounts import TargetKey
 from fusewatchd.model.outages import Change
@@ -54,6 +54,14 @@ class Executes(Protocol):
 
     def dispatch_next(self, now: float) -> None:
         """Give who has ended the next of what was accepted; ``collect`` tells of it later."""
+
+    @property
+    def gaps(self) -> tuple[Gap, ...]:
+        """Say why what was accepted cannot be begun."""
+
+    @property
+    def refused_owners(self) -> tuple[RefusedOwner, ...]:
+        """Name those who hold as many workers as one owner may."""
 
 
 class RunsCommands(Protocol):
@@ -125,6 +133,10 @@ class Reconciler:
         ended = self._collect(started)
         self._observer.take_outcomes(ended.of_binds, started)
         snapshot = self._observer.observe(started)
+        gaps, refused = self._executor.gaps, self._executor.refused_owners
+        if gaps or refused:
+            refused = (*snapshot.refused_owners, *refused)
+            snapshot = replace(snapshot, gaps=(*snapshot.gaps, *gaps), refused_owners=refused)
         diagnosis, ledger = self._learn(ended, snapshot)
         done = self._decide(diagnosis, snapshot, ledger, ended)
         self._executor.submit((*done.plan.actions, *done.report.detaches), started)

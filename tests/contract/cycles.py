@@ -13,8 +13,10 @@ from fusewatchd.drivers import drivers_for
 from fusewatchd.linux.mount_kernel import MountKernel
 from fusewatchd.model.actions import Action, Outcome, OutcomeStatus, OwnLayer, ReplaceMount
 from fusewatchd.model.cycle import Trigger
+from fusewatchd.model.findings import Gap
 from fusewatchd.model.mounts import Device, MountNamespace, NamespaceKind, TargetKey
 from fusewatchd.model.pods import Pod
+from fusewatchd.model.quota import RefusedOwner
 from fusewatchd.model.server_actions import CommandEnd, RunCommand
 from fusewatchd.model.servers import Answer, Connection
 from fusewatchd.model.snapshot import Snapshot
@@ -131,6 +133,9 @@ class Daemon:
 
     def dispatch_next(self, now: float) -> None:
         pass
+
+    gaps: tuple[Gap, ...] = ()
+    refused_owners: tuple[RefusedOwner, ...] = ()
 
     # What a test asks for.
 

@@ -48,7 +48,7 @@ class FakeKernel:
 
     # -------------------------------------------------------------------------- looking
 
-    def open_mount(self, path: str) -> int:
+    def open_mount(self, path: str, *, may_ask: bool = True) -> int:
         self._note("open_mount", path)
         return self.machine.open(*self.machine.walk(path))
 

@@ -84,7 +84,7 @@ def crew_of(directory: Path, parallel: int = 1) -> Iterator[Crew]:
     def serve(channel: Channel) -> None:
         # The fork server closes what is open: the workers open it themselves.
         fd = os.open(log, os.O_WRONLY | os.O_APPEND)
-        serve_actions(channel, pages, lambda action: carry_out(fd, action))
+        serve_actions(channel, pages, lambda action, _: carry_out(fd, action))
 
     os.close(fd)
     forks = ForkServer.start({"mount": WorkerKind(serve, STOPS_ITSELF)})

@@ -178,6 +178,10 @@ class CycleMetrics:
             "Pods, or users together, that want more of something than one owner may have.",
             "resource",
         )
+        self._short = series.gauge(
+            "fusewatchd_mount_workers_short",
+            "1 while mounts wait because no mount worker can be started.",
+        )
         self._last = series.gauge(
             "fusewatchd_last_reconcile_timestamp_seconds",
             "When the last cycle ended, in seconds since the epoch.",
@@ -191,6 +195,7 @@ class CycleMetrics:
         self._table.set(len(cycle.snapshot.table))
         self._foreign.set(cycle.foreign_stale)
         self._flapping.set(len(cycle.pauses))
+        self._short.set(cycle.snapshot.has_gap("workers"))
         refused = Counter(resource for _, resource in cycle.ledger.refused_owners)
         for resource in Resource:
             self._refused.labels(resource.value).set(refused[resource])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -27,7 +28,9 @@ from fusewatchd.model.actions import (
     Propagation,
     ReplaceMount,
 )
+from fusewatchd.model.findings import Gap
 from fusewatchd.model.mounts import Device, TargetKey
+from fusewatchd.model.quota import OF_POD, STUCK_WORKERS, RefusedOwner, Resource, pod
 from fusewatchd.model.verdicts import Reason
 
 
@@ -41,6 +44,9 @@ class Worker:
         self.noted = 0
         """How many it has done of which it can tell nobody."""
         self.begun = 0
+        self.asking = 0
+        """How many it leaves at the next call: a file system would have to be asked."""
+        self.may_ask = False
         self.is_withdrawn = False
         self.is_dead = False
         self.was_told_to_end = False
@@ -49,7 +55,8 @@ class Worker:
     def fileno(self) -> int:
         return -1
 
-    def send(self, actions: Iterable[Action]) -> None:
+    def send(self, actions: Iterable[Action], *, may_ask: bool) -> None:
+        self.may_ask = may_ask
         new = list(actions)
         self.actions += new
         self.given += new
@@ -58,6 +65,11 @@ class Worker:
         count, self.done = self.done, 0
         finished, self.actions = self.actions[:count], self.actions[count:]
         return [Outcome(action, OutcomeStatus.RECOVERED) for action in finished]
+
+    def take_asking(self) -> list[Action]:
+        count, self.asking = self.asking, 0
+        asking, self.actions = self.actions[:count], self.actions[count:]
+        return asking
 
     def withdraw(self) -> None:
         self.is_withdrawn = True
@@ -110,12 +122,14 @@ def inside(host: ReplaceMount) -> ReplaceMount:
     )  # fmt: skip
 
 
-def inside_of(namespace: int, number: int, source: int = 1) -> ReplaceMount:
+def inside_of(
+    namespace: int, number: int, source: int = 1, pod: str = "", *, asks: bool = False
+) -> ReplaceMount:
     point = f"/data/{number}"
     return ReplaceMount(
         TargetKey(namespace, point), Expect(point, Device(0, 5)),
         Expect(f"/host/{namespace}/{number}", Device(1, source)), Propagation.PRIVATE,
-        namespace=NamespaceRef(namespace, 1, 1),
+        namespace=NamespaceRef(namespace, 1, 1), pod_uid=pod, asks=asks,
     )  # fmt: skip
 
 
@@ -343,7 +357,7 @@ def test_the_rest_of_its_namespace_waits_until_it_is_over_and_comes_last() -> No
     workers[1].done = 1
     outcomes += run(crew, 1.1, DEADLINE_SECONDS + STRIKE_SECONDS)
     assert [o.action for o in outcomes] == [other, late, hung]
-    assert workers[1].given == [other, late, same]
+    assert [worker.actions for worker in workers[1:]] == [[], [same]]
 
 
 def test_where_something_hung_the_ones_that_did_not_are_tried_first() -> None:
@@ -356,12 +370,12 @@ def test_where_something_hung_the_ones_that_did_not_are_tried_first() -> None:
     assert workers[1].given == [good]
     workers[1].done = 1
     run(crew, 10.0, 10.01)
-    assert workers[1].given == [good, same, hung]
-    workers[1].done = 2
+    assert workers[-1].given == [same, hung]
+    workers[-1].done = 2
     assert len(run(crew, 10.01, 10.02)) == 2
     # All is well again, and nothing of it is remembered.
     crew.submit([hung, same, good], 20.0)
-    assert workers[1].given[-3:] == [hung, same, good]
+    assert [worker.actions for worker in workers[1:] if worker.actions] == [[hung, same, good]]
 
 
 def test_no_end_of_workers_where_none_can_be_ended() -> None:
@@ -377,14 +391,16 @@ def test_no_end_of_workers_where_none_can_be_ended() -> None:
     crew.submit([hung, inside_of(8, 1)], now)
     (outcome,) = crew.collect(now)
     assert (outcome.action, outcome.reason) == (hung, Reason.TIMED_OUT)
-    assert workers[-1].given == [inside_of(8, 1)]
-    assert len(workers) == MAX_ENDING_AT_PLACE + 1
-    for worker in workers[:-1]:
+    ended = [worker for worker in workers if worker.was_told_to_end]
+    # And one is kept ready for what is not known to hang.
+    (ready,) = (worker for worker in workers if worker not in ended)
+    assert (len(ended), ready.actions) == (MAX_ENDING_AT_PLACE, [inside_of(8, 1)])
+    for worker in ended:
         assert worker in crew.workers
         worker.is_dead = True
     crew.collect(now)
     assert crew.stuck == 0
-    assert all(worker.was_killed for worker in workers[:-1])
+    assert all(worker.was_killed for worker in ended)
 
 
 def test_a_container_waits_for_the_bind_on_the_host_that_it_is_cloned_from() -> None:
@@ -438,3 +454,140 @@ def test_aborting_waits_for_nobody_who_hangs() -> None:
     run(crew, 0.0, 1.0)
     crew.submit([abort], 1.0)
     assert workers[1].given == [abort]
+
+
+# ------------------------------------------------------------------------- owners, last lane
+
+
+def test_what_may_hang_comes_after_all_others() -> None:
+    crew, workers = executor()
+    asking, good = inside_of(7, 1, asks=True), [action(n, n) for n in range(1, 4)]
+    crew.submit([asking, *good], 0.0)
+    for now in (0.001, 0.002, 0.003):
+        (busy,) = (worker for worker in workers if worker.actions)
+        assert not busy.may_ask
+        busy.done = 1
+        crew.collect(now)
+    (busy,) = (worker for worker in workers if worker.actions)
+    assert (busy.actions, busy.may_ask) == ([asking], True)
+
+
+def test_what_turns_out_to_ask_comes_last_and_may_ask_then() -> None:
+    crew, workers = executor()
+    asking, good = inside_of(7, 1), action(1, 2)
+    crew.submit([asking, good], 0.0)
+    workers[0].asking = 1
+    assert crew.collect(0.001) == []
+    assert crew.in_flight() == {asking.key, good.key}
+    (busy,) = (worker for worker in workers if worker.actions)
+    assert (busy.actions, busy.may_ask) == ([good], False)
+    busy.done = 1
+    assert [o.action for o in crew.collect(0.002)] == [good]
+    (busy,) = (worker for worker in workers if worker.actions)
+    assert (busy.actions, busy.may_ask) == ([asking], True)
+
+
+def test_one_worker_at_a_time_goes_where_it_may_hang_and_holds_up_nobody() -> None:
+    crew, workers = executor()
+    asking = [inside_of(number, 1, pod=f"pod{number}", asks=True) for number in range(5)]
+    crew.submit(asking, 0.0)
+    assert [worker.actions for worker in workers if worker.actions] == [asking[:1]]
+    good = action(1)
+    crew.submit([good], 0.001)
+    (busy,) = (worker for worker in workers if worker.actions == [good])
+    busy.done = 1
+    assert [o.action for o in crew.collect(0.002)] == [good]
+
+
+def hang_for_good(crew: Executor, workers: list[Worker], hung: Iterable[Action]) -> None:
+    """Have workers hang at these; all else that is begun ends at once, before the deadline."""
+    keys = {action.key for action in hung}
+    now = 0.0
+    while now < 10 * DEADLINE_SECONDS:
+        for worker in workers:
+            while worker.actions and worker.actions[0].key not in keys:
+                worker.done = 1
+                crew.dispatch_next(now)
+        crew.dispatch_next(now)
+        due = crew.next_deadline()
+        now = due if due is not None else 10 * DEADLINE_SECONDS
+
+
+def test_a_pod_holds_no_more_workers_than_it_may() -> None:
+    crew, workers = executor()
+    hung = [inside_of(number, 1, pod="bad", asks=True) for number in range(40)]
+    other = inside_of(100, 1, pod="other", asks=True)
+    crew.submit([*hung, other], 0.0)
+    hang_for_good(crew, workers, hung)
+    most = OF_POD.stuck_workers
+    assert crew.stuck == most
+    outcomes = crew.collect(1000.0)
+    assert Counter((o.status, o.reason) for o in outcomes) == {
+        (OutcomeStatus.FAILED, Reason.TIMED_OUT): most,
+        (OutcomeStatus.REFUSED, Reason.QUOTA): len(hung) - most,
+        (OutcomeStatus.RECOVERED, Reason.NONE): 1,
+    }
+    assert crew.refused_owners == (RefusedOwner(pod("bad"), Resource.WORKERS, most, most),)
+    # As long as they are held nothing of it is begun where it may hang.
+    count = len(workers)
+    crew.submit(hung, 1000.0)
+    assert {o.reason for o in crew.collect(1000.0)} == {Reason.QUOTA}
+    assert len(workers) == count
+    for worker in workers:
+        worker.is_dead = worker.was_told_to_end
+    crew.collect(1001.0)
+    assert crew.refused_owners == ()
+    crew.submit(hung[:1], 1001.0)
+    assert any(worker.actions == hung[:1] for worker in workers if not worker.is_dead)
+
+
+def test_all_pods_together_hold_no_more_than_the_node_can_spare() -> None:
+    crew, workers = executor()
+    hung = [inside_of(100 * p + n, 1, pod=f"pod{p}", asks=True) for p in range(30) for n in (1, 2)]
+    crew.submit(hung, 0.0)
+    hang_for_good(crew, workers, hung)
+    assert crew.stuck == STUCK_WORKERS
+    outcomes = crew.collect(1000.0)
+    assert len(outcomes) == len(hung)
+    good = action(1)
+    crew.submit([good], 1000.0)
+    (busy,) = (worker for worker in workers if worker.actions == [good])
+    assert not busy.was_told_to_end
+
+
+def test_nobody_is_sent_where_it_may_hang_if_no_other_worker_can_be_had() -> None:
+    source = Crew()
+    crew, workers = Executor(source, 2), source.workers  # type: ignore[arg-type]
+    source.is_short = True
+    hung = [inside_of(number, 1, pod=f"pod{number}", asks=True) for number in range(3)]
+    crew.submit(hung, 0.0)
+    run(crew, 0.0, 10 * DEADLINE_SECONDS)
+    assert crew.stuck == 1
+    assert crew.gaps == (Gap("workers", "no descriptors"),)
+    good = action(1)
+    crew.submit([good], 100.0)
+    (busy,) = (worker for worker in workers if worker.actions == [good])
+    busy.done = 1
+    assert [o.action for o in crew.collect(100.1)] == [good]
+    source.is_short = False
+    run(crew, 100.1, 101.0)
+    assert crew.gaps == ()
+
+
+def test_a_shortage_is_told_once_and_so_is_its_end() -> None:
+    source = Crew()
+    crew, workers = Executor(source, 1), source.workers  # type: ignore[arg-type]
+    workers[0].is_dead = True
+    crew.collect(0.0)
+    source.is_short = True
+    crew.submit([action(1)], 0.1)
+    assert crew.has_outcomes
+    assert crew.collect(0.1) == []
+    assert not crew.has_outcomes
+    assert crew.gaps == (Gap("workers", "no descriptors"),)
+    run(crew, 0.1, 5.0)
+    assert not crew.has_outcomes
+    source.is_short = False
+    crew.dispatch_next(6.0)
+    assert crew.has_outcomes
+    assert crew.gaps == ()

@@ -106,7 +106,7 @@ def test_no_page_is_lost_to_a_worker_that_cannot_be_started() -> None:
 def test_what_ended_is_known_although_nothing_was_sent(process: Process) -> None:
     pages = Pages()
     worker = MountWorker(lambda: process, pages)  # type: ignore[arg-type,return-value]
-    worker.send(map(action, range(1, 5)))
+    worker.send(map(action, range(1, 5)), may_ask=False)
     page = pages[0]
     for number in (1, 2):
         page.begin(number)
@@ -125,12 +125,12 @@ def test_what_ended_is_known_although_nothing_was_sent(process: Process) -> None
 
 def test_a_worker_that_comes_late_across_what_was_withdrawn(process: Process) -> None:
     worker = MountWorker(lambda: process, Pages())  # type: ignore[arg-type,return-value]
-    worker.send(map(action, (1, 2, 3)))
+    worker.send(map(action, (1, 2, 3)), may_ask=False)
     worker.withdraw()
     assert points(worker.take_back()[1]) == ["/2", "/3"]
     process.inside.send([report(1)])
     assert points(worker.receive()) == ["/1"]
-    worker.send(map(action, (4, 5)))
+    worker.send(map(action, (4, 5)), may_ask=False)
     process.inside.send([{"number": 2, "left": True}])
     assert worker.receive() == []
     assert points(list(worker.actions)) == ["/4", "/5"]
@@ -138,7 +138,7 @@ def test_a_worker_that_comes_late_across_what_was_withdrawn(process: Process) ->
 
 def test_one_that_had_not_begun_and_says_so(process: Process) -> None:
     worker = MountWorker(lambda: process, Pages())  # type: ignore[arg-type,return-value]
-    worker.send(map(action, (1, 2)))
+    worker.send(map(action, (1, 2)), may_ask=False)
     worker.withdraw()
     process.inside.send([{"number": 1, "left": True}])
     assert worker.receive() == []

@@ -82,13 +82,13 @@ def test_what_a_pod_that_is_gone_left_is_detached_after_the_grace() -> None:
     scene, bind = left_over()
     began = scene.now
     assert refusals(scene.plan()[1]) == [(Reason.GRACE, began + GRACE)]
-    assert after(scene).actions == (DetachOrphan(KEY, Expect.of(bind)),)
+    assert after(scene).actions == (DetachOrphan(KEY, Expect.of(bind), UID),)
 
 
 def test_what_a_pod_that_is_being_deleted_left_is_detached_after_the_grace() -> None:
     scene, bind = left_over()
     scene.pods = {UID: pod(is_deleting=True)}
-    assert detached(after(scene)) == [DetachOrphan(KEY, Expect.of(bind))]
+    assert detached(after(scene)) == [DetachOrphan(KEY, Expect.of(bind), UID)]
 
 
 def test_a_subpath_bind_as_well() -> None:
@@ -350,7 +350,7 @@ def test_report_mode_only_says_what_would_be_done() -> None:
 def test_what_failed_waits() -> None:
     scene, bind = left_over()
     scene.look()
-    action = DetachOrphan(KEY, Expect.of(bind))
+    action = DetachOrphan(KEY, Expect.of(bind), UID)
     failed = Outcome(action, OutcomeStatus.FAILED, Reason.SYSTEM_CALL, 16, finished_at=scene.now)
     state = TargetState(Phase.RECOVERING, is_in_flight=True)
     scene.ledger = replace(scene.ledger, states={KEY: state})
@@ -370,7 +370,7 @@ def test_what_was_detached_is_counted() -> None:
     scene.look()
     state = TargetState(Phase.RECOVERING, is_in_flight=True)
     scene.ledger = replace(scene.ledger, states={KEY: state})
-    action = DetachOrphan(KEY, Expect.of(bind))
+    action = DetachOrphan(KEY, Expect.of(bind), UID)
     for number in (1, 2):
         done = Outcome(action, OutcomeStatus.DETACHED, finished_at=70.0 + number)
         scene.ledger = take_outcomes(replace(scene.ledger, states={KEY: state}), [done], BackOff())

@@ -9,10 +9,12 @@ from dataclasses import replace
 from fusewatchd.diagnose.diagnosis import Knowledge
 from fusewatchd.model.actions import Action, DetachOrphan, Expect, Outcome, OutcomeStatus
 from fusewatchd.model.cycle import CycleReport, Trigger
+from fusewatchd.model.findings import Gap
 from fusewatchd.model.ledger import TargetState
 from fusewatchd.model.mount_table import MountTable
 from fusewatchd.model.mounts import Device, TargetKey
 from fusewatchd.model.outages import Phase
+from fusewatchd.model.quota import RefusedOwner
 from fusewatchd.model.server_actions import CommandEnd, RunCommand
 from fusewatchd.model.snapshot import Snapshot
 from fusewatchd.plan.back_off import BackOff
@@ -45,6 +47,9 @@ class Node:
         return [Outcome(ORPHAN, OutcomeStatus.DETACHED, finished_at=now)]
 
     def dispatch_next(self, now: float) -> None: ...
+
+    gaps: tuple[Gap, ...] = ()
+    refused_owners: tuple[RefusedOwner, ...] = ()
 
 
 class Commands:

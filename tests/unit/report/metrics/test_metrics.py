@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from fusewatchd.model.actions import OutcomeStatus
+from fusewatchd.model.findings import Gap
 from fusewatchd.model.plan import Pause, Refusal
 from fusewatchd.model.pods import BindKind
 from fusewatchd.model.quota import FOREIGN, RefusedOwner, Resource, follow, pod
@@ -42,6 +43,7 @@ NAMES = {
     "fusewatchd_dead_mount_holders": "gauge",
     "fusewatchd_probe_children_stuck": "gauge",
     "fusewatchd_mount_workers_stuck": "gauge",
+    "fusewatchd_mount_workers_short": "gauge",
     "fusewatchd_kubelet_requests_total": "counter",
     "fusewatchd_events_total": "counter",
     "fusewatchd_inotify_overflows_total": "counter",
@@ -276,3 +278,13 @@ def test_owners_over_their_quota_are_counted_and_add_no_series() -> None:
     assert samples(metrics).keys() == before
     metrics.report(cycle())
     assert value(metrics, "fusewatchd_refused_owners", resource="binds") == 0
+
+
+def test_that_no_mount_worker_can_be_had_is_seen_and_passes() -> None:
+    metrics = made()
+    metrics.report(
+        cycle(gaps=[Gap("workers", "no mount worker: Resource temporarily unavailable")])
+    )
+    assert value(metrics, "fusewatchd_mount_workers_short") == 1
+    metrics.report(cycle())
+    assert value(metrics, "fusewatchd_mount_workers_short") == 0
