@@ -17,13 +17,16 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from fusewatchd.diagnose.bind_quota import within_quota
 from fusewatchd.diagnose.lineage import plain_root
 from fusewatchd.diagnose.own_layers import layers_of
+from fusewatchd.diagnose.spec_entries import entries_at
 from fusewatchd.model.findings import Bind, SourceAnswer
 from fusewatchd.model.ledger import ContainerFacts, Former, Ledger
 from fusewatchd.model.mount_table import MountTable
 from fusewatchd.model.mounts import Device, Mount, MountNamespace, NamespaceKind, TargetKey
 from fusewatchd.model.pods import BindKind, BindPath, Pod, VolumeMount
+from fusewatchd.model.quota import RefusedOwner
 from fusewatchd.model.snapshot import Snapshot
 from fusewatchd.model.stacks import ground_of
 
@@ -38,6 +41,8 @@ class ContainerLook:
     foreign: tuple[tuple[MountNamespace, Mount], ...]
     unproven: tuple[tuple[MountNamespace, Mount], ...]
     """Those of the foreign ones that may be copies of a bind, and of which nothing tells that."""
+    refused_owners: tuple[RefusedOwner, ...] = ()
+    """Pods with more that would be ours than one pod may have."""
 
 
 def find_container_binds(
@@ -45,20 +50,23 @@ def find_container_binds(
 ) -> ContainerLook:
     """Sort every FUSE mount of every other namespace into ours and foreign."""
     index = _HostIndex(snapshot, tuple(host_binds), ledger)
-    ours: list[Bind] = []
+    ours: dict[tuple[str, str], list[Bind]] = {}
     foreign: list[tuple[MountNamespace, Mount]] = []
     unproven: list[tuple[MountNamespace, Mount]] = []
     for namespace in snapshot.namespaces:
-        for mount, depth in _tops(namespace, index.table_of(namespace)):
+        for mount, depth in _tops(namespace, snapshot.tables.of(namespace)):
             may_be_ours = index.may_be_ours(namespace, mount)
             origin = index.origin_of(namespace, mount) if may_be_ours else None
             if origin is not None:
-                ours.append(_container_bind(namespace, mount, depth, origin))
+                whose = namespace.pod_uid, namespace.container_id
+                bind = _container_bind(namespace, mount, depth, origin)
+                ours.setdefault(whose, []).append(bind)
                 continue
             foreign.append((namespace, mount))
             if may_be_ours and index.has_binds(namespace.pod_uid):
                 unproven.append((namespace, mount))
-    return ContainerLook(tuple(ours), tuple(foreign), tuple(unproven))
+    binds, refused = within_quota(ours, index.by_pod, snapshot, ledger)
+    return ContainerLook(binds, tuple(foreign), tuple(unproven), refused)
 
 
 def _tops(namespace: MountNamespace, table: MountTable) -> Iterable[tuple[Mount, int]]:
@@ -97,11 +105,10 @@ class _HostIndex:
         self._snapshot = snapshot
         self._ledger = ledger
         self._by_key = {bind.key: bind for bind in binds}
-        self._by_pod: dict[str, list[Bind]] = {}
+        self.by_pod: dict[str, list[Bind]] = {}
         for bind in binds:
-            self._by_pod.setdefault(bind.path.pod_uid, []).append(bind)
+            self.by_pod.setdefault(bind.path.pod_uid, []).append(bind)
         self._target_groups = frozenset(self._groups_of_parents(binds))
-        self._tables: dict[int, MountTable] = {}
 
     def _groups_of_parents(self, binds: tuple[Bind, ...]) -> Iterable[int]:
         for bind in binds:
@@ -109,16 +116,9 @@ class _HostIndex:
             if parent and parent.peer_group:
                 yield parent.peer_group
 
-    def table_of(self, namespace: MountNamespace) -> MountTable:
-        """Return the mounts of a namespace, ready to be followed from one to the other."""
-        table = self._tables.get(namespace.inode)
-        if table is None:
-            table = self._tables[namespace.inode] = MountTable.of(namespace.mounts)
-        return table
-
     def has_binds(self, pod_uid: str) -> bool:
         """True for a pod with FUSE volumes; one without looks at others' through a hostPath."""
-        return pod_uid in self._by_pod
+        return pod_uid in self.by_pod
 
     def may_be_ours(self, namespace: MountNamespace, mount: Mount) -> bool:
         """False where nothing may be done, whatever the mount is a copy of."""
@@ -130,7 +130,7 @@ class _HostIndex:
         return not (is_served_here or self._receives_from_host(namespace, mount))
 
     def _receives_from_host(self, namespace: MountNamespace, mount: Mount) -> bool:
-        parent = ground_of(mount, self.table_of(namespace))
+        parent = ground_of(mount, self._snapshot.tables.of(namespace))
         if parent is None:
             return False
         return bool(self._target_groups & {parent.peer_group, parent.master})
@@ -142,7 +142,7 @@ class _HostIndex:
     def origin_of(self, namespace: MountNamespace, mount: Mount) -> Bind | None:
         """Return the host bind that this mount is proven to be a copy of."""
         pod_uid, root = namespace.pod_uid, plain_root(mount.root)
-        binds = [bind for bind in self._by_pod.get(pod_uid, []) if root_of(bind) == root]
+        binds = [bind for bind in self.by_pod.get(pod_uid, []) if root_of(bind) == root]
         for bind in binds:
             if bind.mount and bind.mount.device == mount.device:
                 return bind
@@ -195,16 +195,6 @@ class _HostIndex:
 
 def root_of(bind: Bind) -> str:
     return plain_root(bind.mount.root) if bind.mount else ""
-
-
-def entries_at(pod: Pod, namespace: MountNamespace, mount_point: str) -> tuple[VolumeMount, ...]:
-    """Return what a container has at a path; what all have, where its name is not known."""
-    return tuple(
-        entry
-        for entry in pod.volume_mounts
-        if entry.mount_path.rstrip("/") == mount_point
-        and namespace.container_name in ("", entry.container)
-    )
 
 
 _OWN_NAME = frozenset({"csi", "flexVolume"})

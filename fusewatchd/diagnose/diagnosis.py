@@ -73,7 +73,9 @@ def diagnose(snapshot: Snapshot, ledger: Ledger, knowledge: Knowledge) -> Diagno
     unproven = _unproven(look.unproven, foreign, snapshot)
     unclaimed = tuple(pair for pair in foreign if pair[0].kind is NamespaceKind.CONTAINER)
     foreign_stale = sum(snapshot.is_dead(mount.device) for _, mount in foreign)
-    return Diagnosis(switched, facts, foreign_stale, owners, unproven, unclaimed)
+    return Diagnosis(
+        switched, facts, foreign_stale, owners, unproven, unclaimed, look.refused_owners
+    )
 
 
 def _learn(snapshot: Snapshot, ledger: Ledger, knowledge: Knowledge) -> Facts:

@@ -16,8 +16,8 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Mapping
 
-from fusewatchd.diagnose.container_binds import entries_at
 from fusewatchd.diagnose.lineage import plain_root
+from fusewatchd.diagnose.spec_entries import entries_at
 from fusewatchd.model.findings import Bind, SourceAnswer, SourcePath
 from fusewatchd.model.ledger import Ledger
 from fusewatchd.model.mount_table import MountTable, below
@@ -66,7 +66,7 @@ def _bind(
     is_proven = namespace.is_own and namespace.container_name
     if not is_proven and not _was_shown(volume.path, namespace, mount, snapshot, ledger):
         return None
-    depth = len(MountTable.of(namespace.mounts).stack_at(mount.mount_point))
+    depth = len(snapshot.tables.of(namespace).stack_at(mount.mount_point))
     if source is None or not _is_ours(depth, mount, key, ledger):
         return None
     path = BindPath(

@@ -17,7 +17,6 @@ from dataclasses import replace
 
 from fusewatchd.model.actions import Expect, OwnLayer
 from fusewatchd.model.findings import Bind
-from fusewatchd.model.mount_table import MountTable
 from fusewatchd.model.mounts import Mount, TargetKey
 from fusewatchd.model.snapshot import Snapshot
 from fusewatchd.parse.kubelet_paths import pods_prefix
@@ -33,7 +32,7 @@ def layers_of(bind: Bind, snapshot: Snapshot) -> tuple[Mount, ...]:
     if bind.mount is None or bind.depth < 2:
         return (bind.mount,) if bind.mount is not None else ()
     namespace = bind.namespace
-    table = snapshot.table if namespace is None else MountTable.of(namespace.mounts)
+    table = snapshot.table if namespace is None else snapshot.tables.of(namespace)
     return table.stack_at(bind.key.mount_point)
 
 

@@ -121,7 +121,7 @@ class MountTable:
 
     __slots__ = (
         "_by_device", "_by_id", "_by_master", "_by_parent", "_by_point", "_fuse", "_fuse_points",
-        "_lines", "_parsed", "_unique_ids",
+        "_lines", "_parsed", "_stacks", "_unique_ids",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -131,6 +131,7 @@ class MountTable:
         self._unique_ids: Mapping[int, int] = {}
         self._fuse: tuple[Mount, ...] = ()
         self._fuse_points: list[str] | None = None
+        self._stacks: dict[str, tuple[Mount, ...]] = {}
         self._by_id: Overlay[int, Mount] | None = Overlay({})
         self._by_parent: Overlay[int, tuple[Mount, ...]] | None = None
         self._by_point: Overlay[str, tuple[Mount, ...]] | None = None
@@ -227,6 +228,12 @@ class MountTable:
         group = self.at(mount_point)
         if len(group) < 2:
             return group
+        known = self._stacks.get(mount_point)
+        if known is None:
+            known = self._stacks[mount_point] = self._stack_of(group)
+        return known
+
+    def _stack_of(self, group: tuple[Mount, ...]) -> tuple[Mount, ...]:
         ids = {mount.mount_id for mount in group}
         bottoms = [m for m in group if m.parent_id not in ids or m.parent_id == m.mount_id]
         if not bottoms:

@@ -123,10 +123,6 @@ class MountNamespace:
     users: UserNamespaceRef | None = None
     """That of the container's oldest process, where it is not the daemon's."""
 
-    def mount(self, mount_id: int) -> Mount | None:
-        """Return the mount with this id, if the namespace had it when it was read."""
-        return next((mount for mount in self.mounts if mount.mount_id == mount_id), None)
-
 
 @dataclass(frozen=True, slots=True)
 class TargetKey:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from fusewatchd.model.findings import Gap
 from fusewatchd.model.mount_table import MountTable
 from fusewatchd.model.mounts import Device, MountNamespace
+from fusewatchd.model.namespace_tables import NamespaceTables
 from fusewatchd.model.pods import Pod, VolumeData
 from fusewatchd.model.quota import RefusedOwner
 from fusewatchd.model.servers import Connection, FuseServer, Holding, ServerEnd
@@ -52,6 +53,8 @@ class Snapshot:
     """Servers of which the kernel does not tell the connection (before about 6.16)."""
     refused_owners: tuple[RefusedOwner, ...] = ()
     """Of whom not everything was looked at, since that is more than one owner may have."""
+    tables: NamespaceTables = field(default_factory=NamespaceTables, compare=False, repr=False)
+    """The mounts of ``namespaces``, indexed."""
 
     def is_dead(self, device: Device) -> bool:
         """Return True when the connection of a device is known to have no server any more."""

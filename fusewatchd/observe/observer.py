@@ -225,6 +225,7 @@ class Observer:
             holdings=self._holdings.view(),
             gaps=self._gaps(connections.values(), now),
             anonymous_servers=self.namespaces.anonymous_servers,
+            tables=self.namespaces.tables,
         )
 
     def _note_held(self, connections: Mapping[Device, Connection], now: float) -> None:

@@ -7,7 +7,9 @@ block device always has one below the pods directory.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
+from itertools import islice
 
 from fusewatchd.diagnose.lineage import plain_root
 from fusewatchd.model.actions import ChildMount, Expect, Propagation
@@ -76,15 +78,19 @@ def _wanted(
 
 
 def mounts_inside(bind: Bind, mount: Mount, snapshot: Snapshot) -> tuple[Mount, ...]:
-    """List the mounts inside a mount, parents first, without the layers stacked on it."""
+    """List the mounts inside a mount, parents first, without the layers stacked on it.
+
+    Of more than are ever carried over it lists one more than that.
+    """
+    table = snapshot.table if bind.namespace is None else snapshot.tables.of(bind.namespace)
     found: list[Mount] = []
-    queue = [mount]
+    queue = deque([mount])
     while queue and len(found) <= MAX_CHILDREN:
-        parent = queue.pop(0)
-        for child in _children(bind, parent, snapshot):
-            if child.mount_point != mount.mount_point:
-                found.append(child)
-                queue.append(child)
+        children = table.children_of(queue.popleft().mount_id)
+        inside = (child for child in children if child.mount_point != mount.mount_point)
+        more = tuple(islice(inside, MAX_CHILDREN + 1 - len(found)))
+        found += more
+        queue += more
     return tuple(found)
 
 
@@ -118,12 +124,6 @@ def known_inside(
         return now
     points = {mount.mount_point for mount in now}
     return now + tuple(mount for mount in known if mount.mount_point not in points)
-
-
-def _children(bind: Bind, mount: Mount, snapshot: Snapshot) -> tuple[Mount, ...]:
-    if bind.namespace is None:
-        return snapshot.table.children_of(mount.mount_id)
-    return tuple(m for m in bind.namespace.mounts if m.parent_id == mount.mount_id)
 
 
 def _origin(

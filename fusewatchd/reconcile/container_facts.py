@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from fusewatchd.diagnose.container_binds import _came_to_light, entries_at, is_used_again, root_of
+from fusewatchd.diagnose.container_binds import _came_to_light, is_used_again, root_of
 from fusewatchd.diagnose.lineage import plain_root
 from fusewatchd.diagnose.own_layers import layers_of
+from fusewatchd.diagnose.spec_entries import entries_at
 from fusewatchd.model.actions import Propagation
 from fusewatchd.model.findings import Bind
 from fusewatchd.model.ledger import ContainerFacts, Former
@@ -64,8 +65,10 @@ def still_true(
     kept: dict[TargetKey, ContainerFacts] = {}
     for key, facts in known.items():
         namespace = namespaces.get(key.namespace)
-        mount = namespace.mount(facts.mount_id) if namespace is not None else None
-        if namespace is None or mount is None:
+        if namespace is None:
+            continue
+        mount = snapshot.tables.of(namespace).by_id(facts.mount_id)
+        if mount is None:
             continue
         is_same = (mount.mount_point, mount.device) == (key.mount_point, facts.device)
         whose = (namespace.pod_uid, namespace.container_id)
@@ -99,7 +102,7 @@ def _first_look(
     forgot ``ro``.  But in a user namespace of its own anybody can be root, and nothing that
     is mounted there may ever reach the host.
     """
-    here = [m for m in namespace.mounts if m.mount_point == bind.key.mount_point]
+    here = snapshot.tables.of(namespace).at(bind.key.mount_point)
     read_only = any(layer.is_read_only for layer in (mount, *here))
     propagation = _propagation_now(mount, origin)
     pod = (snapshot.pods or {}).get(bind.path.pod_uid)

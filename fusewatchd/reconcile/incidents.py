@@ -134,17 +134,19 @@ def _end_of(device: Device, noticed_at: float, snapshot: Snapshot) -> ServerEnd 
 def _with_outcomes(
     incidents: Mapping[Device, Incident], outcomes: Iterable[Outcome]
 ) -> dict[Device, Incident]:
-    current = dict(incidents)
+    recovered: dict[Device, list[Outcome]] = {}
     for outcome in outcomes:
-        action = outcome.action
-        if outcome.status is not OutcomeStatus.RECOVERED or not isinstance(action, ReplaceMount):
-            continue
-        incident = current.get(action.expect.device)
+        if outcome.status is OutcomeStatus.RECOVERED and isinstance(outcome.action, ReplaceMount):
+            recovered.setdefault(outcome.action.expect.device, []).append(outcome)
+    current = dict(incidents)
+    for device, done in recovered.items():
+        incident = current.get(device)
         if incident is not None:
-            current[action.expect.device] = replace(
+            last_at = max(outcome.finished_at for outcome in done)
+            current[device] = replace(
                 incident,
-                recovered_targets=incident.recovered_targets | {action.key},
-                last_recovery_at=max(incident.last_recovery_at or 0.0, outcome.finished_at),
+                recovered_targets=incident.recovered_targets.union(o.action.key for o in done),
+                last_recovery_at=max(incident.last_recovery_at or 0.0, last_at),
             )
     return current
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 from fusewatchd.model.actions import Outcome
 from fusewatchd.model.findings import Gap
 from fusewatchd.model.mounts import Device, MountNamespace
+from fusewatchd.model.namespace_tables import NamespaceTables
 from fusewatchd.model.servers import FuseServer
 from fusewatchd.observe.namespaces.container_owners import ListedPods, are_all_listed
 from fusewatchd.observe.namespaces.scanner import NamespaceScanner, ScanResult
@@ -25,6 +26,8 @@ class NamespaceWatch:
         self.servers: dict[Device, tuple[FuseServer, ...]] = {}
         self.anonymous_servers: tuple[FuseServer, ...] = ()
         """Servers of which the kernel does not tell the connection."""
+        self.tables = NamespaceTables()
+        """The mounts of all of them, indexed."""
         self._scanner = scanner
         self._view = NamespaceView()
         self._schedule = ScanSchedule()
@@ -85,6 +88,7 @@ class NamespaceWatch:
         self.gaps = result.gaps
         self.servers, self.anonymous_servers = result.servers, result.anonymous
         self._schedule.end(result.started_at, result.elapsed)
+        self.tables.keep_only([namespace.inode for namespace in result.namespaces])
         if self._view.take_look(result.namespaces, result.started_at, in_flight, now):
             self.expect_containers(now)
         return result
