@@ -12,10 +12,17 @@ from dataclasses import dataclass
 from enum import Enum
 
 from fusewatchd.linux.mount_kernel import Attributes, FileKind, MountKernel, Stop, refuse, skip
-from fusewatchd.linux.mount_stack import opened, tree_inside
-from fusewatchd.model.actions import RECEIVES, ChildMount, Expect, Propagation, ReplaceMount
+from fusewatchd.linux.mount_stack import depth_of, opened, tree_inside
+from fusewatchd.model.actions import (
+    RECEIVES,
+    ChildMount,
+    Expect,
+    NewOwner,
+    Propagation,
+    ReplaceMount,
+)
 from fusewatchd.model.mount_table import below
-from fusewatchd.model.mounts import Mount, UserNamespaceRef
+from fusewatchd.model.mounts import Device, Mount, UserNamespaceRef
 from fusewatchd.model.stacks import Pile
 from fusewatchd.model.verdicts import Reason
 
@@ -76,6 +83,8 @@ class NewMount:
         copy, origin, inside = self._copy_for(options, carried)
         if self._kernel.device_of(copy) != origin.device:
             raise skip(Reason.SOURCE_CHANGED, f"{action.origin.mount_point} was just replaced")
+        if action.new_owner is not None:
+            self._require_place(action.new_owner, origin.device)
         self.root = _joined(origin.root, action.subpath)
         kind = self._kernel.kind_of(copy)
         if kind is FileKind.OTHER:
@@ -91,6 +100,25 @@ class NewMount:
         if carried and inside is not _Inside.ALL:
             clone = self._with_children(clone, carried)
         return clone
+
+    def _require_place(self, owner: NewOwner, device: Device) -> None:
+        """Refuse another user's server where he may have mounted it unasked."""
+        problem = self._problem_of_place(owner, device)
+        if problem:
+            detail = f"the new server is user {owner.user}'s, and {problem}"
+            raise refuse(Reason.SOURCE_OWNER, detail)
+
+    def _problem_of_place(self, owner: NewOwner, device: Device) -> str:
+        if not owner.place:
+            return "where it is mounted is not known"
+        with opened(self._kernel, owner.place) as fd:
+            mount = self._kernel.mount_of(fd)
+        if mount.device != device or mount.mount_point != owner.place:
+            return f"it is not what is mounted at {owner.place}"
+        if depth_of(self._kernel, mount) > 1:
+            # A server tells what it likes of its root: one that all may write can be mounted on.
+            return f"it covers another mount at {owner.place}"
+        return self._kernel.problem_of_place(owner.place, owner.user)
 
     def _copy_for(
         self, options: str, carried: list[tuple[ChildMount, Mount]]

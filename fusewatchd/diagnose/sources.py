@@ -16,6 +16,7 @@ from types import MappingProxyType
 from fusewatchd.diagnose import lineage
 from fusewatchd.diagnose.proof import doubt_about
 from fusewatchd.drivers.base import Driver, volume_data
+from fusewatchd.model.actions import NewOwner
 from fusewatchd.model.findings import SourceAnswer, SourcePath
 from fusewatchd.model.ledger import Facts
 from fusewatchd.model.mount_table import below
@@ -224,6 +225,14 @@ def compare(old: Mount, new: Mount, *, is_kept_read_only: bool = False) -> tuple
         if before.get(name) != after.get(name)
     ]
     return ", ".join(gone + changed), ", ".join(come)
+
+
+def new_owner(answer: SourceAnswer, old: Mount, new: Mount) -> NewOwner | None:
+    """Return whose server the new mount has, where that is neither root nor whose the old had."""
+    if new.user_id in (old.user_id, 0):
+        return None
+    places = [path.mount_point for path in answer.candidates]
+    return NewOwner(new.user_id, places[0] if len(places) == 1 else "")
 
 
 _PERMITTING = ("allow_other", "rw")

@@ -14,6 +14,8 @@ from fusewatchd.doctor.node_checks import node_findings
 from fusewatchd.doctor.node_facts import examine_node
 from fusewatchd.doctor.pod_checks import pod_findings
 from fusewatchd.doctor.quota_checks import quota_findings
+from fusewatchd.doctor.source_checks import source_findings
+from fusewatchd.doctor.source_facts import examine_sources
 from fusewatchd.errors import ConfigError, FusewatchError
 from fusewatchd.model.plan import RecoveryMode
 from fusewatchd.serve.listeners import parse_address
@@ -37,6 +39,7 @@ def examine(settings: Settings) -> list[Finding]:
     names = {pod.directory_uid: f"{pod.namespace}/{pod.name}" for pod in pods}
     is_report_only = settings.recovery.mode is RecoveryMode.REPORT
     findings += quota_findings(document)
+    findings += source_findings(examine_sources(document["sources"]))
     return [*findings, *pod_findings(document["binds"], names, is_report_only=is_report_only)]
 
 

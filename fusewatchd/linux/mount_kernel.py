@@ -117,6 +117,9 @@ class MountKernel(Protocol):
     def idmap_of_users(self, users: UserNamespaceRef) -> tuple[str, str]:
         """Return the mappings of a user namespace as text; ESRCH when it is gone."""
 
+    def problem_of_place(self, path: str, uid: int) -> str:
+        """Say why others than root and ``uid`` can mount at a path; empty: they cannot."""
+
     def copy(self, path: str, below: str, *, recursive: bool) -> int:
         """Return a detached copy of the topmost mount at ``path``, rooted at ``below`` in it.
 

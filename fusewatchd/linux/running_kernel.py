@@ -23,6 +23,7 @@ from fusewatchd.linux.mount_kernel import (
     WouldAsk,
     attribute_bits,
 )
+from fusewatchd.linux.mount_place import problem_of_place
 from fusewatchd.linux.private_namespace import Home, Staging
 from fusewatchd.linux.procfs import Process, open_same_process
 from fusewatchd.linux.syscalls import closing_fd
@@ -186,6 +187,9 @@ class RealKernel:
             # Whoever leaves a user namespace never gets back into it: it was in this one before.
             os.close(process.open_namespace("user", users.inode))
             return maps
+
+    def problem_of_place(self, path: str, uid: int) -> str:
+        return problem_of_place(path, uid, self.mount_of)
 
     def copy(self, path: str, below: str, *, recursive: bool) -> int:
         flags = syscalls.OPEN_TREE_CLONE | (syscalls.AT_RECURSIVE if recursive else 0)

@@ -69,8 +69,10 @@ AT_STATX_FORCE_SYNC: Final = 0x2000
 AT_STATX_DONT_SYNC: Final = 0x4000
 # <linux/stat.h>
 STATX_TYPE: Final = 0x1
+_STATX_TYPE_MODE_UID: Final = 0xB
 STATX_BASIC_STATS: Final = 0x7FF
 _StatxBuffer = ctypes.c_char * 256
+_STATX_UID: Final = 20
 _STATX_MODE: Final = 28
 _STATX_DEVICE: Final = 136
 # <sched.h>
@@ -204,6 +206,13 @@ def file_type(fd: int) -> int:
     """
     mode = statx(fd, STATX_TYPE)[_STATX_MODE : _STATX_MODE + 2]
     return stat.S_IFMT(int.from_bytes(mode, sys.byteorder))
+
+
+def owner_and_mode_of(fd: int) -> tuple[int, int]:
+    """Return user and ``st_mode`` of ``fd`` from the inode in memory."""
+    buffer = statx(fd, _STATX_TYPE_MODE_UID)
+    owner = int.from_bytes(buffer[_STATX_UID : _STATX_UID + 4], sys.byteorder)
+    return owner, int.from_bytes(buffer[_STATX_MODE : _STATX_MODE + 2], sys.byteorder)
 
 
 def device_of(fd: int) -> tuple[int, int]:

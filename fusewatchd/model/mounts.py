@@ -57,6 +57,16 @@ class Mount:
         return self.fs_type.partition(".")[2] or self.fs_type
 
     @property
+    def user_id(self) -> int:
+        """Whose FUSE server it is, mount.fuse3(8); 0 for root's, and for what is no FUSE.
+
+        -1 for what is no number: nobody's.
+        """
+        words = (word.partition("=") for word in self.super_options.split(","))
+        text = next((value for name, _, value in words if name == "user_id"), "0")
+        return int(text) if text.isascii() and text.isdigit() else -1
+
+    @property
     def is_read_only(self) -> bool:
         """True when this mount (not the superblock) refuses writes."""
         return "ro" in self.options.split(",")

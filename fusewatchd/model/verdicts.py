@@ -55,6 +55,8 @@ class Reason(Enum):
     """What is mounted at the source now is another kind of file system."""
     SOURCE_ROOT = "source_root"
     """What is mounted at the source now shows another directory of its file system."""
+    SOURCE_OWNER = "source_owner"
+    """Another user's server is mounted at the source now, and others than root can mount there."""
     HOST_BIND_STALE = "host_bind_stale"
     """A container waits for its pod's bind on the host."""
     SUBPATH_MISSING = "subpath_missing"

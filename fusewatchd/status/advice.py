@@ -187,6 +187,14 @@ REASONS: Mapping[Reason, Advice] = {
         " pod.",
         "It is replaced when the directory that it had is mounted there.",
     ),
+    Reason.SOURCE_OWNER: Advice(
+        "The server at its source is another user's than before, and it cannot be told that root"
+        " wants it there: others than root can write a directory above it, or it covers another"
+        " mount.",
+        "See the last attempt for the directory. If the server is the right one, make every"
+        " directory above the source root's with mode 0755, and mount it again.",
+        "It is replaced when root's server is mounted there, or when nobody else can mount there.",
+    ),
     Reason.HOST_BIND_STALE: Advice(
         "A container gets its mount from its pod's bind on the host, and that one is not well.",
         "Explain the pod's bind on the host: its reason is the one that counts.",

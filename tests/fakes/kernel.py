@@ -123,6 +123,10 @@ class FakeKernel:
         self._note("idmap_of_users", users.pid)
         return _HOST_IDMAP
 
+    def problem_of_place(self, path: str, uid: int) -> str:
+        self._note("problem_of_place", path, uid)
+        return ""
+
     def device_of(self, fd: int) -> Device:
         self._note("device_of")
         return self._file(fd).node.file_system.device

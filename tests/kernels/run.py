@@ -33,6 +33,9 @@ DEFAULT_SELECTION = (
     "tests/integration/test_watch_servers.py",
     "tests/integration/test_watch_statmount.py",
     "tests/integration/test_probe.py",
+    "tests/integration/test_hostile_cgroups.py",
+    "tests/integration/test_reused_pids.py",
+    "tests/integration/test_source_owner.py",
     "-m",
     "not slow",
 )

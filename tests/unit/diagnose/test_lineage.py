@@ -7,6 +7,7 @@ import pytest
 from fusewatchd.config.settings import DriverSettings, FluidSettings
 from fusewatchd.diagnose import lineage, sources
 from fusewatchd.drivers import drivers_for
+from fusewatchd.model.actions import NewOwner
 from fusewatchd.model.findings import SourceAnswer, SourcePath
 from fusewatchd.model.ledger import Fact, Facts
 from fusewatchd.model.mount_table import MountTable
@@ -384,6 +385,31 @@ def test_what_a_new_superblock_allows_less_and_more(
 ) -> None:
     old, new = (replace(BIND, super_options=options) for options in (before, after))
     assert sources.compare(old, new) == (less, more)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "user"),
+    [
+        ("rw,user_id=0", "rw,user_id=0", None),
+        ("rw,user_id=0", "rw,user_id=5", 5),
+        ("rw,user_id=5", "rw,user_id=5", None),
+        ("rw,user_id=5", "rw,user_id=0", None),
+        ("rw,user_id=5", "rw,user_id=6,allow_other", 6),
+        ("rw", "rw,user_id=6", 6),
+        ("rw", "rw", None),
+        ("rw,user_id=0", "rw,user_id=x", -1),
+        ("rw,user_id=0", "rw,user_id=²", -1),
+    ],
+)
+def test_whose_server_a_new_one_is_that_is_not_as_before(
+    before: str, after: str, user: int | None
+) -> None:
+    old, new = (replace(BIND, super_options=options) for options in (before, after))
+    one, other = SourcePath("/a"), SourcePath("/b")
+    for candidates, place in (((one,), "/a"), ((), ""), ((one, other), "")):
+        answer = SourceAnswer("lineage", "", candidates)
+        expected = None if user is None else NewOwner(user, place)
+        assert sources.new_owner(answer, old, new) == expected
 
 
 def test_what_is_kept_from_a_pod_is_no_gain_and_no_loss() -> None:

@@ -22,6 +22,7 @@ from fusewatchd.doctor.findings import Finding, Level, document, exit_code, fail
 from fusewatchd.doctor.node_checks import CAPABILITIES, NodeFacts, has_fuse_recovery, node_findings
 from fusewatchd.doctor.pod_checks import pod_findings
 from fusewatchd.doctor.quota_checks import quota_findings
+from fusewatchd.doctor.source_checks import SourceFacts, source_findings
 from fusewatchd.doctor.table import MAX_FINE_PODS, table
 from fusewatchd.model.mount_table import parse_mount_table
 
@@ -55,6 +56,22 @@ def unwell(findings: Any) -> list[tuple[str, str, str]]:
     found = [f for f in findings if f.level is not Level.OK]
     assert all(f.advice for f in found)
     return [(f.level.value, f.check, f.text) for f in found]
+
+
+@pytest.mark.parametrize(
+    ("sources", "levels"),
+    [
+        ([], []),
+        ([SourceFacts("/a", ""), SourceFacts("/b", "")], ["ok"]),
+        ([SourceFacts("/a", ""), SourceFacts("/b", "/ belongs to uid 5")], ["warn"]),
+        ([SourceFacts("/a", "x"), SourceFacts("/b", "y")], ["warn", "warn"]),
+    ],
+)
+def test_sources_at_which_others_can_mount(sources: list[SourceFacts], levels: list[str]) -> None:
+    found = list(source_findings(sources))
+    assert [finding.level.value for finding in found] == levels
+    texts = [f"{source.path}: {source.problem}" for source in sources if source.problem]
+    assert [text for _, _, text in unwell(found)] == texts
 
 
 def test_a_good_node_needs_nobody() -> None:
