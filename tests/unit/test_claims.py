@@ -22,3 +22,11 @@ def test_the_page_makes_claims() -> None:
 def test_a_claim_is_shown_by_a_test(file: str, name: str) -> None:
     tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
     assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def test_every_link_leads_to_a_section() -> None:
+    headings = re.findall(r"^## (.+)$", PAGE, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    links = set(re.findall(r"\(#([^)]+)\)", PAGE))
+    assert len(links) >= 5
+    assert links <= anchors
