@@ -95,6 +95,7 @@ class NewMount:
             options=options,
             propagation=_attainable(_wanted(action, target.mount, options, origin), origin),
             idmap=self._users_of(target.mount, target.idmap),
+            is_tree=inside is not _Inside.NOTHING,
         )
         clone = self._configured(copy, attributes)
         if carried and inside is not _Inside.ALL:

@@ -151,8 +151,13 @@ class Executor:
             self._busy.remove(busy)
             self._rest(worker)
         elif withdrawn_at is None and now >= busy.progress_at + STALL_SECONDS:
-            worker.withdraw()
-            busy.withdrawn_at = now
+            if worker.is_running:
+                # It waits for a processor, not for a file system: one more would only be in its
+                # way.  The strikes go on, since nothing may run without end either.
+                busy.progress_at = now
+            else:
+                worker.withdraw()
+                busy.withdrawn_at = now
 
     def _rest(self, worker: MountWorker) -> None:
         if len(self._idle) < self._parallel:

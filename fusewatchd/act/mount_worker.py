@@ -21,6 +21,7 @@ from fusewatchd.errors import ParseError
 from fusewatchd.json_values import decode, encode
 from fusewatchd.linux.mount_kernel import Way, WouldAsk
 from fusewatchd.linux.private_namespace import Staging
+from fusewatchd.linux.procfs import is_running
 from fusewatchd.linux.running_kernel import RealKernel
 from fusewatchd.model.actions import (
     AbortConnection,
@@ -197,6 +198,11 @@ class MountWorker:
     def begun(self) -> int:
         """Return a number that changes whenever it begins an action."""
         return self._page.begun
+
+    @property
+    def is_running(self) -> bool:
+        """True while it uses a processor or waits for one; one that hangs sleeps (proc(5))."""
+        return is_running(self._worker.pid)
 
     def send(self, actions: Iterable[Action], *, may_ask: bool) -> None:
         """Hand actions over; they are carried out in this order.

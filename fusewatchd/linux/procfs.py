@@ -155,6 +155,11 @@ def process_start_time(pid: int, proc: str = PROC) -> int | None:
     return _unless_gone(pid, lambda process: process.stat()[2], proc)
 
 
+def is_running(pid: int, proc: str = PROC) -> bool:
+    """Return True when the process runs or is ready to run; False when it sleeps or is gone."""
+    return _unless_gone(pid, lambda process: process.stat()[1] == "R", proc) or False
+
+
 def ns_inode(pid: int, kind: str) -> int | None:
     """Return the inode of a namespace, ``mnt`` or ``user``; None for no such process.
 

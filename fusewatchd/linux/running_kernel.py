@@ -227,14 +227,15 @@ class RealKernel:
     def _configure(self, copy: int, attributes: Attributes) -> None:
         wanted = attribute_bits(attributes.options)
         leaves = LEAVES_GROUP.get(attributes.propagation, 0)
-        if leaves:
+        if leaves and attributes.is_tree:
             # Out of the source's group: nothing that is attached afterwards may be copied to
-            # the source or to its other binds.  So does what was copied along.
+            # the source or to its other binds.  What was copied along leaves it as well.
             syscalls.mount_setattr(copy, propagation=leaves, recursive=True)
         syscalls.mount_setattr(
             copy,
             attr_set=wanted,
             attr_clr=(SETTABLE & ~wanted) | syscalls.MOUNT_ATTR_ATIME,
+            propagation=0 if attributes.is_tree else leaves,
         )
         if attributes.idmap:
             self._set_idmap(copy, attributes.idmap)

@@ -36,6 +36,8 @@ _MASTER = re.compile(rb" master:(\d{1,10})(?!\d)")
 _ESCAPE = re.compile(rb"\\([0-3][0-7]{2})")
 # A space inside a field is escaped, so this is nothing but separator and type.
 _FUSE_MARK = b" - fuse"
+FEW_MOUNTS = 4
+"""A table of so few, as one path has, is faster searched than grouped."""
 
 _Key = TypeVar("_Key", bound=Hashable)
 
@@ -124,7 +126,7 @@ class MountTable:
         "_lines", "_parsed", "_stacks", "_unique_ids",
     )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, by_id: Overlay[int, Mount] | None = None) -> None:
         """Make an empty table; see ``of`` and ``parse_mount_table`` for others."""
         self._lines: list[bytes] = []
         self._parsed: dict[bytes, Mount] = {}
@@ -132,7 +134,7 @@ class MountTable:
         self._fuse: tuple[Mount, ...] = ()
         self._fuse_points: list[str] | None = None
         self._stacks: dict[str, tuple[Mount, ...]] = {}
-        self._by_id: Overlay[int, Mount] | None = Overlay({})
+        self._by_id: Overlay[int, Mount] | None = Overlay({}) if by_id is None else by_id
         self._by_parent: Overlay[int, tuple[Mount, ...]] | None = None
         self._by_point: Overlay[str, tuple[Mount, ...]] | None = None
         self._by_device: Overlay[Device, tuple[Mount, ...]] | None = None
@@ -141,9 +143,9 @@ class MountTable:
     @classmethod
     def of(cls, mounts: Iterable[Mount]) -> MountTable:
         """Make a table of these mounts; of two with one id the later one counts."""
-        table = cls()
-        table._by_id = Overlay({mount.mount_id: mount for mount in mounts})
-        table._fuse = tuple(mount for mount in table._by_id.values() if mount.is_fuse)
+        by_id = {mount.mount_id: mount for mount in mounts}
+        table = cls(Overlay(by_id))
+        table._fuse = tuple(mount for mount in by_id.values() if mount.is_fuse)
         return table
 
     @classmethod
@@ -195,6 +197,8 @@ class MountTable:
     def children_of(self, mount_id: int) -> tuple[Mount, ...]:
         """Return the mounts attached to this one, what is stacked on its root included."""
         if self._by_parent is None:
+            if len(self) <= FEW_MOUNTS:
+                return tuple(mount for mount in self if _attached_to(mount) == mount_id)
             self._by_parent = _grouped(self, _attached_to)
         return self._by_parent.get(mount_id, ())
 

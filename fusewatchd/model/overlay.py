@@ -7,13 +7,16 @@ for each change, is most of what an idle daemon would do there.
 from __future__ import annotations
 
 from collections.abc import ItemsView, Iterator, Mapping, ValuesView
-from typing import Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar, overload
 
 MAX_CHANGES = 256
 """Kept apart from the rest; then everything is put together, at the price of one copy."""
 
+_UNCHANGED: Final[Any] = object()
+
 K = TypeVar("K")
 V = TypeVar("V")
+T = TypeVar("T")
 
 
 class Overlay(Mapping[K, V], Generic[K, V]):
@@ -24,7 +27,7 @@ class Overlay(Mapping[K, V], Generic[K, V]):
     def __init__(self, base: dict[K, V], changes: Mapping[K, V | None] | None = None) -> None:
         """Take over ``base``, which must not be changed any more; None in a change: gone."""
         self._base = base
-        self._changes: dict[K, V | None] = dict(changes or {})
+        self._changes: dict[K, V | None] = dict(changes) if changes else {}
         self._length = len(base)
         for key, value in self._changes.items():
             self._length += (value is not None) - (key in base)
@@ -44,6 +47,17 @@ class Overlay(Mapping[K, V], Generic[K, V]):
                 raise KeyError(key)
             return value
         return self._base[key]
+
+    @overload
+    def get(self, key: K, /) -> V | None: ...
+    @overload
+    def get(self, key: K, /, default: V | T) -> V | T: ...
+    def get(self, key: K, /, default: Any = None) -> Any:
+        """Return the value of a key, or ``default``: without the exception of a ``Mapping``."""
+        value = self._changes.get(key, _UNCHANGED)
+        if value is _UNCHANGED:
+            return self._base.get(key, default)
+        return default if value is None else value
 
     def __contains__(self, key: object) -> bool:
         """Tell whether there is such a key."""

@@ -10,10 +10,11 @@ import json
 import os
 import stat
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from fusewatchd.linux.syscalls import closing_fd
 from fusewatchd.model.mounts import Mount
-from fusewatchd.model.pods import BindKind, VolumeData
+from fusewatchd.model.pods import BindKind, BindPath, VolumeData
 from fusewatchd.parse.kubelet_paths import (
     directory_named_by_volume,
     parse_bind_path,
@@ -21,6 +22,21 @@ from fusewatchd.parse.kubelet_paths import (
 )
 
 MAX_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What a mount point is for the kubelet, as its path says."""
+
+    named_by_volume: str | None
+    bind: BindPath | None
+
+    @staticmethod
+    def of(kubelet_root: str, mount_point: str) -> _Place:
+        return _Place(
+            directory_named_by_volume(kubelet_root, mount_point),
+            parse_bind_path(kubelet_root, mount_point),
+        )
 
 
 class VolumeDataReader:
@@ -34,20 +50,26 @@ class VolumeDataReader:
         self.staged: dict[str, VolumeData] = {}
         """Beside a staging path that is only a name, by that path."""
         self._by_mount: dict[Mount, VolumeData] = {}
+        self._places: dict[str, _Place] = {}
+        """What the paths of the last look are, which most of the next ones are as well."""
 
     def read(self, mounts: Iterable[Mount]) -> frozenset[str]:
         """Bring both up to date with these FUSE mounts; return the paths of all binds."""
         published: dict[tuple[str, str], VolumeData] = {}
         by_mount: dict[Mount, VolumeData] = {}
         paths: set[str] = set()
+        places: dict[str, _Place] = {}
         for mount in mounts if self._root else ():
+            place = self._places.get(mount.mount_point)
+            if place is None:
+                place = _Place.of(self._root, mount.mount_point)
+            places[mount.mount_point] = place
             # A path alone may be another volume's by now: what is staged is known by its mount.
-            directory = directory_named_by_volume(self._root, mount.mount_point)
-            if directory is not None:
-                found = self._by_mount.get(mount) or read_volume_data(directory)
+            if place.named_by_volume is not None:
+                found = self._by_mount.get(mount) or read_volume_data(place.named_by_volume)
                 if found is not None:
                     by_mount[mount] = found
-            path = parse_bind_path(self._root, mount.mount_point)
+            path = place.bind
             if path is None:
                 continue
             paths.add(mount.mount_point)
@@ -58,7 +80,7 @@ class VolumeDataReader:
                 )
                 if found is not None:
                     published[key] = found
-        self.published, self._by_mount = published, by_mount
+        self.published, self._by_mount, self._places = published, by_mount, places
         self.staged = {mount.mount_point: data for mount, data in by_mount.items()}
         return frozenset(paths)
 

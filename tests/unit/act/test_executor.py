@@ -47,6 +47,7 @@ class Worker:
         self.asking = 0
         """How many it leaves at the next call: a file system would have to be asked."""
         self.may_ask = False
+        self.is_running = False
         self.is_withdrawn = False
         self.is_dead = False
         self.was_told_to_end = False
@@ -167,6 +168,26 @@ def test_a_source_that_stalls_does_not_hold_up_another_one() -> None:
     assert len(workers) == 1
     run(crew, 0.0, AFTER_STALL)
     assert [w.given[0].key.mount_point for w in workers] == ["/target/1/1", "/target/2/1"]
+
+
+def test_a_worker_that_waits_for_a_processor_keeps_its_work() -> None:
+    crew, workers = executor()
+    crew.submit([action(1, 1)], 0.0)
+    crew.submit([action(1, 2)], 0.0)
+    workers[0].is_running = True
+    run(crew, 0.0, AFTER_STALL)
+    assert len(workers) == 1
+    workers[0].is_running = False
+    run(crew, AFTER_STALL, 2 * AFTER_STALL)
+    assert len(workers) == 2
+
+
+def test_a_worker_that_runs_without_end_is_given_up() -> None:
+    crew, workers = executor()
+    crew.submit([action(1, 1)], 0.0)
+    workers[0].is_running = True
+    outcomes = run(crew, 0.0, DEADLINE_SECONDS + AFTER_STALL)
+    assert [outcome.reason for outcome in outcomes] == [Reason.TIMED_OUT]
 
 
 def test_a_worker_that_could_not_be_started_is_tried_after_a_pause() -> None:
