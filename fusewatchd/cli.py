@@ -186,9 +186,14 @@ def _explain(options: argparse.Namespace) -> int:
 
 
 def _without_links(path: str) -> str:
-    """Resolve the links above a pods directory, and no further: below may be what hangs."""
-    above, pods, below = path.partition("/pods/")
-    return os.path.realpath(above) + pods + below if path.startswith("/") and pods else path
+    """Return a path as the mount table has it; what may hang is not asked."""
+    from fusewatchd.linux.real_path import real_path
+    from fusewatchd.model.mount_table import parse_mount_table
+
+    if not path.startswith("/"):
+        return path
+    with open("/proc/self/mountinfo", "rb", 0) as file:
+        return real_path(path, parse_mount_table(file.read()).fuse_points("/"))
 
 
 def _unknown(document: Any, wanted: str, near: Sequence[str]) -> str:

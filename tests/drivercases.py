@@ -30,16 +30,18 @@ from fusewatchd.diagnose import lineage, sources
 from fusewatchd.drivers import drivers_for
 from fusewatchd.drivers.base import Driver
 from fusewatchd.model.findings import SourceAnswer
+from fusewatchd.model.kubelet import plain_directory
 from fusewatchd.model.ledger import Facts
 from fusewatchd.model.mount_table import MountTable, parse_mount_table
 from fusewatchd.model.mounts import Device, Mount
 from fusewatchd.model.pods import BindPath, Pod, VolumeData
 from fusewatchd.model.servers import Answer, Connection
 from fusewatchd.model.snapshot import Snapshot
-from fusewatchd.parse.kubelet_paths import parse_bind_path, pods_directory
+from fusewatchd.parse.kubelet_paths import parse_bind_path
 
 DIRECTORY = Path(__file__).parent / "data" / "drivers"
 ROOT = "/var/lib/kubelet"
+PODS = f"{ROOT}/pods"
 RECOVERS = "recovers"
 
 
@@ -100,7 +102,7 @@ class Case:
         return Snapshot(
             0.0,
             table,
-            ROOT,
+            plain_directory(ROOT),
             connections,
             pods=self._pods() if knows_pods else None,
             volume_data={
@@ -137,7 +139,7 @@ class Case:
     def facts(self) -> Facts:
         """What is remembered of the healthy node."""
         working = {mount.device for mount in self.healthy.fuse_mounts()}
-        return lineage.learn({}, self.healthy, (), ROOT, working)
+        return lineage.learn({}, self.healthy, (), PODS, working)
 
     def answer(self, point: str, snapshot: Snapshot, facts: Facts | None = None) -> SourceAnswer:
         path, mount = next(
@@ -154,9 +156,9 @@ class Case:
 
 
 def binds_of(table: MountTable) -> list[tuple[BindPath, Mount]]:
-    found = ((parse_bind_path(ROOT, mount.mount_point), mount) for mount in table.fuse_mounts())
+    found = ((parse_bind_path(PODS, mount.mount_point), mount) for mount in table.fuse_mounts())
     return [(path, mount) for path, mount in found if path is not None]
 
 
 def _is_inside(mount: Mount) -> bool:
-    return mount.mount_point.startswith(pods_directory(ROOT) + "/")
+    return mount.mount_point.startswith(PODS + "/")

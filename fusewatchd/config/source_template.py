@@ -46,5 +46,5 @@ def fields_of(template: str) -> frozenset[str]:
 
 def fill(template: str, values: Mapping[str, str], kubelet_root: str) -> str:
     """Return the path; every field that the template has must be among the values."""
-    whole = {**values, ROOT_FIELD: kubelet_root.rstrip("/")}
+    whole = {**values, ROOT_FIELD: kubelet_root}
     return _BRACES.sub(lambda match: whole[match[1]], template)

@@ -16,9 +16,9 @@ from fusewatchd.daemon.policies import node_name_of
 from fusewatchd.kube.endpoints import apiserver_endpoint, kubelet_endpoint
 from fusewatchd.log import Log
 from fusewatchd.model.cycle import Trigger
+from fusewatchd.model.kubelet import KubeletDirectory
 from fusewatchd.model.pods import Pod
 from fusewatchd.observe.kubelet.pod_cache import Pods
-from fusewatchd.parse.kubelet_paths import pods_directory
 from fusewatchd.report.events.draft import EventDraft, VolumeReference
 from fusewatchd.report.events.event_limit import MAX_PODS
 from fusewatchd.report.events.node_condition import NodeCondition, NodeConditionReporter
@@ -48,14 +48,14 @@ class Cluster:
     def __init__(
         self,
         settings: Settings,
-        kubelet_root: str,
+        kubelet: KubeletDirectory,
         pods: Pods,
         metrics: Metrics,
         log: Log,
     ) -> None:
         """Build nothing yet."""
         self._settings = settings
-        self._root = kubelet_root
+        self._directory = kubelet
         self._pods = pods
         self._metrics = metrics
         self._log = log
@@ -101,7 +101,7 @@ class Cluster:
         if settings.kubelet.url:
             from fusewatchd.kube.kubelet import KubeletPods
 
-            endpoint = kubelet_endpoint(settings.kubelet, self._root, self._node_name)
+            endpoint = kubelet_endpoint(settings.kubelet, self._directory.root, self._node_name)
             self._kubelet = KubeletPods(endpoint, settings.kubelet.refresh_seconds)
             self._kubelet.start()
             register(self._kubelet.fileno(), self._on_pods)
@@ -216,7 +216,7 @@ class Cluster:
         return any(not pod.is_static and self._has_directory(pod) for pod in pods)
 
     def _has_directory(self, pod: Pod) -> bool:
-        return os.path.isdir(f"{pods_directory(self._root)}/{pod.directory_uid}")
+        return os.path.isdir(f"{self._directory.pods}/{pod.directory_uid}")
 
     def _tell_complaints(self, complaints: frozenset[str]) -> None:
         for complaint in sorted(complaints - self._complaints):

@@ -103,7 +103,7 @@ class Daemon:
             "started",
             version=__version__,
             way=node.way.value,
-            kubelet_root=node.kubelet_root or "not found",
+            kubelet_root=node.kubelet.root or "not found",
             **describe(self._settings),
         )
         self._cycle_now([Trigger.START])

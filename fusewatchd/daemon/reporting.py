@@ -42,7 +42,7 @@ class Reporting:
         self.systemd = SystemdNotifier(time.monotonic, time.time)
         self._node = node
         self._pods = node.observer.pods
-        self._cluster = Cluster(settings, node.kubelet_root, self._pods, self.metrics, log)
+        self._cluster = Cluster(settings, node.kubelet, self._pods, self.metrics, log)
         self._reporters: tuple[Reporter, ...] = (
             LogReporter(log),
             self.metrics,

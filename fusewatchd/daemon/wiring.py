@@ -28,7 +28,7 @@ from fusewatchd.observe.connections.tracker import Connections
 from fusewatchd.observe.holders.scan import HolderScanner, serve_holder_looks
 from fusewatchd.observe.holders.targets import Holdings
 from fusewatchd.observe.holders.watch import HolderWatch
-from fusewatchd.observe.kubelet.root_directory import find_kubelet_root
+from fusewatchd.observe.kubelet.processes import find_kubelet
 from fusewatchd.observe.mounts.table_reader import MountTableSource
 from fusewatchd.observe.namespaces.scanner import NamespaceScanner, serve_scans
 from fusewatchd.observe.namespaces.watch import NamespaceWatch
@@ -77,19 +77,20 @@ class Node:
             journal=partial(LayerJournal, *place),
         )
         self.forks = _start_fork_server(mount, reads_connections=not as_old_kernel)
-        root = self.kubelet_root = find_kubelet_root(settings.kubelet.root)
         self.table = MountTableSource(use_fanotify=not as_old_kernel)
+        self.kubelet = find_kubelet(settings.kubelet.root, self.table.table())
         self.connections = Connections(timing_of(settings))
         most = settings.probe.max_children
         self.probes = ProbePool(self._probe_child, most)
-        self.pods_directory = PodsDirectoryWatch(root) if root else None
+        pods = self.kubelet.pods
+        self.pods_directory = PodsDirectoryWatch(pods) if pods else None
         self.scanner = NamespaceScanner(lambda: self.forks.spawn(Kind.SCAN.value))
         holdings = Holdings()
         self.holders = HolderWatch(
             HolderScanner(lambda: self.forks.spawn(Kind.HOLDERS.value)), holdings
         )
         readers = self.table, self.connections, self.probes, NamespaceWatch(self.scanner), holdings
-        self.observer = Observer(root, *readers)
+        self.observer = Observer(self.kubelet, *readers)
         self.observer.adjust(frozenset(settings.ignore_fs_types), settings.look_seconds)
         self.executor = Executor(
             lambda: MountWorker(lambda: self.forks.spawn(Kind.MOUNT.value), pages),

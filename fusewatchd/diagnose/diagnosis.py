@@ -79,12 +79,12 @@ def diagnose(snapshot: Snapshot, ledger: Ledger, knowledge: Knowledge) -> Diagno
 
 
 def _learn(snapshot: Snapshot, ledger: Ledger, knowledge: Knowledge) -> Facts:
-    if not snapshot.kubelet_root:
+    if not snapshot.kubelet.is_found:
         return {}
     working = {d for d, c in snapshot.connections.items() if c.answer is Answer.ANSWERED}
-    ignored, root = knowledge.ignored_fs_types, snapshot.kubelet_root
+    ignored, pods = knowledge.ignored_fs_types, snapshot.kubelet.pods
     return lineage.learn(
-        ledger.facts, snapshot.table, ignored, root, working, is_ordered=snapshot.is_in_order
+        ledger.facts, snapshot.table, ignored, pods, working, is_ordered=snapshot.is_in_order
     )
 
 
@@ -92,7 +92,7 @@ def host_stacks(
     snapshot: Snapshot, ignored_fs_types: frozenset[str]
 ) -> list[tuple[BindPath, list[Mount]]]:
     """Return every FUSE stack at a bind's path below the pods directory, bottom first."""
-    if not snapshot.kubelet_root:
+    if not snapshot.kubelet.is_found:
         return []
     found: dict[str, tuple[BindPath, list[Mount]]] = {}
     for mount in snapshot.table.fuse_mounts():
@@ -102,7 +102,7 @@ def host_stacks(
         if known is not None:
             known[1].append(mount)
             continue
-        path = parse_bind_path(snapshot.kubelet_root, mount.mount_point)
+        path = parse_bind_path(snapshot.kubelet.pods, mount.mount_point)
         if path is not None:
             found[mount.mount_point] = (path, [mount])
     return [(path, _bottom_to_top(stack)) for path, stack in found.values()]
@@ -206,7 +206,7 @@ def _bare_binds(
         key = TargetKey(0, path)
         if key in present or not snapshot.pods_are_current:
             continue
-        bind_path = parse_bind_path(snapshot.kubelet_root, path)
+        bind_path = parse_bind_path(snapshot.kubelet.pods, path)
         pod = (snapshot.pods or {}).get(bind_path.pod_uid) if bind_path else None
         if bind_path is None or pod is None or pod.is_deleting or pod.phase != "Running":
             continue

@@ -25,7 +25,6 @@ from fusewatchd.model.mounts import Mount, MountNamespace, NamespaceKind, Target
 from fusewatchd.model.pods import BindKind, BindPath, Pod, Volume
 from fusewatchd.model.snapshot import Snapshot
 from fusewatchd.model.verdicts import Reason
-from fusewatchd.parse.kubelet_paths import pods_directory
 
 RULE = "host-path"
 _PLUGIN = "kubernetes.io~host-path"
@@ -118,7 +117,7 @@ def _source(host_path: str, mount: Mount, snapshot: Snapshot) -> SourceAnswer | 
         if plain_root(mount.root) == "/" and not snapshot.table.at(host_path):
             return SourceAnswer(RULE, why, (SourcePath(host_path),))
         return SourceAnswer(RULE, f"{why} leads to no FUSE file system")
-    if below(top.mount_point, pods_directory(snapshot.kubelet_root)) is not None:
+    if below(top.mount_point, snapshot.kubelet.pods) is not None:
         return None
     inside = below(host_path, top.mount_point) or ""
     if plain_root(mount.root) != posixpath.normpath(posixpath.join(top.root, inside)):

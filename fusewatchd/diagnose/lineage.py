@@ -31,7 +31,7 @@ from fusewatchd.model.ledger import Fact, Facts, Place
 from fusewatchd.model.mount_table import MountTable, below
 from fusewatchd.model.mounts import DELETED, Device, Mount
 from fusewatchd.model.pods import BindKind, BindPath
-from fusewatchd.parse.kubelet_paths import is_in_a_pod, parse_bind_path, pods_prefix
+from fusewatchd.parse.kubelet_paths import is_in_a_pod, parse_bind_path
 
 MAX_CANDIDATES = 8
 
@@ -45,7 +45,7 @@ def learn(
     facts: Facts,
     table: MountTable,
     ignored_fs_types: Collection[str],
-    kubelet_root: str,
+    pods: str,
     working: Collection[Device],
     *,
     is_ordered: bool = True,
@@ -53,12 +53,12 @@ def learn(
     """Return the facts that hold after this look at the mount table.
 
     A mount whose file system is mounted at an older place teaches its source.  One that was never
-    seen before takes over what is known of others that show the same.  ``working`` are the
-    devices that answer.  ``is_ordered`` is False in a copied namespace, whose mounts were made
-    all at once.
+    seen before takes over what is known of others that show the same.  ``pods`` is the directory of
+    the pods, ``working`` are the devices that answer.  ``is_ordered`` is False in a copied
+    namespace, whose mounts were made all at once.
     """
     mounts = [mount for mount in table.fuse_mounts() if mount.fs_type not in ignored_fs_types]
-    look = _Look(facts, mounts, kubelet_root, is_ordered=is_ordered)
+    look = _Look(facts, mounts, pods, is_ordered=is_ordered)
     learned: dict[int, Fact] = {}
     for mount in mounts:
         fact = look.fact_about(mount)
@@ -85,11 +85,9 @@ _Word = tuple[tuple[Place, ...], int, bool, bool]
 class _Look:
     """What one look at the table adds to what is known."""
 
-    def __init__(
-        self, facts: Facts, mounts: list[Mount], kubelet_root: str, *, is_ordered: bool
-    ) -> None:
-        self._root = kubelet_root
-        self._inside = pods_prefix(kubelet_root)
+    def __init__(self, facts: Facts, mounts: list[Mount], pods: str, *, is_ordered: bool) -> None:
+        self._pods = pods
+        self._inside = f"{pods}/"
         self._is_ordered = is_ordered
         self._has_ids = any(mount.unique_id for mount in mounts)
         self._known: dict[int, Fact] = {}
@@ -121,7 +119,7 @@ class _Look:
         else:
             aged = _Aged(age, mount.mount_id, place)
             self._outside.setdefault(mount.device, []).append(aged)
-        path = parse_bind_path(self._root, mount.mount_point) if is_bind else None
+        path = parse_bind_path(self._pods, mount.mount_point) if is_bind else None
         if path is not None and path.kind in _VOLUMES:
             self._of_pods.setdefault(_volume(mount, path), []).append(place)
 
@@ -169,7 +167,7 @@ class _Look:
 
     def _of_pod(self, mount: Mount) -> Place | None:
         """Return the pod's own mount of the volume of which this is a subPath bind."""
-        path = parse_bind_path(self._root, mount.mount_point)
+        path = parse_bind_path(self._pods, mount.mount_point)
         if path is None or path.kind is not BindKind.SUBPATH:
             return None
         root = plain_root(mount.root)

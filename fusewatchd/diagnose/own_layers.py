@@ -19,7 +19,6 @@ from fusewatchd.model.actions import Expect, OwnLayer
 from fusewatchd.model.findings import Bind
 from fusewatchd.model.mounts import Mount, TargetKey
 from fusewatchd.model.snapshot import Snapshot
-from fusewatchd.parse.kubelet_paths import pods_prefix
 
 MAX_OWN_LAYERS = 8
 """Remembered for one target, the newest; there are at most two at a time."""
@@ -159,7 +158,7 @@ def _is_proven(layer: OwnLayer, mount: Mount, snapshot: Snapshot) -> bool:
 
 def _is_apart(mount: Mount, snapshot: Snapshot) -> bool:
     """True when a bind of any source of this file system would be in another peer group."""
-    inside = pods_prefix(snapshot.kubelet_root)
+    inside = f"{snapshot.kubelet.pods}/"
     sources = [
         other.peer_group
         for other in snapshot.table.on_device(mount.device)

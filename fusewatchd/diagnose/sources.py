@@ -71,7 +71,7 @@ def _of_its_pod(
     why = "a part of its pod's own mount of the volume"
     is_there = answer.refusal is Reason.DIRECT_MOUNT and volume_data(bind, mount, snapshot)
     if path is None and is_there:
-        volume = publish_directory(snapshot.kubelet_root, bind.pod_uid, bind.volume)
+        volume = publish_directory(snapshot.kubelet, bind.pod_uid, bind.volume)
         path = SourcePath(f"{volume}/mount")
     return answer if path is None else SourceAnswer(rule, why, (path,), is_by_name=True)
 

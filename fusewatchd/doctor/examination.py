@@ -31,7 +31,7 @@ def examine(settings: Settings) -> list[Finding]:
     """
     node = examine_node(settings)
     document, problem = _status(settings, is_running=bool(node.daemon_pid))
-    cluster, pods = examine_cluster(settings, node.kubelet_root)
+    cluster, pods = examine_cluster(settings, node.kubelet.root)
     findings = [*node_findings(node), *cluster_findings(cluster), *_web(settings)]
     if document is None:
         advice = "see the lines above; fusewatchd check says more"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from fusewatchd.doctor.findings import Finding, fail, ok, warn
+from fusewatchd.model.kubelet import KubeletDirectory
 from fusewatchd.model.mount_table import MountTable, below
 from fusewatchd.plan.planner import table_limit
 
@@ -39,7 +40,9 @@ class NodeFacts:
     own_namespace: int
     """Inode of the mount namespace of the same process."""
     host_namespace: int
-    kubelet_root: str
+    kubelet: KubeletDirectory
+    pods_elsewhere: str
+    """Where pods' FUSE mounts are that are not below it; empty: nowhere."""
     table: MountTable
     mount_max: int | None
     max_table_entries: int
@@ -60,7 +63,7 @@ def node_findings(facts: NodeFacts) -> Iterator[Finding]:
     yield _privileges(facts)
     yield _namespace(facts)
     yield _kubelet_directory(facts)
-    if facts.kubelet_root:
+    if facts.kubelet.is_found:
         yield _propagation(facts)
         yield _inotify(facts)
     yield _fusectl(facts)
@@ -103,8 +106,17 @@ def _namespace(facts: NodeFacts) -> Finding:
 
 
 def _kubelet_directory(facts: NodeFacts) -> Finding:
-    if facts.kubelet_root:
-        return ok("kubelet root", facts.kubelet_root)
+    directory = facts.kubelet
+    if facts.pods_elsewhere:
+        return fail(
+            "kubelet root",
+            f"pods' FUSE mounts that are not below {directory.pods}: {facts.pods_elsewhere}",
+            "set kubelet.root to the --root-dir of the kubelet; unmount what is left over",
+        )
+    if directory.is_found:
+        is_linked = directory.pods != f"{directory.root}/pods"
+        pods = f", its pods at {directory.pods}" if is_linked else ""
+        return ok("kubelet root", f"{directory.root}{pods}")
     return fail(
         "kubelet root",
         "no directory with pods was found",
@@ -113,7 +125,7 @@ def _kubelet_directory(facts: NodeFacts) -> Finding:
 
 
 def _propagation(facts: NodeFacts) -> Finding:
-    above = [m for m in facts.table if below(facts.kubelet_root, m.mount_point) is not None]
+    above = [m for m in facts.table if below(facts.kubelet.pods, m.mount_point) is not None]
     depth = max((len(mount.mount_point) for mount in above), default=0)
     mounts = [mount for mount in above if len(mount.mount_point) == depth]
     if not mounts:
@@ -134,6 +146,8 @@ def _inotify(facts: NodeFacts) -> Finding:
     if facts.unwatched:
         text = f"{facts.unwatched} of the pods' directories cannot be watched"
         return warn("inotify", f"{text}; they are looked at every look_seconds", advice)
+    if not facts.watched:
+        return fail("inotify", f"{facts.kubelet.pods} cannot be opened", "see its permissions")
     return ok("inotify", f"all {facts.watched} of the pods' directories can be watched")
 
 

@@ -13,7 +13,8 @@ from fusewatchd.linux import fusectl, procfs
 from fusewatchd.linux.features import probe_features
 from fusewatchd.linux.inotify import PodsDirectoryWatch
 from fusewatchd.model.mount_table import parse_mount_table
-from fusewatchd.observe.kubelet.root_directory import find_kubelet_root
+from fusewatchd.observe.kubelet.directory import pods_elsewhere
+from fusewatchd.observe.kubelet.processes import find_kubelet
 from fusewatchd.serve.status_socket import NAME, peer_of
 
 MAX_COMMAND = 8192
@@ -28,10 +29,10 @@ def examine_node(settings: Settings) -> NodeFacts:
     way, way_problem = _way()
     pid = daemon_pid(settings.runtime_dir)
     subject = pid or os.getpid()
-    root = find_kubelet_root(settings.kubelet.root)
-    watched, unwatched, watch_problem = _watch(root) if root else (0, 0, "")
     with open(f"{procfs.PROC}/self/mountinfo", "rb", 0) as file:
         table = parse_mount_table(file.read())
+    kubelet = find_kubelet(settings.kubelet.root, table)
+    watched, unwatched, watch_problem = _watch(kubelet.pods) if kubelet.is_found else (0, 0, "")
     return NodeFacts(
         release=os.uname().release,
         way=way,
@@ -40,7 +41,8 @@ def examine_node(settings: Settings) -> NodeFacts:
         capabilities=_capabilities(subject),
         own_namespace=procfs.ns_inode(subject, "mnt") or 0,
         host_namespace=_host_namespace(),
-        kubelet_root=root,
+        kubelet=kubelet,
+        pods_elsewhere=pods_elsewhere(table, kubelet),
         table=table,
         mount_max=procfs.read_mount_max(),
         max_table_entries=settings.recovery.max_table_entries,
@@ -82,9 +84,9 @@ def _host_namespace() -> int:
     return 0
 
 
-def _watch(root: str) -> tuple[int, int, str]:
+def _watch(pods: str) -> tuple[int, int, str]:
     try:
-        watch = PodsDirectoryWatch(root)
+        watch = PodsDirectoryWatch(pods)
     except OSError as exc:
         return 0, 0, exc.strerror or str(exc)
     try:

@@ -39,7 +39,7 @@ def volume_data(bind: BindPath, mount: Mount, snapshot: Snapshot) -> VolumeData 
         return data
     if bind.kind is not BindKind.SUBPATH:
         return None
-    volume = publish_directory(snapshot.kubelet_root, bind.pod_uid, bind.volume)
+    volume = publish_directory(snapshot.kubelet, bind.pod_uid, bind.volume)
     if any(other.device == mount.device for other in snapshot.table.at(f"{volume}/mount")):
         return data
     pod = (snapshot.pods or {}).get(bind.pod_uid)

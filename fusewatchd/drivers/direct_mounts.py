@@ -64,7 +64,7 @@ def _of(data: VolumeData, snapshot: Snapshot) -> SourceAnswer | None:
 
 
 def _mountpoint_s3(snapshot: Snapshot) -> SourceAnswer:
-    sources = f"{snapshot.kubelet_root.rstrip('/')}/plugins/{MOUNTPOINT_S3}/mnt/"
+    sources = f"{snapshot.kubelet.plugins}/{MOUNTPOINT_S3}/mnt/"
     if snapshot.table.fuse_points(sources):
         why = "which Mountpoint pod served it was never seen"
         return SourceAnswer("mountpoint-s3", why, refusal=Reason.NO_SOURCE)

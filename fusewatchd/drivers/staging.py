@@ -51,7 +51,7 @@ class Staging:
             return None
         if not is_one_name(data.driver) or data.driver == _NO_DRIVER:
             return None
-        path, by_name = staging_paths(snapshot.kubelet_root, data, bind.volume)
+        path, by_name = staging_paths(snapshot.kubelet, data, bind.volume)
         is_its_name = snapshot.staging_data.get(by_name) == data
         found = sources_at([path, by_name] if is_its_name else [path], snapshot)
         service = service_of(data)

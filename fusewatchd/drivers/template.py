@@ -14,7 +14,6 @@ from fusewatchd.model.mounts import Mount
 from fusewatchd.model.pods import BindKind, BindPath
 from fusewatchd.model.snapshot import Snapshot
 from fusewatchd.model.verdicts import Reason
-from fusewatchd.parse.kubelet_paths import pods_directory
 
 
 class Template:
@@ -40,7 +39,7 @@ class Template:
                 return SourceAnswer(self.name, f"{{{field}}} is not known")
             if not is_one_name(values[field]):
                 return SourceAnswer(self.name, f"{{{field}}} is no single directory name")
-        path = fill(self._settings.source, values, snapshot.kubelet_root)
+        path = snapshot.kubelet.real(fill(self._settings.source, values, snapshot.kubelet.root))
         top = snapshot.table.top_at(path)
         source = SourcePath(path, top.root if top else "/")
         return SourceAnswer(self.name, "by drivers.templates", (source,))
@@ -51,8 +50,7 @@ class Template:
             return data is not None and data.driver == self._settings.csi_driver
         if bind.kind is not BindKind.SUBPATH:
             return bind.kind is BindKind.FLEXVOLUME and bind.plugin == self._plugin
-        pods = pods_directory(snapshot.kubelet_root)
-        volume = f"{pods}/{bind.pod_uid}/volumes/{self._plugin}/{bind.volume}"
+        volume = f"{snapshot.kubelet.pods}/{bind.pod_uid}/volumes/{self._plugin}/{bind.volume}"
         return any(other.device == mount.device for other in snapshot.table.at(volume))
 
 

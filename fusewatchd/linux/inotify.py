@@ -220,17 +220,17 @@ class PodsDirectoryWatch:
     or watched.
     """
 
-    def __init__(self, kubelet_root: str, max_watches: int = MAX_WATCHES) -> None:
+    def __init__(self, pods: str, max_watches: int = MAX_WATCHES) -> None:
         """Watch what is there; ``rescan`` again later when it was not there yet.
 
         Args:
-            kubelet_root: real path of the kubelet's directory.
+            pods: real path of the directory that holds one for each pod.
             max_watches: directories beyond that are left out and counted.
 
         Raises:
             ImportError, OSError: as ``DirectoryWatch`` does.
         """
-        self._pods = os.path.normpath(os.path.join(kubelet_root, "pods"))
+        self._pods = os.path.normpath(pods)
         self._watch = DirectoryWatch(max_watches)
         self._refused: set[str] = set()
         self._overflows = 0

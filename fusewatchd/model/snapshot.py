@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fusewatchd.model.findings import Gap
+from fusewatchd.model.kubelet import KubeletDirectory
 from fusewatchd.model.mount_table import MountTable
 from fusewatchd.model.mounts import Device, MountNamespace
 from fusewatchd.model.namespace_tables import NamespaceTables
@@ -21,8 +22,8 @@ class Snapshot:
     taken_at: float
     table: MountTable
     """The host's mount table."""
-    kubelet_root: str
-    """Real path of the kubelet's directory; empty when it was not found (a gap then)."""
+    kubelet: KubeletDirectory
+    """Not found: a gap tells so."""
     connections: Mapping[Device, Connection] = field(default_factory=dict)
     servers: Mapping[Device, tuple[FuseServer, ...]] = field(default_factory=dict)
     namespaces: tuple[MountNamespace, ...] = ()

@@ -13,6 +13,7 @@ from fusewatchd.linux import fusectl
 from fusewatchd.linux.procfs import read_mount_max
 from fusewatchd.model.actions import AbortConnection, Outcome, OutcomeStatus
 from fusewatchd.model.findings import Gap
+from fusewatchd.model.kubelet import KubeletDirectory
 from fusewatchd.model.mount_table import MountTable
 from fusewatchd.model.mounts import Device, Mount, TargetKey
 from fusewatchd.model.servers import Connection
@@ -22,6 +23,7 @@ from fusewatchd.observe.connections.probe import RootAnswer
 from fusewatchd.observe.connections.probe_pool import ProbePool
 from fusewatchd.observe.connections.tracker import Connections
 from fusewatchd.observe.holders.targets import Holdings
+from fusewatchd.observe.kubelet.directory import pods_elsewhere
 from fusewatchd.observe.kubelet.pod_cache import Pods
 from fusewatchd.observe.kubelet.volume_data import VolumeDataReader
 from fusewatchd.observe.mounts.table_reader import MountTableSource
@@ -40,7 +42,7 @@ class Observer:
 
     def __init__(
         self,
-        kubelet_root: str,
+        kubelet: KubeletDirectory,
         table: MountTableSource,
         connections: Connections,
         probes: ProbePool,
@@ -53,11 +55,12 @@ class Observer:
         self.pods = Pods()
         self.ends = ExitRecord()
         self.ignored_fs_types: Collection[str] = frozenset()
-        self._root = kubelet_root
+        self._kubelet = kubelet
         self._table_source = table
         self._probes = probes
         self._holdings = holdings
-        self._volumes = VolumeDataReader(kubelet_root)
+        self._volumes = VolumeDataReader(kubelet)
+        self._elsewhere = ""
         self._table: MountTable | None = None
         self._host_table: MountTable | None = None
         self._places: Places | None = None
@@ -209,7 +212,7 @@ class Observer:
             taken_at=now,
             table=table,
             is_in_order=self._table_source.is_in_order,
-            kubelet_root=self._root,
+            kubelet=self._kubelet,
             connections=connections,
             servers=self.namespaces.servers,
             namespaces=self.namespaces.settled(self.pods.listed),
@@ -238,8 +241,11 @@ class Observer:
     def _gaps(self, connections: Collection[Connection], now: float) -> tuple[Gap, ...]:
         no_pods = self.pods.gap(now)
         gaps = [*self.namespaces.gaps, *([no_pods] if no_pods is not None else [])]
-        if not self._root:
+        if not self._kubelet.is_found:
             gaps.append(Gap("kubelet_root", "the kubelet's directory was not found"))
+        if self._elsewhere:
+            text = f"not below {self._kubelet.pods}, and not repaired: {self._elsewhere}"
+            gaps.append(Gap("other_pods", f"pods' FUSE mounts are below another directory, {text}"))
         if any(connection.is_unasked for connection in connections):
             gaps.append(Gap("probes", "hung file systems hold every probe that others may use"))
         is_blind = any(c.is_overdue and c.waiting is None for c in connections)
@@ -257,6 +263,7 @@ class Observer:
             self._seen_at.pop(device, None)  # the number may be another's from here on
         on_host = (device for device, where in shown.items() if where.on_host)
         self._seen_at = {device: self._seen_at.get(device, now) for device in on_host}
+        self._elsewhere = pods_elsewhere(table, self._kubelet)
         self.pods.take_binds(self._volumes.read(table.fuse_mounts()), now)
 
     def next_due(self, now: float) -> float | None:

@@ -10,39 +10,34 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from fusewatchd.model.kubelet import KubeletDirectory
+from fusewatchd.model.mount_table import below
 from fusewatchd.model.pods import BindKind, BindPath, VolumeData
 
-_UID = re.compile(r"[0-9a-fA-F][0-9a-fA-F-]{7,62}")
 _IN_A_POD = re.compile(r"/pods/[^/]+/(?:volumes|volume-subpaths|plugins)/.")
+_OF_A_POD = re.compile(
+    r"(/.+?)/pods/[^/]+/(?:volumes/[^/~]+~[^/]+/[^/]+|volume-subpaths/[^/]+/[^/]+/[^/]+)(?:/|$)",
+    re.DOTALL,
+)
 _STAGED = "globalmount"
 _BY_VOLUME = "pv"
 
 
-def pods_directory(kubelet_root: str) -> str:
-    """Return the directory that holds one directory for each pod."""
-    return kubelet_root.rstrip("/") + "/pods"
-
-
-def pods_prefix(kubelet_root: str) -> str:
-    """Return how every path inside the directory of pods begins."""
-    return pods_directory(kubelet_root) + "/"
-
-
-def staging_paths(kubelet_root: str, data: VolumeData, volume: str) -> tuple[str, str]:
+def staging_paths(directory: KubeletDirectory, data: VolumeData, volume: str) -> tuple[str, str]:
     """Return where the kubelet has a CSI volume staged, once for all pods of the node.
 
     kubernetes, pkg/volume/csi/csi_attacher.go, ``makeDeviceMountPath``: since 1.24 the path is
     made of the volume's identity, driver and handle; before, of the PersistentVolume's name,
     which a later volume may have too.
     """
-    base = _staging_directory(kubelet_root)
+    base = directory.staging
     by_handle = f"{base}/{data.driver}/{data.handle_digest}/{_STAGED}"
     return by_handle, f"{base}/{_BY_VOLUME}/{volume}/{_STAGED}"
 
 
-def directory_named_by_volume(kubelet_root: str, mount_point: str) -> str | None:
+def directory_named_by_volume(directory: KubeletDirectory, mount_point: str) -> str | None:
     """Return what holds the ``vol_data.json`` of a staging path that is only a name."""
-    prefix = f"{_staging_directory(kubelet_root)}/{_BY_VOLUME}/"
+    prefix = f"{directory.staging}/{_BY_VOLUME}/"
     if not mount_point.startswith(prefix):
         return None
     match mount_point[len(prefix) :].split("/"):
@@ -52,13 +47,9 @@ def directory_named_by_volume(kubelet_root: str, mount_point: str) -> str | None
             return None
 
 
-def _staging_directory(kubelet_root: str) -> str:
-    return kubelet_root.rstrip("/") + "/plugins/kubernetes.io/csi"
-
-
-def publish_directory(kubelet_root: str, pod_uid: str, volume: str) -> str:
+def publish_directory(directory: KubeletDirectory, pod_uid: str, volume: str) -> str:
     """Return the directory of a CSI volume, which holds ``mount`` and ``vol_data.json``."""
-    return f"{pods_directory(kubelet_root)}/{pod_uid}/volumes/kubernetes.io~csi/{volume}"
+    return f"{directory.pods}/{pod_uid}/volumes/kubernetes.io~csi/{volume}"
 
 
 def is_bound_from(subpath: str, path: str) -> bool:
@@ -74,17 +65,25 @@ def is_in_a_pod(mount_point: str) -> bool:
 
 
 @lru_cache(maxsize=65536)
-def parse_bind_path(kubelet_root: str, mount_point: str) -> BindPath | None:
-    """Say what a mount point below the pods directory is for; None when it is no bind.
+def kubelet_root_of(mount_point: str) -> str:
+    """Return the kubelet's directory that a pod's mount is below, by its shape; else empty.
+
+    What a pod mounts inside its own volume may have that shape too: the outermost counts.
+    """
+    found = _OF_A_POD.match(mount_point)
+    return found[1] if found else ""
+
+
+@lru_cache(maxsize=65536)
+def parse_bind_path(pods: str, mount_point: str) -> BindPath | None:
+    """Say what a mount point below the directory ``pods`` is for; None when it is no bind.
 
     A mount below a volume's own mount point is part of that volume and no bind of the
     kubelet's.  An emptyDir is no mount point: what is mounted in it is the pod's own.
     """
-    prefix = pods_prefix(kubelet_root)
-    if not mount_point.startswith(prefix):
-        return None
-    parts = mount_point[len(prefix) :].split("/")
-    if not all(parts) or ".." in parts or not _UID.fullmatch(parts[0]):
+    found = below(mount_point, pods) if pods else None
+    parts = found.split("/") if found else []
+    if not all(parts) or not {".", ".."}.isdisjoint(parts):
         return None
     match parts:
         case [uid, "volumes", "kubernetes.io~csi" as plugin, volume, "mount"]:

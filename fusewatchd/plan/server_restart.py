@@ -218,7 +218,7 @@ def _place(
     if rule is None or not (source or first.bind.path.kind in _TARGETS):
         return None
     target, since = first.bind.key.mount_point, connection.disconnected_at
-    own = parse_bind_path(snapshot.kubelet_root, source) if source else None
+    own = parse_bind_path(snapshot.kubelet.pods, source) if source else None
     if own is not None:
         # What is left is a part of the pod's own mount: that is where its server mounts.
         if not snapshot.table.at(source):
@@ -248,7 +248,7 @@ def _left_bare(
     """Return the targets where nothing is mounted since something was run for them."""
     found = []
     for path, known in attempts.items():
-        bind = parse_bind_path(snapshot.kubelet_root, path) if snapshot.kubelet_root else None
+        bind = parse_bind_path(snapshot.kubelet.pods, path)
         if bind is None or bind.kind not in _TARGETS or snapshot.table.at(path):
             continue
         if known.command is None or known.came_back:

@@ -123,7 +123,7 @@ class Endpoints:
         cycle = self._cycle
         if cycle is None:
             return Health(False, "the first look at the node is under way")
-        if not cycle.snapshot.kubelet_root:
+        if not cycle.snapshot.kubelet.is_found:
             return Health(False, "the kubelet's directory was not found")
         if not cycle.snapshot.namespaces_looked_at:
             return Health(False, "the containers were not looked at yet")

@@ -97,7 +97,8 @@ def _look(cycle: CycleReport, clocks: Clocks) -> Document:
         "looked_at": clocks.date(snapshot.taken_at),
         "printed_at": rfc3339(clocks.now_wall),
         "cycle": cycle.number,
-        "kubelet_root": shown(snapshot.kubelet_root, PATH_LIMIT) or None,
+        "kubelet_root": shown(snapshot.kubelet.root, PATH_LIMIT) or None,
+        "kubelet_pods": shown(snapshot.kubelet.pods, PATH_LIMIT) or None,
         "pods_known": snapshot.pods is not None,
         "mount_table_entries": len(snapshot.table),
     }

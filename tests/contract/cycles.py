@@ -14,6 +14,7 @@ from fusewatchd.linux.mount_kernel import MountKernel
 from fusewatchd.model.actions import Action, Outcome, OutcomeStatus, OwnLayer, ReplaceMount
 from fusewatchd.model.cycle import Trigger
 from fusewatchd.model.findings import Gap
+from fusewatchd.model.kubelet import plain_directory
 from fusewatchd.model.mounts import Device, MountNamespace, NamespaceKind, TargetKey
 from fusewatchd.model.pods import Pod
 from fusewatchd.model.quota import RefusedOwner
@@ -96,7 +97,7 @@ class Daemon:
         return Snapshot(
             now,
             stage.mounts(),
-            stage.root,
+            plain_directory(stage.root),
             {device: Connection(device, a, answered_at=now) for device, a in answers.items()},
             namespaces=tuple(self._namespace(c) for c in stage.living()),
             pods={} if stage.pod_is_gone else {UID: pod},

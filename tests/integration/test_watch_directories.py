@@ -197,7 +197,7 @@ def pods(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def pods_watch(pods: Path) -> Iterator[PodsDirectoryWatch]:
-    with contextlib.closing(PodsDirectoryWatch(str(pods.parent))) as made:
+    with contextlib.closing(PodsDirectoryWatch(str(pods))) as made:
         yield made
 
 
@@ -229,7 +229,7 @@ MADE = [
 def test_watches_what_is_there_and_no_mount_point(pods: Path) -> None:
     for name in MADE:
         (pods / name).mkdir(parents=True)
-    with contextlib.closing(PodsDirectoryWatch(str(pods.parent))) as watch:
+    with contextlib.closing(PodsDirectoryWatch(str(pods))) as watch:
         assert relative(pods, watch) == EXPECTED
         assert watch.watched
         assert watch.unwatched == 0
@@ -261,7 +261,7 @@ def test_a_new_mount_point_names_its_pod(pods: Path, name: str) -> None:
     for made in ("u/volumes/kubernetes.io~csi/pv", "u/volumes/lab~bind", "other/volumes"):
         (pods / made).mkdir(parents=True)
     (pods / "u/volume-subpaths/pv/app").mkdir(parents=True)
-    with contextlib.closing(PodsDirectoryWatch(str(pods.parent))) as watch:
+    with contextlib.closing(PodsDirectoryWatch(str(pods))) as watch:
         (pods / name).mkdir(parents=True)
         assert select.select([watch], [], [], 20)[0]
         assert watch.drain() == {"u"}
@@ -298,7 +298,7 @@ def test_a_directory_that_is_moved_away_is_no_longer_watched(
 
 @needs_pyinotify
 def test_a_pods_directory_that_comes_late(tmp_path: Path) -> None:
-    with contextlib.closing(PodsDirectoryWatch(str(tmp_path))) as watch:
+    with contextlib.closing(PodsDirectoryWatch(str(tmp_path / "pods"))) as watch:
         assert not watch.watched
         assert watch.drain() == frozenset()
         (tmp_path / "pods" / "u" / "volumes").mkdir(parents=True)
@@ -344,7 +344,7 @@ def test_after_an_overflow_everything_is_listed(pods: Path, pods_watch: PodsDire
 def test_the_number_of_watches_is_bounded(pods: Path) -> None:
     for number in range(10):
         (pods / str(number)).mkdir()
-    with contextlib.closing(PodsDirectoryWatch(str(pods.parent), max_watches=4)) as watch:
+    with contextlib.closing(PodsDirectoryWatch(str(pods), max_watches=4)) as watch:
         assert len(watch.watched) == 4
         assert watch.unwatched == 7
 
@@ -371,7 +371,7 @@ def test_a_mount_that_never_answers_blocks_nothing() -> None:
             options = f"fd={fd},rootmode=40000,user_id=0,group_id=0"
             syscalls.mount("src", str(pods / place), "fuse", 0, options)
             held.append(fd)
-        with contextlib.closing(PodsDirectoryWatch(world.lab)) as watch:
+        with contextlib.closing(PodsDirectoryWatch(str(pods))) as watch:
             (pods / "u/volumes/kubernetes.io~csi/next").mkdir()
             assert watch.drain() == {"u"}
             watch.rescan()

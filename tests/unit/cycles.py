@@ -8,6 +8,7 @@ from dataclasses import replace
 from fusewatchd.model.actions import Expect, Outcome, OutcomeStatus, Propagation, ReplaceMount
 from fusewatchd.model.cycle import CycleReport, Trigger
 from fusewatchd.model.findings import Bind, Finding, Gap, SourceAnswer, SourcePath, Unproven
+from fusewatchd.model.kubelet import NOT_FOUND, plain_directory
 from fusewatchd.model.ledger import NOTHING_DETACHED, Detached, Ledger, TargetState
 from fusewatchd.model.mount_table import MountTable
 from fusewatchd.model.mounts import Device, Mount, MountNamespace, TargetKey
@@ -159,7 +160,7 @@ def cycle(
     snapshot = Snapshot(
         at,
         MountTable.of([replace(m, mount_id=100 + n) for n, m in enumerate(shown)]),
-        kubelet_root,
+        plain_directory(kubelet_root) if kubelet_root else NOT_FOUND,
         connections=connections,
         namespaces=namespaces,
         pods=pods,

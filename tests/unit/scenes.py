@@ -10,6 +10,7 @@ from fusewatchd.diagnose.exclusions import Switches
 from fusewatchd.drivers import drivers_for
 from fusewatchd.model.actions import ReplaceMount
 from fusewatchd.model.findings import Finding, Gap
+from fusewatchd.model.kubelet import plain_directory
 from fusewatchd.model.ledger import Ledger
 from fusewatchd.model.mount_table import MountTable
 from fusewatchd.model.mounts import Device, Mount, MountNamespace, NamespaceKind
@@ -152,7 +153,7 @@ class Scene:
         return Snapshot(
             self.now,
             MountTable.of(self.mounts),
-            ROOT,
+            plain_directory(ROOT),
             connections,
             self.servers,
             settle(self.namespaces, ListedPods(self.pods, self.listed_at), {}),

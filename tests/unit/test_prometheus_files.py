@@ -109,9 +109,8 @@ def test_labels_in_the_words_of_an_alert_are_those_of_its_series() -> None:
     for rule in rules():
         words = " ".join(rule.get("annotations", {}).values())
         for label in re.findall(r"\$labels\.(\w+)", words):
-            assert label in {*ADDED_BY_PROMETHEUS, "driver", "reason", "thread", "resource"}, rule[
-                "alert"
-            ]
+            known = {*ADDED_BY_PROMETHEUS, "driver", "reason", "thread", "resource", "source"}
+            assert label in known, rule["alert"]
 
 
 def test_the_dashboard_is_one_that_grafana_loads() -> None:

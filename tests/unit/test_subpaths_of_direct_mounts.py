@@ -161,7 +161,7 @@ def test_a_flexvolume_is_not_looked_for_where_csi_volumes_are() -> None:
     subpath = scene.mount(SUBPATH, root="/logs")
     template = TemplateSettings("podfs", flexvolume="lab/fuse", in_pod=True)
     drivers = drivers_for(DriverSettings(templates=(template,)))
-    path = parse_bind_path(ROOT, SUBPATH)
+    path = parse_bind_path(f"{ROOT}/pods", SUBPATH)
     assert path is not None
     found = sources.locate(path, subpath, scene.snapshot(), {}, drivers)
     assert (found.rule, found.candidates, found.refusal) == ("podfs", (), Reason.DIRECT_MOUNT)

@@ -8,6 +8,7 @@ import pytest
 
 from fusewatchd.config.settings import CleanupSettings
 from fusewatchd.model.actions import DetachOrphan
+from fusewatchd.model.kubelet import plain_directory
 from fusewatchd.model.ledger import Ledger
 from fusewatchd.model.mounts import Device
 from fusewatchd.model.pods import BindKind, Volume, VolumeData
@@ -215,7 +216,7 @@ def test_a_container_follows_what_its_pod_mounted_in_the_emptydir_again() -> Non
 
 DISK, OTHER_DISK = Device(8, 17), Device(8, 33)
 STAGED = VolumeData("some.csi.driver", "h")
-STAGING, _ = staging_paths(ROOT, STAGED, "pv")
+STAGING, _ = staging_paths(plain_directory(ROOT), STAGED, "pv")
 
 
 UNKNOWN = VolumeData("", "")

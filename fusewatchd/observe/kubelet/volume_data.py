@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fusewatchd.linux.syscalls import closing_fd
+from fusewatchd.model.kubelet import KubeletDirectory
 from fusewatchd.model.mounts import Mount
 from fusewatchd.model.pods import BindKind, BindPath, VolumeData
 from fusewatchd.parse.kubelet_paths import (
@@ -32,19 +33,19 @@ class _Place:
     bind: BindPath | None
 
     @staticmethod
-    def of(kubelet_root: str, mount_point: str) -> _Place:
+    def of(directory: KubeletDirectory, mount_point: str) -> _Place:
         return _Place(
-            directory_named_by_volume(kubelet_root, mount_point),
-            parse_bind_path(kubelet_root, mount_point),
+            directory_named_by_volume(directory, mount_point),
+            parse_bind_path(directory.pods, mount_point),
         )
 
 
 class VolumeDataReader:
     """The files of the volumes that are mounted; each is read once."""
 
-    def __init__(self, kubelet_root: str) -> None:
-        """Read nothing yet; without a root (empty) there is nothing to read."""
-        self._root = kubelet_root
+    def __init__(self, directory: KubeletDirectory) -> None:
+        """Read nothing yet; where none was found there is nothing to read."""
+        self._directory = directory
         self.published: dict[tuple[str, str], VolumeData] = {}
         """By (pod directory uid, volume)."""
         self.staged: dict[str, VolumeData] = {}
@@ -59,10 +60,10 @@ class VolumeDataReader:
         by_mount: dict[Mount, VolumeData] = {}
         paths: set[str] = set()
         places: dict[str, _Place] = {}
-        for mount in mounts if self._root else ():
+        for mount in mounts if self._directory.is_found else ():
             place = self._places.get(mount.mount_point)
             if place is None:
-                place = _Place.of(self._root, mount.mount_point)
+                place = _Place.of(self._directory, mount.mount_point)
             places[mount.mount_point] = place
             # A path alone may be another volume's by now: what is staged is known by its mount.
             if place.named_by_volume is not None:
@@ -76,7 +77,7 @@ class VolumeDataReader:
             key = (path.pod_uid, path.volume)
             if path.kind is BindKind.PUBLISH and key not in published:
                 found = self.published.get(key) or read_volume_data(
-                    publish_directory(self._root, path.pod_uid, path.volume)
+                    publish_directory(self._directory, path.pod_uid, path.volume)
                 )
                 if found is not None:
                     published[key] = found

@@ -113,6 +113,18 @@ class CgroupTrees:
             return CgroupOwner(found.pod_uid, found.container_id)
         return CgroupOwner(unit=unit_of_cgroup(process.cgroup()))
 
+    def is_in_no_container(self, cgroup: str) -> bool:
+        """True for a ``/proc/<pid>/cgroup`` that root's own tools alone can have brought about.
+
+        Every cgroup that is to be seen must be root's, with all above it, and claim no container.
+        """
+        places = [self._place(line) for line in cgroup_lines(cgroup)]
+        seen = [place for place in places if place is not None]
+        return bool(seen) and all(
+            claim_of(path) is None and self._is_roots(hierarchy.directory + path.rstrip("/"))
+            for hierarchy, path in seen
+        )
+
     def membership(self, read: Callable[[], str]) -> Membership:
         """Return the container that a process is in.
 

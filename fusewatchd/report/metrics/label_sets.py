@@ -47,6 +47,18 @@ RESULTS: tuple[tuple[OutcomeStatus, Reason], ...] = (
 )
 """What the executor and the planner are known to answer; others appear when they happen."""
 
+OTHER_GAP = "other"
+GAPS = (
+    "kubelet",
+    "fusectl",
+    "kubelet_root",
+    "other_pods",
+    "namespaces",
+    "probes",
+    OTHER_GAP,
+)
+"""What of a node may not be seen; the first two cost names or detail only."""
+
 SOURCE_ENDINGS = (
     OutcomeStatus.DETACHED,
     OutcomeStatus.SKIPPED,

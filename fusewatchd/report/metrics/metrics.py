@@ -18,6 +18,7 @@ from fusewatchd.model.quota import Resource
 from fusewatchd.report.metrics.binds import BindMetrics, DriverLabels, RecoveryMetrics
 from fusewatchd.report.metrics.dead_mounts import DeadMountMetrics
 from fusewatchd.report.metrics.exposition import Exposition, Page
+from fusewatchd.report.metrics.label_sets import GAPS, OTHER_GAP
 
 THREADS = ("condition", "events", "kubelet", "passwords", "state", "status", "web")
 _CODES = ("1xx", "2xx", "3xx", "4xx", "5xx", "error")
@@ -182,6 +183,13 @@ class CycleMetrics:
             "fusewatchd_mount_workers_short",
             "1 while mounts wait because no mount worker can be started.",
         )
+        self._gaps = series.gauge(
+            "fusewatchd_gaps",
+            "1 for what of the node cannot be seen at present.",
+            "source",
+        )
+        for source in GAPS:
+            self._gaps.labels(source)
         self._last = series.gauge(
             "fusewatchd_last_reconcile_timestamp_seconds",
             "When the last cycle ended, in seconds since the epoch.",
@@ -199,4 +207,7 @@ class CycleMetrics:
         refused = Counter(resource for _, resource in cycle.ledger.refused_owners)
         for resource in Resource:
             self._refused.labels(resource.value).set(refused[resource])
+        found = {gap.source if gap.source in GAPS else OTHER_GAP for gap in cycle.gaps}
+        for source in GAPS:
+            self._gaps.labels(source).set(source in found)
         self._last.set(self._clock())

@@ -9,6 +9,7 @@ from fusewatchd.diagnose import lineage, sources
 from fusewatchd.drivers import drivers_for
 from fusewatchd.model.actions import NewOwner
 from fusewatchd.model.findings import SourceAnswer, SourcePath
+from fusewatchd.model.kubelet import plain_directory
 from fusewatchd.model.ledger import Fact, Facts
 from fusewatchd.model.mount_table import MountTable
 from fusewatchd.model.mounts import Device, Mount
@@ -37,7 +38,7 @@ def learned(
     working: tuple[Device, ...] = (OLD,),
 ) -> dict[int, Fact]:
     table = MountTable.of((*mounts, bind))
-    return lineage.learn(facts or {}, table, frozenset({"fuse.lxcfs"}), "/k", working)
+    return lineage.learn(facts or {}, table, frozenset({"fuse.lxcfs"}), "/k/pods", working)
 
 
 def places(facts: Facts, bind: Mount = BIND) -> list[str]:
@@ -58,7 +59,7 @@ def snapshot(
     connections = {d: Connection(d, Answer.ANSWERED) for d in answered}
     data = {(PATH.pod_uid, PATH.volume): VolumeData("fuse.csi.fluid.io", PATH.volume)}
     table = MountTable.of(mounts)
-    return Snapshot(0.0, table, "/k", connections, pods=pods, volume_data=data)
+    return Snapshot(0.0, table, plain_directory("/k"), connections, pods=pods, volume_data=data)
 
 
 def test_a_healthy_bind_teaches_its_source() -> None:
@@ -116,13 +117,13 @@ LEFTOVER = mount(7, "/bind-of-it")
 
 
 def test_a_bind_that_is_left_over_knows_where_a_bind_seen_for_the_first_time_came_from() -> None:
-    facts = lineage.learn({}, MountTable.of([SOURCE, LEFTOVER]), (), "/k", [OLD])
+    facts = lineage.learn({}, MountTable.of([SOURCE, LEFTOVER]), (), "/k/pods", [OLD])
     assert places(learned(LEFTOVER, facts=facts)) == ["/source", "/bind-of-it"]
 
 
 def test_so_does_the_bind_of_another_pod() -> None:
     other = mount(6, TARGET.replace("50a9", "60a9"))
-    facts = lineage.learn({}, MountTable.of([SOURCE, other]), (), "/k", [OLD])
+    facts = lineage.learn({}, MountTable.of([SOURCE, other]), (), "/k/pods", [OLD])
     assert answered(learned(other, LEFTOVER, facts=facts)) == ["/source"]
     # ... but not when its number is another file system's by now.
     elsewhere = replace(other, device=OTHER)
@@ -132,7 +133,7 @@ def test_so_does_the_bind_of_another_pod() -> None:
 def test_a_mount_that_was_not_there_all_the_time_neither_tells_nor_is_told() -> None:
     """Its number can be another file system's in the same table."""
     other = mount(6, TARGET.replace("50a9", "60a9"))
-    facts = lineage.learn({}, MountTable.of([SOURCE, other]), (), "/k", [OLD])
+    facts = lineage.learn({}, MountTable.of([SOURCE, other]), (), "/k/pods", [OLD])
     fleeting = replace(other, unique_id=0)
     after = learned(fleeting, mount(30, "/another"), facts=facts, bind=mount(31, TARGET))
     assert answered(after, mount(31, TARGET)) == ["/another"]
@@ -146,14 +147,14 @@ def test_a_mount_that_was_not_there_all_the_time_neither_tells_nor_is_told() -> 
 def test_a_fact_from_a_hurried_look_is_made_whole() -> None:
     late = replace(BIND, unique_id=0)
     facts = learned(LEFTOVER, bind=late)
-    facts |= lineage.learn({}, MountTable.of([SOURCE, LEFTOVER]), (), "/k", [OLD])
+    facts |= lineage.learn({}, MountTable.of([SOURCE, LEFTOVER]), (), "/k/pods", [OLD])
     whole = learned(LEFTOVER, facts=facts)
     assert (answered(whole), whole[BIND.mount_id].unique_id) == (["/source"], BIND.unique_id)
 
 
 def test_what_is_mounted_later_than_a_bind_is_a_copy_and_knows_where_that_came_from() -> None:
     other = mount(6, TARGET.replace("50a9", "60a9"))
-    facts = lineage.learn({}, MountTable.of([SOURCE, other]), (), "/k", [OLD])
+    facts = lineage.learn({}, MountTable.of([SOURCE, other]), (), "/k/pods", [OLD])
     fresh = mount(30, "/another")
     facts = learned(other, facts=facts, bind=fresh)
     assert answered(facts, fresh) == ["/source"]
@@ -165,7 +166,7 @@ def test_what_is_mounted_later_than_a_bind_is_a_copy_and_knows_where_that_came_f
 def test_a_part_of_it_takes_over_only_places_that_show_that_part() -> None:
     other = mount(6, TARGET.replace("50a9", "60a9"), root="/a")
     facts = lineage.learn(
-        {}, MountTable.of([mount(5, "/source", root="/a"), other]), (), "/k", [OLD]
+        {}, MountTable.of([mount(5, "/source", root="/a"), other]), (), "/k/pods", [OLD]
     )
     assert places(learned(other, facts=facts, bind=replace(BIND, root="/b"))) == []
     part = replace(BIND, root="/a/b")
@@ -184,14 +185,14 @@ def ageless(facts: Facts) -> dict[int, Fact]:
 
 def test_what_is_remembered_without_ages_comes_before_what_is_only_seen_now() -> None:
     other = mount(6, TARGET.replace("50a9", "60a9"))
-    facts = ageless(lineage.learn({}, MountTable.of([SOURCE, other]), (), "/k", [OLD]))
+    facts = ageless(lineage.learn({}, MountTable.of([SOURCE, other]), (), "/k/pods", [OLD]))
     assert answered(learned(other, mount(3, "/z"), facts=facts)) == ["/source"]
 
 
 def test_two_places_that_nothing_tells_apart_are_both_possible() -> None:
     one, two = (mount(n, TARGET.replace("50a9", f"60a{n}")) for n in (8, 9))
-    facts = lineage.learn({}, MountTable.of([SOURCE, one]), (), "/k", [OLD])
-    facts |= lineage.learn({}, MountTable.of([LEFTOVER, two]), (), "/k", [OLD])
+    facts = lineage.learn({}, MountTable.of([SOURCE, one]), (), "/k/pods", [OLD])
+    facts |= lineage.learn({}, MountTable.of([LEFTOVER, two]), (), "/k/pods", [OLD])
     assert answered(learned(one, two, facts=facts)) == ["/source"]
     assert answered(learned(one, two, facts=ageless(facts))) == ["/source", "/bind-of-it"]
     tied = {BIND.mount_id: learned(one, two, facts=ageless(facts))[BIND.mount_id]}
@@ -241,9 +242,9 @@ def test_a_thousand_binds_with_as_many_copies_are_learned_in_one_pass() -> None:
     binds = [mount(1000 + n, TARGET.replace("50a9", f"{n:04x}")) for n in range(1000)]
     copies = [mount(3000 + n, f"/copy/{n}") for n in range(1000)]
     table = MountTable.of([SOURCE, *binds, *copies])
-    facts = lineage.learn({}, table, (), "/k", [OLD])
+    facts = lineage.learn({}, table, (), "/k/pods", [OLD])
     assert all(answered(facts, bind) == ["/source"] for bind in binds)
-    assert lineage.learn(facts, table, (), "/k", [OLD]) == facts
+    assert lineage.learn(facts, table, (), "/k/pods", [OLD]) == facts
 
 
 @pytest.mark.parametrize(
@@ -314,7 +315,7 @@ def test_a_copy_over_the_servers_own_mount_hides_no_source(
     other = mount(30, TARGET.replace("50a97417", "60a97417"), NEW)
     facts = learned(SOURCE)
     seen = snapshot(*at_source, other, BIND)
-    facts = lineage.learn(facts, seen.table, frozenset(), "/k", (NEW,))
+    facts = lineage.learn(facts, seen.table, frozenset(), "/k/pods", (NEW,))
     found = lineage.answer(facts, BIND)
     assert found is not None
     assert sources.resolve(found, BIND, seen, facts).refusal is expected

@@ -24,6 +24,7 @@ from fusewatchd.doctor.pod_checks import pod_findings
 from fusewatchd.doctor.quota_checks import quota_findings
 from fusewatchd.doctor.source_checks import SourceFacts, source_findings
 from fusewatchd.doctor.table import MAX_FINE_PODS, table
+from fusewatchd.model.kubelet import NOT_FOUND, plain_directory
 from fusewatchd.model.mount_table import parse_mount_table
 
 ROOT = b"21 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n"
@@ -37,7 +38,8 @@ NODE = NodeFacts(
     capabilities=sum(1 << bit for bit in CAPABILITIES.values()),
     own_namespace=7,
     host_namespace=7,
-    kubelet_root="/var/lib/kubelet",
+    kubelet=plain_directory("/var/lib/kubelet"),
+    pods_elsewhere="",
     table=parse_mount_table(ROOT),
     mount_max=100,
     max_table_entries=50_000,
@@ -99,7 +101,7 @@ def test_a_good_node_needs_nobody() -> None:
                 "a mount namespace of its own: no pod would see what is mounted there",
             ),
         ),
-        ({"kubelet_root": ""}, ("fail", "kubelet root", "no directory with pods was found")),
+        ({"kubelet": NOT_FOUND}, ("fail", "kubelet root", "no directory with pods was found")),
         (
             {"table": parse_mount_table(PRIVATE)},
             (

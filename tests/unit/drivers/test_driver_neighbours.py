@@ -12,6 +12,7 @@ from fusewatchd.drivers import drivers_for
 from fusewatchd.drivers.base import Driver
 from fusewatchd.drivers.host_service import service_of
 from fusewatchd.model.findings import SourceAnswer
+from fusewatchd.model.kubelet import plain_directory
 from fusewatchd.model.mount_table import MountTable
 from fusewatchd.model.mounts import Device, Mount
 from fusewatchd.model.pods import Pod, Volume, VolumeData
@@ -51,8 +52,10 @@ def answer(
     table = MountTable.of([bind, *(mount(20 + n, path) for n, path in enumerate(sources))])
     volumes = {(UID, "pv"): data}
     volumes |= {(OTHER_UID, name): other for name, other in (others or {}).items()}
-    seen = Snapshot(0.0, table, ROOT, volume_data=volumes, staging_data=staged or {})
-    path = parse_bind_path(ROOT, bind.mount_point)
+    seen = Snapshot(
+        0.0, table, plain_directory(ROOT), volume_data=volumes, staging_data=staged or {}
+    )
+    path = parse_bind_path(f"{ROOT}/pods", bind.mount_point)
     assert path is not None
     return locate(path, bind, seen, {}, drivers)
 
@@ -154,8 +157,8 @@ def test_the_names_of_other_kinds_of_volumes_are_no_datasets() -> None:
     dataset = "/runtime-mnt/thin/a/pv/thin-fuse"
     for kind in ("volumes/lab~fuse/a-pv", "volumes/kubernetes.io~local-volume/a-pv"):
         bind = mount(10, f"{ROOT}/pods/{UID}/{kind}", device=OLD)
-        seen = Snapshot(0.0, MountTable.of([bind, mount(20, dataset)]), ROOT)
-        path = parse_bind_path(ROOT, bind.mount_point)
+        seen = Snapshot(0.0, MountTable.of([bind, mount(20, dataset)]), plain_directory(ROOT))
+        path = parse_bind_path(f"{ROOT}/pods", bind.mount_point)
         assert path is not None
         assert locate(path, bind, seen, {}, drivers_for(DriverSettings())).rule == ""
 
@@ -248,7 +251,10 @@ def test_a_template_names_what_is_not_there_and_nothing_else_is_taken() -> None:
     )
     bind = mount(10, publish("pv"), device=OLD)
     table = MountTable.of([bind, mount(20, "/mnt/hh"), mount(21, "/mnt")])
-    assert resolve(found, bind, Snapshot(0.0, table, ROOT)).refusal is Reason.SOURCE_MISSING
+    assert (
+        resolve(found, bind, Snapshot(0.0, table, plain_directory(ROOT))).refusal
+        is Reason.SOURCE_MISSING
+    )
 
 
 # --------------------------------------------------- a hostPath with the PersistentVolume's name
@@ -282,10 +288,10 @@ def test_a_subpath_of_another_volume_of_this_name_is_not_the_csi_volumes(
     volumes = tuple(Volume("pv", kind) for kind in kinds or ())
     pod = Pod(UID, UID, "shop", "p", "Running", is_deleting=False, volumes=volumes)
     seen = Snapshot(
-        0.0, MountTable.of(mounts), ROOT, pods=None if kinds is None else {UID: pod},
+        0.0, MountTable.of(mounts), plain_directory(ROOT), pods=None if kinds is None else {UID: pod},
         volume_data={(UID, "pv"): VolumeData(driver, "h")},
     )  # fmt: skip
-    path = parse_bind_path(ROOT, SUBPATH)
+    path = parse_bind_path(f"{ROOT}/pods", SUBPATH)
     assert path is not None
     drivers = drivers_for(DriverSettings(templates=(template,)))
     assert bool(locate(path, mounts[0], seen, {}, drivers).candidates) is is_its

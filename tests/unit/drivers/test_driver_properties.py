@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from fusewatchd.config.settings import settings_from
 from fusewatchd.diagnose import sources
 from fusewatchd.drivers import drivers_for
+from fusewatchd.model.kubelet import plain_directory
 from fusewatchd.model.mount_table import MountTable
 from fusewatchd.model.mounts import Device, Mount
 from fusewatchd.model.pods import Pod, VolumeData
@@ -165,7 +166,7 @@ def node(volumes: list[Volume]) -> Snapshot:
         for device in devices
     }
     return Snapshot(
-        0.0, MountTable.of(mounts), ROOT, connections, pods=pods, volume_data=data,
+        0.0, MountTable.of(mounts), plain_directory(ROOT), connections, pods=pods, volume_data=data,
         staging_data=staged,
     )  # fmt: skip
 
@@ -176,7 +177,7 @@ def test_a_bind_gets_its_own_source_or_none(volumes: list[Volume]) -> None:
     snapshot = node(volumes)
     for number, volume in enumerate(volumes):
         (bind,) = snapshot.table.on_device(old(number))
-        path = parse_bind_path(ROOT, bind.mount_point)
+        path = parse_bind_path(f"{ROOT}/pods", bind.mount_point)
         assert path is not None
         answer = sources.locate(path, bind, snapshot, {}, DRIVERS)
         found = sources.resolve(answer, bind, snapshot)
@@ -191,7 +192,7 @@ def test_what_a_driver_names_is_in_the_table_or_refused(volumes: list[Volume]) -
     snapshot = node(volumes)
     for number in range(len(volumes)):
         (bind,) = snapshot.table.on_device(old(number))
-        path = parse_bind_path(ROOT, bind.mount_point)
+        path = parse_bind_path(f"{ROOT}/pods", bind.mount_point)
         assert path is not None
         for driver in DRIVERS:
             answer = driver.locate(path, bind, snapshot)

@@ -10,6 +10,7 @@ from fusewatchd.diagnose.diagnosis import Knowledge
 from fusewatchd.model.actions import Action, DetachOrphan, Expect, Outcome, OutcomeStatus
 from fusewatchd.model.cycle import CycleReport, Trigger
 from fusewatchd.model.findings import Gap
+from fusewatchd.model.kubelet import plain_directory
 from fusewatchd.model.ledger import TargetState
 from fusewatchd.model.mount_table import MountTable
 from fusewatchd.model.mounts import Device, TargetKey
@@ -37,7 +38,7 @@ class Node:
     """Every cycle of this node hears that one more layer was detached."""
 
     def observe(self, now: float) -> Snapshot:
-        return Snapshot(now, MountTable.of([]), "/var/lib/kubelet")
+        return Snapshot(now, MountTable.of([]), plain_directory("/var/lib/kubelet"))
 
     def take_outcomes(self, outcomes: Sequence[Outcome], now: float) -> None: ...
 

@@ -38,6 +38,7 @@ NAMES = {
     "fusewatchd_foreign_stale_mounts": "gauge",
     "fusewatchd_flapping_sources": "gauge",
     "fusewatchd_refused_owners": "gauge",
+    "fusewatchd_gaps": "gauge",
     "fusewatchd_server_ends_total": "counter",
     "fusewatchd_dead_layers": "gauge",
     "fusewatchd_dead_mount_holders": "gauge",
@@ -88,6 +89,21 @@ def test_sources_that_come_and_go_are_counted() -> None:
     assert value(metrics, "fusewatchd_flapping_sources") == 2
     metrics.report(outage()[0])
     assert value(metrics, "fusewatchd_flapping_sources") == 0
+
+
+def test_what_cannot_be_seen_starts_at_zero_and_ends() -> None:
+    metrics = made()
+    seen = outage()[0]
+    assert value(metrics, "fusewatchd_gaps", source="other_pods") == 0
+    metrics.report(
+        replace(
+            seen, snapshot=replace(seen.snapshot, gaps=(Gap("other_pods", "x"), Gap("new", "y")))
+        )
+    )
+    for source in ("other_pods", "other"):
+        assert value(metrics, "fusewatchd_gaps", source=source) == 1
+    metrics.report(seen)
+    assert value(metrics, "fusewatchd_gaps", source="other_pods") == 0
 
 
 @pytest.mark.parametrize("reason", ["budget", "source_flapping", "table_full"])
