@@ -116,7 +116,7 @@ OF_POD = Limits(
     namespaces_of_container=4,
     namespaces=16,
     descriptors=4_096,
-    questions=16,
+    questions=64,
     stuck_workers=2,
 )
 OF_FOREIGN = Limits(
@@ -164,6 +164,11 @@ def binds_of_container(mounts_in_spec: int) -> int:
 def binds_of_pod(mounts_in_spec: int) -> int:
     """Return how many binds of all containers of a pod count as ours."""
     return max(LEAST_BINDS_OF_POD, SPARE * mounts_in_spec)
+
+
+def questions_of(owner: Owner, mounts_in_spec: int) -> int:
+    """Return how many connections are asked for an owner beside those that the host needs."""
+    return max(limits_of(owner).questions, SPARE * mounts_in_spec)
 
 
 # ------------------------------------------------------------------------- refused

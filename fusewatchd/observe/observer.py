@@ -18,7 +18,7 @@ from fusewatchd.model.mount_table import MountTable
 from fusewatchd.model.mounts import Device, Mount, TargetKey
 from fusewatchd.model.servers import Connection
 from fusewatchd.model.snapshot import Snapshot
-from fusewatchd.observe.connections.places import Places
+from fusewatchd.observe.connections.places import Asked, Places
 from fusewatchd.observe.connections.probe import RootAnswer
 from fusewatchd.observe.connections.probe_pool import ProbePool
 from fusewatchd.observe.connections.tracker import Connections
@@ -30,6 +30,7 @@ from fusewatchd.observe.mounts.table_reader import MountTableSource
 from fusewatchd.observe.namespaces.scanner import ScanResult
 from fusewatchd.observe.namespaces.watch import NamespaceWatch
 from fusewatchd.observe.servers.exit_record import ExitRecord
+from fusewatchd.parse.kubelet_paths import pods_prefix
 
 AUDIT_SECONDS = 30.0
 AUDIT_REST_FACTOR = 2000
@@ -229,6 +230,7 @@ class Observer:
             gaps=self._gaps(connections.values(), now),
             anonymous_servers=self.namespaces.anonymous_servers,
             tables=self.namespaces.tables,
+            refused_owners=self._places.refused_owners if self._places is not None else (),
         )
 
     def _note_held(self, connections: Mapping[Device, Connection], now: float) -> None:
@@ -255,7 +257,12 @@ class Observer:
 
     def _take_table(self, table: MountTable, now: float) -> None:
         self._table = table
-        self._places = Places(table, self.namespaces.all, self.ignored_fs_types)
+        asked = Asked(
+            self.ignored_fs_types,
+            pods_prefix(self._root) if self._root else "",
+            self.pods.known or {},
+        )
+        self._places = Places(table, self.namespaces.all, asked, self.namespaces.tables)
         shown = self._places.shown()
         for device in self.connections.set_shown(shown):
             self._probes.forget(device)

@@ -7,12 +7,29 @@ automount, which never expires while somebody walks through it (``last_used`` in
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from fusewatchd.model.mount_table import MountTable
 from fusewatchd.model.mounts import DELETED, Device, Mount, MountNamespace
-from fusewatchd.observe.connections.questions import Question, Shown, Way, credentials_of
+from fusewatchd.model.namespace_tables import NamespaceTables
+from fusewatchd.model.pods import Pod
+from fusewatchd.model.quota import (
+    FOREIGN,
+    Collected,
+    Owner,
+    RefusedOwner,
+    Resource,
+    owner_of,
+    questions_of,
+)
+from fusewatchd.observe.connections.questions import (
+    Question,
+    Shown,
+    Way,
+    credentials_of,
+    is_roots,
+)
 
 _NETWORK = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "virtiofs", "lustre", "afs", "gpfs", "beegfs"}
@@ -29,26 +46,78 @@ class _Mounts:
     inside: list[tuple[MountNamespace, Mount]] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What decides which devices are asked at all."""
+
+    ignored: Collection[str] = ()
+    """File system types."""
+    pods_prefix: str = ""
+    """What is mounted below is a pod's volume; empty: nothing is known to be one."""
+    pods: Mapping[str, Pod] = field(default_factory=dict)
+    """By uid."""
+
+
 class Places:
-    """The mounts of every FUSE device, and which of them is the best one to ask at."""
+    """The mounts of every FUSE device that is asked, and which of them is the best one for it.
+
+    Asked are those that root mounted on the host or that a volume shows there.  Of what users
+    mounted, and of what is mounted in other namespaces alone, each owner has so many.
+    """
 
     def __init__(
-        self, host: MountTable, namespaces: Iterable[MountNamespace], ignored: Collection[str]
+        self,
+        host: MountTable,
+        namespaces: Iterable[MountNamespace],
+        asked: Asked,
+        tables: NamespaceTables,
     ) -> None:
-        """Take the host's table and what others have; ``ignored`` are file system types."""
+        """Take the host's table and what others have; ``tables`` has the index of those."""
         self._roads = _Roads(host)
+        self._tables = tables
         self._roads_in: dict[int, _Roads] = {}
         """By the inode of the namespace, made for those that somebody asks about."""
         self._mounts: dict[Device, _Mounts] = {}
+        self._asked = asked
+        self._quota = _Quota(asked.pods)
         for mount in host.fuse_mounts():
-            if mount.fs_type not in ignored:
+            if mount.fs_type not in asked.ignored:
                 self._of(mount.device).on_host.append(mount)
-        for namespace in namespaces:
-            if not namespace.pid:
+        self._leave_out_users()
+        # What a container was made with comes before what its processes made.
+        for namespace in sorted(namespaces, key=lambda namespace: not namespace.is_own):
+            if namespace.pid:
+                self._add_inside(namespace)
+
+    @property
+    def refused_owners(self) -> tuple[RefusedOwner, ...]:
+        """Whose devices are not all asked."""
+        return self._quota.refused()
+
+    def _leave_out_users(self) -> None:
+        for device, mounts in tuple(self._mounts.items()):
+            if any(self._is_needed(mount) for mount in mounts.on_host):
                 continue
-            for mount in namespace.mounts:
-                if mount.is_fuse and mount.fs_type not in ignored:
-                    self._of(mount.device).inside.append((namespace, mount))
+            example = f"device {device} at {mounts.on_host[0].mount_point}"
+            if not self._quota.admits(FOREIGN, device, example):
+                del self._mounts[device]
+
+    def _is_needed(self, mount: Mount) -> bool:
+        prefix = self._asked.pods_prefix
+        return is_roots(mount) or (bool(prefix) and mount.mount_point.startswith(prefix))
+
+    def _add_inside(self, namespace: MountNamespace) -> None:
+        owner = owner_of(namespace)
+        for mount in namespace.mounts:
+            if not mount.is_fuse or mount.fs_type in self._asked.ignored:
+                continue
+            known = self._mounts.get(mount.device)
+            if known is None:
+                example = f"device {mount.device} in the mount namespace of pid {namespace.pid}"
+                if not self._quota.admits(owner, mount.device, example):
+                    continue
+                known = self._of(mount.device)
+            known.inside.append((namespace, mount))
 
     def _of(self, device: Device) -> _Mounts:
         mounts = self._mounts.get(device)
@@ -91,8 +160,39 @@ class Places:
     def _roads_inside(self, namespace: MountNamespace) -> _Roads:
         roads = self._roads_in.get(namespace.inode)
         if roads is None:
-            roads = self._roads_in[namespace.inode] = _Roads(MountTable.of(namespace.mounts))
+            roads = self._roads_in[namespace.inode] = _Roads(self._tables.of(namespace))
         return roads
+
+
+class _Quota:
+    """Counts the devices that are asked because of each owner."""
+
+    def __init__(self, pods: Mapping[str, Pod]) -> None:
+        self._pods = pods
+        self._asked: dict[Owner, int] = {}
+        self._beyond: dict[Owner, set[Device]] = {}
+        self._examples: dict[Owner, str] = {}
+
+    def admits(self, owner: Owner, device: Device, example: str) -> bool:
+        count = self._asked.get(owner, 0)
+        if count < self._limit(owner):
+            self._asked[owner] = count + 1
+            return True
+        self._beyond.setdefault(owner, set()).add(device)
+        self._examples.setdefault(owner, example)
+        return False
+
+    def _limit(self, owner: Owner) -> int:
+        pod = self._pods.get(owner.uid)
+        return questions_of(owner, len(pod.volume_mounts) if pod is not None else 0)
+
+    def refused(self) -> tuple[RefusedOwner, ...]:
+        found = Collected()
+        for owner, devices in self._beyond.items():
+            limit, example = self._limit(owner), self._examples[owner]
+            wanted = limit + len(devices)
+            found.add(RefusedOwner(owner, Resource.QUESTIONS, limit, wanted, example))
+        return found.all()
 
 
 def _ids(mounts: Iterable[Mount]) -> frozenset[int]:

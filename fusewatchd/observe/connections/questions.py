@@ -88,6 +88,17 @@ def credentials_of(mount: Mount) -> tuple[int | None, int | None]:
     return _credentials(mount.super_options) if mount.is_fuse else (None, None)
 
 
+def is_roots(mount: Mount) -> bool:
+    """True for what root mounted; fusermount3 of a user adds his ``user_id``, whatever he wants."""
+    return _user_id(mount.super_options) in ("", "0")
+
+
+@lru_cache(maxsize=256)
+def _user_id(super_options: str) -> str:
+    options = dict(option.partition("=")[::2] for option in super_options.split(","))
+    return options.get("user_id", "")
+
+
 @lru_cache(maxsize=256)
 def _credentials(super_options: str) -> tuple[int | None, int | None]:
     options = dict(option.partition("=")[::2] for option in super_options.split(","))

@@ -8,10 +8,15 @@ from hypothesis import strategies as st
 
 from fusewatchd.model.mount_table import MountTable
 from fusewatchd.model.mounts import Device, Mount, MountNamespace, NamespaceKind
-from fusewatchd.observe.connections.places import Places
+from fusewatchd.model.namespace_tables import NamespaceTables
+from fusewatchd.model.pods import Pod, VolumeMount
+from fusewatchd.model.quota import FOREIGN, Owner, Resource
+from fusewatchd.model.quota import pod as pod_owner
+from fusewatchd.observe.connections.places import Asked, Places
 from fusewatchd.observe.connections.questions import Question, Way
 
 D = Device(0, 40)
+ALL = Asked()
 ROOT = (1, 0, "/", "ext4")
 TARGET = "/var/lib/kubelet/pods/p/volumes/v/mount"
 Row = tuple[int, int, str, str] | tuple[int, int, str, str, str]
@@ -38,7 +43,13 @@ def namespace(*rows: Row, pid: int = 7) -> MountNamespace:
 def best(
     *rows: Row, inside: Collection[MountNamespace] = (), ignored: Collection[str] = ()
 ) -> Question:
-    return Places(MountTable.of(mounts(ROOT, *rows)), inside, ignored).shown()[D].question
+    return places_of(mounts(ROOT, *rows), inside, Asked(ignored)).shown()[D].question
+
+
+def places_of(
+    made: Collection[Mount], inside: Collection[MountNamespace] = (), asked: Asked = ALL
+) -> Places:
+    return Places(MountTable.of(made), inside, asked, NamespaceTables())
 
 
 SOURCE = (10, 1, "/mnt/disk/source", "fuse")
@@ -123,8 +134,7 @@ def test_behind_an_automount_it_rests_until_that_had_time_to_expire(
 
 def test_other_places_are_named_until_there_is_none() -> None:
     inside = [namespace((1, 0, "/", "overlay"), (2, 1, "/data", "fuse"))]
-    table = MountTable.of(mounts(ROOT, SOURCE, BIND))
-    places, tried = Places(table, inside, ()), list[Question]()
+    places, tried = places_of(mounts(ROOT, SOURCE, BIND), inside), list[Question]()
     while question := places.other_than(tried, D):
         tried.append(question)
     assert [(q.path, q.pid) for q in tried] == [(SOURCE[2], 0), (TARGET, 0), ("/data", 7)]
@@ -132,14 +142,78 @@ def test_other_places_are_named_until_there_is_none() -> None:
 
 def test_ids_are_of_all_that_show_it_and_ignored_types_are_not_asked() -> None:
     inside = [namespace((1, 0, "/", "overlay"), (2, 1, "/data", "fuse"))]
-    places = Places(
-        MountTable.of(mounts(ROOT, SOURCE, BIND, (12, 1, "/o", "fuse.other"))),
-        inside,
-        ("fuse.other",),
-    )
+    made = mounts(ROOT, SOURCE, BIND, (12, 1, "/o", "fuse.other"))
+    places = places_of(made, inside, Asked(("fuse.other",)))
     shown = places.shown()
     assert list(shown) == [D]
     assert (shown[D].on_host, shown[D].elsewhere) == (frozenset({10, 11}), frozenset({2}))
+
+
+# ------------------------------------------------------------------- how many are asked
+
+USERS = "rw,user_id=1000,group_id=1000,allow_other"
+
+
+def of_users(count: int, point: str = "/home/u") -> tuple[Mount, ...]:
+    rows = [(1000 + n, 1, f"{point}/{n}", "fuse.other", USERS) for n in range(count)]
+    return mounts(*rows)
+
+
+def in_pod(uid: str, first: int, count: int, *, is_own: bool = True) -> MountNamespace:
+    rows = [(first + n, 1, f"/m/{n}", "fuse.other") for n in range(count)]
+    kind = NamespaceKind.CONTAINER if uid else NamespaceKind.FOREIGN
+    return MountNamespace(first, first, 1, kind, uid, uid, mounts(*rows), is_own=is_own)
+
+
+def refused(places: Places) -> dict[Owner, tuple[Resource, float, float]]:
+    return {one.owner: (one.resource, one.limit, one.wanted) for one in places.refused_owners}
+
+
+def test_of_what_users_mounted_a_sample_is_asked_and_all_that_root_mounted() -> None:
+    roots = mounts(*[(n, 1, f"/srv/{n}", "fuse.other", "rw,user_id=0") for n in range(20, 300)])
+    places = places_of([*mounts(ROOT, SOURCE), *of_users(5000), *roots])
+    shown = places.shown()
+    assert {m.device for m in (*mounts(SOURCE), *roots)} <= shown.keys()
+    assert len(shown) == 1 + 280 + 64
+    assert refused(places) == {FOREIGN: (Resource.QUESTIONS, 64, 5000)}
+    assert "/home/u/64" in places.refused_owners[0].example
+
+
+def test_a_volume_is_asked_whoever_mounted_it() -> None:
+    bind = mounts((9999, 1, TARGET, "fuse.other", USERS))
+    asked = Asked(pods_prefix="/var/lib/kubelet/pods/")
+    shown = places_of([*mounts(ROOT), *of_users(200), *bind], (), asked).shown()
+    assert bind[0].device in shown
+
+
+def test_foreign_namespaces_and_users_of_the_host_share_one_sample() -> None:
+    places = places_of([*mounts(ROOT), *of_users(60)], [in_pod("", 5000, 3000)])
+    assert len(places.shown()) == 64
+    assert refused(places) == {FOREIGN: (Resource.QUESTIONS, 64, 3060)}
+
+
+def test_each_pod_has_a_quota_of_devices_that_the_host_does_not_show() -> None:
+    crowd, other = in_pod("uid-a", 5000, 3000), in_pod("uid-b", 20_000, 3)
+    on_host = mounts(ROOT, *[(n, 1, f"/srv/{n}", "fuse.other") for n in range(5000, 5100)])
+    places = places_of(on_host, [crowd, other])
+    shown = places.shown()
+    assert {mount.device for mount in other.mounts} <= shown.keys()
+    assert len(shown) == 100 + 64 + 3
+    assert refused(places) == {pod_owner("uid-a"): (Resource.QUESTIONS, 64, 2900)}
+    assert len(shown[Device(8, 5000)].elsewhere) == 1
+
+
+def test_a_containers_own_mounts_come_before_those_that_a_process_made() -> None:
+    own = in_pod("uid-a", 20_000, 5)
+    places = places_of(mounts(ROOT), [in_pod("uid-a", 5000, 3000, is_own=False), own])
+    assert {mount.device for mount in own.mounts} <= places.shown().keys()
+
+
+def test_a_spec_that_needs_more_gets_more() -> None:
+    entries = tuple(VolumeMount("app", str(n), f"/m/{n}", False, "None") for n in range(100))
+    pods = {"uid-a": Pod("uid-a", "uid-a", "n", "p", "Running", False, volume_mounts=entries)}
+    places = places_of(mounts(ROOT), [in_pod("uid-a", 5000, 3000)], Asked(pods=pods))
+    assert len(places.shown()) == 200
 
 
 # --------------------------------------------------------------------- any table at all
@@ -174,7 +248,7 @@ def walked(made: list[Mount], path: str) -> list[Mount]:
 def test_the_way_is_what_a_walk_finds(made: list[Mount]) -> None:
     if not any(mount.device == D for mount in made):
         return
-    places = Places(MountTable.of(made), (), ())
+    places = places_of(made)
     question = places.shown()[D].question
     ways = []
     for mount in made:
