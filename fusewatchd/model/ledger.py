@@ -166,12 +166,21 @@ class SourceLife:
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
-    """What is left of the replacements that the node may have."""
+class Spent:
+    """What is left of the replacements that the node, or one pod, may have."""
 
     bucket: Bucket = field(default_factory=Bucket)
     resumes_at: float = 0.0
     """After it was spent: nothing is replaced before this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """The replacements of mounts that the node had, and those of each pod."""
+
+    node: Spent = field(default_factory=Spent)
+    pods: Mapping[str, Spent] = field(default_factory=dict)
+    """Those that have not got back all that they spent."""
 
 
 @dataclass(frozen=True, slots=True)

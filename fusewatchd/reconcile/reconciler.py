@@ -24,7 +24,7 @@ from fusewatchd.model.quota import RefusedOwner
 from fusewatchd.model.server_actions import CommandEnd, RunCommand
 from fusewatchd.model.snapshot import Snapshot
 from fusewatchd.plan.back_off import BackOff
-from fusewatchd.plan.budget import ration
+from fusewatchd.plan.budget import over_their_share, ration
 from fusewatchd.plan.flapping import FlapRule, follow_sources, hold_back, pauses
 from fusewatchd.plan.planner import Policy, plan
 from fusewatchd.plan.server_recovery import ServerPolicy, ServerStep, recover_servers, split
@@ -142,7 +142,8 @@ class Reconciler:
         self._executor.submit((*done.plan.actions, *done.report.detaches), started)
         self._commands.submit(done.report.commands, started)
         told = tuple(o for o in ended.of_binds if not isinstance(o.action, DropLayers))
-        refused = (*snapshot.refused_owners, *diagnosis.refused_owners)
+        spent = over_their_share(done.ledger.budget, self.policies.budget, started)
+        refused = (*snapshot.refused_owners, *diagnosis.refused_owners, *spent)
         changes, step = self._remember(done, diagnosis.findings, told, snapshot, refused)
         self._number += 1
         return CycleReport(

@@ -78,7 +78,9 @@ def finding(
 def replace_action(of: Bind, new: Device = NEW) -> ReplaceMount:
     assert of.mount is not None
     expect = Expect(of.key.mount_point, of.mount.device, of.mount.mount_id)
-    return ReplaceMount(of.key, expect, Expect(SOURCE, new, 7), Propagation.OWN_GROUP)
+    return ReplaceMount(
+        of.key, expect, Expect(SOURCE, new, 7), Propagation.OWN_GROUP, pod_uid=of.path.pod_uid
+    )
 
 
 def outcome(

@@ -16,10 +16,17 @@ from fusewatchd.model.mounts import Device, Mount, TargetKey
 from fusewatchd.model.outages import Phase
 from fusewatchd.model.plan import Plan
 from fusewatchd.model.pods import BindKind, BindPath
+from fusewatchd.model.quota import RefusedOwner, Resource, pod
 from fusewatchd.model.servers import Answer
 from fusewatchd.model.verdicts import Reason, Verdict
 from fusewatchd.plan.back_off import BackOff
-from fusewatchd.plan.budget import DEFAULT, ration
+from fusewatchd.plan.budget import (
+    DEFAULT,
+    LEAST_BURST_OF_POD,
+    over_their_share,
+    ration,
+    share_of_pod,
+)
 from fusewatchd.plan.flapping import FlapRule, follow_sources, hold_back, pauses
 from fusewatchd.plan.planner import plan
 from fusewatchd.rate_limit import Bucket, Rate
@@ -189,7 +196,96 @@ def test_a_container_is_not_served_before_its_bind_on_the_host() -> None:
     keys = [action.key for action in todo.actions]
     assert len(keys) == 5
     assert [one for one in inside if one.bind.key in keys and one.bind.origin not in keys] == []
-    assert [key for key in keys if key.is_host] == keys[:3]
+    assert [key for key in keys if key.is_host] == keys[:4]
+
+
+def crowd(uid: str, count: int) -> list[Finding]:
+    """So many containers' mounts of one bind of one pod."""
+    host = stale("a", 0)
+    path = replace(host.bind.path, pod_uid=uid)
+    host = replace(host, bind=replace(host.bind, key=TargetKey(0, f"/pods/{uid}"), path=path))
+    inside = replace(path, kind=BindKind.CONTAINER, container="app")
+    return [
+        replace(
+            host,
+            bind=replace(
+                host.bind,
+                key=TargetKey(4_000_000 + n, f"/{uid}"),
+                path=inside,
+                origin=host.bind.key,
+            ),
+        )
+        for n in range(count)
+    ]
+
+
+def pods_of(todo: Plan) -> Counter[str]:
+    return Counter(action.pod_uid for action in todo.actions if isinstance(action, ReplaceMount))
+
+
+def test_pods_have_one_replacement_each_in_turn() -> None:
+    findings = [*crowd("big", 12_000), *crowd("a", 20), *crowd("b", 3)]
+    todo, _ = ration(wanted(findings), findings, Ledger(), Rate(1.0, 40.0), 50.0)
+    assert pods_of(todo) == {"big": 18, "a": 19, "b": 3} or pods_of(todo) == {
+        "big": 19, "a": 18, "b": 3,
+    }  # fmt: skip
+
+
+@given(
+    RATES.filter(lambda rate: rate.burst >= 2),
+    st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 60), min_size=2),
+)
+def test_no_pod_has_much_more_than_another_that_wants_as_much(
+    rate: Rate, counts: dict[str, int]
+) -> None:
+    findings = [one for uid, count in counts.items() for one in crowd(uid, count)]
+    todo, _ = ration(wanted(findings), findings, Ledger(), rate, 50.0)
+    had = pods_of(todo)
+    assert had.total() == min(int(rate.burst), len(findings))
+    for uid, count in counts.items():
+        assert had[uid] == count or had[uid] >= max(had.values()) - 1
+
+
+def test_one_pod_never_spends_what_the_others_need() -> None:
+    ledger, now = Ledger(), 50.0
+    greedy = crowd("greedy", 2_000)
+    spent = 0
+    for _ in range(20):
+        todo, ledger = ration(wanted(greedy), greedy, ledger, DEFAULT, now)
+        ledger, spent = tried(ledger, todo, now), spent + len(todo.actions)
+        assert {r.reason for r in todo.refused} == {Reason.QUOTA}
+        assert over_their_share(ledger.budget, DEFAULT, now) == (
+            RefusedOwner(pod("greedy"), Resource.BUDGET, share_of_pod(DEFAULT).burst),
+        )
+        now += 3.0
+    share = share_of_pod(DEFAULT)
+    assert spent <= share.burst + share.per_second * 60 + 1
+    others = [one for number in range(1000) for one in crowd(f"pod{number}", 3)]
+    findings = [*greedy, *others]
+    todo, ledger = ration(wanted(findings), findings, ledger, DEFAULT, now)
+    had = pods_of(todo)
+    assert sum(count for uid, count in had.items() if uid != "greedy") == len(others)
+    # Once it has been quiet for long enough there is no trace of it.
+    _, ledger = ration(wanted(others), others, ledger, DEFAULT, now + 1000.0)
+    assert "greedy" not in ledger.budget.pods
+    assert over_their_share(ledger.budget, DEFAULT, now + 1000.0) == ()
+
+
+@settings(max_examples=10, deadline=None)
+@given(RATES, st.integers(1, 60))
+def test_a_pod_that_has_spent_its_share_has_its_turn_when_it_is_due(rate: Rate, count: int) -> None:
+    rate = Rate(rate.per_second, rate.burst + LEAST_BURST_OF_POD)
+    ledger, now, left = Ledger(), 50.0, crowd("a", int(share_of_pod(rate).burst) + count)
+    rounds = 0
+    while left:
+        todo, ledger = ration(wanted(left), left, ledger, rate, now)
+        done = {action.key for action in todo.actions}
+        left = [one for one in left if one.bind.key not in done]
+        assert all(r.retry_at is not None and r.retry_at > now for r in todo.refused)
+        assert done
+        now = next_retry(ledger, todo) or now
+        rounds += 1
+    assert rounds <= count + 1
 
 
 def test_the_default_lets_the_worst_crash_through_at_once_and_again() -> None:
