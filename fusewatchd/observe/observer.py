@@ -30,7 +30,6 @@ from fusewatchd.observe.mounts.table_reader import MountTableSource
 from fusewatchd.observe.namespaces.scanner import ScanResult
 from fusewatchd.observe.namespaces.watch import NamespaceWatch
 from fusewatchd.observe.servers.exit_record import ExitRecord
-from fusewatchd.parse.kubelet_paths import pods_prefix
 
 AUDIT_SECONDS = 30.0
 AUDIT_REST_FACTOR = 2000
@@ -259,7 +258,7 @@ class Observer:
         self._table = table
         asked = Asked(
             self.ignored_fs_types,
-            pods_prefix(self._root) if self._root else "",
+            f"{self._kubelet.pods}/" if self._kubelet.is_found else "",
             self.pods.known or {},
         )
         self._places = Places(table, self.namespaces.all, asked, self.namespaces.tables)
