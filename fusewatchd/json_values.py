@@ -18,20 +18,35 @@ from fusewatchd.errors import ParseError
 
 T = TypeVar("T")
 
+_PLAIN = frozenset({str, int, bool, float, type(None)})
+"""Types that JSON has itself."""
+
 
 def encode(value: object) -> Any:
     """Return ``value`` as dicts, lists and scalars."""
-    names = _field_names(type(value))  # type: ignore[arg-type]  # types are hashable
-    if names is not None:
-        return {name: encode(getattr(value, name)) for name in names}
-    if isinstance(value, (tuple, list)):
-        return [encode(item) for item in value]
-    return value.value if isinstance(value, Enum) else value
+    kind = type(value)
+    return value if kind in _PLAIN else _encoder(kind)(value)  # type: ignore[arg-type]
 
 
 @cache
-def _field_names(kind: type) -> tuple[str, ...] | None:
-    return tuple(f.name for f in fields(kind)) if is_dataclass(kind) else None
+def _encoder(kind: type) -> Callable[[Any], Any]:
+    """Return what turns a value of this type into JSON; made once, since actions are many."""
+    if issubclass(kind, Enum):
+        return lambda value: value.value
+    if issubclass(kind, (tuple, list)):
+        return lambda value: [encode(item) for item in value]
+    if not is_dataclass(kind):
+        return lambda value: value
+    names = tuple(field.name for field in fields(kind))
+
+    def encode_fields(value: object) -> dict[str, Any]:
+        parts = {name: getattr(value, name) for name in names}
+        for name, part in parts.items():
+            if type(part) not in _PLAIN:
+                parts[name] = encode(part)
+        return parts
+
+    return encode_fields
 
 
 def decode(kind: type[T], value: object) -> T:
@@ -62,7 +77,7 @@ def _decoder(kind: Any) -> Callable[[Any], Any]:
     if isinstance(kind, type) and is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         parts = [(f.name, _decoder(hints[f.name])) for f in fields(kind)]
-        return lambda value: kind(**{name: part(value[name]) for name, part in parts})
+        return lambda value: kind(*[part(value[name]) for name, part in parts])
     return _scalar(kind)
 
 
@@ -80,6 +95,8 @@ def _scalar(kind: type) -> Callable[[Any], Any]:
     accepted = (int, float) if kind is float else kind
 
     def check(value: object) -> object:
+        if type(value) is kind:
+            return value
         if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
             raise TypeError(f"{kind.__name__} expected, not {type(value).__name__}")
         return value
