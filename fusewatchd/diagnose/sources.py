@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from types import MappingProxyType
 
 from fusewatchd.diagnose import lineage
@@ -212,6 +213,12 @@ def compare(old: Mount, new: Mount, *, is_kept_read_only: bool = False) -> tuple
     EROFS from a perfectly live mount, and its owner should not have to search.  One that could
     not write before, and can now, may destroy what it was kept from.
     """
+    return _compared(old.super_options, new.super_options, is_kept_read_only=is_kept_read_only)
+
+
+@lru_cache(maxsize=64)
+def _compared(old: str, new: str, *, is_kept_read_only: bool) -> tuple[str, str]:
+    """Compare; all binds of one source have the same answer."""
     before, after = _options(old), _options(new)
     if is_kept_read_only and "rw" not in before:
         after.pop("rw", None)
@@ -244,6 +251,6 @@ def type_change(old: Mount, new: Mount) -> str:
     return "" if old.fs_type == new.fs_type else f"{old.fs_type} -> {new.fs_type}"
 
 
-def _options(mount: Mount) -> dict[str, str]:
-    pairs = (option.partition("=") for option in mount.super_options.split(","))
+def _options(text: str) -> dict[str, str]:
+    pairs = (option.partition("=") for option in text.split(","))
     return {name: value for name, _, value in pairs}

@@ -9,9 +9,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 
 DELETED = "//deleted"
 """What the kernel appends to the root of a bind whose directory was removed."""
+
+
+@lru_cache(maxsize=256)
+def _user_id_in(super_options: str) -> int:
+    words = (word.partition("=") for word in super_options.split(","))
+    text = next((value for name, _, value in words if name == "user_id"), "0")
+    return int(text) if text.isascii() and text.isdigit() else -1
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -62,9 +70,7 @@ class Mount:
 
         -1 for what is no number: nobody's.
         """
-        words = (word.partition("=") for word in self.super_options.split(","))
-        text = next((value for name, _, value in words if name == "user_id"), "0")
-        return int(text) if text.isascii() and text.isdigit() else -1
+        return _user_id_in(self.super_options)
 
     @property
     def is_read_only(self) -> bool:
