@@ -1,6 +1,6 @@
 """Run benchmarks, print them beside the last results, and keep them.
 
-python -m tests.bench [--quick] [recovery|notice|changes|idle|start|fleet|soak ...]      (as root)
+python -m tests.bench [--quick] [recovery|notice|changes|idle|start|fleet|attack|soak ...]      (as root)
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ RESULTS = Path(__file__).parent / "results"
 def main() -> int:
     """Print one line for each row, for a person or as JSON."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="benchmark", help="all but soak if none")
+    parser.add_argument(
+        "names", nargs="*", metavar="benchmark", help="all but attack and soak if none"
+    )
     parser.add_argument("--quick", action="store_true", help="a few minutes; numbers are rough")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--no-keep", action="store_true", help="leave the last results alone")
