@@ -30,7 +30,7 @@ from fusewatchd.model.quota import RefusedOwner
 from fusewatchd.model.snapshot import Snapshot
 from fusewatchd.model.stacks import ground_of
 
-_KUBELET_TREE = re.compile(r"/pods/[0-9a-f-]{32,36}/volume(s|-subpaths)/")
+_KUBELET_TREE = re.compile(r"/pods/[^/]+/volume(s|-subpaths)/")
 
 
 @dataclass(frozen=True, slots=True)

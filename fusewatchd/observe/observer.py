@@ -15,7 +15,7 @@ from fusewatchd.model.actions import AbortConnection, Outcome, OutcomeStatus
 from fusewatchd.model.findings import Gap
 from fusewatchd.model.kubelet import KubeletDirectory
 from fusewatchd.model.mount_table import MountTable
-from fusewatchd.model.mounts import Device, Mount, TargetKey
+from fusewatchd.model.mounts import Device, Mount, MountNamespace, TargetKey
 from fusewatchd.model.servers import Connection
 from fusewatchd.model.snapshot import Snapshot
 from fusewatchd.observe.connections.places import Asked, Places
@@ -30,7 +30,11 @@ from fusewatchd.observe.mounts.table_reader import MountTableSource
 from fusewatchd.observe.namespaces.scanner import ScanResult
 from fusewatchd.observe.namespaces.watch import NamespaceWatch
 from fusewatchd.observe.servers.exit_record import ExitRecord
+from fusewatchd.text import counted
 
+MAX_TOLD = 3
+SHOWN_ID = 12
+"""Characters of a container's id, as runtimes show it."""
 AUDIT_SECONDS = 30.0
 AUDIT_REST_FACTOR = 2000
 """After an audit that took t, the next one is 2000 t later: at most a two-thousandth of one
@@ -61,6 +65,11 @@ class Observer:
         self._holdings = holdings
         self._volumes = VolumeDataReader(kubelet)
         self._elsewhere = ""
+        self._pods_devices: frozenset[Device] = frozenset()
+        """What pods' binds show, or have shown and something shows still."""
+        self._of_no_pod: tuple[str, ...] = ()
+        self._judged: tuple[object, frozenset[Device]] = ((), frozenset())
+        """What ``_of_no_pod`` was found out from."""
         self._table: MountTable | None = None
         self._host_table: MountTable | None = None
         self._places: Places | None = None
@@ -215,7 +224,7 @@ class Observer:
             kubelet=self._kubelet,
             connections=connections,
             servers=self.namespaces.servers,
-            namespaces=self.namespaces.settled(self.pods.listed),
+            namespaces=self._settle(),
             pods=self.pods.known,
             pods_are_current=self.pods.are_current and not self.pods.is_overdue(now),
             pods_asked_at=self.pods.asked_at,
@@ -232,6 +241,15 @@ class Observer:
             refused_owners=self._places.refused_owners if self._places is not None else (),
         )
 
+    def _settle(self) -> tuple[MountNamespace, ...]:
+        """Return the other namespaces; note the containers of which nothing tells the pod."""
+        listed = self.pods.listed
+        settled = self.namespaces.settled(listed, self._volumes.pods)
+        if self._judged[0] is not settled or self._judged[1] != self._pods_devices:
+            self._judged = settled, self._pods_devices
+            self._of_no_pod = self.namespaces.of_no_pod(settled, listed, self._pods_devices)
+        return settled
+
     def _note_held(self, connections: Mapping[Device, Connection], now: float) -> None:
         """Look for the process that took a connection over: its end must be seen as well."""
         held = frozenset(d for d, c in connections.items() if c.held_since is not None)
@@ -247,6 +265,8 @@ class Observer:
         if self._elsewhere:
             text = f"not below {self._kubelet.pods}, and not repaired: {self._elsewhere}"
             gaps.append(Gap("other_pods", f"pods' FUSE mounts are below another directory, {text}"))
+        if self._of_no_pod:
+            gaps.append(Gap("containers", _without_pod(self._of_no_pod)))
         if any(connection.is_unasked for connection in connections):
             gaps.append(Gap("probes", "hung file systems hold every probe that others may use"))
         is_blind = any(c.is_overdue and c.waiting is None for c in connections)
@@ -271,6 +291,8 @@ class Observer:
         self._seen_at = {device: self._seen_at.get(device, now) for device in on_host}
         self._elsewhere = pods_elsewhere(table, self._kubelet)
         self.pods.take_binds(self._volumes.read(table.fuse_mounts()), now)
+        # What a bind has shown may still be shown in containers when the bind itself is replaced.
+        self._pods_devices = self._pods_devices & shown.keys() | self._volumes.devices
 
     def next_due(self, now: float) -> float | None:
         """Return when a cycle is needed although nothing wakes it."""
@@ -280,3 +302,13 @@ class Observer:
             self.namespaces.next_deadline(),
         ]
         return min((time for time in times if time is not None), default=None)
+
+
+def _without_pod(ids: Sequence[str]) -> str:
+    shown = ", ".join(container_id[:SHOWN_ID] for container_id in ids[:MAX_TOLD])
+    more = f" and {len(ids) - MAX_TOLD} more" if len(ids) > MAX_TOLD else ""
+    what = counted(len(ids), "container")
+    return (
+        f"{what} outside of kubepods may show volumes of pods and cannot be repaired: only the"
+        f" kubelet's list tells whose they are (kubelet.url): {shown}{more}"
+    )

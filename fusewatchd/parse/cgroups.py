@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from fusewatchd.model.servers import MemoryCgroup
 
 _UID = r"[0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32}"
-_POD = re.compile(rf"pod({_UID})(?:\.slice)?$")
+_POD = re.compile(r"pod(.+?)(?:\.slice)?$", re.DOTALL)
+_CANONICAL = re.compile(_UID)
+_POD_OF_API = re.compile(rf"pod(?:{_UID})(?:\.slice)?$")
 _QOS = ("burstable", "besteffort")
 _CONTAINER_ID = re.compile(r"([0-9a-f]{8,64})(?:\.scope)?$")
 _WHOLE_ID = re.compile(r"(?<![0-9a-f])([0-9a-f]{64})(?![0-9a-f])")
@@ -51,6 +53,7 @@ class CgroupClaim:
     """Which container a path says that it is, and what makes that true."""
 
     pod_uid: str
+    """As the path has it where it is no UUID: systemd's paths have ``_`` in the place of ``-``."""
     container_id: str
     above: str
     """The directory that must be root's: the pod's, or the one that holds the container's."""
@@ -119,7 +122,9 @@ def _in_kubepods(parts: list[str], number: int) -> CgroupClaim | None:
     if at + 1 < len(parts):
         container = _joined(parts[: at + 2])
         found = _CONTAINER_ID.search(parts[at + 1])
-    uid = pod.group(1).replace("_", "-")
+    uid = pod.group(1)
+    if _CANONICAL.fullmatch(uid):
+        uid = uid.replace("_", "-")
     anchor = _joined(parts[:number])
     return CgroupClaim(uid, found.group(1) if found else "", above, container, anchor)
 
@@ -159,4 +164,4 @@ def pod_cgroup_above(path: str) -> str:
     It is there as long as the pod, and on v2 it counts what happens in its containers.
     """
     above = path.rpartition("/")[0]
-    return above if _POD.search(above.rpartition("/")[2]) else ""
+    return above if _POD_OF_API.search(above.rpartition("/")[2]) else ""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from fusewatchd.linux.syscalls import closing_fd
 from fusewatchd.model.kubelet import KubeletDirectory
-from fusewatchd.model.mounts import Mount
+from fusewatchd.model.mounts import Device, Mount
 from fusewatchd.model.pods import BindKind, BindPath, VolumeData
 from fusewatchd.parse.kubelet_paths import (
     directory_named_by_volume,
@@ -50,6 +50,10 @@ class VolumeDataReader:
         """By (pod directory uid, volume)."""
         self.staged: dict[str, VolumeData] = {}
         """Beside a staging path that is only a name, by that path."""
+        self.pods: frozenset[str] = frozenset()
+        """Pods with binds, by the names of their directories."""
+        self.devices: frozenset[Device] = frozenset()
+        """What the binds show."""
         self._by_mount: dict[Mount, VolumeData] = {}
         self._places: dict[str, _Place] = {}
         """What the paths of the last look are, which most of the next ones are as well."""
@@ -59,6 +63,8 @@ class VolumeDataReader:
         published: dict[tuple[str, str], VolumeData] = {}
         by_mount: dict[Mount, VolumeData] = {}
         paths: set[str] = set()
+        pods: set[str] = set()
+        devices: set[Device] = set()
         places: dict[str, _Place] = {}
         for mount in mounts if self._directory.is_found else ():
             place = self._places.get(mount.mount_point)
@@ -74,6 +80,8 @@ class VolumeDataReader:
             if path is None:
                 continue
             paths.add(mount.mount_point)
+            pods.add(path.pod_uid)
+            devices.add(mount.device)
             key = (path.pod_uid, path.volume)
             if path.kind is BindKind.PUBLISH and key not in published:
                 found = self.published.get(key) or read_volume_data(
@@ -82,6 +90,7 @@ class VolumeDataReader:
                 if found is not None:
                     published[key] = found
         self.published, self._by_mount, self._places = published, by_mount, places
+        self.pods, self.devices = frozenset(pods), frozenset(devices)
         self.staged = {mount.mount_point: data for mount, data in by_mount.items()}
         return frozenset(paths)
 

@@ -25,16 +25,19 @@ class NamespaceView:
         self.namespaces: tuple[MountNamespace, ...] = ()
         self.seen: dict[str, float] = {}
         """When each container was seen first, by its id."""
-        self._settled_of: tuple[object, ListedPods] = ((), NO_LIST)
+        self._settled_of: tuple[object, ListedPods, Collection[str]] = ((), NO_LIST, ())
         self._settled: tuple[MountNamespace, ...] = ()
         self._worked_at: dict[int, float] = {}
         """When work on a mount ended last, by the inode of its namespace."""
 
-    def settled(self, listed: ListedPods) -> tuple[MountNamespace, ...]:
-        """Return the namespaces with what the kubelet's list makes of them."""
-        if self._settled_of[0] is not self.namespaces or self._settled_of[1] != listed:
-            self._settled = settle(self.namespaces, listed, self.seen)
-            self._settled_of = self.namespaces, listed
+    def settled(self, listed: ListedPods, pods: Collection[str] = ()) -> tuple[MountNamespace, ...]:
+        """Return the namespaces with what the kubelet's list makes of them.
+
+        ``pods`` are the names of directories of pods.
+        """
+        if self._settled_of[0] is not self.namespaces or self._settled_of[1:] != (listed, pods):
+            self._settled = settle(self.namespaces, listed, self.seen, pods)
+            self._settled_of = self.namespaces, listed, pods
         return self._settled
 
     def take_outcomes(self, outcomes: Iterable[Outcome]) -> None:

@@ -9,7 +9,11 @@ from fusewatchd.model.findings import Gap
 from fusewatchd.model.mounts import Device, MountNamespace
 from fusewatchd.model.namespace_tables import NamespaceTables
 from fusewatchd.model.servers import FuseServer
-from fusewatchd.observe.namespaces.container_owners import ListedPods, are_all_listed
+from fusewatchd.observe.namespaces.container_owners import (
+    ListedPods,
+    are_all_listed,
+    of_no_pod,
+)
 from fusewatchd.observe.namespaces.scanner import NamespaceScanner, ScanResult
 from fusewatchd.observe.namespaces.schedule import ScanSchedule
 from fusewatchd.observe.namespaces.view import NamespaceView
@@ -37,9 +41,18 @@ class NamespaceWatch:
         """Every namespace of the last look, with what actions changed since then."""
         return self._view.namespaces
 
-    def settled(self, listed: ListedPods) -> tuple[MountNamespace, ...]:
-        """Return them with the owners that the kubelet's list gives or denies."""
-        return self._view.settled(listed)
+    def settled(self, listed: ListedPods, pods: Collection[str]) -> tuple[MountNamespace, ...]:
+        """Return them with the owners that the kubelet's list gives or denies.
+
+        ``pods`` are the names of directories of pods.
+        """
+        return self._view.settled(listed, pods)
+
+    def of_no_pod(
+        self, settled: Iterable[MountNamespace], listed: ListedPods, devices: Collection[Device]
+    ) -> tuple[str, ...]:
+        """Return the ids of containers that may be any pod's, as ``container_owners`` does."""
+        return of_no_pod(settled, listed, self._view.seen, devices)
 
     def are_all_listed(self, listed: ListedPods, now: float) -> bool:
         """False when a newer list may name the owner of a container."""

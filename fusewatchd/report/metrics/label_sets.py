@@ -53,6 +53,7 @@ GAPS = (
     "fusectl",
     "kubelet_root",
     "other_pods",
+    "containers",
     "namespaces",
     "probes",
     OTHER_GAP,

@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from fusewatchd.model.mounts import MountNamespace, NamespaceKind
+from fusewatchd.model.mounts import Device, Mount, MountNamespace, NamespaceKind
 from fusewatchd.observe.namespaces.container_owners import (
     ASKED_FOR_SECONDS,
     NO_LIST,
     NOTED_SECONDS,
     ListedPods,
     are_all_listed,
+    of_no_pod,
     settle,
     still_seen,
 )
@@ -88,3 +89,54 @@ def test_a_new_list_is_wanted_for_a_new_container(
 ) -> None:
     listed = ListedPods(pods)  # type: ignore[arg-type]
     assert are_all_listed([namespace], listed, {ID: SEEN}, SEEN + age) is expected
+
+
+@pytest.mark.parametrize(
+    ("pods", "uid"),
+    [
+        ((), "etcd_static_1"),
+        (("etcd-static-1",), "etcd-static-1"),
+        (("etcd_static_1",), "etcd_static_1"),
+        (("etcd-static_1", "other"), "etcd-static_1"),
+        (("etcd-static-1", "etcd_static_1"), "etcd_static_1"),
+    ],
+)
+def test_a_name_in_a_cgroup_of_systemd_is_that_of_one_directory(
+    pods: tuple[str, ...], uid: str
+) -> None:
+    (found,) = settle([replace(PROVEN, pod_uid="etcd_static_1")], NO_LIST, {}, pods)
+    assert (found.kind, found.pod_uid) == (NamespaceKind.CONTAINER, uid)
+
+
+def test_the_list_names_a_pod_by_its_own_uid() -> None:
+    listed = ListedPods({"etcd-static": replace(pod(uid="etcd-static"), containers={ID: "etcd"})})
+    (found,) = settle([replace(PROVEN, pod_uid="etcd_static")], listed, {})
+    assert (found.pod_uid, found.container_name) == ("etcd-static", "etcd")
+
+
+SHOWN = Mount(20, 1, Device(0, 7), "/", "/data", "rw", 0, 0, "fuse.x", "x", "rw")
+SHOWS = replace(PLACELESS, mounts=(SHOWN,))
+COPY = replace(SHOWN, mount_point=f"/host/kubelet/pods/{UID}/volumes/kubernetes.io~csi/v/mount")
+
+
+@pytest.mark.parametrize(
+    ("namespace", "listed", "found"),
+    [
+        (SHOWS, NO_LIST, (ID,)),
+        (SHOWS, ListedPods(LACKS_IT, BEFORE), (ID,)),
+        # A whole list that is newer says that it is no pod's.
+        (SHOWS, ListedPods(LACKS_IT, AFTER), ()),
+        (SHOWS, ListedPods(HAS_IT), ()),
+        (replace(SHOWS, container_id=""), NO_LIST, ()),
+        (replace(SHOWS, mounts=(replace(SHOWN, device=Device(0, 8)),)), NO_LIST, ()),
+        # An agent or a driver shows everybody's.
+        (replace(SHOWS, mounts=(SHOWN, COPY)), NO_LIST, ()),
+        (replace(PROVEN, mounts=(SHOWN,)), NO_LIST, ()),
+    ],
+)
+def test_containers_that_may_be_any_pods(
+    namespace: MountNamespace, listed: ListedPods, found: tuple[str, ...]
+) -> None:
+    seen = {ID: SEEN}
+    settled = settle([namespace], listed, seen)
+    assert of_no_pod(settled, listed, seen, {Device(0, 7)}) == found
