@@ -24,6 +24,7 @@ from fusewatchd.daemon.throttle import Throttle
 from fusewatchd.daemon.wake_ups import ANSWER_SECONDS, WakeUps
 from fusewatchd.daemon.wiring import Node
 from fusewatchd.errors import ConfigError
+from fusewatchd.linux import seccomp
 from fusewatchd.linux.mount_kernel import Way
 from fusewatchd.log import Level, Log, open_log
 from fusewatchd.model.cycle import CycleReport, Trigger
@@ -32,6 +33,8 @@ from fusewatchd.reconcile.ledger_update import next_retry
 from fusewatchd.state.runtime_dir import RuntimeLock
 from fusewatchd.state.saver import StateKeeper
 from fusewatchd.text import duration_text
+from fusewatchd.workers.confinement import confine, filter_of
+from fusewatchd.workers.privileges import PRIVILEGES, Kind
 
 WORK_REST_SECONDS = 0.005
 """Between two looks at the mounts while workers change them."""
@@ -92,6 +95,7 @@ class Daemon:
     def run(self) -> int:
         """Run until SIGTERM or SIGINT; return the exit status."""
         node, watch = self._node, self._descriptors.watch
+        self._give_up_rights()
         watch(node.table.fileno(), self._on_mounts)
         watch(node.scanner.fileno(), self._on_scan)
         watch(node.holders.fileno(), node.holders.collect)
@@ -114,6 +118,14 @@ class Daemon:
         finally:
             self._close()
         return 0
+
+    def _give_up_rights(self) -> None:
+        """Everything that takes them is open, and no thread is there that would keep them."""
+        own = PRIVILEGES[Kind.CORE]
+        confine(own, filter_of(own))
+        if problem := seccomp.problem():
+            text = "no process has a filter of system calls of its own"
+            self.log.warning(text, event="no_seccomp", problem=problem)
 
     def _turn(self) -> None:
         self._throttle.rest()

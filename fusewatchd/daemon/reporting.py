@@ -58,7 +58,8 @@ class Reporting:
         self._endpoints.let_group_in(log)
 
     def start(self, register: Register) -> None:
-        """Ask and tell the cluster from now on."""
+        """Ask and tell the cluster from now on, and answer who asks for pages."""
+        self._endpoints.open_web()
         self._cluster.start(register)
 
     def open(self) -> None:

@@ -7,20 +7,17 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from fusewatchd.doctor.findings import Finding, fail, ok, warn
+from fusewatchd.model.capabilities import Capability
 from fusewatchd.model.kubelet import KubeletDirectory
 from fusewatchd.model.mount_table import MountTable, below
 from fusewatchd.plan.planner import table_limit
 
 CAPABILITIES: Mapping[str, int] = {
-    "DAC_READ_SEARCH": 2,
-    "KILL": 5,
-    "SETGID": 6,
-    "SETUID": 7,
-    "SYS_CHROOT": 18,
-    "SYS_PTRACE": 19,
-    "SYS_ADMIN": 21,
+    capability.name: capability
+    for capability in Capability
+    if capability is not Capability.DAC_OVERRIDE
 }
-"""Those of systemd/fusewatchd.service, capabilities(7)."""
+"""Those of systemd/fusewatchd.service; without DAC_OVERRIDE only aborting does not work."""
 UNIT = "use systemd/fusewatchd.service as it is shipped"
 
 
@@ -36,7 +33,7 @@ class NodeFacts:
     daemon_pid: int
     """0: no daemon is running."""
     capabilities: int
-    """Effective ones of the daemon, of this process where none is running."""
+    """Those that the daemon and its workers can have, or this process where none is running."""
     own_namespace: int
     """Inode of the mount namespace of the same process."""
     host_namespace: int

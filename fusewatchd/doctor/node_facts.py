@@ -38,7 +38,7 @@ def examine_node(settings: Settings) -> NodeFacts:
         way=way,
         way_problem=way_problem,
         daemon_pid=pid,
-        capabilities=_capabilities(subject),
+        capabilities=_capabilities(pid, "CapBnd") if pid else _capabilities(os.getpid(), "CapEff"),
         own_namespace=procfs.ns_inode(subject, "mnt") or 0,
         host_namespace=_host_namespace(),
         kubelet=kubelet,
@@ -71,10 +71,14 @@ def _way() -> tuple[str, str]:
         return "", str(exc)
 
 
-def _capabilities(pid: int) -> int:
+def _capabilities(pid: int, which: str) -> int:
+    """Return a set of a process.
+
+    The daemon gives up what its fork server keeps; the bounding set says what both were given.
+    """
     with procfs.open_process(pid) as process:
         status = process.read("status").decode("ascii", "replace")
-    found = [line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")]
+    found = [line.split()[1] for line in status.splitlines() if line.startswith(f"{which}:")]
     return int(found[0], 16) if found else 0
 
 

@@ -35,7 +35,7 @@ class Endpoints:
         log: Log,
         inherited: Sequence[socket.socket] = (),
     ) -> None:
-        """Open the ports, which answer at once; the status socket waits for ``start``.
+        """Open the ports, which wait for ``open_web``; the status socket waits for ``start``.
 
         Args:
             settings: of the daemon.
@@ -69,7 +69,6 @@ class Endpoints:
             status = self._status_page if settings.web.status_page else None
             pages = Pages(metrics, self._alive, self._ready, status)
             self._web = WebServer(listeners, pages, security)
-            self._web.start()
             scheme = "http" if security.current().tls is None else "https"
             where = " ".join(name_of(listener) for listener in listeners)
             log.debug("listening", event="listening", address=where, scheme=scheme)
@@ -89,6 +88,11 @@ class Endpoints:
         except (ConfigError, OSError) as exc:
             # No reason to leave the node's volumes alone.
             log.warning("status is for root alone", event="status", detail=str(exc))
+
+    def open_web(self) -> None:
+        """Answer the ports from now on."""
+        if self._web is not None:
+            self._web.start()
 
     def start(self) -> None:
         """Answer the status socket from now on: there is a cycle to tell of."""

@@ -20,15 +20,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from fusewatchd.errors import WorkerError, WorkerShortageError
-from fusewatchd.linux import seccomp
-from fusewatchd.linux.capabilities import (
-    PR_SET_KEEPCAPS,
-    PR_SET_NAME,
-    PR_SET_PDEATHSIG,
-    keep_only,
-    prctl,
-)
+from fusewatchd.linux.capabilities import PR_SET_KEEPCAPS, PR_SET_NAME, PR_SET_PDEATHSIG, prctl
 from fusewatchd.workers.channel import Channel
+from fusewatchd.workers.confinement import confine, filter_of
 from fusewatchd.workers.privileges import PRIVILEGES, Kind, Privileges
 
 _MAX_REQUEST = 4096
@@ -190,8 +184,8 @@ class _Server:
         self._children: dict[int, int] = {}
         """Pid by number, until reaped: so long the pid is nobody else's."""
         self._woken: tuple[int, int] = (-1, -1)
-        self._filters: dict[str, bytes] = {}
-        """Of each kind, made once; none where the kernel has no filters."""
+        self._filters: dict[str, bytes | None] = {}
+        """Of system calls, for each kind; made once."""
 
     def run(self) -> None:
         os.setsid()
@@ -203,7 +197,9 @@ class _Server:
         gc.freeze()
         _close_all_but(self._socket.fileno())
         os.chdir("/")
-        self._give_up_rights()
+        self._filters = {name: filter_of(kind.privileges) for name, kind in self._kinds.items()}
+        own = PRIVILEGES[Kind.FORK_SERVER]
+        confine(own, filter_of(own))
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         self._woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -220,15 +216,6 @@ class _Server:
         for pid in self._children.values():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-
-    def _give_up_rights(self) -> None:
-        own = PRIVILEGES[Kind.FORK_SERVER]
-        keep_only(own.keeps)
-        if seccomp.problem():
-            return
-        for name, kind in self._kinds.items():
-            self._filters[name] = seccomp.compiled(kind.privileges.denied())
-        seccomp.install(seccomp.compiled(own.denied()))
 
     def _reap(self) -> None:
         with suppress(BlockingIOError):
@@ -286,16 +273,13 @@ class _Server:
         kind = self._kinds[name]
         if who is not None:
             _become_user(*who)
-        keep_only(kind.privileges.keeps)
         # After the change of user, which clears it, prctl(2).
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         prctl(PR_SET_NAME, f"fusewatchd-{name}"[:15].encode())
         if os.getppid() != parent:
             return
         channel = Channel(socket.socket(fileno=fd))
-        _set_oom_score(kind.privileges.oom_score_adj)
-        if name in self._filters:
-            seccomp.install(self._filters[name])
+        confine(kind.privileges, self._filters[name])
         kind.main(channel)
 
 
@@ -305,13 +289,6 @@ def _close_all_but(kept: int) -> None:
         if fd > 2 and fd != kept:
             with suppress(OSError):
                 os.close(fd)
-
-
-def _set_oom_score(score: int | None) -> None:
-    """Say how soon this process is killed for want of memory; nobody may ask for less."""
-    if score is not None:
-        with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-            file.write(str(score))
 
 
 def _become_user(uid: int, gid: int) -> None:

@@ -16,6 +16,7 @@ from fusewatchd.model.capabilities import Capability
 
 # <sched.h>, <fcntl.h>, <sys/socket.h>
 _CLONE_NEWNS: Final = 0x00020000
+_CLONE_THREAD: Final = 0x00010000
 _WRITING: Final = 0o3 | 0o100 | 0o1000
 """O_ACCMODE, O_CREAT, O_TRUNC."""
 _WHOLE: Final = 0xFFFFFFFF
@@ -55,6 +56,8 @@ class Calls(Enum):
     """Memory and descriptors of others."""
     SIGNALS = _each("kill pidfd_send_signal rt_sigqueueinfo rt_tgsigqueueinfo tkill")
     PROGRAMS = _each("execve execveat")
+    PROCESSES = _each("clone3 fork vfork") | _some(clone=Only(0, _CLONE_THREAD, _CLONE_THREAD))
+    """Children that are no threads."""
     CHILDREN = _each("clone clone3 fork vfork")
     USERS = _each(
         "capset setfsgid setfsuid setgid setgroups setregid setresgid setresuid setreuid setuid"
@@ -75,6 +78,7 @@ class Calls(Enum):
 class Kind(Enum):
     """A kind of process; the value is how the fork server and ``ps`` call it."""
 
+    CORE = "core"
     FORK_SERVER = "fork"
     MOUNT = "mount"
     PROBE = "probe"
@@ -118,6 +122,23 @@ _ENTERS = _SEES | {Capability.SYS_ADMIN, Capability.SYS_CHROOT}
 """And to enter a mount namespace, to copy and to attach mounts, and to come back."""
 
 PRIVILEGES: Final[Mapping[Kind, Privileges]] = {
+    # The process that systemd started, from its first look at the node on.
+    Kind.CORE: Privileges(
+        frozenset({Capability.DAC_READ_SEARCH}),
+        frozenset(
+            {
+                Calls.KERNEL,
+                Calls.MOUNTS,
+                Calls.NAMESPACES,
+                Calls.OPEN_BY_HANDLE,
+                Calls.OTHER_PROCESSES,
+                Calls.PROCESSES,
+                Calls.PROGRAMS,
+                Calls.SIGNALS,
+                Calls.USERS,
+            }
+        ),
+    ),
     Kind.FORK_SERVER: Privileges(frozenset(Capability), frozenset({Calls.KERNEL})),
     # Aborting a connection writes to a file of the user whose mount it is.
     Kind.MOUNT: Privileges(_ENTERS | {Capability.DAC_OVERRIDE}, _ALONE | {Calls.OTHER_NAMESPACES}),

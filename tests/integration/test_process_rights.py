@@ -24,7 +24,7 @@ pytestmark = pytest.mark.kernel
 
 _libc = ctypes.CDLL(None, use_errno=True)
 ROOTS_KINDS = tuple(kind for kind in Kind if kind is not Kind.USER_PROBE)
-WORKERS = tuple(kind for kind in Kind if kind is not Kind.FORK_SERVER)
+WORKERS = tuple(kind for kind in Kind if kind not in (Kind.CORE, Kind.FORK_SERVER))
 
 
 def errno_of(number: int) -> int:
@@ -39,21 +39,37 @@ def try_calls(channel: Channel) -> None:
     channel.serve(lambda numbers: channel.send([errno_of(number) for number in numbers]))
 
 
-def status_of(pid: int) -> dict[str, str]:
+def status_of(pid: int | str) -> dict[str, str]:
     with open(f"/proc/{pid}/status", encoding="utf-8") as file:
-        return dict(line.rstrip("\n").split(":\t", 1) for line in file)
+        return status_in(file.read())
+
+
+def status_in(text: str) -> dict[str, str]:
+    return dict(line.split(":\t", 1) for line in text.splitlines() if line)
+
+
+def kind_of(status: dict[str, str], daemon: int) -> Kind:
+    """Return which kind a process of the daemon is of; its name says the first letters."""
+    if int(status["Pid"]) == daemon:
+        return Kind.CORE
+    if status["Uid"].split()[0] != "0":
+        return Kind.USER_PROBE
+    name = status["Name"].removeprefix("fusewatchd-")
+    (kind,) = (k for k in ROOTS_KINDS if k.value.startswith(name))
+    return kind
 
 
 def bits_of(kind: Kind) -> int:
     return sum(1 << bit for bit in PRIVILEGES[kind].keeps)
 
 
-def require_rights(kind: Kind, status: dict[str, str], uid: int = 0) -> None:
+def require_rights(kind: Kind, status: dict[str, str]) -> None:
     kept = bits_of(kind)
     assert (int(status["CapEff"], 16), int(status["CapPrm"], 16)) == (kept, kept), kind
     assert (int(status["CapInh"], 16), int(status["CapAmb"], 16)) == (0, 0), kind
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2"), kind
-    assert status["Uid"].split() == [str(uid)] * 4, kind
+    user = "1000" if kind is Kind.USER_PROBE else "0"
+    assert status["Uid"].split() == [user] * 4, kind
 
 
 def test_there_are_filters_here() -> None:
@@ -75,23 +91,20 @@ def test_a_worker_has_the_rights_of_its_kind_and_denied_calls_fail(kind: Kind) -
         found = ask(worker, list(known.values()))
         expected = {call: errno.ENOSYS if call == "clone3" else errno.EPERM for call in known}
         assert dict(zip(known, found, strict=True)) == expected
-        require_rights(kind, status_of(worker.pid), 1000 if is_user else 0)
+        require_rights(kind, status_of(worker.pid))
         require_rights(Kind.FORK_SERVER, status_of(server.pid))
         server.close()
 
     run_in_world(body)
 
 
-def kinds_of_processes(daemon: int) -> dict[int, Kind]:
-    """Return which kind each process below the daemon is of; its name says the first letters."""
-    found: dict[int, Kind] = {}
-    parents = {daemon}
+def processes_of(daemon: int) -> list[dict[str, str]]:
+    """Return the status of the daemon and of each process below it."""
+    found = [status_of(daemon)]
     for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
         status = status_of(pid)
-        if int(status["PPid"]) in parents:
-            parents.add(pid)
-            name = status["Name"].removeprefix("fusewatchd-")
-            (found[pid],) = (k for k in ROOTS_KINDS if k.value.startswith(name))
+        if status["PPid"] in {each["Pid"] for each in found}:
+            found.append(status)
     return found
 
 
@@ -101,7 +114,11 @@ def test_every_process_of_a_running_daemon_has_the_rights_of_its_kind(node: Demo
     pod_with_container(node, source, "web")
     with DaemonProcess(node) as daemon:
         daemon.wait_until_watching(2)
-        found = kinds_of_processes(daemon.pid)
-        for pid, kind in found.items():
-            require_rights(kind, status_of(pid))
-        assert set(found.values()) >= {Kind.FORK_SERVER, Kind.MOUNT, Kind.PROBE, Kind.SCAN}
+        found = processes_of(daemon.pid)
+        kinds = [kind_of(status, daemon.pid) for status in found]
+        for kind, status in zip(kinds, found, strict=True):
+            require_rights(kind, status)
+        for thread in os.listdir(f"/proc/{daemon.pid}/task"):
+            require_rights(Kind.CORE, status_of(f"{daemon.pid}/task/{thread}"))
+        wanted = {Kind.CORE, Kind.FORK_SERVER, Kind.MOUNT, Kind.PROBE, Kind.SCAN}
+        assert set(kinds) >= wanted

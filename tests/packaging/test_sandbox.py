@@ -8,11 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from fusewatchd.model.capabilities import Capability
+from fusewatchd.workers.privileges import Kind
+from tests.integration.test_process_rights import kind_of, require_rights, status_in
 from tests.packaging.conftest import Packages
 from tests.packaging.node import DEADLINE, UNIT, PackagedNode, packaged_node
 
-CAPABILITIES = {"kill": 5, "setgid": 6, "setuid": 7, "dac_override": 1, "dac_read_search": 2}
-CAPABILITIES |= {"sys_chroot": 18, "sys_ptrace": 19, "sys_admin": 21}
 WORST_SCORE = 50
 """Of systemd-analyze security, times ten."""
 
@@ -35,13 +36,8 @@ class Sandbox:
     def test_the_daemon_is_in_the_hosts_namespace_and_confined(self, node: PackagedNode) -> None:
         ours, hosts = (node.machine.output("readlink", f"/proc/{p}/ns/mnt") for p in (node.pid, 1))
         assert ours == hosts
-        status = dict(
-            line.split(":\t", 1)
-            for line in node.machine.output("cat", f"/proc/{node.pid}/status").splitlines()
-        )
-        assert int(status["CapBnd"], 16) == sum(1 << number for number in CAPABILITIES.values())
-        assert status["NoNewPrivs"] == "1"
-        assert status["Seccomp"] == "2"
+        status = status_in(node.machine.output("cat", f"/proc/{node.pid}/status"))
+        assert int(status["CapBnd"], 16) == sum(1 << capability for capability in Capability)
 
     def test_systemd_understands_the_unit_and_thinks_well_of_it(self, node: PackagedNode) -> None:
         done = node.machine.run("systemd-analyze", "--man=no", "verify", node.show("FragmentPath"))
@@ -114,6 +110,19 @@ class Sandbox:
         )
         refused = node.machine.run(*ask, "65534", "fusewatchd", "status", check=False)
         assert "only root and the members of status_group" in refused.stderr
+
+    def test_every_process_has_the_rights_of_its_kind(self, node: PackagedNode) -> None:
+        node.add("rights")
+        node.wait_until_watching(2)
+        group = f"/sys/fs/cgroup{node.show('ControlGroup')}"
+        script = 'for pid in $(cat "$1/cgroup.procs"); do cat "/proc/$pid/status"; echo; done'
+        texts = node.machine.output("sh", "-euc", script, "sh", group).split("\n\n")
+        found = [status_in(text) for text in texts if text.strip()]
+        kinds = {status["Pid"]: kind_of(status, node.pid) for status in found}
+        for status in found:
+            require_rights(kinds[status["Pid"]], status)
+        wanted = {Kind.CORE, Kind.FORK_SERVER, Kind.MOUNT, Kind.PROBE, Kind.SCAN}
+        assert set(kinds.values()) >= wanted
 
 
 class TestBookworm(Sandbox):
