@@ -83,6 +83,9 @@ class NewMount:
         copy, origin, inside = self._copy_for(options, carried)
         if self._kernel.device_of(copy) != origin.device:
             raise skip(Reason.SOURCE_CHANGED, f"{action.origin.mount_point} was just replaced")
+        if not _may_replace(origin, target.mount):
+            detail = f"{origin.fs_type} cannot replace {target.mount.fs_type}"
+            raise refuse(Reason.SOURCE_TYPE, detail)
         if action.new_owner is not None:
             self._require_place(action.new_owner, origin.device)
         self.root = _joined(origin.root, action.subpath)
@@ -256,6 +259,11 @@ class NewMount:
         above = max((p for p in places if not p or relative.startswith(p + "/")), key=len)
         below = self._kernel.open_below(places[above], relative[len(above) :])
         return self._keep(below, self._parts)
+
+
+def _may_replace(origin: Mount, old: Mount) -> bool:
+    """Return False where a volume would turn into something else: a file system of the host."""
+    return (origin.is_fuse and old.is_fuse) or origin.fs_type == old.fs_type
 
 
 def _joined(root: str, below: str) -> str:

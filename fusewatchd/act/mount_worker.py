@@ -14,8 +14,9 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from fusewatchd.act.last_word import LastWord
 from fusewatchd.act.layer_journal import LayerJournal
-from fusewatchd.act.replace_mount import carry_out, ignore
+from fusewatchd.act.replace_mount import carry_out
 from fusewatchd.act.worker_pages import Page, Pages
 from fusewatchd.errors import ParseError
 from fusewatchd.json_values import decode, encode
@@ -62,16 +63,19 @@ def mount_worker(
     pages: Pages,
     *,
     mounts_on_detached: bool,
-    journal: Callable[[], LayerJournal] | None = None,
+    journal: Callable[[], LayerJournal],
+    last_word: Callable[[], LastWord],
 ) -> Callable[[Channel], None]:
     """Return the main function of a mount worker that replaces in this way."""
 
     def serve(channel: Channel) -> None:
         kernel = RealKernel(way, Staging(), mounts_on_detached=mounts_on_detached)
-        note = journal().note if journal is not None else ignore
-        serve_actions(
-            channel, pages, lambda action, may_ask: carry_out(kernel, action, note, may_ask=may_ask)
-        )
+        note, word = journal().note, last_word()
+
+        def act(action: Action, may_ask: bool) -> Outcome:
+            return word.refusal(action) or carry_out(kernel, action, note, may_ask=may_ask)
+
+        serve_actions(channel, pages, act)
 
     return serve
 

@@ -107,13 +107,14 @@ def _carry_out(
                     assert_never(action)
         finally:
             kernel.enter(None)
-    except Stop as stop:
-        return Outcome(action, stop.status, stop.reason, detail=stop.detail, found=stop.found)
-    except OSError as exc:
-        return _outcome_of_error(action, exc)
+    except (Stop, OSError) as exc:
+        return outcome_of(action, exc)
 
 
-def _outcome_of_error(action: Action, exc: OSError) -> Outcome:
+def outcome_of(action: Action, exc: Stop | OSError) -> Outcome:
+    """Return how an action ended that got no further."""
+    if isinstance(exc, Stop):
+        return Outcome(action, exc.status, exc.reason, detail=exc.detail, found=exc.found)
     number = exc.errno or 0
     detail = f"{exc.strerror}: {exc.filename}" if exc.filename else str(exc.strerror)
     if number == errno.ESRCH:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 from fusewatchd import __version__
 from fusewatchd.act.command_runner import CommandRunner
 from fusewatchd.act.executor import Executor
+from fusewatchd.act.last_word import LastWord
 from fusewatchd.act.layer_journal import LayerJournal, read_journal
 from fusewatchd.act.mount_worker import MountWorker, mount_worker
 from fusewatchd.act.run_command import CommandWorker, serve_commands
@@ -22,6 +24,8 @@ from fusewatchd.linux.features import probe_features
 from fusewatchd.linux.inotify import PodsDirectoryWatch
 from fusewatchd.linux.mount_kernel import Way
 from fusewatchd.model.cycle import CycleReport
+from fusewatchd.model.mount_table import parse_mount_table
+from fusewatchd.model.mounts import Mount
 from fusewatchd.observe.connections.probe import serve_probes
 from fusewatchd.observe.connections.probe_pool import ProbePool
 from fusewatchd.observe.connections.tracker import Connections
@@ -30,6 +34,7 @@ from fusewatchd.observe.holders.targets import Holdings
 from fusewatchd.observe.holders.watch import HolderWatch
 from fusewatchd.observe.kubelet.processes import find_kubelet
 from fusewatchd.observe.mounts.table_reader import MountTableSource
+from fusewatchd.observe.namespaces.cgroupfs import ContainerPods
 from fusewatchd.observe.namespaces.scanner import NamespaceScanner, serve_scans
 from fusewatchd.observe.namespaces.watch import NamespaceWatch
 from fusewatchd.observe.observer import Observer
@@ -68,6 +73,9 @@ class Node:
             statmount.do_without()
         features = probe_features()
         self.way = way or features.best_way
+        # Before the fork server, whose mount workers touch nothing of the host but these pods.
+        self.kubelet = find_kubelet(settings.kubelet.root, _mounts_of_host())
+        pods = self.kubelet.pods
         place = (settings.runtime_dir, read_boot_id())
         pages = Pages()
         mount = mount_worker(
@@ -75,14 +83,13 @@ class Node:
             pages,
             mounts_on_detached=features.allows_mounts_on_detached(self.way),
             journal=partial(LayerJournal, *place),
+            last_word=lambda: LastWord(pods, ContainerPods().pod_of),
         )
         self.forks = _start_fork_server(mount, reads_connections=not as_old_kernel)
         self.table = MountTableSource(use_fanotify=not as_old_kernel)
-        self.kubelet = find_kubelet(settings.kubelet.root, self.table.table())
         self.connections = Connections(timing_of(settings))
         most = settings.probe.max_children
         self.probes = ProbePool(self._probe_child, most)
-        pods = self.kubelet.pods
         self.pods_directory = PodsDirectoryWatch(pods) if pods else None
         self.scanner = NamespaceScanner(lambda: self.forks.spawn(Kind.SCAN.value))
         holdings = Holdings()
@@ -153,6 +160,12 @@ def _start_fork_server(mount: WorkerMain, *, reads_connections: bool) -> ForkSer
     return ForkServer.start(
         {kind.value: WorkerKind(main, PRIVILEGES[kind]) for kind, main in mains.items()}
     )
+
+
+def _mounts_of_host() -> Iterator[Mount]:
+    """Read the mount table if somebody asks for it: what is read here all workers have, too."""
+    with open("/proc/self/mountinfo", "rb") as file:
+        yield from parse_mount_table(file.read())
 
 
 def require_host_namespace() -> None:

@@ -86,6 +86,8 @@ class Reason(Enum):
     """The node has had enough replacements for now."""
     QUOTA = "quota"
     """Its pod has had its share: of binds, of workers or of something else (``model.quota``)."""
+    FORBIDDEN = "forbidden"
+    """A mount worker refuses it whoever orders it (``act.last_word``): the daemon has erred."""
     SOURCE_FLAPPING = "source_flapping"
     """The source comes and goes; it is waited for until it stays."""
     NAMESPACE_GONE = "namespace_gone"

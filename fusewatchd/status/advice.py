@@ -306,6 +306,12 @@ REASONS: Mapping[Reason, Advice] = {
         "See 'refused_owners' in 'fusewatchd status --json': what the pod has too many of.",
         "It has its turn as soon as the pod is within its quota.",
     ),
+    Reason.FORBIDDEN: Advice(
+        "The worker that mounts refused it: it is no pod's bind, no container, or another pod's.",
+        "This is a fault of fusewatchd: please report it with the line of its log. A restart of the"
+        " pod helps.",
+        "It is tried again, with longer and longer pauses.",
+    ),
     Reason.SOURCE_FLAPPING: Advice(
         "Its source comes and goes: mounts of it died before they were of use to anybody.",
         "See in the log of the FUSE server why it crashes right after its start.",

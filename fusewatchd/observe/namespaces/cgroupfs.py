@@ -173,7 +173,7 @@ class CgroupTrees:
             return None
         found = self._find(line)
         if found is None and not self._was_read:
-            self._read()
+            self.find()
             found = self._find(line)
         if found is None:
             return None
@@ -187,7 +187,8 @@ class CgroupTrees:
         ]
         return min(fitting, key=lambda hierarchy: len(hierarchy.root), default=None)
 
-    def _read(self) -> None:
+    def find(self) -> None:
+        """Find where the hierarchies are mounted."""
         self._was_read = True
         self._mounted = []
         with open(self._mountinfo, "rb") as file:
@@ -232,6 +233,25 @@ class CgroupTrees:
             known = (stamp, bool(is_safe))
         self._known[directory] = known
         return known[1]
+
+
+class ContainerPods:
+    """Whose container one process is in, asked now and then by a process that does not scan."""
+
+    def __init__(self) -> None:
+        """Find the hierarchies now, which takes a look at all mounts."""
+        self._trees = CgroupTrees()
+        self._trees.find()
+
+    def pod_of(self, process: Process) -> str | None:
+        """Return the uid of the pod; empty: only the kubelet's list tells it; None: of none.
+
+        Raises:
+            OSError: the process has ended.
+        """
+        self._trees.begin()
+        found = self._trees.membership(process.cgroup)
+        return found.pod_uid if found.directory else None
 
 
 def _is_closed(info: os.stat_result) -> bool:

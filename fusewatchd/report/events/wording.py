@@ -123,6 +123,7 @@ NOT_FOR_GOOD = frozenset(
         Reason.TABLE_FULL,
         Reason.BUDGET,
         Reason.QUOTA,
+        Reason.FORBIDDEN,
         Reason.SOURCE_FLAPPING,
         Reason.NAMESPACE_GONE,
         Reason.VANISHED,

@@ -1,0 +1,137 @@
+"""What a mount worker refuses to do, whoever orders it.
+
+The worker decides by what it was given at the start and by what the kernel shows, not by the
+order.  So a daemon that errs, or is taken over, can order no mount outside of these rules:
+
+* On the host only the binds of pods below the kubelet's directory of pods are touched.
+* A mount namespace is entered when its process is proven to be in a pod's container, by the
+  rules of cgroups that the scan goes by.
+* What a pod gets comes from outside of all pods, or from that pod itself.
+
+The one action outside of these places is the detach of a dead source.  It proves for itself that
+the mount is FUSE and that its server is gone (``detach_dead_source``), and is no pod's.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Callable, Iterator
+
+from fusewatchd.act.replace_mount import outcome_of
+from fusewatchd.errors import assert_never
+from fusewatchd.linux.mount_kernel import Stop, refuse
+from fusewatchd.linux.procfs import Process, open_process
+from fusewatchd.model.actions import (
+    AbortConnection,
+    Action,
+    DetachDeadSource,
+    DetachOrphan,
+    DetachOwnLayer,
+    DropLayers,
+    NamespaceRef,
+    Outcome,
+    ReplaceMount,
+)
+from fusewatchd.model.mount_table import below
+from fusewatchd.model.verdicts import Reason
+from fusewatchd.parse.kubelet_paths import parse_bind_path
+
+MAX_KNOWN = 4096
+"""Namespaces that are remembered as containers'."""
+_POD_OF_PATH = re.compile(r"/pods/([^/]+)/(?:volumes|volume-subpaths|plugins)/.")
+
+ContainersPod = Callable[[Process], "str | None"]
+"""Returns the uid of the pod in whose container a process is proven to be.
+
+Empty where only the kubelet's list tells of which pod; None where it is in no container.
+"""
+
+
+class LastWord:
+    """Asked before each action; remembers which namespaces are containers'."""
+
+    def __init__(self, pods: str, pod_of: ContainersPod) -> None:
+        """Take the directory of pods, empty for none, and how a container is recognised."""
+        self._directory = pods
+        self._pod_of = pod_of
+        self._pods: dict[NamespaceRef, str] = {}
+
+    def refusal(self, action: Action) -> Outcome | None:
+        """Return the end of an action that is not to be tried, with the reason ``forbidden``.
+
+        So it ends, too, where it cannot be found out.  None: it may be tried.
+        """
+        try:
+            self._require_allowed(action)
+        except (Stop, OSError) as exc:
+            return outcome_of(action, exc)
+        return None
+
+    def _require_allowed(self, action: Action) -> None:
+        match action:
+            case DetachDeadSource():
+                if self._pod_of_path(action.expect.mount_point):
+                    raise _forbidden(f"{action.expect.mount_point} is a pod's, and no source")
+            case ReplaceMount():
+                self._require_own(action, self._owner(action))
+            case AbortConnection() | DropLayers() | DetachOwnLayer() | DetachOrphan():
+                self._owner(action)
+            case _:
+                assert_never(action)
+
+    def _owner(
+        self, action: ReplaceMount | AbortConnection | DropLayers | DetachOwnLayer | DetachOrphan
+    ) -> str:
+        """Return the uid of the pod at whose mount an action is; empty: not known here."""
+        if isinstance(action, (ReplaceMount, AbortConnection)) and action.namespace is not None:
+            return self._container(action.namespace)
+        point = action.expect.mount_point
+        bind = parse_bind_path(self._directory, point)
+        if bind is None:
+            place = self._directory or "any directory"
+            raise _forbidden(f"{point} is no bind of a pod below {place}")
+        return bind.pod_uid
+
+    def _container(self, namespace: NamespaceRef) -> str:
+        known = self._pods.get(namespace)
+        if known is not None:
+            return known
+        try:
+            with open_process(namespace.pid) as process:
+                found = self._pod_of(process)
+                is_same = process.stat()[2] == namespace.start_time
+        except FileNotFoundError:
+            raise ProcessLookupError(errno.ESRCH, "the container has ended") from None
+        if not is_same:
+            raise ProcessLookupError(errno.ESRCH, "the pid is another process's now")
+        if found is None:
+            raise _forbidden(f"process {namespace.pid} is in no container of a pod")
+        if len(self._pods) >= MAX_KNOWN:
+            self._pods.clear()
+        self._pods[namespace] = found
+        return found
+
+    def _require_own(self, action: ReplaceMount, owner: str) -> None:
+        for point in _origins(action):
+            if owner and self._pod_of_path(point) not in ("", owner):
+                raise _forbidden(f"{point} is not of pod {owner}")
+
+    def _pod_of_path(self, point: str) -> str:
+        """Return the uid of the pod in whose directory a path is, of whichever kubelet."""
+        inside = below(point, self._directory) if self._directory else None
+        if inside:
+            return inside.partition("/")[0]
+        found = _POD_OF_PATH.search(point)
+        return found.group(1) if found else ""
+
+
+def _origins(action: ReplaceMount) -> Iterator[str]:
+    """Yield where each mount that is copied is mounted on the host."""
+    yield action.origin.mount_point
+    for child in action.children:
+        yield f"{child.origin.mount_point.rstrip('/')}/{child.origin_subpath}"
+
+
+def _forbidden(detail: str) -> Stop:
+    return refuse(Reason.FORBIDDEN, detail)
