@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import gc
 import json
 import os
@@ -14,27 +15,44 @@ from typing import Any
 
 from fusewatchd import __version__
 from fusewatchd.config.settings import Settings, override, require_sense
-from fusewatchd.errors import FusewatchError, ParseError
+from fusewatchd.errors import ConfigError, FusewatchError, ParseError
 from fusewatchd.text import printable
 
 DEFAULT_CONFIG = "/etc/fusewatchd/fusewatchd.yaml"
 WATCH_SECONDS = 1.0
 COLLECTOR = (20_000, 10, 10)
 """How many objects are made before garbage is looked for, gc.set_threshold; in workers as well."""
+EXIT_CONFIG = 78
+"""EX_CONFIG of sysexits.h.  The unit does not restart the daemon after it."""
+EXIT_BROKEN_PIPE = 141
+"""What a shell shows of a program that ended by SIGPIPE."""
+_NEEDS_ROOT = (errno.EPERM, errno.EACCES)
 _HOME_AND_CLEAR = "\x1b[H\x1b[2J"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return its exit status (0 fine, 1 something is wrong, 2 unknown)."""
+    """Run a command; return its exit status.
+
+    0: fine.  1: something is wrong.  2: it is unknown.  78: ``run`` cannot use the configuration.
+    """
     options = make_parser().parse_args(arguments)
     try:
         status: int = options.command(options)
+        sys.stdout.flush()
         return status
+    except ConfigError as exc:
+        print(exc, file=sys.stderr)
+        return EXIT_CONFIG if options.command is _run else 2
     except FusewatchError as exc:
         print(exc, file=sys.stderr)
     except OSError as exc:
+        if isinstance(exc, BrokenPipeError) and options.command is not _run:
+            # The reader has seen enough (head, grep -q).  Python would complain at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return EXIT_BROKEN_PIPE
         where = f": {exc.filename}" if exc.filename else ""
-        print(f"fusewatchd: {exc.strerror or exc}{where}", file=sys.stderr)
+        as_root = "; run it as root" if exc.errno in _NEEDS_ROOT and os.geteuid() else ""
+        print(f"fusewatchd: {exc.strerror or exc}{where}{as_root}", file=sys.stderr)
     return 2
 
 

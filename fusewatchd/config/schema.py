@@ -10,7 +10,7 @@ import difflib
 import reprlib
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import field, fields, is_dataclass, replace
 from enum import Enum
 from functools import cache
@@ -53,7 +53,7 @@ def with_value(part: Any, names: list[str], value: object, key: str, problems: l
     known = _hints(part.__class__) if is_dataclass(part) else {}
     is_section = name in known and is_dataclass(known[name])
     if name not in known or is_section == (len(names) == 1):
-        problems.append(f"{printable(key)}: no such key")
+        problems.append(f"{printable(key)}: no such key{_hint(name, known)}")
         return part
     if len(names) > 1:
         inner = with_value(getattr(part, name), names[1:], value, key, problems)
@@ -74,15 +74,18 @@ def build(cls: Any, document: object, prefix: str, problems: list[str]) -> Any:
     for name, value in document.items():
         key = f"{prefix}.{name}" if prefix else str(name)
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            problems.append(f"{printable(key)}: no such key{hint}")
+            problems.append(f"{printable(key)}: no such key{_hint(str(name), known)}")
             continue
         before = len(problems)
         values[name] = _value(_hints(cls)[name], value, key, problems)
         if len(problems) == before:
             _verify(cls, name, values[name], key, problems)
     return cls() if problems else cls(**values)
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, [k for k in known if k != name], 1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 @cache

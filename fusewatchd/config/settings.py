@@ -332,11 +332,13 @@ def override(settings: Settings, values: Mapping[str, object]) -> Settings:
     Raises:
         ConfigError: as for a file.
     """
+    found: list[str] = []
     for key, value in values.items():
         problems: list[str] = []
         settings = with_value(settings, key.split("."), value, key, problems)
-        if problems:
-            raise ConfigError(f"command line: {problems[0]}")
+        found += problems
+    if found:
+        raise ConfigError("\n".join(f"command line: {problem}" for problem in found))
     return settings
 
 

@@ -49,7 +49,7 @@ def test_a_bad_file_is_one_line(tmp_path: Path, command: str, text: str, line: s
     file.write_text(text)
     more = ["--any-namespace"] if command == "run" else []
     done = run_fusewatchd(command, "--config", str(file), *more)
-    assert done.returncode == 2
+    assert done.returncode == (78 if command == "run" else 2)
     assert done.stdout == ""
     assert done.stderr.splitlines()[0].startswith(f"{file}: {line}")
     assert len(done.stderr.splitlines()) == 1
@@ -62,7 +62,7 @@ def test_a_file_that_others_can_write_is_refused_in_one_line(tmp_path: Path, com
     file.chmod(0o666)
     more = ["--any-namespace"] if command == "run" else []
     done = run_fusewatchd(command, "--config", str(file), *more)
-    assert (done.returncode, done.stdout) == (2, "")
+    assert (done.returncode, done.stdout) == (78 if command == "run" else 2, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"{file}: expected root's, and that nobody else can write it")
 
@@ -70,9 +70,35 @@ def test_a_file_that_others_can_write_is_refused_in_one_line(tmp_path: Path, com
 def test_a_file_that_is_not_there_is_one_line() -> None:
     done = run_fusewatchd("run", "--any-namespace", "--config", "/no/such/file")
     assert (done.returncode, done.stderr) == (
-        2,
+        78,
         "/no/such/file: No such file or directory\n",
     )
+
+
+def test_every_bad_flag_is_told_with_what_was_meant() -> None:
+    values = ("--set", "recvery.mode=report", "--set", "log.levl=info")
+    done = run_fusewatchd("run", "--any-namespace", *values)
+    assert done.returncode == 78
+    assert done.stderr.splitlines() == [
+        "command line: recvery.mode: no such key; did you mean recovery?",
+        "command line: log.levl: no such key; did you mean level?",
+    ]
+
+
+@pytest.mark.parametrize("command", [("check",), ("doctor",), ("doctor", "--json")])
+def test_a_reader_that_has_seen_enough_is_no_error(command: tuple[str, ...]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as gone:
+        done = subprocess.run(
+            [*fusewatchd_command(), *command],
+            stdout=gone,
+            stderr=subprocess.PIPE,
+            env=python_environment(),
+            timeout=60,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 def test_status_without_a_daemon_says_so(tmp_path: Path) -> None:

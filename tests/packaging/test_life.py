@@ -117,6 +117,50 @@ class Life:
             node.machine.run("systemctl", "start", UNIT)
             node.wait_until_watching(BINDS)
 
+    def test_an_upgrade_leaves_the_socket_as_it_was(
+        self, node: PackagedNode, packages: Packages
+    ) -> None:
+        run = node.machine.run
+        run("systemctl", "stop", UNIT)
+        run("systemctl", "enable", "--now", SOCKET)
+        assert node.metric("fusewatchd_build_info") == 1
+        before = node.pid
+        node.install(packages.deb, "--reinstall", "-o", "Dpkg::Options::=--force-confold")
+        node.wait_until_up(besides=before)
+        assert node.machine.output("systemctl", "is-active", SOCKET) == "active"
+        assert node.machine.output("systemctl", "is-enabled", SOCKET) == "enabled"
+        assert node.metric("fusewatchd_build_info") == 1
+        run("systemctl", "disable", "--now", SOCKET)
+        run("systemctl", "restart", UNIT)
+        node.wait_until_watching(BINDS)
+
+    def test_a_runtime_that_hangs_in_its_start_does_not_keep_it_down(
+        self, node: PackagedNode
+    ) -> None:
+        unit = "[Service]\nType=notify\nTimeoutStartSec=0\nExecStart=/bin/sleep 3600\n"
+        node.write("/run/systemd/system/k3s-agent.service", unit)
+        node.machine.run("systemctl", "daemon-reload")
+        node.machine.run("systemctl", "start", "--no-block", "k3s-agent.service")
+        before = node.pid
+        node.machine.run("kill", "-KILL", str(before))
+        node.wait_until_up(besides=before)
+        node.machine.run("systemctl", "stop", "k3s-agent.service")
+        node.machine.run("rm", "/run/systemd/system/k3s-agent.service")
+        node.machine.run("systemctl", "daemon-reload")
+        node.wait_until_watching(BINDS)
+
+    def test_a_bad_configuration_is_a_failure_and_no_loop(self, node: PackagedNode) -> None:
+        config = node.machine.output("cat", CONFIG)
+        with nothing_moved(node):
+            node.write(CONFIG, "recovery: {mod: report}\n")
+            assert node.machine.run("systemctl", "restart", UNIT, check=False).returncode
+            assert node.machine.output("systemctl", "is-failed", UNIT) == "failed"
+        journal = node.journal()
+        assert f"{CONFIG}: recovery.mod: no such key; did you mean mode?" in journal
+        node.write(CONFIG, config + "\n")
+        node.machine.run("systemctl", "restart", UNIT)
+        node.wait_until_watching(BINDS)
+
     def test_options_of_the_service_and_a_reload(self, node: PackagedNode) -> None:
         options = "/etc/default/fusewatchd"
         before = node.machine.output("cat", options)

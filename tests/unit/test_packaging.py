@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from fusewatchd import __version__
-from fusewatchd.cli import make_parser
+from fusewatchd.cli import EXIT_CONFIG, make_parser
 from fusewatchd.config.settings import Settings
 
 TOP = Path(__file__).resolve().parents[2]
@@ -158,8 +158,15 @@ def test_every_capability_of_the_unit_is_accounted_for() -> None:
 def test_the_unit_needs_neither_kubelet_nor_runtime() -> None:
     names = {name for name, _ in directives()}
     assert not names & {"Requires", "Wants", "BindsTo", "PartOf", "Requisite", "Upholds"}
+    # Ordering after a unit waits for its start job as well, and that may hang.
     after = " ".join(value for name, value in directives() if name == "After").split()
-    assert {"kubelet.service", "containerd.service"} < set(after)
+    assert after == ["local-fs.target"]
+
+
+def test_what_cannot_pass_is_not_tried_again() -> None:
+    of = dict(directives())
+    assert of["RestartPreventExitStatus"] == str(EXIT_CONFIG)
+    assert of["Restart"] == "always"
 
 
 def test_a_worker_that_is_killed_for_memory_does_not_stop_the_unit() -> None:
