@@ -42,8 +42,8 @@ class Process:
         link = os.readlink(f"ns/{kind}", dir_fd=self._fd)
         return int(link[link.index("[") + 1 : -1])
 
-    def open_namespace(self, kind: str, inode: int) -> int:
-        """Open a namespace of which the process still is a member.
+    def open_namespace(self, kind: str, inode: int = 0) -> int:
+        """Open a namespace of the process: this one, where its inode is given.
 
         Raises:
             ProcessLookupError: it has ended, or is in another one.
@@ -54,7 +54,7 @@ class Process:
         except FileNotFoundError:
             # What ended is no failure: a zombie has no namespace.
             raise ProcessLookupError(errno.ESRCH, "the process has ended", name) from None
-        if os.fstat(fd).st_ino != inode:
+        if inode and os.fstat(fd).st_ino != inode:
             os.close(fd)
             raise ProcessLookupError(errno.ESRCH, "the process is in another namespace now", name)
         return fd

@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -27,6 +27,7 @@ from fusewatchd.demo.node.pods import PodMount, PodVolume
 from fusewatchd.demo.node.sources import ServerOptions, Source
 from fusewatchd.errors import WorkerError
 from fusewatchd.linux import fusectl, statfs, syscalls
+from fusewatchd.linux.procfs import process_start_time
 from fusewatchd.linux.statfs import Refuser, Statfs
 from fusewatchd.model.mount_table import parse_mount_table
 from fusewatchd.model.mounts import Device
@@ -105,6 +106,15 @@ def device_at(path: str) -> Device:
         os.close(with_fd)
 
 
+def inside(device: Device, path: str, pid: int, *, is_covered: bool = False) -> Question:
+    start_time = (process_start_time(pid) or 0) if pid else 0
+    return Question(device, path, pid, is_covered=is_covered, start_time=start_time)
+
+
+def covered(device: Device, path: str, pid: int) -> Question:
+    return inside(device, path, pid, is_covered=True)
+
+
 def question_of(source: Source) -> Question:
     return Question(device_at(source.path), source.path)
 
@@ -174,25 +184,23 @@ def test_what_others_cover_is_asked_in_a_copy(node: DemoNode, is_inside: bool) -
     for source in (living, top):
         syscalls.mount(source.path, place, None, syscalls.MS_BIND)
     # What a container is started with is all of the stack, if it is made like that.
-    inside = node.add_foreign(ForeignKind.NODE_AGENT)
-    pid = inside.pid if is_inside else 0
+    agent = node.add_foreign(ForeignKind.NODE_AGENT)
+    pid = agent.pid if is_inside else 0
     dead.kill()
-    tables = [mounts_of(who) for who in ("self", str(inside.pid))]
+    tables = [mounts_of(who) for who in ("self", str(agent.pid))]
     seen = parse_mount_table(tables[is_inside])
     path = next(m.mount_point for m in seen.fuse_mounts() if m.mount_point.endswith(place))
     assert [m.device for m in seen.stack_at(path)][-3:] == devices
     with Probes() as probes:
-        answers = [
-            probes.one(Question(device, path, pid, is_covered=True)).answer for device in devices
-        ]
+        answers = [probes.one(covered(device, path, pid)).answer for device in devices]
         assert answers == [Answer.DISCONNECTED, Answer.ANSWERED, Answer.ANSWERED]
-        nobody = probes.one(Question(Device(0, 9999), path, pid, is_covered=True))
+        nobody = probes.one(covered(Device(0, 9999), path, pid))
         assert (nobody.answer, nobody.errno) == (None, errno.ENOENT)
         living.pause()
-        probes.ask(Question(devices[1], path, pid, is_covered=True))
+        probes.ask(covered(devices[1], path, pid))
         wait_until_asked(devices[1])
         # A copy that hangs is in nobody's way.
-        assert [mounts_of(who) for who in ("self", str(inside.pid))] == tables
+        assert [mounts_of(who) for who in ("self", str(agent.pid))] == tables
         for _ in devices:
             syscalls.umount2(place, 0)
         living.resume()
@@ -317,13 +325,17 @@ def test_a_mount_inside_a_container_is_asked_there(node: DemoNode) -> None:
     pod = node.add_pod("app", [PodVolume("v", source)], [PodMount("v", "/data")])
     container = node.start_container(pod)
     device = device_at(source.path)
+    question = inside(device, "/data", container.pid)
     with Probes() as probes:
-        assert probes.one(Question(device, "/data", container.pid)).answer is Answer.ANSWERED
+        assert probes.one(question).answer is Answer.ANSWERED
         assert probes.one(Question(device, "/data")).answer is None
+        for is_covered in (False, True):
+            later = replace(question, start_time=question.start_time + 1, is_covered=is_covered)
+            assert probes.one(later).answer is None, "the pid is another process's by now"
         source.kill()
-        assert probes.one(Question(device, "/data", container.pid)).answer is Answer.DISCONNECTED
+        assert probes.one(question).answer is Answer.DISCONNECTED
         container.stop()
-        assert probes.one(Question(device, "/data", container.pid or 1 << 22)).answer is None
+        assert probes.one(replace(question, pid=question.pid or 1 << 22)).answer is None
 
 
 @pytest.mark.kernel

@@ -11,6 +11,7 @@ import os
 
 from fusewatchd.linux import syscalls
 from fusewatchd.linux.private_namespace import Home, Staging
+from fusewatchd.linux.procfs import PROC, open_same_process
 from fusewatchd.linux.syscalls import closing_fd
 from fusewatchd.model.mounts import Device
 
@@ -22,10 +23,11 @@ class CoveredMounts:
         """Make nothing before it is needed."""
         self._staging: Staging | None = None
 
-    def copy(self, path: str, pid: int, device: Device) -> int:
+    def copy(self, path: str, who: tuple[int, int], device: Device) -> int:
         """Return a detached copy of the uppermost mount of this device at ``path``.
 
-        No mount that anybody can see is referred to afterwards.  ``pid`` as in ``Question``.
+        No mount that anybody can see is referred to afterwards.  ``who`` is pid and
+        start time as in ``Question``.
 
         Raises:
             OSError: ENOENT when no layer there is of this device.
@@ -35,19 +37,22 @@ class CoveredMounts:
             raise OSError(errno.EINVAL, "the root of a namespace is not taken apart", path)
         if self._staging is None:
             self._staging = Staging()
-        with closing_fd(_copied_tree(directory or "/", pid)) as tree:
+        with closing_fd(_copied_tree(directory or "/", *who)) as tree:
             return self._staging.uncover(tree, name, device)
 
 
-def _copied_tree(directory: str, pid: int) -> int:
+def _copied_tree(directory: str, pid: int, start_time: int) -> int:
     """Return a detached copy of a directory with everything that is mounted below it."""
     flags = syscalls.OPEN_TREE_CLONE | syscalls.AT_RECURSIVE | syscalls.AT_EMPTY_PATH
     home = Home()
     try:
         if pid:
             # Nothing can be copied from another namespace than one's own.
-            name = f"/proc/{pid}/ns/mnt"
-            with closing_fd(os.open(name, os.O_RDONLY | os.O_CLOEXEC)) as namespace:
+            with (
+                closing_fd(os.open(PROC, os.O_PATH | os.O_CLOEXEC)) as proc,
+                open_same_process(pid, start_time, proc) as process,
+                closing_fd(process.open_namespace("mnt")) as namespace,
+            ):
                 syscalls.setns(namespace, syscalls.CLONE_NEWNS)
         with closing_fd(os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as root:
             above = open_warily(root, directory, syscalls.RESOLVE_IN_ROOT)

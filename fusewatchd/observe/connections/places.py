@@ -146,13 +146,13 @@ class Places:
         for mount in mounts.on_host:
             road = self._roads.to(mount)
             if (best is None or road.way < best.way) and not (tried and _is_among(tried, mount, 0)):
-                best = _question(mount, 0, road)
+                best = _question(mount, None, road)
                 if road.way is Way.PLAIN:
                     return best
         for namespace, mount in mounts.inside:
             road = self._roads_inside(namespace).to(mount)
             if (best is None or road.way < best.way) and not _is_among(tried, mount, namespace.pid):
-                best = _question(mount, namespace.pid, road)
+                best = _question(mount, namespace, road)
                 if road.way is Way.PLAIN:
                     return best
         return best
@@ -203,12 +203,13 @@ def _is_among(tried: Collection[Question], mount: Mount, pid: int) -> bool:
     return any(q.path == mount.mount_point and q.pid == pid for q in tried)
 
 
-def _question(mount: Mount, pid: int, road: _Road) -> Question:
+def _question(mount: Mount, inside: MountNamespace | None, road: _Road) -> Question:
     uid, gid = credentials_of(mount)
     rest = _EXPIRY_FACTOR * road.expires_after if road.way is Way.AUTOMOUNT else 0.0
     is_covered = road.way is Way.HIDDEN
+    pid, start_time = (inside.pid, inside.start_time) if inside is not None else (0, 0)
     return Question(
-        mount.device, mount.mount_point, pid, uid, gid, is_covered, road.way, rest_seconds=rest
+        mount.device, mount.mount_point, pid, uid, gid, is_covered, road.way, start_time, rest
     )
 
 

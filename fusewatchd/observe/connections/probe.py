@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fusewatchd.linux import statfs, syscalls
+from fusewatchd.linux.procfs import PROC, open_same_process
 from fusewatchd.linux.statfs import Refuser
 from fusewatchd.linux.syscalls import closing_fd
 from fusewatchd.model.mounts import Device
@@ -60,11 +61,12 @@ def serve_probes(channel: Channel) -> None:
 def _probe(
     message: dict[str, Any], covered: CoveredMounts, send: Callable[[dict[str, Any]], None]
 ) -> None:
+    who = message["pid"], message["start_time"]
     try:
         if message["is_covered"]:
-            fd = covered.copy(message["path"], message["pid"], Device(*message["device"]))
+            fd = covered.copy(message["path"], who, Device(*message["device"]))
         else:
-            fd = _reach(message["path"], message["pid"])
+            fd = _reach(message["path"], who)
     except OSError as exc:
         # Whatever this says, it says it of a file system on the way, not of the one asked.
         send({"unreachable": exc.errno or errno.EIO})
@@ -96,22 +98,31 @@ def _ask(fd: int, message: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _reach(path: str, pid: int) -> int:
-    """Open the root of the mount at ``path``, of a process when ``pid`` is not 0.
+def _reach(path: str, who: tuple[int, int]) -> int:
+    """Open the root of the mount at ``path``, of a process when its pid is not 0.
 
     If possible of a copy of the mount that nobody else has: an answer may take as long as the
     server likes, and the descriptor of a mount makes umount(8) answer EBUSY meanwhile.  Where
     no copy can be had (another namespace, another user than root) it is the mount's own.
     """
-    base = f"/proc/{pid}/root" if pid else "/"
     directory, _, name = path.rstrip("/").rpartition("/")
-    with closing_fd(os.open(base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as root:
+    with closing_fd(_root_of(*who)) as root:
         above = open_warily(root, directory or "/", syscalls.RESOLVE_IN_ROOT)
     with closing_fd(above):
         no_link = syscalls.AT_SYMLINK_NOFOLLOW | syscalls.AT_NO_AUTOMOUNT
         with suppress(OSError):
             return syscalls.open_tree(above, name or ".", syscalls.OPEN_TREE_CLONE | no_link)
         return open_warily(above, name or ".", 0)
+
+
+def _root_of(pid: int, start_time: int) -> int:
+    if not pid:
+        return os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    with (
+        closing_fd(os.open(PROC, os.O_PATH | os.O_CLOEXEC)) as proc,
+        open_same_process(pid, start_time, proc) as process,
+    ):
+        return process.open_link("root")
 
 
 def answer_of(question: Question, asked_at: float, message: dict[str, Any]) -> ProbeAnswer:

@@ -229,6 +229,7 @@ class ProbePool:
                 {
                     "path": question.path,
                     "pid": question.pid,
+                    "start_time": question.start_time,
                     "device": [question.device.major, question.device.minor],
                     "is_covered": question.is_covered,
                     "asks_root": question.asks_root,

@@ -36,6 +36,8 @@ class Question:
     is_covered: bool = False
     """The path leads to another mount on top of it: it is asked in a copy of what is there."""
     way: Way = Way.PLAIN
+    start_time: int = 0
+    """Of that process: its pid may be another one's by now."""
     rest_seconds: float = 0.0
     """It is not its turn again before: an automount on the way is to expire meanwhile."""
     is_urgent: bool = field(default=False, compare=False)
