@@ -17,6 +17,7 @@ from typing import TypeVar
 from fusewatchd.linux.syscalls import closing_fd
 
 PROC = "/proc"
+_CHUNK = 1 << 16
 
 _T = TypeVar("_T")
 
@@ -36,6 +37,29 @@ class Process:
         """Return the whole of a file below ``/proc/<pid>``."""
         with open(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._fd), "rb", 0) as file:
             return file.read()
+
+    def read_at_most(self, name: str, most: int) -> bytes:
+        """Return the beginning of a file below ``/proc/<pid>``, little more than ``most`` bytes."""
+        chunks: list[bytes] = []
+        with closing_fd(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._fd)) as fd:
+            while most > 0 and (chunk := os.read(fd, _CHUNK)):
+                chunks.append(chunk)
+                most -= len(chunk)
+        return b"".join(chunks)
+
+    def is_roots(self) -> bool:
+        """True for a process whose effective user is root, in whichever user namespace.
+
+        The directory itself has this owner also where the process is not dumpable, proc(5).
+        """
+        return os.fstat(self._fd).st_uid == 0
+
+    def capabilities(self) -> int:
+        """Return its effective capabilities as bits, in its own user namespace."""
+        for line in self.read("status").splitlines():
+            if line.startswith(b"CapEff:"):
+                return int(line.split()[1], 16)
+        return 0
 
     def namespace(self, kind: str) -> int:
         """Return the inode of a namespace, ``mnt`` or ``user``, namespaces(7)."""

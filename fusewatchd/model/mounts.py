@@ -138,6 +138,8 @@ class MountNamespace:
     """As the kubelet's list has it; empty while no list has the container."""
     users: UserNamespaceRef | None = None
     """That of the container's oldest process, where it is not the daemon's."""
+    is_agent: bool = False
+    """Root's own, or a container with CAP_SYS_ADMIN: it has the bounds of the host."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from fusewatchd.model.mounts import MountNamespace, NamespaceKind
+from fusewatchd.model.mounts import MountNamespace
 
 QUIET_SECONDS = 5.0
 """A limit that refused nothing for so long is over."""
@@ -55,9 +55,10 @@ def owner_of(namespace: MountNamespace | None) -> Owner:
     """Return to whom a mount namespace belongs; None is the host's own."""
     if namespace is None:
         return AGENT
-    if namespace.kind is NamespaceKind.CONTAINER or namespace.pod_uid or namespace.container_id:
-        return pod(namespace.pod_uid or namespace.container_id)
-    return FOREIGN
+    uid = namespace.pod_uid or namespace.container_id
+    if namespace.is_agent:
+        return Owner(OwnerKind.AGENT, uid)
+    return pod(uid) if uid else FOREIGN
 
 
 class Resource(Enum):
@@ -70,6 +71,8 @@ class Resource(Enum):
     NAMESPACES = "namespaces"
     DESCRIPTORS = "descriptors"
     """Open files of one process."""
+    SERVERS = "servers"
+    """Processes that serve FUSE file systems."""
     BINDS = "binds"
     """Mounts in containers that count as ours."""
     QUESTIONS = "questions"
@@ -90,17 +93,20 @@ class Limits:
     """Of one mount table."""
     table_lines: int
     table_mounts: int
-    """FUSE mounts of one container, or of one namespace where there is no container, and a
-    quarter of what is told beside them: parents, and what is mounted inside."""
+    """FUSE mounts of all namespaces of one container; of all of the owner that have none."""
     namespaces_of_container: int
     namespaces: int
     descriptors: int
     """Of one process, in one look."""
     questions: int
     """Connections that no bind of the host shows."""
+    servers: int
+    """Processes that serve FUSE file systems."""
     stuck_workers: int
 
 
+TOLD_FACTOR = 4
+"""With each FUSE mount so many mounts are told: what is mounted inside, and itself."""
 LINE_BYTES = 8 << 10
 """Of one line of a mount table: two paths of PATH_MAX, each byte as it is."""
 SPARE = 2
@@ -117,6 +123,7 @@ OF_POD = Limits(
     namespaces=16,
     descriptors=4_096,
     questions=64,
+    servers=64,
     stuck_workers=2,
 )
 OF_FOREIGN = Limits(
@@ -128,17 +135,19 @@ OF_FOREIGN = Limits(
     namespaces=64,
     descriptors=4_096,
     questions=64,
+    servers=256,
     stuck_workers=2,
 )
 OF_AGENT = Limits(
     walk_seconds=float("inf"),
-    table_bytes=64 << 20,
+    table_bytes=32 << 20,
     table_lines=100_000,
     table_mounts=100_000,
     namespaces_of_container=1_024,
     namespaces=1_024,
     descriptors=1 << 16,
     questions=4_096,
+    servers=10_000,
     stuck_workers=16,
 )
 STUCK_WORKERS = 16

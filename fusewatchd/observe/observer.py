@@ -16,6 +16,7 @@ from fusewatchd.model.findings import Gap
 from fusewatchd.model.kubelet import KubeletDirectory
 from fusewatchd.model.mount_table import MountTable
 from fusewatchd.model.mounts import Device, Mount, MountNamespace, TargetKey
+from fusewatchd.model.quota import RefusedOwner
 from fusewatchd.model.servers import Connection
 from fusewatchd.model.snapshot import Snapshot
 from fusewatchd.observe.connections.places import Asked, Places
@@ -238,7 +239,7 @@ class Observer:
             gaps=self._gaps(connections.values(), now),
             anonymous_servers=self.namespaces.anonymous_servers,
             tables=self.namespaces.tables,
-            refused_owners=self._places.refused_owners if self._places is not None else (),
+            refused_owners=(*self.namespaces.refused_owners, *self._places_refused()),
         )
 
     def _settle(self) -> tuple[MountNamespace, ...]:
@@ -249,6 +250,9 @@ class Observer:
             self._judged = settled, self._pods_devices
             self._of_no_pod = self.namespaces.of_no_pod(settled, listed, self._pods_devices)
         return settled
+
+    def _places_refused(self) -> tuple[RefusedOwner, ...]:
+        return self._places.refused_owners if self._places is not None else ()
 
     def _note_held(self, connections: Mapping[Device, Connection], now: float) -> None:
         """Look for the process that took a connection over: its end must be seen as well."""

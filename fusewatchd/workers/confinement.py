@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from contextlib import suppress
 
 from fusewatchd.linux import seccomp
@@ -24,8 +25,16 @@ def confine(privileges: Privileges, program: bytes | None) -> None:
     """
     keep_only(privileges.keeps)
     _set_oom_score(privileges.oom_score_adj)
+    _limit_memory(privileges.address_space)
     if program is not None:
         seccomp.install(program)
+
+
+def _limit_memory(address_space: int | None) -> None:
+    if address_space is not None:
+        _, most = resource.getrlimit(resource.RLIMIT_AS)
+        least = address_space if most == resource.RLIM_INFINITY else min(most, address_space)
+        resource.setrlimit(resource.RLIMIT_AS, (least, least))
 
 
 def _set_oom_score(score: int | None) -> None:

@@ -96,6 +96,8 @@ class Privileges:
     denies: frozenset[Calls]
     oom_score_adj: int | None = None
     """proc_pid_oom_score_adj(5); None: as the daemon's."""
+    address_space: int | None = None
+    """Bytes, getrlimit(2) ``RLIMIT_AS``; None: as the daemon's."""
 
     def denied(self) -> Denied:
         """Return all the calls that are denied."""
@@ -145,7 +147,8 @@ PRIVILEGES: Final[Mapping[Kind, Privileges]] = {
     # It copies mounts, and takes a copy of a whole stack apart in a namespace of its own.
     Kind.PROBE: Privileges(_ENTERS, _ALONE | {Calls.OTHER_NAMESPACES}),
     Kind.USER_PROBE: Privileges(_SEES, _ALONE | {Calls.OTHER_NAMESPACES}),
-    Kind.SCAN: Privileges(_SEES, _READS_ONLY),
+    # What it reads is as long as others make it: it is the first to go when memory is short.
+    Kind.SCAN: Privileges(_SEES, _READS_ONLY, oom_score_adj=500, address_space=256 << 20),
     # What is mapped is opened through /proc/<pid>/map_files, which wants CAP_SYS_ADMIN.
     Kind.HOLDERS: Privileges(_SEES | {Capability.SYS_ADMIN}, _READS_ONLY),
     # Its programs are chosen by root: what mounts, or enters a driver's container, must work.

@@ -21,6 +21,7 @@ class SoleWorker:
         on_replaced: Callable[[], None] = lambda: None,
         *,
         is_eager: bool = True,
+        on_part: Callable[[Any], bool] = lambda _: False,
     ) -> None:
         """Take the means to start a worker.
 
@@ -28,11 +29,13 @@ class SoleWorker:
             spawn: starts a worker.
             deadline_seconds: a job that takes longer is given up.
             on_replaced: called when what the worker knew is lost.
+            on_part: takes each message of a job; False: it was the last one, the result.
             is_eager: start the first worker at once, and each other one as soon as it can be.
         """
         self._spawn = spawn
         self._deadline = deadline_seconds
         self._on_replaced = on_replaced
+        self._on_part = on_part
         self._epoll = select.epoll()
         self.started_at: float | None = None
         """When the present job was begun; None while there is none."""
@@ -83,9 +86,10 @@ class SoleWorker:
         except EOFError:
             messages, has_ended = [], True
         was_running, deadline = self.started_at is not None, self.next_deadline()
-        if messages and was_running:
-            self.started_at = None
-            return messages[-1]
+        for message in messages if was_running else ():
+            if not self._on_part(message):
+                self.started_at = None
+                return message
         if has_ended or (deadline is not None and now >= deadline):
             self._replace(self._worker)
             if was_running:

@@ -16,17 +16,20 @@ import pytest
 from fusewatchd.demo.node.node import DemoNode, ForeignKind
 from fusewatchd.demo.node.pods import PodMount, PodVolume, VolumeKind
 from fusewatchd.demo.node.world import PrivateWorld
+from fusewatchd.json_values import encode
 from fusewatchd.linux import procfs, syscalls
 from fusewatchd.model.mounts import Device, MountNamespace, NamespaceKind
-from fusewatchd.observe.namespaces import scanner as scanner_module
+from fusewatchd.model.quota import FOREIGN, RefusedOwner, Resource
+from fusewatchd.observe.namespaces import own_namespaces
 from fusewatchd.observe.namespaces.cgroupfs import Membership
+from fusewatchd.observe.namespaces.descriptors import DescriptorLooks, connection_of
 from fusewatchd.observe.namespaces.scanner import (
     DEADLINE_SECONDS,
     NamespaceScanner,
     ScanResult,
-    connection_of,
     serve_scans,
 )
+from fusewatchd.observe.namespaces.walk import Walker
 from fusewatchd.workers.channel import Channel
 from fusewatchd.workers.fork_server import ForkServer, Worker, WorkerKind
 from fusewatchd.workers.privileges import PRIVILEGES, Kind
@@ -124,7 +127,7 @@ def test_containers_and_their_mounts(node: DemoNode) -> None:
         assert (volume.mount_point, volume.device) == ("/data", device_at(source.path))
         (inside,) = [mount for mount in found.mounts if mount.mount_point == "/data/cache"]
         assert inside.parent_id == volume.mount_id
-        assert found.mount(volume.parent_id) is not None
+        assert volume.parent_id in {mount.mount_id for mount in found.mounts}
         assert len(found.mounts) == 3
         # Nothing of ours is a namespace, neither is one without any FUSE mount.
         inodes = {namespace.inode for namespace in result.namespaces}
@@ -183,7 +186,7 @@ def place(anchor: str, container: str, container_id: str = "c") -> Membership:
 def test_of_several_cgroups_with_one_id_the_kubelets_own_counts(
     places: list[Membership], genuine: list[str]
 ) -> None:
-    assert scanner_module._genuine(places) == set(genuine)
+    assert own_namespaces._genuine(places) == set(genuine)
 
 
 @pytest.mark.kernel
@@ -354,7 +357,9 @@ def test_processes_that_may_not_be_looked_at_are_a_gap() -> None:
         os.setresuid(1000, 1000, 1000)
         with pytest.raises(PermissionError):
             procfs.ns_inode(1, "mnt")
-        assert scanner_module.Walker().walk()["refused"] >= 1
+        told: list[dict[str, Any]] = []
+        Walker().walk(told.append)
+        assert told[-1]["refused"] >= 1
 
     run_in_world(body)
 
@@ -364,13 +369,15 @@ def test_refused_processes_and_bad_tables_are_named() -> None:
     ours.setblocking(False)
     scanner = NamespaceScanner(lambda: Worker(NoServer(), 1, 0, Channel(ours)))
     scanner.request(0.0)
-    reply = {"namespaces": [], "servers": [], "refused": 2, "malformed": 1, "unseen": 0}
-    Channel(theirs).send(reply)
+    over = [encode(RefusedOwner(FOREIGN, Resource.TABLE, 5000))]
+    counts = {"refused": 2, "malformed": 1, "unseen": 0}
+    Channel(theirs).send({"end": True, "servers": [], **counts, "over": over})
     result = scanner.collect(0.5)
     assert result is not None
     assert [gap.source for gap in result.gaps] == ["namespaces", "namespaces"]
     assert "2 processes" in result.gaps[0].reason
     assert (result.started_at, result.elapsed) == (0.0, 0.5)
+    assert result.refused_owners == (RefusedOwner(FOREIGN, Resource.TABLE, 5000),)
     scanner.close()
     theirs.close()
 
@@ -543,3 +550,42 @@ def test_a_descriptor_never_passes_on_to_another_process() -> None:
         end(pid)
         with pytest.raises((ProcessLookupError, FileNotFoundError)):
             process.stat()
+
+
+@pytest.mark.kernel
+def test_a_process_with_many_descriptors_is_looked_through_in_several_looks() -> None:
+    """What was found stays found until the whole of it was looked at once more."""
+
+    def body(world: PrivateWorld) -> None:
+        null = os.open("/dev/null", os.O_RDONLY)
+        many = [os.dup(null) for _ in range(900)]
+        fuse = os.open("/dev/fuse", os.O_RDWR)
+        looks = DescriptorLooks(reads_connections=True)
+
+        def look() -> bool:
+            with procfs.open_process(os.getpid()) as process:
+                return looks.look(process, 256)[0].is_server
+
+        assert [look() for _ in range(4)] == [False, False, False, True]
+        assert [look() for _ in range(8)] == [True] * 8
+        os.close(fuse)
+        assert [look() for _ in range(8)][-1] is False
+        for fd in many:
+            os.close(fd)
+        assert look() is False
+        assert looks._turns == {}
+
+    run_in_world(body)
+
+
+@pytest.mark.kernel
+def test_the_worker_that_reads_what_others_write_is_the_first_to_go() -> None:
+    def body() -> None:
+        with Scans() as scans:
+            scans.scan()
+            pid = scans.workers[0].pid
+            assert int(read(f"/proc/{pid}/oom_score_adj")) == 500
+            (line,) = (one for one in read(f"/proc/{pid}/limits").splitlines() if b"address" in one)
+            assert line.split()[3:5] == [b"268435456", b"268435456"]
+
+    in_world(body)

@@ -65,11 +65,12 @@ class NamespaceView:
         began_at: float,
         in_flight: Collection[int],
         now: float = 0.0,
+        kept: Collection[int] = (),
     ) -> bool:
         """Take in a look, but for namespaces in which something was replaced since it began.
 
         ``in_flight`` are the inodes of those in which that goes on.  Returns True when there were
-        any: then another look is needed.
+        any: then another look is needed.  Those that are ``kept`` stay as they are believed to be.
         """
         seen = tuple(seen)
         self.seen = still_seen(self.seen, seen, now)
@@ -79,8 +80,9 @@ class NamespaceView:
         believed: list[MountNamespace] = []
         is_torn = False
         for namespace in seen:
-            before = known.get(namespace.inode) if namespace.inode in torn else None
-            is_torn = is_torn or before is not None
+            inode = namespace.inode
+            before = known.get(inode) if inode in torn or inode in kept else None
+            is_torn = is_torn or (before is not None and inode in torn)
             believed.append(namespace if before is None else before)
         self.namespaces = tuple(believed)
         return is_torn

@@ -8,13 +8,18 @@ from fusewatchd.model.actions import Outcome
 from fusewatchd.model.findings import Gap
 from fusewatchd.model.mounts import Device, MountNamespace
 from fusewatchd.model.namespace_tables import NamespaceTables
+from fusewatchd.model.quota import RefusedOwner
 from fusewatchd.model.servers import FuseServer
 from fusewatchd.observe.namespaces.container_owners import (
     ListedPods,
     are_all_listed,
     of_no_pod,
 )
-from fusewatchd.observe.namespaces.scanner import NamespaceScanner, ScanResult
+from fusewatchd.observe.namespaces.scanner import (
+    NamespaceScanner,
+    ScanResult,
+    UnfinishedWalkError,
+)
 from fusewatchd.observe.namespaces.schedule import ScanSchedule
 from fusewatchd.observe.namespaces.view import NamespaceView
 
@@ -30,6 +35,8 @@ class NamespaceWatch:
         self.servers: dict[Device, tuple[FuseServer, ...]] = {}
         self.anonymous_servers: tuple[FuseServer, ...] = ()
         """Servers of which the kernel does not tell the connection."""
+        self.refused_owners: tuple[RefusedOwner, ...] = ()
+        """Of whom the last look that ended did not see everything."""
         self.tables = NamespaceTables()
         """The mounts of all of them, indexed."""
         self._scanner = scanner
@@ -93,16 +100,20 @@ class NamespaceWatch:
         """Take in a look that has ended; ``in_flight`` are namespaces that are being changed."""
         try:
             result = self._scanner.collect(now)
-        except TimeoutError as exc:
+        except UnfinishedWalkError as exc:
             self.gaps = (Gap("namespaces", str(exc)),)
+            # A container that was started meanwhile is known all the same.
+            seen = (*self._view.namespaces, *exc.new)
+            self._view.take_look(seen, exc.started_at, in_flight, now)
             return None
         if result is None:
             return None
-        self.gaps = result.gaps
+        self.gaps, self.refused_owners = result.gaps, result.refused_owners
         self.servers, self.anonymous_servers = result.servers, result.anonymous
         self._schedule.end(result.started_at, result.elapsed)
         self.tables.keep_only([namespace.inode for namespace in result.namespaces])
-        if self._view.take_look(result.namespaces, result.started_at, in_flight, now):
+        began_at, kept = result.started_at, result.kept
+        if self._view.take_look(result.namespaces, began_at, in_flight, now, kept):
             self.expect_containers(now)
         return result
 

@@ -12,6 +12,7 @@ WORDS: dict[Resource, str] = {
     Resource.TABLE: "mounts in its mount namespaces",
     Resource.NAMESPACES: "mount namespaces",
     Resource.DESCRIPTORS: "open files of one process",
+    Resource.SERVERS: "processes that serve FUSE file systems",
     Resource.BINDS: "binds in its containers",
     Resource.QUESTIONS: "FUSE connections of its own",
     Resource.WORKERS: "workers that its paths hold",
