@@ -20,6 +20,7 @@ from fusewatchd.act.replace_mount import carry_out
 from fusewatchd.act.worker_pages import Page, Pages
 from fusewatchd.errors import ParseError
 from fusewatchd.json_values import decode, encode
+from fusewatchd.linux.limits import NamespaceShortageError
 from fusewatchd.linux.mount_kernel import Way, WouldAsk
 from fusewatchd.linux.private_namespace import Staging
 from fusewatchd.linux.procfs import is_running
@@ -69,7 +70,12 @@ def mount_worker(
     """Return the main function of a mount worker that replaces in this way."""
 
     def serve(channel: Channel) -> None:
-        kernel = RealKernel(way, Staging(), mounts_on_detached=mounts_on_detached)
+        staging = Staging()
+        if not mounts_on_detached:
+            # Rather now than while a pod waits; who needs it tells when there is none.
+            with suppress(NamespaceShortageError):
+                staging.prepare()
+        kernel = RealKernel(way, staging, mounts_on_detached=mounts_on_detached)
         note, word = journal().note, last_word()
 
         def act(action: Action, may_ask: bool) -> Outcome:

@@ -38,6 +38,7 @@ from fusewatchd.act.drop_layers import (
     drop_layers,
 )
 from fusewatchd.errors import assert_never
+from fusewatchd.linux.limits import NamespaceShortageError
 from fusewatchd.linux.mount_kernel import MountKernel, Stop, Way, attribute_bits, fail, refuse, skip
 from fusewatchd.linux.mount_stack import depth_of, mounts_on, opened, pile_of, top_at, tree_inside
 from fusewatchd.model.actions import (
@@ -116,6 +117,9 @@ def outcome_of(action: Action, exc: Stop | OSError) -> Outcome:
     if isinstance(exc, Stop):
         return Outcome(action, exc.status, exc.reason, detail=exc.detail, found=exc.found)
     number = exc.errno or 0
+    if isinstance(exc, NamespaceShortageError):
+        why = str(exc.strerror)
+        return Outcome(action, OutcomeStatus.FAILED, Reason.NAMESPACE_LIMIT, number, why)
     detail = f"{exc.strerror}: {exc.filename}" if exc.filename else str(exc.strerror)
     if number == errno.ESRCH:
         return Outcome(action, OutcomeStatus.SKIPPED, Reason.NAMESPACE_GONE, number, detail)

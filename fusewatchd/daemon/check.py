@@ -34,7 +34,7 @@ def look_once(settings: Settings) -> Any:
             node.observer.take_answers(time.monotonic())
             node.observer.take_scan((), time.monotonic())
             asked = all(
-                (c.answer and not c.root.is_pending) or c.is_overdue
+                (c.answer and not c.root.is_pending) or c.is_overdue or c.obstacle
                 for c in cycle.snapshot.connections.values()
             )
             if (asked and cycle.snapshot.namespaces_looked_at) or time.monotonic() > end:

@@ -99,7 +99,8 @@ class Daemon:
         watch(node.table.fileno(), self._on_mounts)
         watch(node.scanner.fileno(), self._on_scan)
         watch(node.holders.fileno(), node.holders.collect)
-        if node.pods_directory is not None:
+        watch(node.namespace_trial.fileno(), self._on_namespace_trial)
+        if node.pods_directory.fileno() >= 0:
             watch(node.pods_directory.fileno(), self._on_directory)
         self._reporting.start(watch)
         self._servers.look_at_sockets()
@@ -160,6 +161,8 @@ class Daemon:
             (node.scanner.next_deadline(), self._on_scan),
             (node.holders.overdue_at, node.holders.collect),
             (self._servers.due_at, self._servers.look_at_sockets),
+            (node.pods_directory.due_at, self._on_pods_directory_due),
+            (node.namespace_trial.due_at, self._on_namespace_trial),
             (observer.mounts_due, self._on_mounts),
             (observer.errands_due(now), self._on_errands),
             (node.executor.next_deadline(), self._on_outcome),
@@ -260,14 +263,21 @@ class Daemon:
 
     def _on_directory(self) -> Trigger | None:
         pods = self._node.pods_directory
-        assert pods is not None
         before = pods.overflows
-        changed = pods.drain()
+        changed = pods.drain(time.monotonic())
         for _ in range(pods.overflows - before):
             self._reporting.metrics.inotify_overflow()
         if changed:
             self._node.observer.namespaces.expect_containers(time.monotonic())
         return Trigger.DIRECTORY if changed else None
+
+    def _on_pods_directory_due(self) -> None:
+        pods = self._node.pods_directory
+        if pods.try_again(time.monotonic()):
+            self._descriptors.watch(pods.fileno(), self._on_directory)
+
+    def _on_namespace_trial(self) -> Trigger | None:
+        return self._node.namespace_trial.turn(time.monotonic())
 
     def _on_probe(self) -> Trigger | None:
         now = time.monotonic()

@@ -21,9 +21,9 @@ from fusewatchd.daemon.policies import policies_of, timing_of
 from fusewatchd.errors import NamespaceError
 from fusewatchd.linux import statmount
 from fusewatchd.linux.features import probe_features
-from fusewatchd.linux.inotify import PodsDirectoryWatch
 from fusewatchd.linux.mount_kernel import Way
 from fusewatchd.model.cycle import CycleReport
+from fusewatchd.model.degraded import Degraded
 from fusewatchd.model.mount_table import parse_mount_table
 from fusewatchd.model.mounts import Mount
 from fusewatchd.observe.connections.probe import serve_probes
@@ -32,10 +32,12 @@ from fusewatchd.observe.connections.tracker import Connections
 from fusewatchd.observe.holders.scan import HolderScanner, serve_holder_looks
 from fusewatchd.observe.holders.targets import Holdings
 from fusewatchd.observe.holders.watch import HolderWatch
+from fusewatchd.observe.kubelet.pods_directory import PodsDirectory
 from fusewatchd.observe.kubelet.processes import find_kubelet
 from fusewatchd.observe.mounts.table_reader import MountTableSource
 from fusewatchd.observe.namespaces.cgroupfs import ContainerPods
 from fusewatchd.observe.namespaces.scanner import NamespaceScanner, serve_scans
+from fusewatchd.observe.namespaces.trial import NamespaceTrial, serve_namespace_trials
 from fusewatchd.observe.namespaces.watch import NamespaceWatch
 from fusewatchd.observe.observer import Observer
 from fusewatchd.reconcile.reconciler import Reconciler
@@ -90,7 +92,6 @@ class Node:
         self.connections = Connections(timing_of(settings))
         most = settings.probe.max_children
         self.probes = ProbePool(self._probe_child, most)
-        self.pods_directory = PodsDirectoryWatch(pods) if pods else None
         self.scanner = NamespaceScanner(lambda: self.forks.spawn(Kind.SCAN.value))
         holdings = Holdings()
         self.holders = HolderWatch(
@@ -98,6 +99,12 @@ class Node:
         )
         readers = self.table, self.connections, self.probes, NamespaceWatch(self.scanner), holdings
         self.observer = Observer(self.kubelet, *readers)
+        degraded = self.observer.degraded
+        self.pods_directory = PodsDirectory(self.kubelet.pods, degraded)
+        # Before that of sockets: where there is one inotify instance left, it is for this.
+        self.pods_directory.try_again(time.monotonic())
+        self.namespace_trial = NamespaceTrial(lambda: self.forks.spawn(Kind.TRIAL.value), degraded)
+        degraded.note(Degraded.MOUNT_NAMESPACE, features.namespace_shortage)
         self.observer.adjust(frozenset(settings.ignore_fs_types), settings.look_seconds)
         self.executor = Executor(
             lambda: MountWorker(lambda: self.forks.spawn(Kind.MOUNT.value), pages),
@@ -144,6 +151,7 @@ class Node:
         self.probes.close()
         self.scanner.close()
         self.holders.close()
+        self.namespace_trial.close()
         self.table.close()
         self.forks.close()
 
@@ -155,6 +163,7 @@ def _start_fork_server(mount: WorkerMain, *, reads_connections: bool) -> ForkSer
         Kind.PROBE: serve_probes,
         Kind.USER_PROBE: serve_probes,
         Kind.HOLDERS: serve_holder_looks,
+        Kind.TRIAL: serve_namespace_trials,
         Kind.SCAN: partial(serve_scans, reads_connections=reads_connections),
     }
     return ForkServer.start(

@@ -9,6 +9,7 @@ from fusewatchd.config.settings import Settings
 from fusewatchd.daemon.check import look_once
 from fusewatchd.doctor.cluster_checks import cluster_findings
 from fusewatchd.doctor.cluster_facts import examine_cluster
+from fusewatchd.doctor.degraded_checks import degraded_findings
 from fusewatchd.doctor.findings import Finding, fail, ok, warn
 from fusewatchd.doctor.gap_checks import gap_findings
 from fusewatchd.doctor.node_checks import node_findings
@@ -40,7 +41,7 @@ def examine(settings: Settings) -> list[Finding]:
     names = {pod.directory_uid: f"{pod.namespace}/{pod.name}" for pod in pods}
     is_report_only = settings.recovery.mode is RecoveryMode.REPORT
     findings += gap_findings(document["gaps"])
-    findings += quota_findings(document)
+    findings += [*degraded_findings(document), *quota_findings(document)]
     findings += source_findings(examine_sources(document["sources"]))
     return [*findings, *pod_findings(document["binds"], names, is_report_only=is_report_only)]
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from fusewatchd.doctor.findings import Finding, fail, ok, warn
 from fusewatchd.model.capabilities import Capability
+from fusewatchd.model.degraded import INSTEAD, Degraded
 from fusewatchd.model.kubelet import KubeletDirectory
 from fusewatchd.model.mount_table import MountTable, below
 from fusewatchd.plan.planner import table_limit
@@ -30,6 +31,8 @@ class NodeFacts:
     way: str
     """How mounts would be replaced; empty: they cannot be."""
     way_problem: str
+    namespace_shortage: str
+    """Why no mount namespace is to be had."""
     daemon_pid: int
     """0: no daemon is running."""
     capabilities: int
@@ -45,8 +48,8 @@ class NodeFacts:
     max_table_entries: int
     """``recovery.max_table_entries``."""
     watched: int
-    unwatched: int
-    """Directories below the kubelet's that could not be watched."""
+    unwatched: str
+    """How many directories below the kubelet's could not be watched, and why."""
     watch_problem: str
     has_fusectl: bool
     commands: tuple[tuple[int, str], ...]
@@ -60,8 +63,11 @@ def node_findings(facts: NodeFacts) -> Iterator[Finding]:
     yield _privileges(facts)
     yield _namespace(facts)
     yield _kubelet_directory(facts)
+    if facts.namespace_shortage:
+        yield _namespace_shortage(facts)
     if facts.kubelet.is_found:
         yield _propagation(facts)
+    if facts.kubelet.is_found and not facts.daemon_pid:
         yield _inotify(facts)
     yield _fusectl(facts)
     yield _table(facts)
@@ -102,6 +108,12 @@ def _namespace(facts: NodeFacts) -> Finding:
     )
 
 
+def _namespace_shortage(facts: NodeFacts) -> Finding:
+    text = f"no mount namespace can be made: {facts.namespace_shortage}"
+    advice = "raise it, or find out who makes so many: lsns -t mnt"
+    return fail("mount namespaces", f"{text}; {INSTEAD[Degraded.MOUNT_NAMESPACE]}", advice)
+
+
 def _kubelet_directory(facts: NodeFacts) -> Finding:
     directory = facts.kubelet
     if facts.pods_elsewhere:
@@ -137,12 +149,13 @@ def _propagation(facts: NodeFacts) -> Finding:
 
 
 def _inotify(facts: NodeFacts) -> Finding:
-    advice = "raise fs.inotify.max_user_watches and fs.inotify.max_user_instances"
+    advice = "raise the limit, or find out who uses it up"
     if facts.watch_problem:
-        return fail("inotify", f"nothing can be watched: {facts.watch_problem}", advice)
+        text = f"nothing can be watched, {facts.watch_problem}"
+        return warn("inotify", f"{text}; {INSTEAD[Degraded.INOTIFY]}", advice)
     if facts.unwatched:
-        text = f"{facts.unwatched} of the pods' directories cannot be watched"
-        return warn("inotify", f"{text}; they are looked at every look_seconds", advice)
+        text = f"{facts.unwatched}; {INSTEAD[Degraded.INOTIFY_WATCHES]}"
+        return warn("inotify", text, advice)
     if not facts.watched:
         return fail("inotify", f"{facts.kubelet.pods} cannot be opened", "see its permissions")
     return ok("inotify", f"all {facts.watched} of the pods' directories can be watched")

@@ -12,8 +12,10 @@ from fusewatchd.errors import FusewatchError
 from fusewatchd.linux import fusectl, procfs
 from fusewatchd.linux.features import probe_features
 from fusewatchd.linux.inotify import PodsDirectoryWatch
+from fusewatchd.linux.limits import Limit, why_not
 from fusewatchd.model.mount_table import parse_mount_table
 from fusewatchd.observe.kubelet.directory import pods_elsewhere
+from fusewatchd.observe.kubelet.pods_directory import unwatched_text
 from fusewatchd.observe.kubelet.processes import find_kubelet
 from fusewatchd.serve.status_socket import NAME, peer_of
 
@@ -26,17 +28,20 @@ def examine_node(settings: Settings) -> NodeFacts:
     Raises:
         OSError: /proc cannot be read.
     """
-    way, way_problem = _way()
+    way, way_problem, namespace_shortage = _way()
     pid = daemon_pid(settings.runtime_dir)
     subject = pid or os.getpid()
     with open(f"{procfs.PROC}/self/mountinfo", "rb", 0) as file:
         table = parse_mount_table(file.read())
     kubelet = find_kubelet(settings.kubelet.root, table)
-    watched, unwatched, watch_problem = _watch(kubelet.pods) if kubelet.is_found else (0, 0, "")
+    # One that runs has a watch of its own, and says in its status when it has none.
+    is_watched = not pid and kubelet.is_found
+    watched, unwatched, watch_problem = _watch(kubelet.pods) if is_watched else (0, "", "")
     return NodeFacts(
         release=os.uname().release,
         way=way,
         way_problem=way_problem,
+        namespace_shortage=namespace_shortage,
         daemon_pid=pid,
         capabilities=_capabilities(pid, "CapBnd") if pid else _capabilities(os.getpid(), "CapEff"),
         own_namespace=procfs.ns_inode(subject, "mnt") or 0,
@@ -64,11 +69,12 @@ def daemon_pid(runtime_dir: str) -> int:
         return peer_of(client)[0]
 
 
-def _way() -> tuple[str, str]:
+def _way() -> tuple[str, str, str]:
     try:
-        return probe_features().best_way.value, ""
+        features = probe_features()
+        return features.best_way.value, "", features.namespace_shortage
     except FusewatchError as exc:
-        return "", str(exc)
+        return "", str(exc), ""
 
 
 def _capabilities(pid: int, which: str) -> int:
@@ -88,13 +94,15 @@ def _host_namespace() -> int:
     return 0
 
 
-def _watch(pods: str) -> tuple[int, int, str]:
+def _watch(pods: str) -> tuple[int, str, str]:
     try:
         watch = PodsDirectoryWatch(pods)
+    except ImportError as exc:
+        return 0, "", str(exc)
     except OSError as exc:
-        return 0, 0, exc.strerror or str(exc)
+        return 0, "", why_not(exc, Limit.INOTIFY_INSTANCES)
     try:
-        return len(watch.watched), watch.unwatched, ""
+        return len(watch.watched), unwatched_text(watch), ""
     finally:
         watch.close()
 

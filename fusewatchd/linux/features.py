@@ -1,7 +1,8 @@
 """What this kernel can do, found out by doing it once in a private mount namespace.
 
 Never by version: distributions backport, containers filter, and a call that is there may
-still be refused.  The trial runs in a forked child and touches no mount of the host.
+still be refused.  The trial runs in a forked child and touches no mount of the host.  While no
+mount namespace is to be had, it is only found out which calls the kernel knows.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import asdict, dataclass
 
 from fusewatchd.errors import UnsupportedKernelError
 from fusewatchd.linux import syscalls
+from fusewatchd.linux.limits import Limit, why_not
 from fusewatchd.linux.mount_kernel import Way
 
 
@@ -25,6 +27,8 @@ class Features:
     mount_setattr: bool
     beneath: bool
     mounts_on_detached: bool
+    namespace_shortage: str = ""
+    """Why no mount namespace is to be had for now; then no call was tried."""
 
     @property
     def best_way(self) -> Way:
@@ -81,7 +85,7 @@ def probe_features() -> Features:
     return Features(**document)
 
 
-def _trial() -> dict[str, int | bool]:
+def _trial() -> dict[str, int | bool | str]:
     try:
         syscalls.unshare(syscalls.CLONE_NEWNS)
         syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
@@ -91,6 +95,8 @@ def _trial() -> dict[str, int | bool]:
             os.mkdir(f"/proc/{name}")
         syscalls.mount("/proc/source", "/proc/target", None, syscalls.MS_BIND)
     except OSError as exc:
+        if exc.errno == errno.ENOSPC:
+            return asdict(_without_namespace(why_not(exc, Limit.MOUNT_NAMESPACES)))
         return {"errno": exc.errno or 0}
     return asdict(
         Features(
@@ -102,7 +108,30 @@ def _trial() -> dict[str, int | bool]:
     )
 
 
-def _succeeds(call: Callable[[], None]) -> bool:
+def _without_namespace(shortage: str) -> Features:
+    """Tell which calls the kernel knows: each looks at its flags first, then at descriptors."""
+    return Features(
+        open_tree=_is_known(_open_nothing) and _is_known(lambda: syscalls.move_mount(-1, -1)),
+        mount_setattr=_is_known(lambda: syscalls.mount_setattr(-1, syscalls.MOUNT_ATTR_RDONLY)),
+        beneath=_is_known(lambda: syscalls.move_mount(-1, -1, syscalls.MOVE_MOUNT_BENEATH)),
+        mounts_on_detached=False,
+        namespace_shortage=shortage,
+    )
+
+
+def _open_nothing() -> int:
+    return syscalls.open_tree(-1, "", syscalls.OPEN_TREE_CLONE | syscalls.AT_EMPTY_PATH)
+
+
+def _is_known(call: Callable[[], object]) -> bool:
+    try:
+        call()
+    except OSError as exc:
+        return exc.errno == errno.EBADF
+    return False
+
+
+def _succeeds(call: Callable[[], object]) -> bool:
     try:
         call()
     except OSError:

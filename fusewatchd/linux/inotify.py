@@ -11,6 +11,8 @@ why, and whoever wanted to watch goes on without.
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import logging
 import os
 import warnings
@@ -103,7 +105,7 @@ class DirectoryWatch:
         if UNAVAILABLE:
             raise ImportError(UNAVAILABLE)
         self._max_watches = max_watches
-        self._manager = pyinotify.WatchManager()
+        self._manager = _manager()
         os.set_inheritable(self.fileno(), False)
         # The non-blocking flag keeps a read that finds nothing from waiting.
         os.set_blocking(self.fileno(), False)
@@ -111,6 +113,8 @@ class DirectoryWatch:
         self._notifier = pyinotify.Notifier(self._manager, self._note, timeout=0)
         self._by_path: dict[str, int] = {}
         self._by_watch: dict[int, str] = {}
+        self.refusal = 0
+        """With which errno the last directory was refused, inotify_add_watch(2)."""
 
     def fileno(self) -> int:
         """Return the descriptor, readable when there are changes."""
@@ -142,6 +146,7 @@ class DirectoryWatch:
         except UnicodeEncodeError:  # pyinotify cannot express a name that is not UTF-8
             return False
         if watch < 0:
+            self.refusal = ctypes.get_errno()
             return False
         # One directory under two names is one watch to the kernel: the later name counts.
         if (former := self._by_watch.get(watch)) is not None:
@@ -184,6 +189,15 @@ class DirectoryWatch:
             del self._by_watch[event.wd], self._by_path[path]
         is_directory = bool(event.mask & _IN_ISDIR)
         self._changes.append(DirectoryChange(path, event.name or "", kind, is_directory))
+
+
+def _manager() -> pyinotify.WatchManager:
+    try:
+        return pyinotify.WatchManager()
+    except OSError as exc:
+        # It says so in words only.  inotify_init(2): too many instances, or descriptors.
+        number = ctypes.get_errno() or errno.EMFILE
+        raise OSError(number, os.strerror(number)) from exc
 
 
 class _Level(Enum):
@@ -255,6 +269,11 @@ class PodsDirectoryWatch:
         return len(self._refused)
 
     @property
+    def refusal(self) -> int:
+        """With which errno the last of them was refused; 0: there is none."""
+        return self._watch.refusal
+
+    @property
     def overflows(self) -> int:
         """How often the kernel lost changes so far."""
         return self._overflows
@@ -265,6 +284,14 @@ class PodsDirectoryWatch:
         found: set[str] = set()
         self._enter((), found)
         return frozenset(found)
+
+    def retry_refused(self) -> None:
+        """Try those again that could not be watched, until one is refused again."""
+        for path in sorted(self._refused):
+            self._refused.discard(path)
+            self._enter(self._parts(path), set())
+            if path in self._refused:
+                return
 
     def drain(self) -> frozenset[str]:
         """Follow what changed and return the directory uids of the pods concerned."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from fusewatchd.linux import syscalls
+from fusewatchd.linux.limits import counted_as_namespace
 from fusewatchd.linux.mount_kernel import IS_SHARED, LEAVES_GROUP, fail
 from fusewatchd.linux.statmount import mount_id_of_fd
 from fusewatchd.linux.syscalls import closing_fd
@@ -46,25 +47,39 @@ def mount_flags(options: str) -> int:
 
 
 class Staging:
-    """Enter, work, leave: every public method starts and ends in the host's namespace."""
+    """Enter, work, leave: every public method starts and ends in the host's namespace.
+
+    All of them raise ``NamespaceShortageError`` while no namespace is to be had.
+    """
 
     def __init__(self) -> None:
-        """Make the namespace.
+        """Make no namespace before it is needed; raises ``OSError``."""
+        self._home = Home()
+        self._own: int | None = None
+
+    def prepare(self) -> int:
+        """Make the namespace, unless it is there; return a descriptor of it.
 
         Raises:
+            NamespaceShortageError: there are too many already.
             OSError: the caller may not make mount namespaces.
         """
-        self._home = Home()
-        syscalls.unshare(syscalls.CLONE_NEWNS)
+        if self._own is not None:
+            return self._own
+        with counted_as_namespace():
+            syscalls.unshare(syscalls.CLONE_NEWNS)
         try:
-            self._own = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+            own = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
             _empty_this_namespace()
         finally:
             self._home.go()
+        self._own = own
+        return own
 
     def close(self) -> None:
         """Let the kernel take the namespace apart."""
-        os.close(self._own)
+        if self._own is not None:
+            os.close(self._own)
         self._home.close()
 
     def configure(
@@ -140,7 +155,7 @@ class Staging:
 
     @contextmanager
     def _occupied(self, clone: int, place: str) -> Iterator[None]:
-        syscalls.setns(self._own, syscalls.CLONE_NEWNS)
+        syscalls.setns(self.prepare(), syscalls.CLONE_NEWNS)
         try:
             target = os.open(place, os.O_PATH | os.O_CLOEXEC)
             with closing_fd(target):
@@ -191,7 +206,8 @@ def _uncover(name: str, device: Device) -> int:
 
 def _copy_out(place: str) -> int:
     flags = syscalls.OPEN_TREE_CLONE | syscalls.AT_RECURSIVE
-    return syscalls.open_tree(syscalls.AT_FDCWD, place, flags)
+    with counted_as_namespace():
+        return syscalls.open_tree(syscalls.AT_FDCWD, place, flags)
 
 
 def _empty_this_namespace() -> None:

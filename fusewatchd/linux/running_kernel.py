@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
 from fusewatchd.linux import statmount, syscalls
+from fusewatchd.linux.limits import counted_as_namespace
 from fusewatchd.linux.mount_kernel import (
     IS_SHARED,
     LEAVES_GROUP,
@@ -194,12 +195,12 @@ class RealKernel:
     def copy(self, path: str, below: str, *, recursive: bool) -> int:
         flags = syscalls.OPEN_TREE_CLONE | (syscalls.AT_RECURSIVE if recursive else 0)
         if below:
-            with closing_fd(self._open_inside(path, below)) as fd:
+            with closing_fd(self._open_inside(path, below)) as fd, counted_as_namespace():
                 return syscalls.open_tree(fd, "", flags | syscalls.AT_EMPTY_PATH)
         # By its name in the directory above it, which is on another mount: the original is
         # referred to for the length of one call, and umount(8) of it hardly ever meets that.
         directory, _, name = path.rstrip("/").rpartition("/")
-        with closing_fd(self.open_mount(directory or "/")) as above:
+        with closing_fd(self.open_mount(directory or "/")) as above, counted_as_namespace():
             no_link = syscalls.AT_SYMLINK_NOFOLLOW | syscalls.AT_NO_AUTOMOUNT
             return syscalls.open_tree(above, name or ".", flags | no_link)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from fusewatchd.model.degraded import Degradation
 from fusewatchd.model.findings import Gap
 from fusewatchd.model.kubelet import KubeletDirectory
 from fusewatchd.model.mount_table import MountTable
@@ -56,6 +57,9 @@ class Snapshot:
     """Of whom not everything was looked at, since that is more than one owner may have."""
     tables: NamespaceTables = field(default_factory=NamespaceTables, compare=False, repr=False)
     """The mounts of ``namespaces``, indexed."""
+
+    degraded: tuple[Degradation, ...] = ()
+    """What the daemon goes on without."""
 
     def is_dead(self, device: Device) -> bool:
         """Return True when the connection of a device is known to have no server any more."""

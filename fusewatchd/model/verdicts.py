@@ -98,6 +98,8 @@ class Reason(Enum):
     NOT_VERIFIED = "not_verified"
     SYSTEM_CALL = "system_call"
     """A system call failed; the outcome carries its errno."""
+    NAMESPACE_LIMIT = "namespace_limit"
+    """No mount namespace is to be had: a new mount counts as one until it is attached."""
     ALREADY_LIVE = "already_live"
     UNCONFIRMED = "unconfirmed"
     """A hung connection that has not stood still for long enough, or waits for its turn."""

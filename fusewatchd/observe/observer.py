@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from fusewatchd.linux import fusectl
 from fusewatchd.linux.procfs import read_mount_max
 from fusewatchd.model.actions import AbortConnection, Outcome, OutcomeStatus
+from fusewatchd.model.degraded import Degraded
 from fusewatchd.model.findings import Gap
 from fusewatchd.model.kubelet import KubeletDirectory
 from fusewatchd.model.mount_table import MountTable
@@ -19,10 +20,12 @@ from fusewatchd.model.mounts import Device, Mount, MountNamespace, TargetKey
 from fusewatchd.model.quota import RefusedOwner
 from fusewatchd.model.servers import Connection
 from fusewatchd.model.snapshot import Snapshot
+from fusewatchd.model.verdicts import Reason
 from fusewatchd.observe.connections.places import Asked, Places
 from fusewatchd.observe.connections.probe import RootAnswer
 from fusewatchd.observe.connections.probe_pool import ProbePool
 from fusewatchd.observe.connections.tracker import Connections
+from fusewatchd.observe.degradations import Degradations
 from fusewatchd.observe.holders.targets import Holdings
 from fusewatchd.observe.kubelet.directory import pods_elsewhere
 from fusewatchd.observe.kubelet.pod_cache import Pods
@@ -59,6 +62,7 @@ class Observer:
         self.namespaces = namespaces
         self.pods = Pods()
         self.ends = ExitRecord()
+        self.degraded = Degradations()
         self.ignored_fs_types: Collection[str] = frozenset()
         self._kubelet = kubelet
         self._table_source = table
@@ -132,6 +136,8 @@ class Observer:
                 # Whatever it came to: the evidence for it is used up.
                 self.connections.doubt(outcome.action.expect.device)
                 self.connections.ask_again([outcome.action.expect.device])
+            if outcome.reason is Reason.NAMESPACE_LIMIT:
+                self.degraded.note(Degraded.MOUNT_NAMESPACE, outcome.detail)
         self.namespaces.take_outcomes(outcomes)
         if not any(outcome.status is OutcomeStatus.RECOVERED for outcome in outcomes):
             return
@@ -213,6 +219,7 @@ class Observer:
         self.namespaces.look_if_due(now)
         self.take_answers(now)
         self._send_questions(now)
+        self.degraded.note(Degraded.FANOTIFY, self._table_source.fanotify_shortage)
         self.connections.note_unasked(self._probes.unasked, self._probes.withdrawn, now)
         waiting = {device: fusectl.waiting(device) for device in self.connections.overdue(now)}
         self.connections.count_requests(waiting, now)
@@ -237,6 +244,7 @@ class Observer:
             ends=self.ends.view(connections),
             holdings=self._holdings.view(),
             gaps=self._gaps(connections.values(), now),
+            degraded=self.degraded.all,
             anonymous_servers=self.namespaces.anonymous_servers,
             tables=self.namespaces.tables,
             refused_owners=(*self.namespaces.refused_owners, *self._places_refused()),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from fusewatchd.config.settings import SocketSettings
 from fusewatchd.model.cycle import CycleReport, Trigger
+from fusewatchd.model.degraded import Degraded
 from fusewatchd.model.findings import Finding
 from fusewatchd.model.mounts import Device
 from fusewatchd.model.servers import FuseServer
@@ -34,11 +35,7 @@ class Servers:
         register: Register,
         unregister: Callable[[int], None],
     ) -> None:
-        """Watch nothing yet.
-
-        Raises:
-            OSError: the user's inotify instances are used up.
-        """
+        """Watch nothing yet."""
         self._entries = tuple(sockets)
         self._observer = observer
         self._findings: Sequence[Finding] = ()
@@ -62,6 +59,7 @@ class Servers:
     ) -> None:
         """Watch exactly these servers from now on."""
         self._ends.update({**servers, NO_DEVICE: anonymous}, now)
+        self._observer.degraded.note(Degraded.PIDFD, self._ends.shortage)
         self._note_exits(now)
 
     def take_cycle(self, cycle: CycleReport) -> None:
@@ -78,6 +76,7 @@ class Servers:
         """Connect to new sockets, and take in which ones hung up."""
         now = time.monotonic()
         hung_up = self._sockets.drain(now).hung_up
+        self._observer.degraded.note(Degraded.SOCKET_INOTIFY, self._sockets.shortage)
         for path in hung_up:
             self._note_hang_up(path, now)
         return Trigger.SOCKET if hung_up else None

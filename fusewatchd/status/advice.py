@@ -348,6 +348,13 @@ REASONS: Mapping[Reason, Advice] = {
         " missing capabilities, EINVAL a mount that the kernel does not let go.",
         "It is tried again, with longer and longer pauses.",
     ),
+    Reason.NAMESPACE_LIMIT: Advice(
+        "The kernel counts a new mount as a mount namespace until it is attached, and the node has"
+        " as many of them as it may have: user.max_mnt_namespaces.",
+        "Raise it: 'sysctl -w user.max_mnt_namespaces=…', or find out who makes so many: 'lsns -t"
+        " mnt'.",
+        "It is tried again, with longer and longer pauses.",
+    ),
     Reason.ALREADY_LIVE: Advice(
         "When its turn came, it showed a living file system already.",
         NOTHING,

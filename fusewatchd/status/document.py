@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from fusewatchd.model.actions import Action, Outcome, OutcomeStatus
 from fusewatchd.model.cycle import CycleReport
+from fusewatchd.model.degraded import INSTEAD
 from fusewatchd.model.findings import SourceAnswer
 from fusewatchd.model.mounts import MountNamespace, NamespaceKind
 from fusewatchd.model.outages import Incident, Outage
@@ -84,6 +85,10 @@ def status_document(cycle: CycleReport, clocks: Clocks, *, version: str, way: st
         "flapping_sources": [_pause(pause) for pause in cycle.pauses],
         "namespaces": _namespaces(cycle),
         "refused_owners": [_over_quota(one, snapshot, clocks) for one in cycle.over_quota],
+        "degraded": [
+            {"what": one.what.value, "why": shown(one.why), "instead": INSTEAD[one.what]}
+            for one in snapshot.degraded
+        ],
         "gaps": [{"source": shown(gap.source), "reason": shown(gap.reason)} for gap in cycle.gaps],
     }
 

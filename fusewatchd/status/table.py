@@ -44,7 +44,8 @@ def status_table(document: Document, width: int, color: bool) -> str:
     for paragraph in (
         _outages(document), _past_outages(document), server_lines(document),
         holder_lines(document), _dead_sources(document), _actions(document), _flapping(document),
-        _not_entered(document), _over_quota(document), _gaps(document),
+        _not_entered(document), _over_quota(document), _degraded(document),
+        _gaps(document),
     ):  # fmt: skip
         if paragraph:
             lines += ["", *(_line(about, width) for about in paragraph)]
@@ -229,6 +230,13 @@ def _over_quota(document: Document) -> list[_Line]:
     return [
         f"Over its quota since {_clock(one['since'])}: {owner_name(one)}: {quota_text(one)}"
         for one in document["refused_owners"]
+    ]
+
+
+def _degraded(document: Document) -> list[_Line]:
+    return [
+        f"Goes on without {one['what']}: {one['why']}; {one['instead']}"
+        for one in document["degraded"]
     ]
 
 

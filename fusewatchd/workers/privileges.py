@@ -86,6 +86,7 @@ class Kind(Enum):
     SCAN = "scan"
     HOLDERS = "holders"
     COMMAND = "command"
+    TRIAL = "trial"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +152,10 @@ PRIVILEGES: Final[Mapping[Kind, Privileges]] = {
     Kind.SCAN: Privileges(_SEES, _READS_ONLY, oom_score_adj=500, address_space=256 << 20),
     # What is mapped is opened through /proc/<pid>/map_files, which wants CAP_SYS_ADMIN.
     Kind.HOLDERS: Privileges(_SEES | {Capability.SYS_ADMIN}, _READS_ONLY),
+    Kind.TRIAL: Privileges(
+        frozenset({Capability.SYS_ADMIN, Capability.SYS_CHROOT}),
+        _ALONE | {Calls.MOUNTS, Calls.OTHER_NAMESPACES, Calls.WRITING},
+    ),
     # Its programs are chosen by root: what mounts, or enters a driver's container, must work.
     Kind.COMMAND: Privileges(
         _ENTERS | {Capability.DAC_OVERRIDE},

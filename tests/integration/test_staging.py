@@ -69,11 +69,12 @@ def test_what_is_mounted_on_the_original_reaches_no_copy(
         syscalls.mount(source, target, None, syscalls.MS_BIND)
         syscalls.mount("two", other, "tmpfs", 0, "size=64k")
         staging = Staging()
+        staging.prepare()
 
         def act() -> None:
             staging._home.go()
             syscalls.mount(other, target, None, syscalls.MS_BIND)
-            syscalls.setns(staging._own, syscalls.CLONE_NEWNS)
+            syscalls.setns(staging.prepare(), syscalls.CLONE_NEWNS)
 
         def make() -> int:
             copy = syscalls.open_tree(syscalls.AT_FDCWD, target, syscalls.OPEN_TREE_CLONE)

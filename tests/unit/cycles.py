@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from fusewatchd.model.actions import Expect, Outcome, OutcomeStatus, Propagation, ReplaceMount
 from fusewatchd.model.cycle import CycleReport, Trigger
+from fusewatchd.model.degraded import Degradation, Degraded
 from fusewatchd.model.findings import Bind, Finding, Gap, SourceAnswer, SourcePath, Unproven
 from fusewatchd.model.kubelet import NOT_FOUND, plain_directory
 from fusewatchd.model.ledger import NOTHING_DETACHED, Detached, Ledger, TargetState
@@ -187,6 +188,13 @@ def cycle(
         foreign_stale=foreign_stale,
         unproven=unproven,
     )
+
+
+def without(*missing: Degraded) -> CycleReport:
+    """Return a cycle of a daemon that goes on without these."""
+    degraded = tuple(Degradation(what, "used up") for what in missing)
+    report = cycle()
+    return replace(report, snapshot=replace(report.snapshot, degraded=degraded))
 
 
 def with_ledger(

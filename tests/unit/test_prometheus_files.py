@@ -109,7 +109,15 @@ def test_labels_in_the_words_of_an_alert_are_those_of_its_series() -> None:
     for rule in rules():
         words = " ".join(rule.get("annotations", {}).values())
         for label in re.findall(r"\$labels\.(\w+)", words):
-            known = {*ADDED_BY_PROMETHEUS, "driver", "reason", "thread", "resource", "source"}
+            known = {
+                *ADDED_BY_PROMETHEUS,
+                "driver",
+                "reason",
+                "thread",
+                "resource",
+                "source",
+                "what",
+            }
             assert label in known, rule["alert"]
 
 

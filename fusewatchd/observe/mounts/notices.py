@@ -6,11 +6,12 @@ mount_setattr(2), and says no more.  fanotify names the mounts that were attache
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 from collections.abc import Iterator
-from contextlib import suppress
 
+from fusewatchd.linux.limits import Limit, is_shortage, why_not
 from fusewatchd.observe.mounts.fanotify import MountEvent, MountEvents
 
 
@@ -33,10 +34,21 @@ class MountNotices:
         self._epoll = select.epoll()
         self._epoll.register(self._waker, select.EPOLLPRI)
         self._events: MountEvents | None = None
+        self.shortage = ""
+        """Why fanotify is not used; empty: it is, or this kernel does not have it."""
         if use_fanotify:
-            with suppress(OSError):
-                self._events = MountEvents()
-                self._epoll.register(self._events.fileno(), select.EPOLLIN)
+            self._open_fanotify()
+
+    def _open_fanotify(self) -> None:
+        try:
+            self._events = MountEvents()
+        except OSError as exc:
+            if is_shortage(exc):
+                is_mark = exc.errno == errno.ENOSPC
+                limit = Limit.FANOTIFY_MARKS if is_mark else Limit.FANOTIFY_GROUPS
+                self.shortage = why_not(exc, limit)
+            return
+        self._epoll.register(self._events.fileno(), select.EPOLLIN)
 
     @property
     def uses_fanotify(self) -> bool:

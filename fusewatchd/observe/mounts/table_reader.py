@@ -92,6 +92,14 @@ class MountTableSource:
         return self._notices.uses_fanotify
 
     @property
+    def fanotify_shortage(self) -> str:
+        """Why fanotify is not used; empty: it is, or this kernel does not have it.
+
+        It is not tried again: a daemon that has given up its rights may not open it.
+        """
+        return self._notices.shortage
+
+    @property
     def due_at(self) -> float | None:
         """When (clock seconds) to call ``table`` even though nothing wakes; None: never.
 

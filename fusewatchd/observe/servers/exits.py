@@ -61,6 +61,11 @@ class ServerEnds:
         for process in watched.keys() - self._counters.keys():
             self._counters[process] = KillCounters(watched[process].memory, self._hierarchies)
 
+    @property
+    def shortage(self) -> str:
+        """Why not every server is watched, as ``ServerWatch.shortage`` has it."""
+        return self._watch.shortage
+
     def exited(self, now: float) -> list[ServerEnd]:
         """Return the ends since the last call; each process is given once."""
         self._take(now)

@@ -15,9 +15,11 @@ import select
 import struct
 from collections.abc import Callable, Mapping
 
+from fusewatchd.linux.limits import is_shortage, why_not
 from fusewatchd.linux.procfs import process_start_time
 from fusewatchd.model.mounts import Device
 from fusewatchd.model.servers import FuseServer
+from fusewatchd.text import counted
 
 MAX_UNTOLD = 64
 """Ended servers whose exit status is still asked for; the oldest gives way."""
@@ -52,6 +54,8 @@ class ServerWatch:
         self._unreported: list[FuseServer] = []
         self._untold: dict[_Process, int] = {}
         """Descriptors of those that have ended and whose exit status may still be told."""
+        self._refusal: OSError | None = None
+        """With what the last one without a pidfd was refused, where that can change."""
 
     def update(self, servers: Mapping[Device, tuple[FuseServer, ...]]) -> None:
         """Watch exactly these servers from now on.
@@ -74,6 +78,13 @@ class ServerWatch:
         """Servers that run and for which there is no pidfd (Linux 5.2, descriptors used up)."""
         without = self._servers.keys() - self._fds.keys() - self._ended
         return tuple(self._servers[process] for process in sorted(without))
+
+    @property
+    def shortage(self) -> str:
+        """Say how many have none for now, and why; empty: all have, or the kernel is too old."""
+        if self._refusal is None or not self.unwatched:
+            return ""
+        return f"{counted(len(self.unwatched), 'server')} without one, {why_not(self._refusal)}"
 
     def filenos(self) -> tuple[int, ...]:
         """Return the descriptors, each readable once its process has exited."""
@@ -121,14 +132,16 @@ class ServerWatch:
         except ProcessLookupError:
             self._end(process)
             return
-        except OSError:
+        except OSError as exc:
+            self._refusal = exc if is_shortage(exc) else None
             return  # counted in ``unwatched``, tried again with the next update
         self._fds[process] = fd
         self._register(fd)
         # Only now: before, the pid could still have passed on to somebody else.
         try:
             is_it = process_start_time(pid) == start_time
-        except OSError:
+        except OSError as exc:
+            self._refusal = exc if is_shortage(exc) else None
             self._close(process)  # nothing can be opened: as above
             return
         if not is_it:

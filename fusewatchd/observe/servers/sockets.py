@@ -18,11 +18,14 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from fusewatchd.linux.inotify import UNAVAILABLE, DirectoryWatch
+from fusewatchd.linux.inotify import DirectoryWatch
+from fusewatchd.linux.limits import Limit, why_not
 
 MAX_SOCKETS = 256
 FIRST_RETRY_SECONDS = 0.05
 LAST_RETRY_SECONDS = 30.0
+LOOK_SECONDS = 10.0
+"""How often new sockets are looked for while nothing tells of them."""
 _READ_SIZE = 4096
 _MAX_READS = 16
 
@@ -59,9 +62,6 @@ class SocketWatch:
             globs: absolute patterns as in glob(7).
             register: called with each new descriptor, to be polled for reading.
             unregister: called with a descriptor just before it is closed.
-
-        Raises:
-            OSError: the user's inotify instances are used up.
         """
         self._globs = tuple(globs)
         self._register = register
@@ -71,9 +71,23 @@ class SocketWatch:
         self._left_out = 0
         self._must_look = True
         # Without inotify new sockets are found by ``drain`` at ``due_at`` only.
-        self._directories = None if UNAVAILABLE or not self._globs else DirectoryWatch()
-        if self._directories is not None:
-            register(self._directories.fileno())
+        self._directories: DirectoryWatch | None = None
+        self._look_at = 0.0
+        self.shortage = ""
+        """Why directories cannot be watched; empty: they are, or there is nothing to watch."""
+        if self._globs:
+            self._try_inotify()
+
+    def _try_inotify(self) -> None:
+        try:
+            self._directories = DirectoryWatch()
+        except ImportError as exc:
+            self.shortage = str(exc)
+        except OSError as exc:
+            self.shortage = why_not(exc, Limit.INOTIFY_INSTANCES)
+        else:
+            self.shortage, self._must_look = "", True
+            self._register(self._directories.fileno())
 
     def close(self) -> None:
         """Close everything."""
@@ -96,7 +110,8 @@ class SocketWatch:
     @property
     def due_at(self) -> float | None:
         """When to call ``drain`` though nothing wakes; seconds of the clock passed to it."""
-        return min((refused.due_at for refused in self._refused.values()), default=None)
+        times = [refused.due_at for refused in self._refused.values()]
+        return min([*times, self._look_at] if self.shortage else times, default=None)
 
     def filenos(self) -> tuple[int, ...]:
         """Return all descriptors, to be polled for reading."""
@@ -110,7 +125,11 @@ class SocketWatch:
             now: seconds of any clock that only goes forward.
         """
         hung_up = self._take_hang_ups()
-        if self._directories is None or self._directories.drain():
+        if self.shortage and self._look_at <= now:
+            self._look_at = now + LOOK_SECONDS
+            self._try_inotify()
+            self._must_look = True
+        if self._directories is not None and self._directories.drain():
             self._must_look = True
         due_at = self.due_at
         if not (self._must_look or hung_up or (due_at is not None and due_at <= now)):

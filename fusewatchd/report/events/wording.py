@@ -131,6 +131,7 @@ NOT_FOR_GOOD = frozenset(
         Reason.TIMED_OUT,
         Reason.NOT_VERIFIED,
         Reason.SYSTEM_CALL,
+        Reason.NAMESPACE_LIMIT,
         Reason.ALREADY_LIVE,
         Reason.UNCONFIRMED,
         Reason.ANSWERING,

@@ -11,6 +11,7 @@ from __future__ import annotations
 from fusewatchd.log import Log
 from fusewatchd.model.cycle import CycleReport
 from fusewatchd.report.log.binds import BindLog, ForeignLog
+from fusewatchd.report.log.degraded import DegradedLog
 from fusewatchd.report.log.holders import HolderLog
 from fusewatchd.report.log.outages import OutageLog
 from fusewatchd.report.log.outcomes import AbortLog, OutcomeLog
@@ -32,6 +33,7 @@ class LogReporter:
         self._restraint = RestraintLog(log)
         self._outcomes = OutcomeLog(log)
         self._quotas = QuotaLog(log)
+        self._degraded = DegradedLog(log)
         self._holders = HolderLog(log)
         self._foreign = ForeignLog(log)
         self._servers = ServerActionLog(log)
@@ -39,6 +41,7 @@ class LogReporter:
     def report(self, cycle: CycleReport) -> None:
         """Say what this cycle brought, in the order in which it happened."""
         self._tell_gaps(cycle)
+        self._degraded.report(cycle)
         self._quotas.report(cycle)
         self._aborts.report(cycle)
         self._outages.tell_opened(cycle)

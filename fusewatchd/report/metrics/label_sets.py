@@ -10,6 +10,7 @@ _DONE = (OutcomeStatus.RECOVERED, OutcomeStatus.DETACHED)
 _NEVER_REFUSED = WAITING | {
     Reason.NONE,
     Reason.SYSTEM_CALL,
+    Reason.NAMESPACE_LIMIT,
     Reason.NOT_VERIFIED,
     Reason.RACED,
     Reason.TIMED_OUT,
@@ -26,6 +27,7 @@ RESULTS: tuple[tuple[OutcomeStatus, Reason], ...] = (
         (OutcomeStatus.FAILED, reason)
         for reason in (
             Reason.SYSTEM_CALL,
+            Reason.NAMESPACE_LIMIT,
             Reason.NOT_VERIFIED,
             Reason.RACED,
             Reason.VANISHED,

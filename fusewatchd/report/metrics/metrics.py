@@ -14,6 +14,7 @@ from collections.abc import Callable
 from enum import Enum
 
 from fusewatchd.model.cycle import CycleReport, Trigger
+from fusewatchd.model.degraded import Degraded
 from fusewatchd.model.quota import Resource
 from fusewatchd.report.metrics.binds import BindMetrics, DriverLabels, RecoveryMetrics
 from fusewatchd.report.metrics.dead_mounts import DeadMountMetrics
@@ -190,6 +191,11 @@ class CycleMetrics:
         )
         for source in GAPS:
             self._gaps.labels(source)
+        self._degraded = series.gauge(
+            "fusewatchd_degraded",
+            "1 for what the daemon goes on without, because a limit of the node was met.",
+            "what",
+        )
         self._last = series.gauge(
             "fusewatchd_last_reconcile_timestamp_seconds",
             "When the last cycle ended, in seconds since the epoch.",
@@ -204,6 +210,9 @@ class CycleMetrics:
         self._foreign.set(cycle.foreign_stale)
         self._flapping.set(len(cycle.pauses))
         self._short.set(cycle.snapshot.has_gap("workers"))
+        degraded = {one.what for one in cycle.snapshot.degraded}
+        for what in Degraded:
+            self._degraded.labels(what.value).set(what in degraded)
         refused = Counter(resource for _, resource in cycle.ledger.refused_owners)
         for resource in Resource:
             self._refused.labels(resource.value).set(refused[resource])

@@ -18,6 +18,7 @@ from fusewatchd.doctor.cluster_checks import (
     permissions_for,
     token_expiry,
 )
+from fusewatchd.doctor.degraded_checks import degraded_findings
 from fusewatchd.doctor.findings import Finding, Level, document, exit_code, fail, ok, warn
 from fusewatchd.doctor.node_checks import CAPABILITIES, NodeFacts, has_fuse_recovery, node_findings
 from fusewatchd.doctor.pod_checks import pod_findings
@@ -34,6 +35,7 @@ NODE = NodeFacts(
     release="6.18.0",
     way="beneath",
     way_problem="",
+    namespace_shortage="",
     daemon_pid=42,
     capabilities=sum(1 << bit for bit in CAPABILITIES.values()),
     own_namespace=7,
@@ -44,7 +46,7 @@ NODE = NodeFacts(
     mount_max=100,
     max_table_entries=50_000,
     watched=3,
-    unwatched=0,
+    unwatched="",
     watch_problem="",
     has_fusectl=True,
     commands=((1, "/sbin/init"),),
@@ -119,16 +121,14 @@ def test_a_good_node_needs_nobody() -> None:
             ),
         ),
         (
-            {"unwatched": 2},
+            {"namespace_shortage": "used up: user.max_mnt_namespaces (5)"},
             (
-                "warn",
-                "inotify",
-                "2 of the pods' directories cannot be watched; they are looked at every look_seconds",
+                "fail",
+                "mount namespaces",
+                "no mount namespace can be made: used up: user.max_mnt_namespaces (5);"
+                " nothing is replaced until one is to be had: the kernel counts a new mount as a"
+                " namespace until it is attached",
             ),
-        ),
-        (
-            {"watch_problem": "Too many open files"},
-            ("fail", "inotify", "nothing can be watched: Too many open files"),
         ),
         (
             {"has_fusectl": False},
@@ -368,3 +368,34 @@ def test_who_is_over_a_quota_is_named() -> None:
         (Level.WARN, "local users: questions, the limit is 64 (of user 1000)"),
     ]
     assert [f.level for f in quota_findings({"refused_owners": []})] == [Level.OK]
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (
+            {"unwatched": "2 directories cannot be watched"},
+            "2 directories cannot be watched; these pods are noticed by their mounts, and every"
+            " look_seconds",
+        ),
+        (
+            {"watch_problem": "used up: fs.inotify.max_user_instances (128)"},
+            "nothing can be watched, used up: fs.inotify.max_user_instances (128); new pods are"
+            " noticed by their mounts, and every look_seconds",
+        ),
+    ],
+)
+def test_inotify_is_tried_where_no_daemon_runs_that_has_a_watch(
+    change: dict[str, str], text: str
+) -> None:
+    assert unwell(node_findings(replace(NODE, **change))) == []
+    found = unwell(node_findings(replace(NODE, daemon_pid=0, **change)))
+    assert found[1:] == [("warn", "inotify", text)]
+
+
+def test_what_the_daemon_goes_on_without_is_a_warning() -> None:
+    assert unwell(degraded_findings({"degraded": []})) == []
+    one = {"what": "fanotify", "why": "used up", "instead": "all is read"}
+    assert unwell(degraded_findings({"degraded": [one]})) == [
+        ("warn", "degraded", "without fanotify: used up; all is read")
+    ]

@@ -31,6 +31,7 @@ from fusewatchd.log import (
 )
 from fusewatchd.model.actions import OutcomeStatus
 from fusewatchd.model.cycle import CycleReport
+from fusewatchd.model.degraded import INSTEAD, Degraded
 from fusewatchd.model.findings import Gap, Unproven
 from fusewatchd.model.mounts import TargetKey
 from fusewatchd.model.plan import Pause, Refusal
@@ -41,7 +42,7 @@ from fusewatchd.model.verdicts import Reason, Verdict
 from fusewatchd.report.log.log_reporter import LogReporter
 from fusewatchd.report.log.quotas import WORDS
 from fusewatchd.text import duration_text
-from tests.unit.cycles import NEW, OLD, bind, cycle, finding, outage, outcome, with_ledger
+from tests.unit.cycles import NEW, OLD, bind, cycle, finding, outage, outcome, with_ledger, without
 
 AT = 1_700_000_000.25
 
@@ -515,3 +516,22 @@ def test_an_owner_over_its_quota_is_told_once_and_when_it_is_over() -> None:
 @pytest.mark.parametrize("resource", Resource)
 def test_every_resource_has_words(resource: Resource) -> None:
     assert WORDS[resource]
+
+
+def test_what_is_missing_is_told_once_and_when_it_is_over() -> None:
+    both = without(Degraded.INOTIFY, Degraded.FANOTIFY)
+    recorder = told(both, both, without(Degraded.FANOTIFY), cycle(), without(Degraded.FANOTIFY))
+    assert [(e.fields["event"], e.fields["what"]) for e in recorder.entries] == [
+        ("degraded", "inotify"),
+        ("degraded", "fanotify"),
+        ("degraded_over", "inotify"),
+        ("degraded_over", "fanotify"),
+        ("degraded", "fanotify"),
+    ]
+    assert recorder.entries[0].fields["detail"] == "used up"
+    assert recorder.entries[0].text.endswith(INSTEAD[Degraded.INOTIFY])
+
+
+@pytest.mark.parametrize("what", Degraded)
+def test_everything_that_can_be_missing_has_words(what: Degraded) -> None:
+    assert INSTEAD[what]

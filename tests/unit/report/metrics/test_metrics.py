@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from fusewatchd.model.actions import OutcomeStatus
+from fusewatchd.model.degraded import Degraded
 from fusewatchd.model.findings import Gap
 from fusewatchd.model.plan import Pause, Refusal
 from fusewatchd.model.pods import BindKind
@@ -18,7 +19,17 @@ from fusewatchd.model.quota import FOREIGN, RefusedOwner, Resource, follow, pod
 from fusewatchd.model.verdicts import Reason, Verdict
 from fusewatchd.report.metrics.binds import MAX_DRIVERS
 from fusewatchd.report.metrics.metrics import EventOutcome, Metrics
-from tests.unit.cycles import bind, closed, cycle, finding, incident, outage, outcome, with_ledger
+from tests.unit.cycles import (
+    bind,
+    closed,
+    cycle,
+    finding,
+    incident,
+    outage,
+    outcome,
+    with_ledger,
+    without,
+)
 
 WALL = 1_700_000_000.5
 
@@ -39,6 +50,7 @@ NAMES = {
     "fusewatchd_flapping_sources": "gauge",
     "fusewatchd_refused_owners": "gauge",
     "fusewatchd_gaps": "gauge",
+    "fusewatchd_degraded": "gauge",
     "fusewatchd_server_ends_total": "counter",
     "fusewatchd_dead_layers": "gauge",
     "fusewatchd_dead_mount_holders": "gauge",
@@ -304,3 +316,12 @@ def test_that_no_mount_worker_can_be_had_is_seen_and_passes() -> None:
     assert value(metrics, "fusewatchd_mount_workers_short") == 1
     metrics.report(cycle())
     assert value(metrics, "fusewatchd_mount_workers_short") == 0
+
+
+def test_what_is_missing_is_one_and_all_else_nought() -> None:
+    metrics = made()
+    metrics.report(without(Degraded.FANOTIFY))
+    for what in Degraded:
+        assert value(metrics, "fusewatchd_degraded", what=what.value) == (what is Degraded.FANOTIFY)
+    metrics.report(cycle())
+    assert value(metrics, "fusewatchd_degraded", what="fanotify") == 0
