@@ -14,14 +14,12 @@ the mount is FUSE and that its server is gone (``detach_dead_source``), and is n
 
 from __future__ import annotations
 
-import errno
 import re
 from collections.abc import Callable, Iterator
 
 from fusewatchd.act.replace_mount import outcome_of
 from fusewatchd.errors import assert_never
 from fusewatchd.linux.mount_kernel import Stop, refuse
-from fusewatchd.linux.procfs import Process, open_process
 from fusewatchd.model.actions import (
     AbortConnection,
     Action,
@@ -37,25 +35,23 @@ from fusewatchd.model.mount_table import below
 from fusewatchd.model.verdicts import Reason
 from fusewatchd.parse.kubelet_paths import parse_bind_path
 
-MAX_KNOWN = 4096
-"""Namespaces that are remembered as containers'."""
 _POD_OF_PATH = re.compile(r"/pods/([^/]+)/(?:volumes|volume-subpaths|plugins)/.")
 
-ContainersPod = Callable[[Process], "str | None"]
-"""Returns the uid of the pod in whose container a process is proven to be.
+ContainersPod = Callable[[NamespaceRef], "str | None"]
+"""Returns the uid of the pod in whose container a namespace is proven to be.
 
-Empty where only the kubelet's list tells of which pod; None where it is in no container.
+Empty where only the kubelet's list tells of which pod; None where it is in no container.  Raises
+``OSError``, ESRCH when its process has ended.
 """
 
 
 class LastWord:
-    """Asked before each action; remembers which namespaces are containers'."""
+    """Asked before each action."""
 
     def __init__(self, pods: str, pod_of: ContainersPod) -> None:
         """Take the directory of pods, empty for none, and how a container is recognised."""
         self._directory = pods
         self._pod_of = pod_of
-        self._pods: dict[NamespaceRef, str] = {}
 
     def refusal(self, action: Action) -> Outcome | None:
         """Return the end of an action that is not to be tried, with the reason ``forbidden``.
@@ -94,22 +90,9 @@ class LastWord:
         return bind.pod_uid
 
     def _container(self, namespace: NamespaceRef) -> str:
-        known = self._pods.get(namespace)
-        if known is not None:
-            return known
-        try:
-            with open_process(namespace.pid) as process:
-                found = self._pod_of(process)
-                is_same = process.stat()[2] == namespace.start_time
-        except FileNotFoundError:
-            raise ProcessLookupError(errno.ESRCH, "the container has ended") from None
-        if not is_same:
-            raise ProcessLookupError(errno.ESRCH, "the pid is another process's now")
+        found = self._pod_of(namespace)
         if found is None:
             raise _forbidden(f"process {namespace.pid} is in no container of a pod")
-        if len(self._pods) >= MAX_KNOWN:
-            self._pods.clear()
-        self._pods[namespace] = found
         return found
 
     def _require_own(self, action: ReplaceMount, owner: str) -> None:

@@ -35,7 +35,7 @@ from fusewatchd.observe.holders.watch import HolderWatch
 from fusewatchd.observe.kubelet.pods_directory import PodsDirectory
 from fusewatchd.observe.kubelet.processes import find_kubelet
 from fusewatchd.observe.mounts.table_reader import MountTableSource
-from fusewatchd.observe.namespaces.cgroupfs import ContainerPods
+from fusewatchd.observe.namespaces.proven import ProvenContainers
 from fusewatchd.observe.namespaces.scanner import NamespaceScanner, serve_scans
 from fusewatchd.observe.namespaces.trial import NamespaceTrial, serve_namespace_trials
 from fusewatchd.observe.namespaces.watch import NamespaceWatch
@@ -44,6 +44,7 @@ from fusewatchd.reconcile.reconciler import Reconciler
 from fusewatchd.state.file import read_boot_id
 from fusewatchd.status.document import status_document
 from fusewatchd.status.values import Clocks
+from fusewatchd.workers.channel import Channel
 from fusewatchd.workers.fork_server import (
     Credentials,
     ForkServer,
@@ -79,15 +80,16 @@ class Node:
         self.kubelet = find_kubelet(settings.kubelet.root, _mounts_of_host())
         pods = self.kubelet.pods
         place = (settings.runtime_dir, read_boot_id())
-        pages = Pages()
+        pages, proven = Pages(), ProvenContainers()
         mount = mount_worker(
             self.way,
             pages,
             mounts_on_detached=features.allows_mounts_on_detached(self.way),
             journal=partial(LayerJournal, *place),
-            last_word=lambda: LastWord(pods, ContainerPods().pod_of),
+            last_word=lambda: _last_word(pods, proven),
         )
-        self.forks = _start_fork_server(mount, reads_connections=not as_old_kernel)
+        self.forks = _start_fork_server(mount, proven, reads_connections=not as_old_kernel)
+        proven.close()
         self.table = MountTableSource(use_fanotify=not as_old_kernel)
         self.connections = Connections(timing_of(settings))
         most = settings.probe.max_children
@@ -156,7 +158,14 @@ class Node:
         self.forks.close()
 
 
-def _start_fork_server(mount: WorkerMain, *, reads_connections: bool) -> ForkServer:
+def _last_word(pods: str, proven: ProvenContainers) -> LastWord:
+    proven.prepare()
+    return LastWord(pods, proven.pod_of)
+
+
+def _start_fork_server(
+    mount: WorkerMain, proven: ProvenContainers, *, reads_connections: bool
+) -> ForkServer:
     mains: dict[Kind, WorkerMain] = {
         Kind.MOUNT: mount,
         Kind.COMMAND: serve_commands,
@@ -164,10 +173,16 @@ def _start_fork_server(mount: WorkerMain, *, reads_connections: bool) -> ForkSer
         Kind.USER_PROBE: serve_probes,
         Kind.HOLDERS: serve_holder_looks,
         Kind.TRIAL: serve_namespace_trials,
-        Kind.SCAN: partial(serve_scans, reads_connections=reads_connections),
+        Kind.SCAN: partial(serve_scans, proven=proven, reads_connections=reads_connections),
     }
+
+    def serve(kind: Kind, channel: Channel) -> None:
+        if kind not in (Kind.MOUNT, Kind.SCAN):
+            proven.close()
+        mains[kind](channel)
+
     return ForkServer.start(
-        {kind.value: WorkerKind(main, PRIVILEGES[kind]) for kind, main in mains.items()}
+        {kind.value: WorkerKind(partial(serve, kind), PRIVILEGES[kind]) for kind in mains}
     )
 
 

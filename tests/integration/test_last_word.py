@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,7 +23,6 @@ from fusewatchd.demo.node.pods import DemoPod
 from fusewatchd.demo.node.sources import Source
 from fusewatchd.demo.timeouts import patient
 from fusewatchd.linux import syscalls
-from fusewatchd.linux.procfs import Process
 from fusewatchd.model.actions import (
     AbortConnection,
     Action,
@@ -41,7 +41,8 @@ from fusewatchd.model.actions import (
 from fusewatchd.model.mount_table import parse_mount_table
 from fusewatchd.model.mounts import Mount, TargetKey
 from fusewatchd.model.verdicts import Reason
-from fusewatchd.observe.namespaces.cgroupfs import ContainerPods
+from fusewatchd.observe.namespaces.proven import COUNT, ProvenContainers
+from fusewatchd.observe.namespaces.scanner import NamespaceScanner, serve_scans
 from fusewatchd.workers.fork_server import ForkServer, WorkerKind
 from fusewatchd.workers.privileges import PRIVILEGES, Kind
 from tests.features import best_way
@@ -79,14 +80,14 @@ class Orders:
 def orders(
     node: DemoNode, root: str | None = None, pod_of: ContainersPod | None = None
 ) -> Iterator[Orders]:
-    pages = Pages()
+    pages, proven = Pages(), ProvenContainers()
     pods = node.pods_directory if root is None else root
     main = mount_worker(
         best_way(),
         pages,
         mounts_on_detached=False,
         journal=partial(LayerJournal, node.lab, "boot"),
-        last_word=lambda: LastWord(pods, pod_of or ContainerPods().pod_of),
+        last_word=lambda: LastWord(pods, pod_of or proven.pod_of),
     )
     forks = ForkServer.start({Kind.MOUNT.value: WorkerKind(main, PRIVILEGES[Kind.MOUNT])})
     try:
@@ -262,7 +263,7 @@ def test_where_the_check_fails_nothing_is_tried(node: DemoNode, number: int) -> 
     _, pod, container = crashed(node, "one")
     origin = mount_at(pod.volume_path("v"))
 
-    def fail(process: Process) -> str | None:
+    def fail(namespace: NamespaceRef) -> str | None:
         raise OSError(number, os.strerror(number), "cgroup")
 
     order = replacement(mount_at("/data", table_of(container)), origin, namespace_of(container.pid))
@@ -271,3 +272,37 @@ def test_where_the_check_fails_nothing_is_tried(node: DemoNode, number: int) -> 
         outcome = worker.give(order)
     assert (outcome.status, outcome.errno) == (OutcomeStatus.FAILED, number)
     assert read(table_of(container)) == before
+
+
+class Unlooking(ProvenContainers):
+    """Knows no more than what a scan has noted."""
+
+    def _look(self, namespace: NamespaceRef) -> str | None:
+        return None
+
+
+@in_lab()
+def test_what_a_scan_has_proven_is_not_looked_at_again(node: DemoNode) -> None:
+    source = node.add_source("one")
+    pod, container = pod_with_container(node, source, "p")
+    unit = node.add_foreign(ForeignKind.SYSTEM_UNIT)
+    proven = Unlooking()
+    main = partial(serve_scans, proven=proven)
+    forks = ForkServer.start({Kind.SCAN.value: WorkerKind(main, PRIVILEGES[Kind.SCAN])})
+    scanner = NamespaceScanner(lambda: forks.spawn(Kind.SCAN.value))
+    try:
+        scanner.request(time.monotonic())
+        while scanner.collect(time.monotonic()) is None:
+            assert select.select([scanner], [], [], patient(SECONDS))[0]
+        ours, theirs = namespace_of(container.pid), namespace_of(unit.pid)
+        assert proven.pod_of(ours) == pod.uid
+        for other in (
+            theirs,
+            replace(ours, start_time=ours.start_time + 1),
+            replace(ours, pid=ours.pid + 1),
+            replace(ours, inode=ours.inode + COUNT),
+        ):
+            assert proven.pod_of(other) is None
+    finally:
+        scanner.close()
+        forks.close()

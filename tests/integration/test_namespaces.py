@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from fusewatchd.model.quota import FOREIGN, RefusedOwner, Resource
 from fusewatchd.observe.namespaces import own_namespaces
 from fusewatchd.observe.namespaces.cgroupfs import Membership
 from fusewatchd.observe.namespaces.descriptors import DescriptorLooks, connection_of
+from fusewatchd.observe.namespaces.proven import ProvenContainers
 from fusewatchd.observe.namespaces.scanner import (
     DEADLINE_SECONDS,
     NamespaceScanner,
@@ -50,7 +52,9 @@ class Scans:
         self.kinds = list(first_kinds)
         self.server = ForkServer.start(
             {
-                "scan": WorkerKind(serve_scans, PRIVILEGES[Kind.SCAN]),
+                "scan": WorkerKind(
+                    partial(serve_scans, proven=ProvenContainers()), PRIVILEGES[Kind.SCAN]
+                ),
                 "mute": WorkerKind(never_answer, PRIVILEGES[Kind.SCAN]),
             }
         )

@@ -235,25 +235,6 @@ class CgroupTrees:
         return known[1]
 
 
-class ContainerPods:
-    """Whose container one process is in, asked now and then by a process that does not scan."""
-
-    def __init__(self) -> None:
-        """Find the hierarchies now, which takes a look at all mounts."""
-        self._trees = CgroupTrees()
-        self._trees.find()
-
-    def pod_of(self, process: Process) -> str | None:
-        """Return the uid of the pod; empty: only the kubelet's list tells it; None: of none.
-
-        Raises:
-            OSError: the process has ended.
-        """
-        self._trees.begin()
-        found = self._trees.membership(process.cgroup)
-        return found.pod_uid if found.directory else None
-
-
 def _is_closed(info: os.stat_result) -> bool:
     """True for a directory in which nobody but root can make anything."""
     open_to = stat.S_IWOTH | (stat.S_IWGRP if info.st_gid else 0)

@@ -12,6 +12,7 @@ from fusewatchd.model.findings import Gap
 from fusewatchd.model.mounts import Device, MountNamespace
 from fusewatchd.model.quota import RefusedOwner
 from fusewatchd.model.servers import FuseServer
+from fusewatchd.observe.namespaces.proven import ProvenContainers
 from fusewatchd.observe.namespaces.walk import Walker
 from fusewatchd.workers.channel import Channel
 from fusewatchd.workers.fork_server import Worker
@@ -26,14 +27,21 @@ _DEVICE_FILE = "/dev/fuse"
 _Table = tuple[bytes, list[Any]]
 
 
-def serve_scans(channel: Channel, *, reads_connections: bool = True) -> None:
-    """Main function of a scan worker.
+def serve_scans(
+    channel: Channel, proven: ProvenContainers, *, reads_connections: bool = True
+) -> None:
+    """Main function of a scan worker; what it proves is noted in ``proven``.
 
     Without ``reads_connections`` it is as before Linux 6.16, where fdinfo does not tell which
     connection a server serves.
     """
     walker = Walker(reads_connections=reads_connections)
-    channel.serve(lambda _: walker.walk(channel.send))
+
+    def tell(message: Any) -> None:
+        proven.note(message.get("namespaces", ()))
+        channel.send(message)
+
+    channel.serve(lambda _: walker.walk(tell))
 
 
 @dataclass(frozen=True, slots=True)
