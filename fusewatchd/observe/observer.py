@@ -7,6 +7,7 @@ leaves a gap in the snapshot and is never a reason not to look.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
 from fusewatchd.linux import fusectl
@@ -17,7 +18,7 @@ from fusewatchd.model.findings import Gap
 from fusewatchd.model.kubelet import KubeletDirectory
 from fusewatchd.model.mount_table import MountTable
 from fusewatchd.model.mounts import Device, Mount, MountNamespace, TargetKey
-from fusewatchd.model.quota import RefusedOwner
+from fusewatchd.model.quota import AGENT, Collected, Owner, RefusedOwner, Resource, limits_of
 from fusewatchd.model.servers import Connection
 from fusewatchd.model.snapshot import Snapshot
 from fusewatchd.model.verdicts import Reason
@@ -247,7 +248,7 @@ class Observer:
             degraded=self.degraded.all,
             anonymous_servers=self.namespaces.anonymous_servers,
             tables=self.namespaces.tables,
-            refused_owners=(*self.namespaces.refused_owners, *self._places_refused()),
+            refused_owners=self._refused_owners(now),
         )
 
     def _settle(self) -> tuple[MountNamespace, ...]:
@@ -258,9 +259,6 @@ class Observer:
             self._judged = settled, self._pods_devices
             self._of_no_pod = self.namespaces.of_no_pod(settled, listed, self._pods_devices)
         return settled
-
-    def _places_refused(self) -> tuple[RefusedOwner, ...]:
-        return self._places.refused_owners if self._places is not None else ()
 
     def _note_held(self, connections: Mapping[Device, Connection], now: float) -> None:
         """Look for the process that took a connection over: its end must be seen as well."""
@@ -279,12 +277,29 @@ class Observer:
             gaps.append(Gap("other_pods", f"pods' FUSE mounts are below another directory, {text}"))
         if self._of_no_pod:
             gaps.append(Gap("containers", _without_pod(self._of_no_pod)))
-        if any(connection.is_unasked for connection in connections):
+        if AGENT in self._late_owners(now):
             gaps.append(Gap("probes", "hung file systems hold every probe that others may use"))
         is_blind = any(c.is_overdue and c.waiting is None for c in connections)
         if is_blind and not fusectl.is_available():
             gaps.append(Gap("fusectl", "not mounted: hung cannot be told from drained"))
         return tuple(gaps)
+
+    def _late_owners(self, now: float) -> Counter[Owner]:
+        """Return whose connections wait for longer than a sweep to be asked."""
+        timing = self.connections.timing
+        return self._probes.late_owners(now - min(timing.interval, timing.hung_after))
+
+    def _refused_owners(self, now: float) -> tuple[RefusedOwner, ...]:
+        refused = Collected()
+        of_places = self._places.refused_owners if self._places is not None else ()
+        for one in (*self.namespaces.refused_owners, *of_places):
+            refused.add(one)
+        for owner, count in self._late_owners(now).items():
+            if owner != AGENT:
+                limit = limits_of(owner).stuck_workers
+                example = "connections that do not answer hold its probes"
+                refused.add(RefusedOwner(owner, Resource.QUESTIONS, limit, count, example))
+        return refused.all()
 
     def _take_table(self, table: MountTable, now: float) -> None:
         self._table = table

@@ -31,6 +31,8 @@ from fusewatchd.linux.procfs import process_start_time
 from fusewatchd.linux.statfs import Refuser, Statfs
 from fusewatchd.model.mount_table import parse_mount_table
 from fusewatchd.model.mounts import Device
+from fusewatchd.model.quota import AGENT, FOREIGN, OF_FOREIGN, Owner
+from fusewatchd.model.quota import pod as pod_owner
 from fusewatchd.model.servers import Answer
 from fusewatchd.observe.connections import probe_pool
 from fusewatchd.observe.connections.probe import ProbeAnswer, serve_probes
@@ -40,6 +42,7 @@ from fusewatchd.workers.channel import Channel
 from fusewatchd.workers.fork_server import Credentials, ForkServer, Worker, WorkerKind
 from fusewatchd.workers.privileges import PRIVILEGES, Kind
 from tests.lab import in_lab
+from tests.unit.calls import calls_of
 
 SECONDS = 20.0
 LIMIT = 3
@@ -641,6 +644,71 @@ def test_however_many_hang_an_urgent_question_is_asked_at_once() -> None:
     pool.submit(urgent(100), 5.0)
     assert 100 in asked_of(children)
     pool.close()
+
+
+def of(owner: Owner, minor: int, *, is_urgent: bool = True) -> Question:
+    return Question(Device(0, minor), "/mnt", owner=owner, is_urgent=is_urgent)
+
+
+def test_however_many_mounts_of_others_hang_what_the_node_needs_is_asked_at_once() -> None:
+    children = FakeChildren()
+    pool = ProbePool(children.spawn, 8)
+    owners = [FOREIGN, *(pod_owner(f"pod{number}") for number in range(30))]
+    now, hung = 0.0, set()
+    for number in range(3000):
+        hung.add(number)
+        pool.submit(of(owners[number % len(owners)], number), now)
+    for _ in range(300):
+        now += 0.02
+        pool.collect(now)
+    for minor in range(10_000, 10_008):
+        pool.submit(of(AGENT, minor, is_urgent=minor % 2 == 0), now)
+        for _ in range(3):
+            now += 0.02
+            pool.collect(now)
+        assert minor in asked_of(children)
+    assert len(asked_of(children) & hung) <= 4
+    assert pool.late_owners(now - 1.0)[AGENT] == 0
+    assert pool.late_owners(now - 1.0).total() >= len(hung) - 4
+    pool.close()
+
+
+def test_one_owner_holds_few_children_and_the_next_has_its_turn() -> None:
+    children = FakeChildren()
+    pool = ProbePool(children.spawn, 16)
+    now = 0.0
+    for minor in range(100):
+        pool.submit(of(FOREIGN, minor), now)
+    pool.submit(of(pod_owner("a"), 1000), now)
+    for _ in range(100):
+        now += 0.02
+        pool.collect(now)
+    assert 1000 in asked_of(children)
+    assert len(asked_of(children)) == 1 + OF_FOREIGN.stuck_workers
+    # Once they answer, all of them are asked.
+    answered = 0
+    while answered < 101:
+        for child in children.living:
+            if child.asked:
+                children.answer(child)
+        now += 0.02
+        answered += len(pool.collect(now))
+    assert not pool.unasked
+    pool.close()
+
+
+def test_a_question_costs_the_same_however_many_wait() -> None:
+    def cost_of(waiting: int) -> int:
+        children = FakeChildren()
+        pool = ProbePool(children.spawn, 4)
+        for minor in range(waiting):
+            pool.submit(of(FOREIGN, minor), 0.0)
+        cost = calls_of(lambda: pool.submit(of(FOREIGN, waiting - 1, is_urgent=False), 0.0))
+        cost += calls_of(lambda: pool.submit(of(FOREIGN, waiting + 1), 0.0))
+        pool.close()
+        return cost
+
+    assert cost_of(5000) == cost_of(50)
 
 
 def test_one_that_waits_becomes_urgent_where_it_stands() -> None:

@@ -59,7 +59,7 @@ PURE = (
     "errors", "json_values", "rate_limit", "text",
     "model/*", "parse/*", "linux/syscall_numbers", "drivers/*", "diagnose/*", "plan/*", "reconcile/*", "config/*",
     "observe/connections/tracker", "observe/connections/state", "observe/connections/questions",
-    "observe/connections/places",
+    "observe/connections/places", "observe/connections/question_lines",
     "observe/namespaces/view", "observe/namespaces/schedule", "observe/namespaces/rooms",
     "observe/namespaces/mount_lines", "observe/holders/targets",
     "observe/servers/exit_record", "observe/servers/socket_owners", "observe/kubelet/pod_cache",

@@ -15,6 +15,7 @@ from fusewatchd.model.mounts import DELETED, Device, Mount, MountNamespace
 from fusewatchd.model.namespace_tables import NamespaceTables
 from fusewatchd.model.pods import Pod
 from fusewatchd.model.quota import (
+    AGENT,
     FOREIGN,
     Collected,
     Owner,
@@ -44,6 +45,8 @@ class _Mounts:
 
     on_host: list[Mount] = field(default_factory=list)
     inside: list[tuple[MountNamespace, Mount]] = field(default_factory=list)
+    owner: Owner = AGENT
+    """Because of whom it is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +102,7 @@ class Places:
             if any(self._is_needed(mount) for mount in mounts.on_host):
                 continue
             example = f"device {device} at {mounts.on_host[0].mount_point}"
+            mounts.owner = FOREIGN
             if not self._quota.admits(FOREIGN, device, example):
                 del self._mounts[device]
 
@@ -117,6 +121,7 @@ class Places:
                 if not self._quota.admits(owner, mount.device, example):
                     continue
                 known = self._of(mount.device)
+                known.owner = owner
             known.inside.append((namespace, mount))
 
     def _of(self, device: Device) -> _Mounts:
@@ -146,13 +151,13 @@ class Places:
         for mount in mounts.on_host:
             road = self._roads.to(mount)
             if (best is None or road.way < best.way) and not (tried and _is_among(tried, mount, 0)):
-                best = _question(mount, None, road)
+                best = _question(mount, None, road, mounts.owner)
                 if road.way is Way.PLAIN:
                     return best
         for namespace, mount in mounts.inside:
             road = self._roads_inside(namespace).to(mount)
             if (best is None or road.way < best.way) and not _is_among(tried, mount, namespace.pid):
-                best = _question(mount, namespace, road)
+                best = _question(mount, namespace, road, mounts.owner)
                 if road.way is Way.PLAIN:
                     return best
         return best
@@ -203,13 +208,22 @@ def _is_among(tried: Collection[Question], mount: Mount, pid: int) -> bool:
     return any(q.path == mount.mount_point and q.pid == pid for q in tried)
 
 
-def _question(mount: Mount, inside: MountNamespace | None, road: _Road) -> Question:
+def _question(mount: Mount, inside: MountNamespace | None, road: _Road, owner: Owner) -> Question:
     uid, gid = credentials_of(mount)
     rest = _EXPIRY_FACTOR * road.expires_after if road.way is Way.AUTOMOUNT else 0.0
     is_covered = road.way is Way.HIDDEN
     pid, start_time = (inside.pid, inside.start_time) if inside is not None else (0, 0)
     return Question(
-        mount.device, mount.mount_point, pid, uid, gid, is_covered, road.way, start_time, rest
+        mount.device,
+        mount.mount_point,
+        pid,
+        uid,
+        gid,
+        is_covered,
+        road.way,
+        start_time,
+        rest,
+        owner,
     )
 
 

@@ -6,16 +6,17 @@ A child that a dead request keeps is not waited for, but it is counted.
 from __future__ import annotations
 
 import select
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Any
 
 from fusewatchd.errors import WorkerError
 from fusewatchd.model.mounts import Device
+from fusewatchd.model.quota import AGENT, Owner, limits_of
 from fusewatchd.observe.connections.probe import ProbeAnswer, RootAnswer, answer_of
+from fusewatchd.observe.connections.question_lines import FIRST, Asking, Lane, QuestionLines, User
 from fusewatchd.observe.connections.questions import Question
 from fusewatchd.workers.fork_server import Credentials, Worker
 
@@ -33,19 +34,12 @@ RETRY_SECONDS = 1.0
 
 
 @dataclass(slots=True)
-class _Asking:
-    question: Question
-    asked_at: float
-    """When it was submitted."""
-    withdrawals: int = 0
-    """How often a child had it without an answer and was ended for another question."""
-
-
-@dataclass(slots=True)
 class _Child:
     worker: Worker
-    credentials: Credentials | None
-    asking: _Asking | None = None
+    user: User
+    asking: Asking | None = None
+    owner: Owner = AGENT
+    """Of what it was given last."""
     since: float = 0.0
     """When it was given the question, or became idle."""
     root_of: Device | None = None
@@ -63,23 +57,17 @@ class _Child:
         return self.asking is None and self.root_of is None and not self.is_ending
 
 
-@dataclass(frozen=True, slots=True)
-class _Lane:
-    """Questions that wait in one line: those of one user that are, or are not, urgent."""
-
-    credentials: Credentials | None
-    is_urgent: bool
-
-
 class ProbePool:
     """Sends each question to a child that has nothing else to do.
 
     At most ``max_children`` work at a time and as many more are stuck; after that questions
     wait, and ``unasked`` says which: nothing can be concluded about these connections.  Half
-    of the children that may be stuck are kept for urgent questions, so that no number of hung
-    file systems hides the death or the return of another one.  When those are stuck as well,
-    an urgent question takes the place of the one that is unanswered the longest, if the child
+    of the children that may be stuck are kept for urgent questions of the node, so that no number
+    of hung file systems hides the death or the return of another one.  When those are stuck as
+    well, such a question takes the place of the one that is unanswered the longest, if the child
     can be ended: it cannot while the server has the request.
+
+    What only pods or users show is asked by few children for each of them, in turn.
     """
 
     def __init__(self, spawn: Callable[[Credentials | None], Worker], max_children: int) -> None:
@@ -89,7 +77,9 @@ class ProbePool:
         self._limit = 2 * max_children
         self._reserve = max(1, max_children // 2)
         self._children: list[_Child] = []
-        self._lanes: dict[_Lane, deque[_Asking]] = {}
+        self._lines = QuestionLines()
+        self._asked: dict[Device, _Child] = {}
+        """Who was given the question about a device and has not answered."""
         self._epoll = select.epoll()
         self._spawned_at = float("-inf")
         self._retry_at = float("-inf")
@@ -101,14 +91,14 @@ class ProbePool:
         Never a second one about a device whose first is unanswered: that is dropped, but
         makes one that waits urgent if it is itself.
         """
-        if any(child.device == question.device for child in self._children):
+        if question.device in self._asked:
             return
-        waiting = self._take_out(question.device)
+        waiting = self._lines.take_out(question.device)
         if waiting is None:
-            waiting = _Asking(question, now)
+            waiting = Asking(question, now)
         elif question.is_urgent:
             waiting.question = replace(waiting.question, is_urgent=True)
-        self._assign(self._put_in_line(waiting), now)
+        self._assign(self._lines.put(waiting), now)
 
     def collect(self, now: float) -> list[ProbeAnswer | RootAnswer]:
         """Return the answers that have arrived, and do what has become due."""
@@ -122,19 +112,20 @@ class ProbePool:
                     answers.append(RootAnswer(child.root_of, None))
                 self._end(child)
                 if asking is not None and was_ending:
-                    self._put_in_line(asking)
+                    self._lines.put(asking)
                 elif asking is not None:
                     device = asking.question.device
                     answers.append(ProbeAnswer(device, None, 0, asking.asked_at))
                 continue
             for message in messages:
                 if child.asking is not None:
+                    del self._asked[child.asking.question.device]
                     answers.append(_take_answer(child, child.asking, message, now))
                 elif child.root_of is not None:
                     answers.append(RootAnswer(child.root_of, message["root"]))
                     child.root_of, child.since = None, now
             answers += self._give_up_root(child, now)
-        for lane in sorted(self._lanes, key=lambda lane: not lane.is_urgent):
+        for lane in self._lines.lanes:
             self._assign(lane, now)
         self._withdraw_for_urgent(now)
         self._end_surplus(now)
@@ -142,16 +133,17 @@ class ProbePool:
 
     def forget(self, device: Device) -> None:
         """Give up a question about a superblock that is gone, and the child it holds."""
-        self._take_out(device)
+        self._lines.take_out(device)
         for child in self._children:
             if device in (child.root_of, child.device):
+                self._asked.pop(device, None)
                 child.asking = child.root_of = None
                 self._tell_to_end(child)
 
     def postpone(self, seconds: float) -> None:
         """Move every deadline on by a time in which nobody could answer."""
         asked = [child.asking for child in self._children if child.asking is not None]
-        for asking in (*asked, *self._in_line()):
+        for asking in (*asked, *self._lines):
             asking.asked_at += seconds
         for child in self._children:
             child.since += seconds
@@ -160,12 +152,12 @@ class ProbePool:
     @property
     def unasked(self) -> frozenset[Device]:
         """Devices whose question no child has been given yet."""
-        return frozenset(a.question.device for a in self._in_line() if not a.withdrawals)
+        return frozenset(a.question.device for a in self._lines if not a.withdrawals)
 
     @property
     def withdrawn(self) -> frozenset[Device]:
         """Devices that were asked without an answer, and wait to be asked again."""
-        return frozenset(a.question.device for a in self._in_line() if a.withdrawals)
+        return frozenset(a.question.device for a in self._lines if a.withdrawals)
 
     def fileno(self) -> int:
         """Return what becomes readable when answers arrive.
@@ -181,7 +173,7 @@ class ProbePool:
 
     def next_deadline(self) -> float | None:
         """Return when ``collect`` must be called although nothing arrived."""
-        times = [self._spawn_at(lane) for lane in self._lanes]
+        times = [self._spawn_at(lane) for lane in self._lines.lanes]
         times.append(self._withdraw_at())
         times += [c.root_until for c in self._children if c.root_of and not c.is_ending]
         return min((time for time in times if time is not None), default=None)
@@ -192,38 +184,25 @@ class ProbePool:
             self._end(child)
         self._epoll.close()
 
+    def late_owners(self, before: float) -> Counter[Owner]:
+        """Count the questions of each owner that no child has been given since ``before``."""
+        return Counter(
+            asking.question.owner
+            for asking in self._lines
+            if asking.asked_at <= before and not asking.withdrawals
+        )
+
     # ----------------------------------------------------------------------- questions
 
-    def _in_line(self) -> Iterator[_Asking]:
-        return chain.from_iterable(self._lanes.values())
-
-    def _put_in_line(self, asking: _Asking) -> _Lane:
-        question, wanted = asking.question, None
-        if question.uid is not None and question.gid is not None:
-            wanted = Credentials(question.uid, question.gid)
-        lane = _Lane(wanted, question.is_urgent)
-        self._lanes.setdefault(lane, deque()).append(asking)
-        return lane
-
-    def _take_out(self, device: Device) -> _Asking | None:
-        for lane, queue in self._lanes.items():
-            for asking in queue:
-                if asking.question.device == device:
-                    queue.remove(asking)
-                    if not queue:
-                        del self._lanes[lane]
-                    return asking
-        return None
-
-    def _assign(self, lane: _Lane, now: float) -> None:
-        queue = self._lanes[lane]
-        while queue:
+    def _assign(self, lane: Lane, now: float) -> None:
+        while (asking := self._next(lane)) is not None:
             child = self._free_child(lane, now)
             if child is None:
                 return
-            asking = queue.popleft()
-            child.asking, child.since = asking, now
+            self._lines.take(asking)
             question = asking.question
+            self._asked[question.device] = child
+            child.asking, child.since, child.owner = asking, now, question.owner
             is_asked_already = any(c.root_of == question.device for c in self._children)
             child.worker.channel.send(
                 {
@@ -236,15 +215,25 @@ class ProbePool:
                     "may_ask_root": not is_asked_already,
                 }
             )
-        del self._lanes[lane]
+
+    def _next(self, lane: Lane) -> Asking | None:
+        """Return whose turn it is: not one of a pod or user that has its share of children."""
+        if lane.is_of_node:
+            return self._lines.next(lane, ())
+        busy = (child.owner for child in self._children if not child.is_idle)
+        held = Counter(owner for owner in busy if owner != AGENT)
+        if held.total() >= self._reserve:
+            return None
+        full = {o for o, count in held.items() if count >= limits_of(o).stuck_workers}
+        return self._lines.next(lane, full)
 
     # ------------------------------------------------------------------------ children
 
-    def _free_child(self, lane: _Lane, now: float) -> _Child | None:
+    def _free_child(self, lane: Lane, now: float) -> _Child | None:
         if not self._may_have_one_more(lane):
             return None
         for child in self._children:
-            if child.is_idle and child.credentials == lane.credentials:
+            if child.is_idle and child.user == lane.user:
                 return child
         due = self._spawn_at(lane)
         if due is None or now < due:
@@ -252,35 +241,35 @@ class ProbePool:
         if self._capacity_at() > now:
             self._end(self._idle_longest_first()[0])
         try:
-            worker = self._spawn(lane.credentials)
+            worker = self._spawn(Credentials(*lane.user) if lane.user is not None else None)
         except WorkerError:
             self._retry_at = now + RETRY_SECONDS
             return None
         self._spawned_at = now
-        child = _Child(worker, lane.credentials, since=now)
+        child = _Child(worker, lane.user, since=now)
         self._children.append(child)
         self._epoll.register(worker.channel.fileno(), select.EPOLLIN)
         return child
 
-    def _may_have_one_more(self, lane: _Lane) -> bool:
+    def _may_have_one_more(self, lane: Lane) -> bool:
         busy = sum(not child.is_idle for child in self._children)
-        return busy < self._limit - (0 if lane.is_urgent else self._reserve)
+        return busy < self._limit - (0 if lane.rank == FIRST else self._reserve)
 
-    def _spawn_at(self, lane: _Lane) -> float | None:
+    def _spawn_at(self, lane: Lane) -> float | None:
         """Return from when on one more child may be started for a lane, None for not yet.
 
         That is when no child of this user is free, and either none of them gave an answer
         for a while or the first in the line has waited as long.
         """
-        queue = self._lanes.get(lane)
-        if not queue or not self._may_have_one_more(lane):
+        first = self._next(lane)
+        if first is None or not self._may_have_one_more(lane):
             return None
         times = [self._retry_at]
         if not any(child.is_idle for child in self._children):
             times.append(self._capacity_at())
-        mates = [c.since for c in self._children if c.credentials == lane.credentials]
+        mates = [c.since for c in self._children if c.user == lane.user]
         if mates:
-            waited = max(queue[0].asked_at, self._spawned_at)
+            waited = max(first.asked_at, self._spawned_at)
             times.append(min(max(mates), waited) + STALL_SECONDS)
         due = max(times)
         return None if due == float("inf") else due
@@ -318,8 +307,8 @@ class ProbePool:
 
     def _withdraw_at(self) -> float | None:
         """Return when a child must make room for an urgent question; None: not needed."""
-        is_full = not self._may_have_one_more(_Lane(None, is_urgent=True))
-        if not is_full or not any(lane.is_urgent for lane in self._lanes):
+        first = next((lane for lane in self._lines.lanes if lane.rank == FIRST), None)
+        if first is None or self._may_have_one_more(first):
             return None
         due = min(map(_may_be_withdrawn_at, self._withdrawable()), default=None)
         return None if due is None else max(due, self._withdrawn_at + STALL_SECONDS)
@@ -340,14 +329,14 @@ class ProbePool:
 
     def _end(self, child: _Child) -> None:
         self._children.remove(child)
+        if child.asking is not None:
+            self._asked.pop(child.asking.question.device, None)
         with suppress(OSError):
             self._epoll.unregister(child.worker.channel.fileno())
         child.worker.kill()
 
 
-def _take_answer(
-    child: _Child, asking: _Asking, message: dict[str, Any], now: float
-) -> ProbeAnswer:
+def _take_answer(child: _Child, asking: Asking, message: dict[str, Any], now: float) -> ProbeAnswer:
     """Take the first answer of a child; it is idle now, or asks for the root."""
     answer = answer_of(asking.question, asking.asked_at, message)
     child.asking, child.since = None, now

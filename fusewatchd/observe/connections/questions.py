@@ -7,6 +7,7 @@ from enum import IntEnum
 from functools import lru_cache
 
 from fusewatchd.model.mounts import Device, Mount
+from fusewatchd.model.quota import AGENT, Owner
 
 
 class Way(IntEnum):
@@ -40,6 +41,8 @@ class Question:
     """Of that process: its pid may be another one's by now."""
     rest_seconds: float = 0.0
     """It is not its turn again before: an automount on the way is to expire meanwhile."""
+    owner: Owner = field(default=AGENT, compare=False)
+    """Because of whom it is asked; the node itself for what it needs to know."""
     is_urgent: bool = field(default=False, compare=False)
     """Something happened to this connection: it is not merely its turn."""
     asks_root: bool = field(default=False, compare=False)
