@@ -65,7 +65,7 @@ class Resource(Enum):
     """What can be spent (label ``resource``); a closed set."""
 
     WALK = "walk"
-    """Seconds of one walk through /proc."""
+    """Seconds of a processor for one walk through /proc."""
     TABLE = "table"
     """Bytes and lines of a mount table."""
     NAMESPACES = "namespaces"
@@ -88,7 +88,7 @@ class Limits:
     """Of one owner, or of what the name of a field says."""
 
     walk_seconds: float
-    """Of the owner, in one walk."""
+    """Seconds of a processor, in one walk."""
     table_bytes: int
     """Of one mount table."""
     table_lines: int
@@ -127,7 +127,7 @@ OF_POD = Limits(
     stuck_workers=2,
 )
 OF_FOREIGN = Limits(
-    walk_seconds=1.0,
+    walk_seconds=0.5,
     table_bytes=1 << 20,
     table_lines=5_000,
     table_mounts=256,

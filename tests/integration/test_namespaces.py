@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -32,6 +33,7 @@ from fusewatchd.observe.namespaces.scanner import (
     serve_scans,
 )
 from fusewatchd.observe.namespaces.walk import Walker
+from fusewatchd.observe.namespaces.watch import NamespaceWatch
 from fusewatchd.workers.channel import Channel
 from fusewatchd.workers.fork_server import ForkServer, Worker, WorkerKind
 from fusewatchd.workers.privileges import PRIVILEGES, Kind
@@ -45,6 +47,27 @@ def never_answer(channel: Channel) -> None:
     channel.serve(lambda _: None)
 
 
+FIRST, LATE = (
+    MountNamespace(inode, inode, 1, NamespaceKind.CONTAINER, "uid", "id", ()) for inode in (7, 8)
+)
+
+
+def hang_in_the_second_walk(channel: Channel) -> None:
+    """Tell all of a first walk, and of the second one a container more, but no end."""
+    told = {"end": True, "servers": [], "refused": 0, "malformed": 0, "unseen": 0, "over": []}
+
+    def walk(_: object) -> None:
+        if walks:
+            channel.send({"namespaces": [encode(replace(FIRST, pid=9)), encode(LATE)]})
+            return
+        walks.append(1)
+        channel.send({"namespaces": [encode(FIRST)]})
+        channel.send(told)
+
+    walks: list[int] = []
+    channel.serve(walk)
+
+
 class Scans:
     """A scanner with its worker, for the length of a ``with`` block."""
 
@@ -56,6 +79,7 @@ class Scans:
                     partial(serve_scans, proven=ProvenContainers()), PRIVILEGES[Kind.SCAN]
                 ),
                 "mute": WorkerKind(never_answer, PRIVILEGES[Kind.SCAN]),
+                "half": WorkerKind(hang_in_the_second_walk, PRIVILEGES[Kind.SCAN]),
             }
         )
         self.workers: list[Worker] = []
@@ -432,6 +456,31 @@ def test_a_walk_that_does_not_end_is_given_up() -> None:
             # What was asked for meanwhile is done by the new worker.
             assert scans.wait().started_at == 100.0 + DEADLINE_SECONDS
             assert scans.scanner.next_deadline() is None
+
+    in_world(body)
+
+
+@pytest.mark.kernel
+def test_a_container_that_is_first_seen_in_a_walk_that_does_not_end_is_known() -> None:
+    """What was known before stays as it was: when that was seen is known."""
+
+    def body() -> None:
+        with Scans("half", "mute") as scans:
+            watch = NamespaceWatch(scans.scanner)
+            poll = select.poll()
+            poll.register(scans.scanner.fileno(), select.POLLIN)
+            watch.look_if_due(time.monotonic())
+            wait_for(lambda: bool(watch.collect((), time.monotonic())), "no first walk")
+            looked_at = watch.looked_at
+            watch.want_now()
+            watch.look_if_due(time.monotonic())
+            assert poll.poll(SECONDS * 1000)
+            assert watch.collect((), time.monotonic()) is None
+            assert watch.all == (FIRST,)
+            assert watch.collect((), time.monotonic() + DEADLINE_SECONDS) is None
+            assert watch.all == (FIRST, LATE)
+            assert [gap.source for gap in watch.gaps] == ["namespaces"]
+            assert watch.looked_at == looked_at
 
     in_world(body)
 

@@ -78,6 +78,7 @@ class _Look:
     began: float
     namespaces: dict[int, _Namespace] = field(default_factory=dict)
     spent: dict[Owner, float] = field(default_factory=dict)
+    """Seconds of a processor: what others take of it must not count."""
     late: set[int] = field(default_factory=set)
     """Processes for which there was no time."""
     servers: dict[Owner, list[Any]] = field(default_factory=dict)
@@ -95,6 +96,10 @@ class _Look:
             return True
         self.over.add(RefusedOwner(owner, Resource.WALK, limit, example=f"pid {pid}"))
         return False
+
+    def spend(self, owner: Owner, began: float) -> None:
+        """Count what an owner has taken since ``began``."""
+        self.spent[owner] = self.spent.get(owner, 0.0) + time.process_time() - began
 
 
 class Walker:
@@ -163,9 +168,9 @@ class Walker:
             look.late.add(process.pid)
             self._keep_server(process, owner, look)
             return
-        began = time.monotonic()
+        began = time.process_time()
         self._look_for_server(process, owner, look)
-        look.spent[owner] = look.spent.get(owner, 0.0) + time.monotonic() - began
+        look.spend(owner, began)
 
     def _seen(self, process: Process, inode: int, look: _Look) -> _Namespace:
         seen = look.namespaces.get(inode)
@@ -236,12 +241,12 @@ class Walker:
                 namespaces.sort(key=lambda seen: not self._own.is_own(seen.inode, seen.place))
             rooms = Rooms(owner, look.over)
             for seen in namespaces:
-                began, known = time.monotonic(), told.get(seen.inode)
+                began, known = time.process_time(), told.get(seen.inode)
                 if look.has_time(owner, 1.0, seen.pid):
                     self._describe(seen, known, rooms, tables, look, tell)
                 elif known is not None:
                     self._tell_again(seen.inode, known, tables, tell)
-                look.spent[owner] = look.spent.get(owner, 0.0) + time.monotonic() - began
+                look.spend(owner, began)
 
     def _tell_again(self, inode: int, known: Any, tables: Tables, tell: Tell) -> None:
         """Believe what was seen of a namespace for which there is no time: it is not gone."""

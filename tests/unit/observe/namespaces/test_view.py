@@ -142,3 +142,14 @@ def test_what_was_found_may_be_new() -> None:
     known = view(container(DEAD, OTHER))
     known.take_outcomes([replace(outcome(OutcomeStatus.SKIPPED), found=FRESH)])
     assert known.namespaces == (container(FRESH, OTHER),)
+
+
+def test_what_there_was_no_time_for_stays_as_it_is_believed_to_be() -> None:
+    """The walk tells it as it was before; what was replaced in it since is known better."""
+    known = view(container(DEAD, OTHER))
+    known.take_outcomes([outcome(at=1.5)])
+    late = container(DEAD, OTHER)
+    assert not known.take_look([late], 10.0, (), 10.0, kept={late.inode})
+    assert known.namespaces == (container(FRESH, OTHER),)
+    assert not known.take_look([late], 20.0, (), 20.0)
+    assert known.namespaces == (late,)
