@@ -250,11 +250,11 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _config_check(options: argparse.Namespace) -> int:
     from fusewatchd.act.programs import require_programs
-    from fusewatchd.serve.web_security import WebSecurity
+    from fusewatchd.serve.web_security import rules_of_file
 
     settings, file, _ = _settings(options)
     require_programs(settings)
-    WebSecurity(settings.web.config_file)
+    rules_of_file(settings.web.config_file)
     print(f"{file or 'built-in defaults'}: fine")
     return 0
 

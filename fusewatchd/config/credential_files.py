@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 
 from fusewatchd.errors import CredentialsError
 
 MAX_LINKS = 40
 """On the way to one file, as in the kernel."""
+OWN_DESCRIPTOR = re.compile(r"/proc/self/fd/\d+")
+"""What is open already: who opened it has looked, and nothing can take its place."""
 Signature = tuple[tuple[str, int, int, int], ...]
 """Changes when one of the files does."""
 
@@ -36,27 +39,59 @@ def signature(*paths: str) -> Signature:
     return tuple(found)
 
 
-def read_secret(path: str, limit: int) -> str:
-    """Read a file that nobody but its owner (and root's group) may be able to read.
+def open_secret(path: str) -> int:
+    """Open a file that nobody but its owner (and root's group) may be able to read.
+
+    Returns:
+        A descriptor to read from, which the caller closes.
 
     Raises:
         CredentialsError: others can, or can replace it, or it is not what it should be.
     """
+    return _opened(path, is_secret=True)
+
+
+def open_trusted(path: str) -> int:
+    """As ``open_secret``, of a file that others may read."""
+    return _opened(path, is_secret=False)
+
+
+def read_secret(path: str, limit: int) -> str:
+    """Read what ``open_secret`` opens.
+
+    Raises:
+        CredentialsError: as there, or it has more than ``limit`` bytes.
+    """
     try:
-        with open(path, "rb", opener=_open_warily) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise CredentialsError(f"{path}: expected a regular file")
-            if status.st_mode & 0o007 or (status.st_mode & 0o070 and status.st_gid != 0):
-                mode = stat.S_IMODE(status.st_mode)
-                raise CredentialsError(f"{path}: others can read it (mode {mode:04o}); chmod 600")
-            require_own_place(path)
+        with open(open_secret(path), "rb") as file:
             text = file.read(limit + 1)
     except OSError as exc:
         raise CredentialsError(f"{path}: {exc.strerror}") from exc
     if len(text) > limit:
         raise CredentialsError(f"{path}: expected at most {limit} bytes")
     return text.decode("latin-1")
+
+
+def _opened(path: str, *, is_secret: bool) -> int:
+    try:
+        # A FIFO that nobody writes to must not hold up its reader.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as exc:
+        raise CredentialsError(f"{path}: {exc.strerror}") from exc
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise CredentialsError(f"{path}: expected a regular file")
+        if OWN_DESCRIPTOR.fullmatch(path):
+            return fd
+        mode = stat.S_IMODE(status.st_mode)
+        if is_secret and (mode & 0o007 or (mode & 0o070 and status.st_gid != 0)):
+            raise CredentialsError(f"{path}: others can read it (mode {mode:04o}); chmod 600")
+        require_own_place(path)
+    except CredentialsError:
+        os.close(fd)
+        raise
+    return fd
 
 
 def read_token(path: str, limit: int) -> str:
@@ -81,7 +116,8 @@ def require_own_place(path: str) -> None:
         CredentialsError: others can, or there is no such file; the line names what they can write.
     """
     try:
-        _walk(path)
+        if not OWN_DESCRIPTOR.fullmatch(path):
+            _walk(path)
     except OSError as exc:
         raise CredentialsError(f"{path}: {exc.strerror}") from exc
 
@@ -121,8 +157,3 @@ def _require_unshared(path: str, place: str, status: os.stat_result) -> None:
     is_sticky = stat.S_ISDIR(status.st_mode) and mode & stat.S_ISVTX
     if is_shared and not is_sticky and not stat.S_ISLNK(status.st_mode):
         raise CredentialsError(f"{where}: {expected}; others can (mode {mode:04o}): chmod go-w")
-
-
-def _open_warily(path: str, flags: int) -> int:
-    # A FIFO that nobody writes to must not hold up its reader.
-    return os.open(path, flags | os.O_NONBLOCK)

@@ -89,6 +89,7 @@ class Daemon:
         self._state = StateKeeper(start.settings.state_dir, self.log)
         self._node.reconciler.ledger = self._state.remembered(self._node.table.table())
         self._reporting = Reporting(start.settings, self._node, self.log, start.sockets)
+        self._outside = self._reporting.outside
 
     # -------------------------------------------------------------------------- loop
 
@@ -102,7 +103,7 @@ class Daemon:
         watch(node.namespace_trial.fileno(), self._on_namespace_trial)
         if node.pods_directory.fileno() >= 0:
             watch(node.pods_directory.fileno(), self._on_directory)
-        self._reporting.start(watch)
+        self._outside.start(watch)
         self._servers.look_at_sockets()
         self.log.info(
             "started",
@@ -130,7 +131,7 @@ class Daemon:
 
     def _turn(self) -> None:
         self._throttle.rest()
-        self._reporting.ask_for_pods()
+        self._outside.ask_for_pods()
         now = time.monotonic()
         cycle_due = self._cycle_due(now)  # looks at every bind: once a turn
         until = self._wake_ups.held_until
@@ -167,6 +168,7 @@ class Daemon:
             (observer.errands_due(now), self._on_errands),
             (node.executor.next_deadline(), self._on_outcome),
             (self._state.due_at, self._save),
+            (self._outside.due_at(), self._outside.take),
             (cycle_due, self._on_time),
         )
 
@@ -344,7 +346,7 @@ class Daemon:
         self._settings = settings
         self._node.adopt(settings)
         self.log.level = Level[settings.log.level.value.upper()]
-        self._reporting.adopt(settings, self._descriptors.watch, self._descriptors.unwatch)
+        self._outside.adopt(settings)
         kept = read_at_start_only(self._start.settings, settings)
         if kept:
             text = "needs a restart: these keys are read at the start only"

@@ -10,18 +10,15 @@ from typing import Any
 
 from fusewatchd import __version__
 from fusewatchd.config.settings import Settings
-from fusewatchd.daemon.cluster import Cluster
+from fusewatchd.daemon.front.outside import Outside
 from fusewatchd.daemon.wiring import Node
 from fusewatchd.log import Log
-from fusewatchd.model.cycle import CycleReport, Trigger
+from fusewatchd.model.cycle import CycleReport
 from fusewatchd.report.log.log_reporter import LogReporter
 from fusewatchd.report.metrics.metrics import Metrics
 from fusewatchd.report.reporter import Reporter
 from fusewatchd.report.systemd import SystemdNotifier
-from fusewatchd.serve.endpoints import Endpoints
 from fusewatchd.threads import place_of
-
-Register = Callable[[int, Callable[[], Trigger | None]], None]
 
 
 class Reporting:
@@ -41,30 +38,22 @@ class Reporting:
         threading.excepthook = ThreadFailures(self.metrics, log).take
         self.systemd = SystemdNotifier(time.monotonic, time.time)
         self._node = node
-        self._pods = node.observer.pods
-        self._cluster = Cluster(settings, node.kubelet, self._pods, self.metrics, log)
-        self._reporters: tuple[Reporter, ...] = (
-            LogReporter(log),
-            self.metrics,
-            self.systemd,
-            *self._cluster.reporters(),
-        )
         started_wall = time.time()
 
         def document(cycle: CycleReport) -> Any:
             return node.document(cycle, started_wall)
 
-        self._endpoints = Endpoints(settings, self.metrics.page, document, log, sockets)
-        self._endpoints.let_group_in(log)
-
-    def start(self, register: Register) -> None:
-        """Ask and tell the cluster from now on, and answer who asks for pages."""
-        self._endpoints.open_web()
-        self._cluster.start(register)
+        self.outside = Outside(settings, node, self.metrics, document, log, sockets)
+        self._reporters: tuple[Reporter, ...] = (
+            LogReporter(log),
+            self.metrics,
+            self.systemd,
+            *self.outside.reporters(),
+        )
 
     def open(self) -> None:
         """Answer clients from now on: there is a cycle to tell of."""
-        self._endpoints.start()
+        self.outside.open()
         self.systemd.ready()
 
     def report(self, cycle: CycleReport, probe_seconds: float) -> None:
@@ -75,24 +64,12 @@ class Reporting:
         for reporter in self._reporters:
             reporter.report(cycle)
         # Last: clients that read the status find in the log and the metrics what it tells.
-        self._endpoints.report(cycle)
-
-    def ask_for_pods(self) -> None:
-        """Ask the kubelet for a new list of pods, if that is worth it."""
-        if self._pods.take_wish():
-            self._cluster.pods_wanted()
-
-    def adopt(
-        self, settings: Settings, register: Register, unregister: Callable[[int], None]
-    ) -> None:
-        """Go on with other settings, as far as they can be changed in a running daemon."""
-        self._cluster.adopt(settings, register, unregister)
+        self.outside.report(cycle)
 
     def stop(self, unregister: Callable[[int], None]) -> None:
         """Cut clients off, and let out what is under way to the API server."""
         self.systemd.stopping()
-        self._endpoints.close()
-        self._cluster.stop(unregister)
+        self.outside.stop(unregister)
 
     def close(self) -> None:
         """Close the reporters; nothing is told afterwards."""

@@ -17,6 +17,7 @@ from fusewatchd.act.mount_worker import MountWorker, mount_worker
 from fusewatchd.act.run_command import CommandWorker, serve_commands
 from fusewatchd.act.worker_pages import Pages
 from fusewatchd.config.settings import Settings
+from fusewatchd.daemon.front.user import front_user
 from fusewatchd.daemon.policies import policies_of, timing_of
 from fusewatchd.errors import NamespaceError
 from fusewatchd.linux import statmount
@@ -88,6 +89,7 @@ class Node:
             journal=partial(LayerJournal, *place),
             last_word=lambda: _last_word(pods, proven),
         )
+        self.front_user = front_user()
         self.forks = _start_fork_server(mount, proven, reads_connections=not as_old_kernel)
         proven.close()
         self.table = MountTableSource(use_fanotify=not as_old_kernel)
@@ -126,8 +128,9 @@ class Node:
         kind = Kind.PROBE if who is None else Kind.USER_PROBE
         return self.forks.spawn(kind.value, who)
 
-    def _holder_worker(self) -> Worker:
-        return self.forks.spawn(Kind.HOLDERS.value)
+    def spawn_front(self) -> Worker:
+        """Start a process that talks with others."""
+        return self.forks.spawn(Kind.FRONT.value, self.front_user.credentials)
 
     def adopt(self, settings: Settings) -> None:
         """Go on with other settings, as far as they can be changed in a running daemon."""
@@ -174,16 +177,31 @@ def _start_fork_server(
         Kind.HOLDERS: serve_holder_looks,
         Kind.TRIAL: serve_namespace_trials,
         Kind.SCAN: partial(serve_scans, proven=proven, reads_connections=reads_connections),
+        Kind.FRONT: _serve_others,
     }
+    prepared = {Kind.FRONT: _import_front}
 
     def serve(kind: Kind, channel: Channel) -> None:
         if kind not in (Kind.MOUNT, Kind.SCAN):
             proven.close()
         mains[kind](channel)
 
-    return ForkServer.start(
-        {kind.value: WorkerKind(partial(serve, kind), PRIVILEGES[kind]) for kind in mains}
-    )
+    def kind_of(kind: Kind) -> WorkerKind:
+        prepare = prepared.get(kind, lambda: None)
+        return WorkerKind(partial(serve, kind), PRIVILEGES[kind], prepare)
+
+    return ForkServer.start({kind.value: kind_of(kind) for kind in mains})
+
+
+def _import_front() -> None:
+    """Import the code of the front, which its user may not be able to read."""
+    import fusewatchd.front.main  # noqa: F401
+
+
+def _serve_others(channel: Channel) -> None:
+    from fusewatchd.front.main import serve_others
+
+    serve_others(channel)
 
 
 def _mounts_of_host() -> Iterator[Mount]:

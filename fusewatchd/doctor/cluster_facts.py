@@ -20,8 +20,9 @@ from fusewatchd.doctor.cluster_checks import (
     token_expiry,
 )
 from fusewatchd.errors import CredentialsError, KubeError, ParseError
+from fusewatchd.kube.endpoint import MAX_TOKEN_BYTES, Endpoint, EndpointSource
 from fusewatchd.kube.endpoints import apiserver_endpoint, kubelet_endpoint
-from fusewatchd.kube.http import MAX_TOKEN_BYTES, Client, Endpoint, EndpointSource
+from fusewatchd.kube.http import Client
 from fusewatchd.kube.kubelet import PATH
 from fusewatchd.model.pods import Pod
 from fusewatchd.parse.pod_list import parse_pod_list

@@ -22,7 +22,7 @@ from fusewatchd.errors import ConfigError, FusewatchError
 from fusewatchd.model.plan import RecoveryMode
 from fusewatchd.serve.listeners import parse_address
 from fusewatchd.serve.status_socket import ask
-from fusewatchd.serve.web_security import WebSecurity
+from fusewatchd.serve.web_security import rules_of_file
 
 
 def examine(settings: Settings) -> list[Finding]:
@@ -60,7 +60,7 @@ def _web(settings: Settings) -> Iterator[Finding]:
         yield ok("metrics", "off (web.listen_address)")
         return
     try:
-        rules = WebSecurity(web.config_file).current()
+        rules = rules_of_file(web.config_file)
     except ConfigError as exc:
         yield fail("metrics", str(exc).partition("\n")[0], "put web.config_file right")
         return

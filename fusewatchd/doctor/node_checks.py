@@ -52,6 +52,8 @@ class NodeFacts:
     """How many directories below the kubelet's could not be watched, and why."""
     watch_problem: str
     has_fusectl: bool
+    front_remark: str
+    """What is to be said of the user that talks with others; empty: nothing."""
     commands: tuple[tuple[int, str], ...]
     """Process id and arguments of everything that runs."""
 
@@ -61,6 +63,7 @@ def node_findings(facts: NodeFacts) -> Iterator[Finding]:
     yield _daemon(facts)
     yield _kernel(facts)
     yield _privileges(facts)
+    yield _front_user(facts)
     yield _namespace(facts)
     yield _kubelet_directory(facts)
     if facts.namespace_shortage:
@@ -78,6 +81,13 @@ def _daemon(facts: NodeFacts) -> Finding:
     if facts.daemon_pid:
         return ok("daemon", f"running, process {facts.daemon_pid}")
     return warn("daemon", "not running", "systemctl enable --now fusewatchd")
+
+
+def _front_user(facts: NodeFacts) -> Finding:
+    if not facts.front_remark:
+        return ok("user", "the user fusewatchd talks with kubelet, API server and Prometheus")
+    advice = "systemd-sysusers systemd/fusewatchd.sysusers, as the packages do; restart fusewatchd"
+    return warn("user", facts.front_remark, advice)
 
 
 def _kernel(facts: NodeFacts) -> Finding:

@@ -7,6 +7,7 @@ import socket
 from contextlib import suppress
 
 from fusewatchd.config.settings import Settings
+from fusewatchd.daemon.front.user import front_user
 from fusewatchd.doctor.node_checks import NodeFacts
 from fusewatchd.errors import FusewatchError
 from fusewatchd.linux import fusectl, procfs
@@ -55,6 +56,7 @@ def examine_node(settings: Settings) -> NodeFacts:
         unwatched=unwatched,
         watch_problem=watch_problem,
         has_fusectl=fusectl.is_available(),
+        front_remark=front_user().remark,
         commands=_commands(),
     )
 

@@ -1,20 +1,15 @@
-"""Where the kubelet and the API server are, and by what they are trusted.
-
-The clients are imported when something is configured: a daemon that asks neither has none of them.
-"""
+"""Where the kubelet and the API server are, and by what they are trusted."""
 
 from __future__ import annotations
 
 import ipaddress
 from dataclasses import replace
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from fusewatchd.config.file import parse_document
 from fusewatchd.config.settings import ApiServerSettings, KubeletSettings, Settings
-
-if TYPE_CHECKING:
-    from fusewatchd.kube.http import Endpoint, EndpointSource
+from fusewatchd.kube.endpoint import Endpoint, EndpointSource
+from fusewatchd.kube.kubeconfig import KubeconfigSource
 
 CLUSTER_CA_FILES = (
     "/etc/kubernetes/pki/ca.crt",
@@ -48,8 +43,6 @@ def apiserver_endpoint(settings: Settings) -> Endpoint | EndpointSource:
     path = settings.apiserver.kubeconfig
     if not path:
         return _endpoint(settings.apiserver)
-    from fusewatchd.kube.kubeconfig import KubeconfigSource
-
     return KubeconfigSource(
         path,
         f"{settings.runtime_dir}/kubeconfig",
@@ -59,8 +52,6 @@ def apiserver_endpoint(settings: Settings) -> Endpoint | EndpointSource:
 
 
 def _endpoint(settings: KubeletSettings | ApiServerSettings) -> Endpoint:
-    from fusewatchd.kube.http import Endpoint
-
     return Endpoint(
         settings.url,
         token_file=settings.token_file,

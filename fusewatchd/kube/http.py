@@ -8,14 +8,12 @@ go where it was not meant to.  Proxies of the environment are not used.
 from __future__ import annotations
 
 import json
-import os
 import socket
 import ssl
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
 import requests
@@ -34,6 +32,12 @@ from fusewatchd.config.credential_files import (
 from fusewatchd.errors import CredentialsError, KubeError
 from fusewatchd.kube.cutoff import CutOff
 from fusewatchd.kube.dates import http_date, retry_after
+from fusewatchd.kube.endpoint import (
+    MAX_CERTIFICATE_BYTES,
+    MAX_TOKEN_BYTES,
+    Endpoint,
+    EndpointSource,
+)
 from fusewatchd.kube.errors import AnswerError, UnreachableError, refusal_of
 from fusewatchd.text import printable
 from fusewatchd.threads import place_of
@@ -43,40 +47,9 @@ MAX_VALUES = 1_000_000
 """In one answer: small ones take many times the room in memory that they take in JSON."""
 MAX_DIGITS = 20
 """Of a length: 64 bits have no more."""
-MAX_TOKEN_BYTES = 64 << 10
 CONNECT_SECONDS = 3.0
 _CHUNK = 1 << 16
 _LATE = "no answer in time"
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """A server and what is needed to trust it and to be trusted by it."""
-
-    url: str
-    """``http`` or ``https``, without a path."""
-    server_name: str = ""
-    """Name to expect in its certificate instead of the host of the URL."""
-    token_file: str = ""
-    ca_file: str = ""
-    default_ca_files: tuple[str, ...] = ()
-    """Trusted when ``ca_file`` is empty, as far as they exist."""
-    client_cert_file: str = ""
-    client_key_file: str = ""
-    skip_verify: bool = False
-    timeout_seconds: float = 10.0
-    """For a whole request."""
-
-
-class EndpointSource(Protocol):
-    """An endpoint that can change while it is used."""
-
-    def current(self) -> Endpoint:
-        """Return how to reach the server now.
-
-        Raises:
-            CredentialsError: nobody can say it.
-        """
 
 
 class Client:
@@ -175,7 +148,7 @@ class Client:
         return self._token
 
     def _current_session(self) -> requests.Session:
-        files = signature(*self._ca_files(), *self._client_files())
+        files = signature(*self.endpoint.authorities(), *self._client_files())
         if self._session is None or files != self._tls_files:
             self.close()
             session = _Session()
@@ -191,14 +164,6 @@ class Client:
             self._session, self._tls_files = session, files
         return self._session
 
-    def _ca_files(self) -> tuple[str, ...]:
-        endpoint = self.endpoint
-        if not endpoint.url.startswith("https:"):
-            return ()
-        if endpoint.ca_file:
-            return (endpoint.ca_file,)
-        return tuple(path for path in endpoint.default_ca_files if os.path.exists(path))
-
     def _client_files(self) -> tuple[str, ...]:
         return tuple(
             p for p in (self.endpoint.client_cert_file, self.endpoint.client_key_file) if p
@@ -212,15 +177,12 @@ class Client:
         context.check_hostname = False
         # A kubelet's own certificate may be the only one there is: trust it as it stands.
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        endpoint, files = self.endpoint, self._ca_files()
+        endpoint, files = self.endpoint, self.endpoint.authorities()
         if endpoint.skip_verify:
             # Asked for in so many words: no need to be told with every request.
             warnings.filterwarnings("ignore", message="Unverified HTTPS request")
             context.verify_mode = ssl.CERT_NONE
-        elif not files:
-            known = ", ".join(endpoint.default_ca_files) or "nothing is configured"
-            raise CredentialsError(f"no certificate authority to verify {endpoint.url}: {known}")
-        for path in () if endpoint.skip_verify else files:
+        for path in files:
             require_own_place(path)
             try:
                 context.load_verify_locations(cafile=path)
@@ -228,7 +190,7 @@ class Client:
                 raise CredentialsError(f"{path}: no usable certificates: {_words(exc)}") from exc
         if endpoint.client_cert_file:
             key = endpoint.client_key_file or endpoint.client_cert_file
-            read_secret(key, 1 << 20)
+            read_secret(key, MAX_CERTIFICATE_BYTES)
             try:
                 # The callback keeps a locked key from asking for a pass phrase on a terminal.
                 context.load_cert_chain(endpoint.client_cert_file, key, lambda: b"")

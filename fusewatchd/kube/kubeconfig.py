@@ -18,7 +18,7 @@ from typing import Any
 
 from fusewatchd.config.credential_files import Signature, read_secret, signature
 from fusewatchd.errors import ConfigError, CredentialsError
-from fusewatchd.kube.http import Endpoint
+from fusewatchd.kube.endpoint import Endpoint
 
 MAX_BYTES = 1 << 20
 _UNSUPPORTED = ("exec", "auth-provider", "username", "password", "as", "as-groups", "as-uid")

@@ -14,8 +14,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from fusewatchd.errors import KubeError, ParseError
+from fusewatchd.kube.endpoint import Endpoint, EndpointSource
 from fusewatchd.kube.errors import code_class
-from fusewatchd.kube.http import Client, Endpoint
+from fusewatchd.kube.http import Client
 from fusewatchd.model.pods import Pod
 from fusewatchd.parse.pod_list import parse_pod_list
 from fusewatchd.rate_limit import doubled
@@ -49,7 +50,7 @@ class PodsAnswer:
 class KubeletPods:
     """Asks by a timer, and when it is told that something may have changed."""
 
-    def __init__(self, endpoint: Endpoint, refresh_seconds: float) -> None:
+    def __init__(self, endpoint: Endpoint | EndpointSource, refresh_seconds: float) -> None:
         """Take the endpoint; nothing is asked before ``start``.
 
         Args:

@@ -12,9 +12,10 @@ from typing import Any
 
 from fusewatchd.errors import KubeError
 from fusewatchd.kube.clocks import Clocks
+from fusewatchd.kube.endpoint import Endpoint, EndpointSource
 from fusewatchd.kube.errors import ForbiddenError
 from fusewatchd.kube.events.objects import segment, whole_time
-from fusewatchd.kube.http import Client, Endpoint, EndpointSource
+from fusewatchd.kube.http import Client
 from fusewatchd.rate_limit import doubled
 from fusewatchd.report.events.node_condition import TYPE, NodeCondition
 from fusewatchd.threads import guarded_thread
@@ -37,13 +38,16 @@ class NodeConditionPoster:
         node_name: str,
         clocks: Clocks | None = None,
         spread: Callable[[], float] = lambda: 0.0,
+        on_problem: Callable[[], None] = lambda: None,
     ) -> None:
         """Take the endpoint and the node's name; nothing is sent before ``start``.
 
         ``spread`` gives a delay in seconds by chance, since all nodes of a cluster may see the
-        same thing in the same moment (see ``pace``).
+        same thing in the same moment (see ``pace``).  ``on_problem`` is called when ``problem``
+        may have changed.
         """
         self._spread = spread
+        self._on_problem = on_problem
         self._client = Client(endpoint)
         self._path = f"/api/v1/nodes/{segment(node_name)}/status"
         self._clocks = clocks or Clocks()
@@ -143,6 +147,8 @@ class NodeConditionPoster:
                 )
             is_forbidden = isinstance(exc, ForbiddenError)
             self.problem = "not allowed to patch nodes/status" if is_forbidden else str(exc)
+            self._on_problem()
             return False
         self._failures, self.problem = 0, ""
+        self._on_problem()
         return True

@@ -64,6 +64,8 @@ class Observer:
         self.pods = Pods()
         self.ends = ExitRecord()
         self.degraded = Degradations()
+        self.front_gap: Gap | None = None
+        """There is nobody who talks with others."""
         self.ignored_fs_types: Collection[str] = frozenset()
         self._kubelet = kubelet
         self._table_source = table
@@ -270,6 +272,8 @@ class Observer:
     def _gaps(self, connections: Collection[Connection], now: float) -> tuple[Gap, ...]:
         no_pods = self.pods.gap(now)
         gaps = [*self.namespaces.gaps, *([no_pods] if no_pods is not None else [])]
+        if self.front_gap is not None:
+            gaps.append(self.front_gap)
         if not self._kubelet.is_found:
             gaps.append(Gap("kubelet_root", "the kubelet's directory was not found"))
         if self._elsewhere:

@@ -23,11 +23,11 @@ SHORT_NAME = 64
 """Of a pod in a complaint, so that there is room for what is wrong with it."""
 ANNOTATION_PREFIX = "fusewatchd.io/"
 
-_MIRROR = "kubernetes.io/config.mirror"
-_HASH = "kubernetes.io/config.hash"
-_SOURCE = "kubernetes.io/config.source"
-_CONTAINERS = ("initContainers", "containers", "ephemeralContainers")
-_STATUSES = ("initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses")
+MIRROR = "kubernetes.io/config.mirror"
+HASH = "kubernetes.io/config.hash"
+SOURCE = "kubernetes.io/config.source"
+CONTAINERS = ("initContainers", "containers", "ephemeralContainers")
+STATUSES = ("initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses")
 
 Object = Mapping[str, Any]
 
@@ -102,15 +102,15 @@ def _pod(item: object) -> Pod:
 
 def _static_uid(annotations: Object) -> str:
     """Return the name on disk of a pod that comes from a file: the hash of its configuration."""
-    if annotations.get(_SOURCE, "api") == "api" and _MIRROR not in annotations:
+    if annotations.get(SOURCE, "api") == "api" and MIRROR not in annotations:
         return ""
-    found = annotations.get(_MIRROR) or annotations.get(_HASH)
+    found = annotations.get(MIRROR) or annotations.get(HASH)
     return found if isinstance(found, str) and len(found) <= MAX_TEXT else ""
 
 
 def _started(status: Object) -> Iterable[tuple[str, str]]:
     """Yield id and name of each container that runs, or ran last: ``<runtime>://<id>``."""
-    for kind in _STATUSES:
+    for kind in STATUSES:
         for entry in _list(status, kind, "status"):
             container = _object(entry, kind)
             container_id = _optional(container, "containerID", kind).rpartition("://")[2]
@@ -119,7 +119,7 @@ def _started(status: Object) -> Iterable[tuple[str, str]]:
 
 
 def _volume_mounts(spec: Object) -> Iterable[VolumeMount]:
-    for kind in _CONTAINERS:
+    for kind in CONTAINERS:
         for entry in _list(spec, kind, "spec"):
             container = _object(entry, kind)
             name = _text(container, "name", kind)

@@ -34,10 +34,10 @@ _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENO
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """An answer that another thread works on; ``Server.wake`` tells that it may be there."""
+    """An answer that is made elsewhere; ``Server.wake`` tells that it may be there."""
 
-    look: Callable[[], bytes | None]
-    """Returns it, None as long as it is not there."""
+    look: Callable[[], bytes | Pending | None]
+    """Returns it, or what to wait for next; None as long as it is not there."""
 
 
 Respond = Callable[[bytes, socket.socket], "bytes | Pending | None"]
@@ -114,11 +114,14 @@ class _Connection:
         return self._answer(answer)
 
     def _look(self) -> bool:
-        answer = self._pending.look() if self._pending is not None else None
-        if answer is None:
-            return True
-        self._pending = None
-        return self._answer(answer)
+        while self._pending is not None:
+            answer = self._pending.look()
+            if answer is None:
+                return True
+            self._pending = answer if isinstance(answer, Pending) else None
+            if not isinstance(answer, Pending):
+                return self._answer(answer)
+        return True
 
     def _answer(self, answer: bytes) -> bool:
         self._is_answered = True

@@ -12,10 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address
+from typing import Generic, TypeVar
 
 from fusewatchd.rate_limit import Bucket, Rate
 from fusewatchd.report.metrics.exposition import Page
 from fusewatchd.serve import status_page
+from fusewatchd.serve.health import Health
 from fusewatchd.serve.listeners import is_local
 from fusewatchd.serve.passwords import PasswordChecker, credentials_of
 from fusewatchd.serve.socket_server import Pending, Server
@@ -29,26 +31,29 @@ MAX_REQUEST_BYTES = 8192
 """Request line and header fields together."""
 
 
-@dataclass(frozen=True, slots=True)
-class Health:
-    """Answer of a health check: 200 or 503, and a line for people."""
+T = TypeVar("T")
 
-    is_good: bool
-    text: str
+
+@dataclass(frozen=True, slots=True)
+class Later(Generic[T]):
+    """A value that is made elsewhere; who makes it calls ``WebServer.wake``."""
+
+    look: Callable[[], T | None]
+    """Returns it, None as long as it is not there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pages:
     """What is served; each is called for each request."""
 
-    metrics: Callable[[str], Page]
+    metrics: Callable[[str], Page | Later[Page]]
     """Takes the request's ``Accept`` field, empty when it has none."""
-    is_alive: Callable[[], Health]
+    is_alive: Callable[[], Health | Later[Health]]
     """For ``/healthz``: cycles are completed."""
-    is_ready: Callable[[], Health]
+    is_ready: Callable[[], Health | Later[Health]]
     """For ``/readyz``: the first look at the node is complete."""
-    status: Callable[[], bytes | None] | None = None
-    """For ``/status``: None while there is nothing to show; without it there is no such page."""
+    status: Callable[[], bytes | Later[bytes]] | None = None
+    """For ``/status``: empty while there is nothing to show; without it there is no such page."""
 
 
 # ------------------------------------------------------------------------- protocol
@@ -119,33 +124,57 @@ def text_answer(status: str, text: str, fields: Mapping[str, str] | None = None)
     return _response(status, "text/plain; charset=utf-8", f"{text}\n".encode(), fields)
 
 
-def page_answer(request: Request, pages: Pages, fields: Mapping[str, str]) -> bytes:
+Fields = Mapping[str, str]
+
+
+def page_answer(request: Request, pages: Pages, fields: Fields) -> bytes | Pending:
     """Return the answer to somebody who may have it, with these fields in its header."""
     if request.method not in ("GET", "HEAD"):
         fields = {**fields, "Allow": "GET, HEAD"}
-        answer = text_answer("405 Method Not Allowed", "use GET", fields)
-    elif request.path == "/metrics":
-        page = pages.metrics(request.accept)
-        answer = _response("200 OK", page.content_type, page.body, fields)
-    elif request.path in ("/healthz", "/readyz"):
+        return text_answer("405 Method Not Allowed", "use GET", fields)
+    end = b"\r\n\r\n"
+
+    def cut(answer: bytes) -> bytes:
+        return answer[: answer.index(end) + len(end)] if request.method == "HEAD" else answer
+
+    if request.path == "/metrics":
+        found = pages.metrics(request.accept)
+        return _when_there(found, lambda page: cut(_metrics_answer(page, fields)))
+    if request.path in ("/healthz", "/readyz"):
         health = pages.is_alive() if request.path == "/healthz" else pages.is_ready()
-        status = "200 OK" if health.is_good else "503 Service Unavailable"
-        answer = text_answer(status, printable(health.text), fields)
-    elif request.path == "/status" and pages.status is not None:
-        shown = pages.status()
-        if shown is None:
-            answer = text_answer("503 Service Unavailable", "nothing was looked at yet", fields)
-        else:
-            fields = {**fields, **status_page.FIELDS}
-            answer = _response("200 OK", status_page.CONTENT_TYPE, shown, fields)
-    elif request.path == "/":
+        return _when_there(health, lambda said: cut(_health_answer(said, fields)))
+    if request.path == "/status" and pages.status is not None:
+        return _when_there(pages.status(), lambda shown: cut(_status_answer(shown, fields)))
+    if request.path == "/":
         more = " /status" if pages.status is not None else ""
-        answer = text_answer("200 OK", f"fusewatchd: /metrics /healthz /readyz{more}", fields)
-    else:
-        answer = text_answer("404 Not Found", "try /metrics, /healthz or /readyz", fields)
-    if request.method == "HEAD":
-        return answer[: answer.index(b"\r\n\r\n") + 4]
-    return answer
+        return cut(text_answer("200 OK", f"fusewatchd: /metrics /healthz /readyz{more}", fields))
+    return cut(text_answer("404 Not Found", "try /metrics, /healthz or /readyz", fields))
+
+
+def _when_there(found: T | Later[T], answer: Callable[[T], bytes]) -> bytes | Pending:
+    if not isinstance(found, Later):
+        return answer(found)
+
+    def look(later: Later[T] = found) -> bytes | None:
+        value = later.look()
+        return None if value is None else answer(value)
+
+    return look() or Pending(look)
+
+
+def _metrics_answer(page: Page, fields: Fields) -> bytes:
+    return _response("200 OK", page.content_type, page.body, fields)
+
+
+def _health_answer(health: Health, fields: Fields) -> bytes:
+    status = "200 OK" if health.is_good else "503 Service Unavailable"
+    return text_answer(status, printable(health.text), fields)
+
+
+def _status_answer(shown: bytes, fields: Fields) -> bytes:
+    if not shown:
+        return text_answer("503 Service Unavailable", "nothing was looked at yet", fields)
+    return _response("200 OK", status_page.CONTENT_TYPE, shown, {**fields, **status_page.FIELDS})
 
 
 def _may_see_status(request: Request, rules: Rules, client: socket.socket) -> bool:
@@ -202,7 +231,7 @@ class WebServer:
         """Take the listening sockets over; nothing is answered before ``start``."""
         self._listeners = listeners
         self._pages = pages
-        self._security = security or WebSecurity("")
+        self._security = security or WebSecurity()
         self._passwords: PasswordChecker | None = None
         self._limit = Bucket()
         self._server = Server(
@@ -228,6 +257,10 @@ class WebServer:
     def start(self) -> None:
         """Answer requests in a thread of its own."""
         self._server.start()
+
+    def wake(self) -> None:
+        """Have what is made elsewhere looked for; from any thread."""
+        self._server.wake()
 
     def close(self) -> None:
         """Stop at once; connections that are being served are cut."""
@@ -286,11 +319,11 @@ class WebServer:
 
     def _look(
         self, known: Callable[[], bool | None], request: Request, rules: Rules
-    ) -> bytes | None:
+    ) -> bytes | Pending | None:
         is_right = known()
         return None if is_right is None else self._checked(request, rules, is_right)
 
-    def _checked(self, request: Request, rules: Rules, is_right: bool) -> bytes:
+    def _checked(self, request: Request, rules: Rules, is_right: bool) -> bytes | Pending:
         fields = rules.config.http_server_config.headers
         if is_right:
             return page_answer(request, self._pages, fields)

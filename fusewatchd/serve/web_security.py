@@ -1,7 +1,7 @@
-"""The web configuration file in force: read, made into TLS, and read again when it changed.
+"""What is asked of clients: made from the web configuration, and again when that changed.
 
-A file that became wrong changes nothing: what was read before stays, and the problem is told
-once, in one line.
+A configuration that became wrong changes nothing: what was in force before stays, and the problem
+is told once, in one line.
 """
 
 from __future__ import annotations
@@ -9,14 +9,12 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from fusewatchd.config.credential_files import Signature, read_secret, require_own_place, signature
-from fusewatchd.config.file import load_document
+from fusewatchd.config.credential_files import read_secret, require_own_place
 from fusewatchd.errors import ConfigError, CredentialsError
 from fusewatchd.serve.bcrypt import Verify, find_bcrypt
 from fusewatchd.serve.web_config import (
@@ -26,12 +24,10 @@ from fusewatchd.serve.web_config import (
     TlsServerConfig,
     TlsVersion,
     WebConfig,
-    web_config_from,
 )
+from fusewatchd.serve.web_config_file import WebConfigFile
 from fusewatchd.text import printable
 
-RETRY_SECONDS = 0.5
-"""How soon a file that could not be used is looked at again, while clients come."""
 _MAX_BYTES = 1 << 20
 _VERSIONS = {
     TlsVersion.TLS10: ssl.TLSVersion.TLSv1,
@@ -61,64 +57,88 @@ class Rules:
         return any(kind in _SAN_KINDS and name in allowed for kind, name in names)
 
 
-class WebSecurity:
-    """The rules of one file; without a file everybody is answered, in plain HTTP."""
+class ConfigSource(Protocol):
+    """Where the configuration is to be had."""
 
-    def __init__(self, path: str, complain: Callable[[str], None] = lambda problem: None) -> None:
-        """Read the file.
+    path: str
+    """Of the file, for people."""
+
+    def current(self) -> WebConfig:
+        """Return it as it is now; the same object as long as nothing changed.
+
+        Raises:
+            ConfigError: it cannot be used as it is now.
+        """
+
+
+class WebSecurity:
+    """The rules that follow from a configuration; without one everybody is answered."""
+
+    def __init__(
+        self,
+        source: ConfigSource | None = None,
+        complain: Callable[[str], None] = lambda problem: None,
+        accept: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Take the configuration that there is now.
 
         Args:
-            path: of the file; empty: there is none.
+            source: of the configuration; None: there is none, and all get plain HTTP.
             complain: takes what is wrong with a later state of it.
+            accept: called when what the source returned last is in force.
 
         Raises:
             ConfigError: it cannot be used.
         """
-        self._path = path
+        self._source = source
         self._complain = complain
+        self._accept = accept
         self._problem = ""
-        self._retry_at = 0.0
-        self._signature: Signature = ()
+        self._config = self._failed = OPEN
         self._rules = Rules()
-        if path:
-            self._rules, self._signature = load_rules(path)
+        if source is not None:
+            self._config = source.current()
+            self._rules = rules_of(self._config, source.path)
+            accept()
 
     def current(self) -> Rules:
-        """Return the rules in force, after a look at whether a file changed."""
-        if not self._path:
+        """Return the rules in force, after a look at whether the configuration changed."""
+        if self._source is None:
             return self._rules
-        files = [entry[0] for entry in self._signature]
         try:
-            if signature(*files) == self._signature and not self._problem:
+            config = self._source.current()
+            if config is self._failed:
                 return self._rules
-            if self._problem and time.monotonic() < self._retry_at:
-                return self._rules
-            self._rules, self._signature = load_rules(self._path)
+            if config is not self._config:
+                self._failed = config
+                self._rules = rules_of(config, self._source.path)
+                self._config, self._failed = config, OPEN
+                self._accept()
             self._problem = ""
-        except (ConfigError, CredentialsError) as exc:
-            self._retry_at = time.monotonic() + RETRY_SECONDS
+        except ConfigError as exc:
             if str(exc) != self._problem:
                 self._problem = str(exc)
                 self._complain(self._problem)
         return self._rules
 
 
-def load_rules(path: str) -> tuple[Rules, Signature]:
-    """Read a web configuration file and what it names.
+def rules_of_file(path: str) -> Rules:
+    """Return what follows from a file; without one (an empty path) everybody is answered.
+
+    Raises:
+        ConfigError: it cannot be used.
+    """
+    return rules_of(WebConfigFile(path).current(), path) if path else Rules()
+
+
+def rules_of(config: WebConfig, path: str) -> Rules:
+    """Read what the configuration at ``path`` names; the names in it are whole paths.
 
     Raises:
         ConfigError: something cannot be used; one line for each problem.
     """
+    tls = config.tls_server_config
     try:
-        files = [path]
-        before = signature(path)
-        config = web_config_from(load_document(path), path)
-        tls = config.tls_server_config
-        if tls.key:
-            read_secret(path, _MAX_BYTES)
-        files += [_beside(path, f) for f in (tls.cert_file, tls.key_file, tls.client_ca_file) if f]
-        # Before they are read: what changes in the meantime is seen the next time.
-        found = before + signature(*files[1:])
         context = _context(tls, path) if tls.is_on else None
     except CredentialsError as exc:
         raise ConfigError(str(exc)) from exc
@@ -128,16 +148,12 @@ def load_rules(path: str) -> tuple[Rules, Signature]:
             f"{path}: basic_auth_users: this system's libcrypt cannot check bcrypt"
             " (libxcrypt is needed); use client certificates, or leave them out"
         )
-    return Rules(config, context, verify), found
-
-
-def _beside(path: str, name: str) -> str:
-    return os.path.join(os.path.dirname(path), name)
+    return Rules(config, context, verify)
 
 
 def _context(tls: TlsServerConfig, path: str) -> ssl.SSLContext:
-    certificate = tls.cert or _read(_beside(path, tls.cert_file))
-    key = tls.key or read_secret(_beside(path, tls.key_file), _MAX_BYTES)
+    certificate = tls.cert or _read(tls.cert_file)
+    key = tls.key or read_secret(tls.key_file, _MAX_BYTES)
     try:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = _VERSIONS[tls.min_version]
@@ -163,7 +179,7 @@ def _context(tls: TlsServerConfig, path: str) -> ssl.SSLContext:
 
 
 def _trust_clients(context: ssl.SSLContext, tls: TlsServerConfig, path: str) -> None:
-    authority = tls.client_ca or _read(_beside(path, tls.client_ca_file))
+    authority = tls.client_ca or _read(tls.client_ca_file)
     try:
         context.load_verify_locations(cadata=authority)
     except (OSError, ValueError) as exc:

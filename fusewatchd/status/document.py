@@ -37,7 +37,7 @@ from fusewatchd.status.values import PATH_LIMIT, Clocks, Document, rfc3339, show
 MAX_NAMESPACES = 100
 """Namespaces listed one by one; the totals count all."""
 
-POORER = frozenset({"kubelet", "pods", "apiserver", "fusectl"})
+POORER = frozenset({"kubelet", "pods", "apiserver", "front", "fusectl"})
 """Gaps that cost names or detail, but hide no bind: with one of them *healthy* stands."""
 
 

@@ -24,7 +24,7 @@ def confine(privileges: Privileges, program: bytes | None) -> None:
         OSError: the kernel refuses.
     """
     keep_only(privileges.keeps)
-    _set_oom_score(privileges.oom_score_adj)
+    set_oom_score(privileges.oom_score_adj)
     _limit_memory(privileges.address_space)
     if program is not None:
         seccomp.install(program)
@@ -37,7 +37,7 @@ def _limit_memory(address_space: int | None) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (least, least))
 
 
-def _set_oom_score(score: int | None) -> None:
+def set_oom_score(score: int | None) -> None:
     """Say how soon this process is killed for want of memory; nobody may ask for less."""
     if score is not None:
         with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:

@@ -22,7 +22,7 @@ from typing import Any
 from fusewatchd.errors import WorkerError, WorkerShortageError
 from fusewatchd.linux.capabilities import PR_SET_KEEPCAPS, PR_SET_NAME, PR_SET_PDEATHSIG, prctl
 from fusewatchd.workers.channel import Channel
-from fusewatchd.workers.confinement import confine, filter_of
+from fusewatchd.workers.confinement import confine, filter_of, set_oom_score
 from fusewatchd.workers.privileges import PRIVILEGES, Kind, Privileges
 
 _MAX_REQUEST = 4096
@@ -37,6 +37,8 @@ class WorkerKind:
 
     main: WorkerMain
     privileges: Privileges
+    prepare: Callable[[], None] = lambda: None
+    """Called while the worker can still read what only root can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +273,10 @@ class _Server:
         for end in self._woken:
             os.close(end)
         kind = self._kinds[name]
+        kind.prepare()
         if who is not None:
+            # Of a process that changes its user, /proc has files of root's alone from then on.
+            set_oom_score(kind.privileges.oom_score_adj)
             _become_user(*who)
         # After the change of user, which clears it, prctl(2).
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -63,6 +63,7 @@ class Calls(Enum):
         "capset setfsgid setfsuid setgid setgroups setregid setresgid setresuid setreuid setuid"
     )
     SOCKETS = _each("accept accept4 bind connect listen socket socketpair")
+    LISTENING = _each("listen")
     NAMES = _each(
         "chmod chown fchmod fchmodat fchmodat2 fchown fchownat file_setattr fremovexattr fsetxattr"
         " futimesat lchown link linkat lremovexattr lsetxattr removexattr removexattrat rmdir"
@@ -87,6 +88,7 @@ class Kind(Enum):
     HOLDERS = "holders"
     COMMAND = "command"
     TRIAL = "trial"
+    FRONT = "front"
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +163,13 @@ PRIVILEGES: Final[Mapping[Kind, Privileges]] = {
         _ENTERS | {Capability.DAC_OVERRIDE},
         frozenset({Calls.OPEN_BY_HANDLE, Calls.OTHER_PROCESSES}),
         oom_score_adj=0,
+    ),
+    # It has threads and sockets of its own; those that listen are handed over.
+    Kind.FRONT: Privileges(
+        frozenset(),
+        _READS_ONLY - {Calls.CHILDREN, Calls.SOCKETS} | {Calls.PROCESSES, Calls.LISTENING},
+        oom_score_adj=0,
+        address_space=1 << 30,
     ),
 }
 """The calls denied to the fork server are denied to all workers, which it starts."""

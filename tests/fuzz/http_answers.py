@@ -9,7 +9,8 @@ from functools import cache
 from hypothesis import strategies as st
 
 from fusewatchd.errors import KubeError, ParseError
-from fusewatchd.kube.http import Client, Endpoint
+from fusewatchd.kube.endpoint import Endpoint
+from fusewatchd.kube.http import Client
 from fusewatchd.parse.pod_list import parse_pod_list
 from tests.fuzz.mutation import damaged
 from tests.fuzz.properties import holds_for

@@ -15,13 +15,13 @@ import pytest
 
 from fusewatchd.demo.cluster.apiserver import DemoApiServer
 from fusewatchd.kube.clocks import Clocks
+from fusewatchd.kube.endpoint import Endpoint
 from fusewatchd.kube.events import outbox
 from fusewatchd.kube.events import poster as poster_module
 from fusewatchd.kube.events.news import PosterNews
 from fusewatchd.kube.events.pace import PER_OBJECT
 from fusewatchd.kube.events.poster import EventPoster
 from fusewatchd.kube.events.series import PATCH_REST_SECONDS
-from fusewatchd.kube.http import Endpoint
 from fusewatchd.rate_limit import Rate
 from fusewatchd.report.events.draft import EventDraft, ObjectReference
 from fusewatchd.report.events.wording import EventKind

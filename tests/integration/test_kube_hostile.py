@@ -25,8 +25,9 @@ from fusewatchd.demo.environment import python_environment
 from fusewatchd.errors import CredentialsError, KubeError
 from fusewatchd.kube import http
 from fusewatchd.kube.dates import MAX_RETRY_AFTER_SECONDS
+from fusewatchd.kube.endpoint import Endpoint
 from fusewatchd.kube.errors import AnswerError, ServerError, TooManyRequestsError, UnreachableError
-from fusewatchd.kube.http import Client, Endpoint
+from fusewatchd.kube.http import Client
 from tests.certificates import make_authority, make_certificate, make_certificate_valid
 from tests.rawserver import RawServer, Script, answer, later, sends, sends_once
 
@@ -138,7 +139,8 @@ def test_a_connection_kept_from_the_request_before_is_cut_too() -> None:
 ASK = """
 import resource, sys
 from fusewatchd.errors import KubeError
-from fusewatchd.kube.http import Client, Endpoint
+from fusewatchd.kube.endpoint import Endpoint
+from fusewatchd.kube.http import Client
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     Client(Endpoint(sys.argv[1], timeout_seconds=20.0)).request("GET", "/pods")

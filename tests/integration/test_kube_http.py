@@ -16,6 +16,7 @@ import pytest
 from fusewatchd.demo.cluster.kubelet import DemoKubelet
 from fusewatchd.errors import CredentialsError, KubeError
 from fusewatchd.kube import http
+from fusewatchd.kube.endpoint import Endpoint
 from fusewatchd.kube.errors import (
     AnswerError,
     ConflictError,
@@ -28,7 +29,7 @@ from fusewatchd.kube.errors import (
     UnreachableError,
     code_class,
 )
-from fusewatchd.kube.http import Client, Endpoint
+from fusewatchd.kube.http import Client
 from tests.certificates import make_authority, make_certificate, make_self_signed
 
 SECRET = "top-secret-token"

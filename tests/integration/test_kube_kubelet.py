@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from fusewatchd.demo.cluster.kubelet import DemoKubelet
-from fusewatchd.kube.http import Endpoint
+from fusewatchd.kube.endpoint import Endpoint
 from fusewatchd.kube.kubelet import KubeletPods, PodsAnswer
 from tests.rawserver import RawServer, answer, sends_once
 

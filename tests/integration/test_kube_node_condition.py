@@ -11,7 +11,7 @@ from fusewatchd.demo.cluster.apiserver import DemoApiServer
 from fusewatchd.demo.daemon_process import DaemonProcess
 from fusewatchd.demo.node.node import DemoNode
 from fusewatchd.kube.clocks import Clocks
-from fusewatchd.kube.http import Endpoint
+from fusewatchd.kube.endpoint import Endpoint
 from fusewatchd.kube.node_condition_poster import (
     HEARTBEAT_SECONDS,
     REST_SECONDS,

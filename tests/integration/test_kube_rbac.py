@@ -10,9 +10,10 @@ import yaml
 
 from fusewatchd.demo.cluster.apiserver import DemoApiServer
 from fusewatchd.kube.clocks import Clocks
+from fusewatchd.kube.endpoint import Endpoint
 from fusewatchd.kube.errors import ConflictError, ForbiddenError
 from fusewatchd.kube.events.poster import EventPoster
-from fusewatchd.kube.http import Client, Endpoint
+from fusewatchd.kube.http import Client
 from fusewatchd.kube.node_condition_poster import NodeConditionPoster
 from fusewatchd.report.events.draft import (
     EventDraft,

@@ -10,16 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from fusewatchd.daemon.front.kept_events import NAME as STATE_NAME
+from fusewatchd.daemon.front.kept_events import KeptEvents as KeptByRoot
 from fusewatchd.demo.cluster.apiserver import DemoApiServer
 from fusewatchd.demo.cluster.kubelet import DemoKubelet
 from fusewatchd.demo.cluster.loopback import free_port
 from fusewatchd.demo.daemon_process import DaemonProcess
 from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.front.clients import KeptEvents
 from fusewatchd.kube.clocks import Clocks
+from fusewatchd.kube.endpoint import Endpoint
 from fusewatchd.kube.events.news import PosterNews
 from fusewatchd.kube.events.poster import EventPoster
-from fusewatchd.kube.events.state_file import STATE_NAME
-from fusewatchd.kube.http import Endpoint
 from fusewatchd.report.events.draft import (
     EventDraft,
     ObjectReference,
@@ -47,12 +49,18 @@ CLAIM_REF = {"kind": "PersistentVolumeClaim", "namespace": "shop", "name": "data
 @contextmanager
 def posting(url: str, state_dir: str = "") -> Iterator[EventPoster]:
     clocks = Clocks(chance=lambda: 0.0)
-    poster = EventPoster(Endpoint(url), "node-1", clocks=clocks, nodes=1, state_dir=state_dir)
+    by_root = KeptByRoot(state_dir)
+    assert by_root.load() == ""
+    kept = KeptEvents(by_root.text, lambda: None)
+    poster = EventPoster(Endpoint(url), "node-1", clocks=clocks, nodes=1, keeper=kept)
     poster.start()
     try:
         yield poster
     finally:
         poster.stop(1.0)
+        text = kept.take()
+        by_root.take(text, json.loads(text))
+        by_root.close()
 
 
 def news_of(poster: EventPoster, condition: Callable[[PosterNews], bool]) -> PosterNews:
@@ -167,7 +175,7 @@ def _event_of(name: str) -> dict[str, object]:
     )
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"version": 9, "events": []}', "[]"])
+@pytest.mark.parametrize("text", ['{"version": 9, "events": []}', "[]"])
 def test_a_file_that_is_not_as_written_is_left_out(tmp_path: Path, text: str) -> None:
     path = tmp_path / STATE_NAME
     path.write_text(text)
@@ -176,6 +184,16 @@ def test_a_file_that_is_not_as_written_is_left_out(tmp_path: Path, text: str) ->
         poster.post(ON_POD)
         news = news_of(poster, lambda n: n.posted == 1)
         assert "is left out" in news.problems[0]
+
+
+@pytest.mark.parametrize("text", ["", "{"])
+def test_a_torn_file_is_left_out(tmp_path: Path, text: str) -> None:
+    path = tmp_path / STATE_NAME
+    path.write_text(text)
+    path.chmod(0o600)
+    kept = KeptByRoot(str(tmp_path))
+    assert kept.load() == f"{path}: torn or empty"
+    assert kept.text == ""
 
 
 @pytest.mark.kernel

@@ -6,12 +6,17 @@ import ctypes
 import errno
 import os
 import platform
+import urllib.request
+from collections.abc import Mapping
 
 import pytest
 
+from fusewatchd.daemon.front.user import front_user
+from fusewatchd.demo.cluster.loopback import free_port
 from fusewatchd.demo.daemon_process import DaemonProcess
 from fusewatchd.demo.node.node import DemoNode
 from fusewatchd.demo.node.world import PrivateWorld
+from fusewatchd.demo.timeouts import patient
 from fusewatchd.linux import seccomp
 from fusewatchd.linux.syscall_numbers import number_of
 from fusewatchd.workers.channel import Channel
@@ -23,6 +28,7 @@ from tests.lab import in_lab, pod_with_container, run_in_world
 pytestmark = pytest.mark.kernel
 
 _libc = ctypes.CDLL(None, use_errno=True)
+USERS = {Kind.USER_PROBE: 1000, Kind.FRONT: (front_user().credentials or Credentials(0, 0)).uid}
 ROOTS_KINDS = tuple(kind for kind in Kind if kind is not Kind.USER_PROBE)
 WORKERS = tuple(kind for kind in Kind if kind not in (Kind.CORE, Kind.FORK_SERVER))
 
@@ -52,24 +58,23 @@ def kind_of(status: dict[str, str], daemon: int) -> Kind:
     """Return which kind a process of the daemon is of; its name says the first letters."""
     if int(status["Pid"]) == daemon:
         return Kind.CORE
-    if status["Uid"].split()[0] != "0":
-        return Kind.USER_PROBE
     name = status["Name"].removeprefix("fusewatchd-")
     (kind,) = (k for k in ROOTS_KINDS if k.value.startswith(name))
-    return kind
+    is_user = status["Uid"].split()[0] != "0"
+    return Kind.USER_PROBE if kind is Kind.PROBE and is_user else kind
 
 
 def bits_of(kind: Kind) -> int:
     return sum(1 << bit for bit in PRIVILEGES[kind].keeps)
 
 
-def require_rights(kind: Kind, status: dict[str, str]) -> None:
+def require_rights(kind: Kind, status: dict[str, str], users: Mapping[Kind, int] = USERS) -> None:
     kept = bits_of(kind)
     assert (int(status["CapEff"], 16), int(status["CapPrm"], 16)) == (kept, kept), kind
     assert (int(status["CapInh"], 16), int(status["CapAmb"], 16)) == (0, 0), kind
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2"), kind
-    user = "1000" if kind is Kind.USER_PROBE else "0"
-    assert status["Uid"].split() == [user] * 4, kind
+    user = users.get(kind, 0)
+    assert status["Uid"].split() == [str(user)] * 4, kind
 
 
 def test_there_are_filters_here() -> None:
@@ -86,8 +91,8 @@ def test_a_worker_has_the_rights_of_its_kind_and_denied_calls_fail(kind: Kind) -
 
     def body(world: PrivateWorld) -> None:
         server = ForkServer.start({"any": WorkerKind(try_calls, PRIVILEGES[kind])})
-        is_user = kind is Kind.USER_PROBE
-        worker = server.spawn("any", Credentials(1000, 1000) if is_user else None)
+        uid = USERS.get(kind, 0)
+        worker = server.spawn("any", Credentials(uid, uid) if uid else None)
         found = ask(worker, list(known.values()))
         expected = {call: errno.ENOSYS if call == "clone3" else errno.EPERM for call in known}
         assert dict(zip(known, found, strict=True)) == expected
@@ -112,13 +117,15 @@ def processes_of(daemon: int) -> list[dict[str, str]]:
 def test_every_process_of_a_running_daemon_has_the_rights_of_its_kind(node: DemoNode) -> None:
     source = node.add_source("data")
     pod_with_container(node, source, "web")
-    with DaemonProcess(node) as daemon:
+    address = f"127.0.0.1:{free_port()}"
+    with DaemonProcess(node, settings={"web.listen_address": address}) as daemon:
         daemon.wait_until_watching(2)
-        found = processes_of(daemon.pid)
+        with urllib.request.urlopen(f"http://{address}/healthz", timeout=patient(30)):
+            found = processes_of(daemon.pid)
         kinds = [kind_of(status, daemon.pid) for status in found]
         for kind, status in zip(kinds, found, strict=True):
             require_rights(kind, status)
         for thread in os.listdir(f"/proc/{daemon.pid}/task"):
             require_rights(Kind.CORE, status_of(f"{daemon.pid}/task/{thread}"))
-        wanted = {Kind.CORE, Kind.FORK_SERVER, Kind.MOUNT, Kind.PROBE, Kind.SCAN}
+        wanted = {Kind.CORE, Kind.FORK_SERVER, Kind.MOUNT, Kind.PROBE, Kind.SCAN, Kind.FRONT}
         assert set(kinds) >= wanted

@@ -22,10 +22,12 @@ from fusewatchd.demo.timeouts import patient
 from fusewatchd.errors import ConfigError
 from fusewatchd.report.metrics.exposition import Page
 from fusewatchd.serve.bcrypt import find_bcrypt
+from fusewatchd.serve.health import Health
 from fusewatchd.serve.listeners import inherited, listen_on, name_of
 from fusewatchd.serve.passwords import MAX_WAITING, Credentials, PasswordChecker, credentials_of
-from fusewatchd.serve.web import Health, Pages, WebServer
-from fusewatchd.serve.web_security import WebSecurity
+from fusewatchd.serve.web import Pages, WebServer
+from fusewatchd.serve.web_config_file import WebConfigFile
+from fusewatchd.serve.web_security import WebSecurity, rules_of_file
 from tests.certificates import Authority, make_authority, make_certificate
 from tests.waiting import wait_until
 
@@ -46,7 +48,7 @@ def serving(
     **bounds: float,
 ) -> Iterator[WebServer]:
     told = complaints if complaints is not None else []
-    security = WebSecurity(str(config) if config else "", told.append)
+    security = WebSecurity(WebConfigFile(str(config)) if config else None, told.append)
     pages = Pages(lambda accept: Page("text/plain", body), fine, fine)
     seconds = bounds.get("timeout_seconds", 60.0)
     server = WebServer(listen_on(["127.0.0.1:0"]), pages, security, timeout_seconds=seconds)
@@ -252,7 +254,7 @@ def test_a_file_that_cannot_be_used(
     Path(authority.certificate).chmod(0o644)
     config.chmod(mode)
     with pytest.raises(ConfigError, match=problem) as error:
-        WebSecurity(str(config))
+        rules_of_file(str(config))
     assert len(str(error.value).splitlines()) == 1
 
 

@@ -83,6 +83,7 @@ def test_both_bring_the_same_files_but_for_their_customs(packages: Packages) -> 
         "/etc/fusewatchd/fusewatchd.yaml",
         "/usr/bin/fusewatchd",
         "/lib/systemd/system/fusewatchd.service",
+        "/lib/sysusers.d/fusewatchd.conf",
         "/usr/share/man/man8/fusewatchd.8.gz",
         "/usr/share/man/man5/fusewatchd.yaml.5.gz",
         "/usr/share/bash-completion/completions/fusewatchd",

@@ -10,7 +10,12 @@ import pytest
 
 from fusewatchd.model.capabilities import Capability
 from fusewatchd.workers.privileges import Kind
-from tests.integration.test_process_rights import kind_of, require_rights, status_in
+from tests.integration.test_process_rights import (
+    USERS,
+    kind_of,
+    require_rights,
+    status_in,
+)
 from tests.packaging.conftest import Packages
 from tests.packaging.node import DEADLINE, UNIT, PackagedNode, packaged_node
 
@@ -118,10 +123,13 @@ class Sandbox:
         script = 'for pid in $(cat "$1/cgroup.procs"); do cat "/proc/$pid/status"; echo; done'
         texts = node.machine.output("sh", "-euc", script, "sh", group).split("\n\n")
         found = [status_in(text) for text in texts if text.strip()]
+        # The package made the user that talks with others.
+        own = int(node.machine.output("id", "--user", "fusewatchd"))
+        assert own not in (0, 65534)
         kinds = {status["Pid"]: kind_of(status, node.pid) for status in found}
         for status in found:
-            require_rights(kinds[status["Pid"]], status)
-        wanted = {Kind.CORE, Kind.FORK_SERVER, Kind.MOUNT, Kind.PROBE, Kind.SCAN}
+            require_rights(kinds[status["Pid"]], status, {**USERS, Kind.FRONT: own})
+        wanted = {Kind.CORE, Kind.FORK_SERVER, Kind.MOUNT, Kind.PROBE, Kind.SCAN, Kind.FRONT}
         assert set(kinds.values()) >= wanted
 
 

@@ -47,8 +47,9 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "state": "log threads model parse diagnose",
         "kube": "log threads model parse config report state",
         "serve": "log threads model config report status state",
+        "front": "threads model parse config report kube serve workers",
         "daemon": "log threads model parse config drivers linux workers diagnose plan observe act reconcile"
-        " report status state kube serve",
+        " report status state kube serve front",
         "doctor": "model parse config linux diagnose plan observe status kube serve daemon",
         "demo": "errors linux serve.status_socket",
     }.items()

@@ -10,6 +10,7 @@ from typing import Any
 
 from fusewatchd.errors import CredentialsError, KubeError, ParseError
 from fusewatchd.kube.clocks import Clocks
+from fusewatchd.kube.endpoint import Endpoint, EndpointSource
 from fusewatchd.kube.errors import (
     ConflictError,
     ForbiddenError,
@@ -21,6 +22,7 @@ from fusewatchd.kube.errors import (
     UnreachableError,
 )
 from fusewatchd.kube.events.cluster_size import ClusterSize
+from fusewatchd.kube.events.keeper import Keeper
 from fusewatchd.kube.events.news import NewsBox, PosterNews
 from fusewatchd.kube.events.objects import (
     EventsApi,
@@ -34,9 +36,8 @@ from fusewatchd.kube.events.objects import (
 from fusewatchd.kube.events.outbox import Outbox
 from fusewatchd.kube.events.pace import Pace, most_told
 from fusewatchd.kube.events.series import Series, document_of
-from fusewatchd.kube.events.state_file import EventsFile
 from fusewatchd.kube.events.volume_owners import VolumeOwners
-from fusewatchd.kube.http import Client, Endpoint, EndpointSource
+from fusewatchd.kube.http import Client
 from fusewatchd.rate_limit import Rate, doubled
 from fusewatchd.report.events.draft import EventDraft, ObjectReference
 from fusewatchd.threads import guarded_thread, place_of
@@ -58,7 +59,7 @@ class EventPoster:
         clocks: Clocks | None = None,
         writes: Rate | None = None,
         nodes: int = 0,
-        state_dir: str = "",
+        keeper: Keeper | None = None,
     ) -> None:
         """Take the endpoint and the name of this node; nothing is sent before ``start``.
 
@@ -68,12 +69,12 @@ class EventPoster:
             clocks: of a test; None: those of this machine.
             writes: what this node may write; None: its share, by the number of nodes.
             nodes: of the cluster; 0: the API server is asked.
-            state_dir: where Events are kept over a restart; empty: they are not.
+            keeper: where Events are kept over a restart; None: they are not.
         """
         self._client = Client(endpoint)
         self._clocks = clocks or Clocks()
         self._owners = VolumeOwners(self._client, self._clocks.monotonic)
-        self._file = EventsFile(state_dir, self._document) if state_dir else None
+        self._keeper = keeper
         self._instance = instance
         self._api = EventsApi.EVENTS_V1
         self._outbox = Outbox(Pace(self._clocks.chance, writes))
@@ -128,21 +129,19 @@ class EventPoster:
             self._thread.join(seconds)
         with self._lock:
             left = self._outbox.unsaid
-            if left and self._file is None:
+            if left and self._keeper is None:
                 self._news.tell(dropped=left)
             self._news.close()
-        if self._file is not None:
-            self._file.save()
-            self._file.close()
+        self._keep()
 
     # -------------------------------------------------------------------- over a restart
 
     def _remember(self) -> None:
-        if self._file is None:
+        if self._keeper is None:
             return
         now = self._clocks.monotonic()
         try:
-            known = self._file.load(now, self._clocks.wall())
+            known = self._keeper.load(now, self._clocks.wall())
         except ParseError as exc:
             with self._lock:
                 self._news.tell(problem=f"what an earlier run left to say is left out: {exc}")
@@ -151,8 +150,8 @@ class EventPoster:
             self._outbox.restore(known, now)
 
     def _keep(self) -> None:
-        if self._file is not None:
-            self._file.save()
+        if self._keeper is not None:
+            self._keeper.save(self._document)
 
     def _document(self) -> dict[str, Any]:
         with self._lock:
@@ -219,6 +218,7 @@ class EventPoster:
         if nodes is not None:
             with self._lock:
                 self._outbox.pace.take_nodes(nodes)
+                self._news.tell()  # more, or fewer, can be told of now
 
     def _next(self) -> Series | ClusterSize | None:
         """Wait for an Event to write, or something to ask; None: it is time to stop."""

@@ -58,10 +58,22 @@ def document_of(series: Iterable[Series]) -> dict[str, Any]:
 
 
 def _entry(series: Series) -> dict[str, Any]:
-    draft, regarding = series.draft, series.draft.regarding
-    about: dict[str, Any] = asdict(regarding)
-    if isinstance(regarding, VolumeReference):
-        about["object"] = regarding.object.value
+    return {
+        **draft_document(series.draft),
+        "first_at": series.first_at,
+        "last_at": series.last_at,
+        "name": series.name,
+        "count": series.count,
+        "posted": series.posted,
+        "rest": series.rest,
+    }
+
+
+def draft_document(draft: EventDraft) -> dict[str, Any]:
+    """Return what an Event says as JSON values."""
+    about: dict[str, Any] = asdict(draft.regarding)
+    if isinstance(draft.regarding, VolumeReference):
+        about["object"] = draft.regarding.object.value
     return {
         "about": about,
         "related": None if draft.related is None else asdict(draft.related),
@@ -69,12 +81,6 @@ def _entry(series: Series) -> dict[str, Any]:
         "action": draft.action,
         "note": draft.note,
         "type": draft.type,
-        "first_at": series.first_at,
-        "last_at": series.last_at,
-        "name": series.name,
-        "count": series.count,
-        "posted": series.posted,
-        "rest": series.rest,
     }
 
 
@@ -97,7 +103,12 @@ def series_from(document: Any, now: float, wall: float) -> list[Series]:
         raise ParseError(f"events: {exc!r} is not expected") from exc
 
 
-def _series(entry: Any, now: float, wall: float) -> Series:
+def draft_from(entry: Any) -> EventDraft:
+    """Read what ``draft_document`` wrote.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is not what it should be.
+    """
     about = dict(entry["about"])
     regarding: ObjectReference | VolumeReference
     if "object" in about:
@@ -106,7 +117,11 @@ def _series(entry: Any, now: float, wall: float) -> Series:
         regarding = _object(about)
     related = _object(entry["related"]) if entry.get("related") is not None else None
     reason, action, note, type_ = (_text(entry[k]) for k in ("reason", "action", "note", "type"))
-    draft = EventDraft(regarding, reason, action, note, type_, related)
+    return EventDraft(regarding, reason, action, note, type_, related)
+
+
+def _series(entry: Any, now: float, wall: float) -> Series:
+    draft = draft_from(entry)
     first_at, last_at, rest = (float(entry[key]) for key in ("first_at", "last_at", "rest"))
     if not all(map(isfinite, (first_at, last_at, rest))):
         raise ValueError("a time that is none")

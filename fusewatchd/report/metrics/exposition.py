@@ -19,8 +19,8 @@ BUCKETS = (
     0.75, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 20.0, 30.0, 45.0, 60.0,
 )  # fmt: skip
 
-_OPENMETRICS_TYPE = "application/openmetrics-text"
-_OPENMETRICS = f"{_OPENMETRICS_TYPE}; version=1.0.0"
+OPENMETRICS_TYPE = "application/openmetrics-text"
+_OPENMETRICS = f"{OPENMETRICS_TYPE}; version=1.0.0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Exposition:
         (``version=abc``) and repeats the rest in the type of the answer.
         """
         kinds = {kind.partition(";")[0].strip().lower() for kind in accept.split(",")}
-        encoder, content_type = choose_encoder(_OPENMETRICS if _OPENMETRICS_TYPE in kinds else "")
+        encoder, content_type = choose_encoder(_OPENMETRICS if OPENMETRICS_TYPE in kinds else "")
         return Page(content_type, encoder(self._registry))
 
 

@@ -21,7 +21,9 @@ from fusewatchd.report.metrics.dead_mounts import DeadMountMetrics
 from fusewatchd.report.metrics.exposition import Exposition, Page
 from fusewatchd.report.metrics.label_sets import GAPS, OTHER_GAP
 
-THREADS = ("condition", "events", "kubelet", "passwords", "state", "status", "web")
+THREADS = (
+    "clients", "condition", "events", "front", "kubelet", "passwords", "state", "status", "web",
+)  # fmt: skip
 _CODES = ("1xx", "2xx", "3xx", "4xx", "5xx", "error")
 
 
@@ -92,6 +94,10 @@ class Metrics:
             "Times the kernel dropped inotify events, after which everything is read anew.",
         )
 
+        self._front_ends = series.counter(
+            "fusewatchd_front_ends_total",
+            "Times the process that talks with others ended, and a new one was started.",
+        )
         self._threads = series.counter(
             "fusewatchd_thread_failures_total",
             "Failures that nobody foresaw, by the thread that met them and went on.",
@@ -126,6 +132,10 @@ class Metrics:
     def inotify_overflow(self) -> None:
         """Count a queue overflow (inotify(7) ``IN_Q_OVERFLOW``)."""
         self._overflows.inc()
+
+    def front_ended(self) -> None:
+        """Count an end of the process that talks with others."""
+        self._front_ends.inc()
 
     def thread_failure(self, thread: str) -> None:
         """Count a failure of a thread that nobody foresaw; from any thread."""

@@ -12,9 +12,10 @@ from fusewatchd.config.credential_files import read_token, require_own_place
 from fusewatchd.config.file import load_settings, parse_document
 from fusewatchd.config.settings import Settings, override
 from fusewatchd.errors import ConfigError, CredentialsError
-from fusewatchd.kube.http import Client, Endpoint
+from fusewatchd.kube.endpoint import Endpoint
+from fusewatchd.kube.http import Client
 from fusewatchd.kube.kubeconfig import KubeconfigSource
-from fusewatchd.serve.web_security import load_rules
+from fusewatchd.serve.web_security import rules_of_file
 
 URL = "https://127.0.0.1:1"
 KUBECONFIG = """
@@ -39,7 +40,7 @@ def configuration(path: Path) -> None:
 
 def web_configuration(path: Path) -> None:
     path.write_text("rate_limit: {interval: 1s}\n")
-    load_rules(str(path))
+    rules_of_file(str(path))
 
 
 def kubeconfig(path: Path) -> None:

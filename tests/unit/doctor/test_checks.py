@@ -49,6 +49,7 @@ NODE = NodeFacts(
     unwatched="",
     watch_problem="",
     has_fusectl=True,
+    front_remark="",
     commands=((1, "/sbin/init"),),
 )
 FLUID = (
@@ -102,6 +103,10 @@ def test_a_good_node_needs_nobody() -> None:
                 "namespace",
                 "a mount namespace of its own: no pod would see what is mounted there",
             ),
+        ),
+        (
+            {"front_remark": "there is no system user fusewatchd"},
+            ("warn", "user", "there is no system user fusewatchd"),
         ),
         ({"kubelet": NOT_FOUND}, ("fail", "kubelet root", "no directory with pods was found")),
         (

@@ -64,6 +64,7 @@ NAMES = {
     "fusewatchd_dead_sources": "gauge",
     "fusewatchd_source_detaches_total": "counter",
     "fusewatchd_on_stale_actions_total": "counter",
+    "fusewatchd_front_ends_total": "counter",
     "fusewatchd_thread_failures_total": "counter",
 }
 
