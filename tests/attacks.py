@@ -178,12 +178,14 @@ def _with_descriptors(size: Size) -> _Attack:
     return {"begin": begin, "more": more}, size.descriptors // most - 1
 
 
-def _with_mounts(size: Size) -> _Attack:
-    def bind(number: int) -> None:
-        os.mkdir(str(number))
-        syscalls.mount("/x", str(number), None, syscalls.MS_BIND)
+def _bind_volume(number: int) -> None:
+    """Bind the pod's volume once more, below the working directory."""
+    os.mkdir(str(number))
+    syscalls.mount("/x", str(number), None, syscalls.MS_BIND)
 
-    more, times = _in_chunks(size.mounts, bind)
+
+def _with_mounts(size: Size) -> _Attack:
+    more, times = _in_chunks(size.mounts, _bind_volume)
     return {"begin": _tmpfs("/work"), "more": more}, times
 
 
@@ -195,11 +197,7 @@ def _with_long_names(size: Size) -> _Attack:
             os.chdir(_LONG_NAME)
         return "done"
 
-    def bind(number: int) -> None:
-        os.mkdir(str(number))
-        syscalls.mount("/x", str(number), None, syscalls.MS_BIND)
-
-    more, times = _in_chunks(size.long_binds, bind)
+    more, times = _in_chunks(size.long_binds, _bind_volume)
     return {"begin": begin, "more": more}, times
 
 

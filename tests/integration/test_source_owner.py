@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
+from fusewatchd.demo.cluster.kubelet import DemoKubelet
 from fusewatchd.demo.daemon_process import DaemonProcess
 from fusewatchd.demo.node.container import Container
 from fusewatchd.demo.node.container_spec import UserNamespace
 from fusewatchd.demo.node.node import DemoNode
-from fusewatchd.demo.node.pods import DemoPod, PodMount, PodVolume
+from fusewatchd.demo.node.pods import DemoPod, PodMount, PodVolume, VolumeKind
 from fusewatchd.demo.node.sources import ServerOptions, Source, detach_all
 from fusewatchd.linux import syscalls
 from fusewatchd.linux.mount_place import problem_of_place
@@ -60,7 +61,13 @@ TAKEN = PLACES.keys() - REFUSED.keys()
 class Subject:
     """One source at a place, and a pod that uses it."""
 
-    def __init__(self, node: DemoNode, name: str, user_namespace: UserNamespace | None = None):
+    def __init__(
+        self,
+        node: DemoNode,
+        name: str,
+        user_namespace: UserNamespace | None = None,
+        kind: VolumeKind = VolumeKind.CSI,
+    ) -> None:
         self.place = PLACES[name]
         self.above = f"{node.lab}/places/{name}"
         path = f"{self.above}/source"
@@ -73,7 +80,10 @@ class Subject:
             os.chmod(directory, mode)
         options = ServerOptions(allows_idmap=user_namespace is not None)
         self.source = node.add_source(name, path=path, files={"hello": "root's"}, options=options)
-        volume, mount = PodVolume("v", self.source), PodMount("v", "/data")
+        volume = PodVolume("v", self.source)
+        if kind is VolumeKind.HOST_PATH:
+            volume = PodVolume("v", kind=kind, host_path=path)
+        mount = PodMount("v", "/data")
         self.pod: DemoPod = node.add_pod(name, [volume], [mount])
         self.container: Container = node.start_container(self.pod, user_namespace=user_namespace)
         self.reads: set[str] = set()
@@ -179,6 +189,23 @@ def test_nor_to_a_pod_with_a_user_namespace(node: DemoNode) -> None:
         subjects[0].become(0, "root's again")
         subjects[0].container.wait_until_readable("/data/hello", DEADLINE)
         assert subjects[0].read() == "root's again"
+
+
+@in_lab(timeout=60)
+def test_nor_to_a_pod_that_has_the_sources_own_path(node: DemoNode) -> None:
+    subjects = [Subject(node, name, kind=VolumeKind.HOST_PATH) for name in ("open", "roots")]
+    with (
+        DemoKubelet(node.pod_list) as kubelet,
+        DaemonProcess(node, settings={"kubelet.url": kubelet.url}) as daemon,
+    ):
+        daemon.wait_until_watching(2)
+        for subject in subjects:
+            subject.become(USER, "the user's")
+        subjects[1].container.wait_until_readable("/data/hello", DEADLINE)
+        check_refused(daemon, subjects[:1])
+        subjects[0].become(0, "root's again")
+        subjects[0].container.wait_until_readable("/data/hello", DEADLINE)
+        assert subjects[0].reads == set()
 
 
 # -------------------------------------------------------------------- the place by itself
