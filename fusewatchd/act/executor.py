@@ -81,11 +81,13 @@ class _Ending:
 class Executor:
     """Carries plans out without ever waiting for them."""
 
-    def __init__(self, spawn: Callable[[], MountWorker], parallel: int = 1) -> None:
-        """Start ``parallel`` workers; more are used while some hang."""
+    def __init__(
+        self, spawn: Callable[[], MountWorker], parallel: int = 1, *, is_eager: bool = True
+    ) -> None:
+        """Start ``parallel`` workers, now or when there is work; more are used while some hang."""
         self._spawn = spawn
         self._parallel = min(parallel, MAX_WORKERS)
-        self._idle: list[MountWorker] = [spawn() for _ in range(self._parallel)]
+        self._idle: list[MountWorker] = [spawn() for _ in range(self._parallel if is_eager else 0)]
         self._busy: list[_Busy] = []
         self._ending: list[_Ending] = []
         self._queue = WorkQueue()

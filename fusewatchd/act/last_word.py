@@ -48,8 +48,15 @@ Empty where only the kubelet's list tells of which pod; None where it is in no c
 class LastWord:
     """Asked before each action."""
 
-    def __init__(self, pods: str, pod_of: ContainersPod) -> None:
-        """Take the directory of pods, empty for none, and how a container is recognised."""
+    def __init__(self, pods: str, pod_of: ContainersPod, *, aborts: bool) -> None:
+        """Take the rules of this node.
+
+        Args:
+            pods: the directory of pods, empty for none.
+            pod_of: how a container is recognised.
+            aborts: this worker aborts connections and does nothing else; else never that.
+        """
+        self._aborts = aborts
         self._directory = pods
         self._pod_of = pod_of
 
@@ -65,6 +72,8 @@ class LastWord:
         return None
 
     def _require_allowed(self, action: Action) -> None:
+        if isinstance(action, AbortConnection) is not self._aborts:
+            raise _forbidden("this worker is of another kind")
         match action:
             case DetachDeadSource():
                 if self._pod_of_path(action.expect.mount_point):

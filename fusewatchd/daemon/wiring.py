@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
 from fusewatchd import __version__
 from fusewatchd.act.command_runner import CommandRunner
 from fusewatchd.act.executor import Executor
+from fusewatchd.act.executors import Executors
 from fusewatchd.act.last_word import LastWord
 from fusewatchd.act.layer_journal import LayerJournal, read_journal
 from fusewatchd.act.mount_worker import MountWorker, mount_worker
@@ -82,15 +83,19 @@ class Node:
         pods = self.kubelet.pods
         place = (settings.runtime_dir, read_boot_id())
         pages, proven = Pages(), ProvenContainers()
-        mount = mount_worker(
+        worker = partial(
+            mount_worker,
             self.way,
             pages,
             mounts_on_detached=features.allows_mounts_on_detached(self.way),
             journal=partial(LayerJournal, *place),
-            last_word=lambda: _last_word(pods, proven),
         )
+        mains = {
+            kind: worker(last_word=partial(_last_word, pods, proven, aborts=kind is Kind.ABORT))
+            for kind in (Kind.MOUNT, Kind.ABORT)
+        }
         self.front_user = front_user()
-        self.forks = _start_fork_server(mount, proven, reads_connections=not as_old_kernel)
+        self.forks = _start_fork_server(mains, proven, reads_connections=not as_old_kernel)
         proven.close()
         self.table = MountTableSource(use_fanotify=not as_old_kernel)
         self.connections = Connections(timing_of(settings))
@@ -110,9 +115,11 @@ class Node:
         self.namespace_trial = NamespaceTrial(lambda: self.forks.spawn(Kind.TRIAL.value), degraded)
         degraded.note(Degraded.MOUNT_NAMESPACE, features.namespace_shortage)
         self.observer.adjust(frozenset(settings.ignore_fs_types), settings.look_seconds)
-        self.executor = Executor(
-            lambda: MountWorker(lambda: self.forks.spawn(Kind.MOUNT.value), pages),
-            min(MAX_PARALLEL, os.cpu_count() or 1),
+        self.executor = Executors(
+            Executor(
+                partial(self._worker, Kind.MOUNT, pages), min(MAX_PARALLEL, os.cpu_count() or 1)
+            ),
+            Executor(partial(self._worker, Kind.ABORT, pages), is_eager=False),
         )
         self.commands = CommandRunner(lambda: CommandWorker(self.forks.spawn(Kind.COMMAND.value)))
         self.reconciler = Reconciler(
@@ -123,6 +130,9 @@ class Node:
             time.monotonic,
             recall=lambda: read_journal(*place),
         )
+
+    def _worker(self, kind: Kind, pages: Pages) -> MountWorker:
+        return MountWorker(lambda: self.forks.spawn(kind.value), pages)
 
     def _probe_child(self, who: Credentials | None) -> Worker:
         kind = Kind.PROBE if who is None else Kind.USER_PROBE
@@ -161,16 +171,16 @@ class Node:
         self.forks.close()
 
 
-def _last_word(pods: str, proven: ProvenContainers) -> LastWord:
+def _last_word(pods: str, proven: ProvenContainers, *, aborts: bool) -> LastWord:
     proven.prepare()
-    return LastWord(pods, proven.pod_of)
+    return LastWord(pods, proven.pod_of, aborts=aborts)
 
 
 def _start_fork_server(
-    mount: WorkerMain, proven: ProvenContainers, *, reads_connections: bool
+    changing: Mapping[Kind, WorkerMain], proven: ProvenContainers, *, reads_connections: bool
 ) -> ForkServer:
     mains: dict[Kind, WorkerMain] = {
-        Kind.MOUNT: mount,
+        **changing,
         Kind.COMMAND: serve_commands,
         Kind.PROBE: serve_probes,
         Kind.USER_PROBE: serve_probes,
@@ -182,7 +192,7 @@ def _start_fork_server(
     prepared = {Kind.FRONT: _import_front}
 
     def serve(kind: Kind, channel: Channel) -> None:
-        if kind not in (Kind.MOUNT, Kind.SCAN):
+        if kind not in (*changing, Kind.SCAN):
             proven.close()
         mains[kind](channel)
 

@@ -82,6 +82,7 @@ class Kind(Enum):
     CORE = "core"
     FORK_SERVER = "fork"
     MOUNT = "mount"
+    ABORT = "abort"
     PROBE = "probe"
     USER_PROBE = "probe_as_user"
     SCAN = "scan"
@@ -145,8 +146,9 @@ PRIVILEGES: Final[Mapping[Kind, Privileges]] = {
         ),
     ),
     Kind.FORK_SERVER: Privileges(frozenset(Capability), frozenset({Calls.KERNEL})),
-    # Aborting a connection writes to a file of the user whose mount it is.
-    Kind.MOUNT: Privileges(_ENTERS | {Capability.DAC_OVERRIDE}, _ALONE | {Calls.OTHER_NAMESPACES}),
+    Kind.MOUNT: Privileges(_ENTERS, _ALONE | {Calls.OTHER_NAMESPACES}),
+    # It writes to a file of the user whose mount it is.
+    Kind.ABORT: Privileges(_ENTERS | {Capability.DAC_OVERRIDE}, _ALONE | {Calls.OTHER_NAMESPACES}),
     # It copies mounts, and takes a copy of a whole stack apart in a namespace of its own.
     Kind.PROBE: Privileges(_ENTERS, _ALONE | {Calls.OTHER_NAMESPACES}),
     Kind.USER_PROBE: Privileges(_SEES, _ALONE | {Calls.OTHER_NAMESPACES}),

@@ -57,8 +57,8 @@ HOST = "/proc/self/mountinfo"
 class Orders:
     """A mount worker as the daemon has it, which is given orders by hand."""
 
-    def __init__(self, forks: ForkServer, pages: Pages) -> None:
-        self._worker = MountWorker(lambda: forks.spawn(Kind.MOUNT.value), pages)
+    def __init__(self, forks: ForkServer, pages: Pages, kind: Kind) -> None:
+        self._worker = MountWorker(lambda: forks.spawn(kind.value), pages)
 
     def give(self, action: Action) -> Outcome:
         self._worker.send([action], may_ask=True)
@@ -78,7 +78,10 @@ class Orders:
 
 @contextmanager
 def orders(
-    node: DemoNode, root: str | None = None, pod_of: ContainersPod | None = None
+    node: DemoNode,
+    root: str | None = None,
+    pod_of: ContainersPod | None = None,
+    kind: Kind = Kind.MOUNT,
 ) -> Iterator[Orders]:
     pages, proven = Pages(), ProvenContainers()
     pods = node.pods_directory if root is None else root
@@ -87,11 +90,11 @@ def orders(
         pages,
         mounts_on_detached=False,
         journal=partial(LayerJournal, node.lab, "boot"),
-        last_word=lambda: LastWord(pods, pod_of or proven.pod_of),
+        last_word=lambda: LastWord(pods, pod_of or proven.pod_of, aborts=kind is Kind.ABORT),
     )
-    forks = ForkServer.start({Kind.MOUNT.value: WorkerKind(main, PRIVILEGES[Kind.MOUNT])})
+    forks = ForkServer.start({kind.value: WorkerKind(main, PRIVILEGES[kind])})
     try:
-        yield Orders(forks, pages)
+        yield Orders(forks, pages, kind)
     finally:
         forks.close()
 
@@ -156,7 +159,7 @@ def test_no_place_of_the_host_but_the_binds_of_pods(node: DemoNode) -> None:
         f"{os.path.dirname(bind.mount_point)}/other",
         f"{node.kubelet_root}/pods/of-nobody/volumes/mount",
     ]
-    with orders(node) as worker:
+    with orders(node) as worker, orders(node, kind=Kind.ABORT) as aborter:
         for place in places:
             os.makedirs(place, exist_ok=True)
             syscalls.mount(bind.mount_point, place, None, syscalls.MS_BIND)
@@ -167,7 +170,7 @@ def test_no_place_of_the_host_but_the_binds_of_pods(node: DemoNode) -> None:
             worker.require_refusal(DropLayers(key, expect, (old.device,)))
             worker.require_refusal(DetachOwnLayer(key, expect, old.peer_group))
             worker.require_refusal(DetachOrphan(key, expect))
-            worker.require_refusal(AbortConnection(key, expect, 3))
+            aborter.require_refusal(AbortConnection(key, expect, 3))
             syscalls.umount2(place, syscalls.MNT_DETACH)
         # A path that leads there by way of the pods.
         around = f"{node.kubelet_root}/pods/../plugins"
@@ -188,10 +191,21 @@ def test_no_namespace_that_is_no_containers(node: DemoNode) -> None:
     unit = node.add_foreign(ForeignKind.SYSTEM_UNIT)
     old = mount_at(pod.volume_path("v"), table_of(unit))
     order = replacement(old, mount_at(source.path), namespace_of(unit.pid))
-    with orders(node) as worker:
+    with orders(node) as worker, orders(node, kind=Kind.ABORT) as aborter:
         worker.require_refusal(order, table_of(unit))
         abort = AbortConnection(order.key, order.expect, 3, order.namespace)
-        worker.require_refusal(abort, table_of(unit))
+        aborter.require_refusal(abort, table_of(unit))
+
+
+@in_lab()
+def test_who_mounts_aborts_nothing_and_who_aborts_mounts_nothing(node: DemoNode) -> None:
+    source, pod, _ = crashed(node, "one")
+    bind = mount_at(pod.volume_path("v"))
+    order = replacement(bind, mount_at(source.path))
+    with orders(node) as worker, orders(node, kind=Kind.ABORT) as aborter:
+        worker.require_refusal(AbortConnection(order.key, order.expect, 3))
+        aborter.require_refusal(order)
+        aborter.require_refusal(DetachOrphan(order.key, order.expect))
 
 
 @in_lab()
