@@ -119,17 +119,25 @@ def _run(options: argparse.Namespace) -> int:
     gc.set_threshold(*COLLECTOR)
     from fusewatchd.act.programs import require_programs
     from fusewatchd.daemon.daemon import Daemon, Start
-    from fusewatchd.daemon.wiring import require_host_namespace
+    from fusewatchd.daemon.placement import require_right_namespace, take_place
     from fusewatchd.linux.mount_kernel import Way
     from fusewatchd.serve.listeners import inherited
 
-    if not options.any_namespace:
-        require_host_namespace()
     settings, file, values = _settings(options)
+    if not options.any_namespace:
+        require_right_namespace(settings.kubelet.root)
     require_programs(settings)
     way = Way(options.way) if options.way else None
     sockets = inherited(os.environ, os.getpid())
-    start = Start(settings, file, tuple(values.items()), way, options.as_old_kernel, tuple(sockets))
+    start = Start(
+        settings,
+        file,
+        tuple(values.items()),
+        way,
+        options.as_old_kernel,
+        tuple(sockets),
+        take_place(settings.kubelet.root),
+    )
     return Daemon(start).run()
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from fusewatchd.rate_limit import doubled
 
@@ -18,6 +18,14 @@ FIRST_REST_SECONDS = 0.1
 MAX_REST_SECONDS = 30.0
 CALM_SECONDS = 60.0
 """Work that went on for so long before it failed is not resting longer than the first time."""
+
+
+_BEFORE_EACH: list[Callable[[], None]] = []
+
+
+def begin_each_with(first: Callable[[], None] | None) -> None:
+    """Let every thread that is started from now on do this first; None: nothing."""
+    _BEFORE_EACH[:] = [] if first is None else [first]
 
 
 def guarded_thread(
@@ -35,13 +43,18 @@ def guarded_thread(
         recover: called in the thread before that, with what was raised.
         max_rest_seconds: between two beginnings at most.
     """
-    arguments = (run, recover, max_rest_seconds)
+    arguments = (run, recover, max_rest_seconds, tuple(_BEFORE_EACH))
     return threading.Thread(target=_keep_going, args=arguments, name=name, daemon=True)
 
 
 def _keep_going(
-    run: Callable[[], None], recover: Callable[[Exception], None], max_rest_seconds: float
+    run: Callable[[], None],
+    recover: Callable[[Exception], None],
+    max_rest_seconds: float,
+    before: Sequence[Callable[[], None]],
 ) -> None:
+    for first in before:
+        first()
     failure: Exception | None = None
     failures = 0
     while True:

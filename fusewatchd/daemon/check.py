@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from fusewatchd.config.settings import Settings, override
+from fusewatchd.daemon.placement import take_place
 from fusewatchd.daemon.wiring import Node
 from fusewatchd.errors import ParseError
 from fusewatchd.model.cycle import Trigger
@@ -24,7 +25,9 @@ def look_once(settings: Settings) -> Any:
         OSError: /proc cannot be read.
     """
     mode = settings.recovery.mode
+    place = take_place(settings.kubelet.root)
     node = Node(override(settings, {"recovery.mode": RecoveryMode.REPORT.value}))
+    node.observer.place_problem = place.problem
     started_wall, end = time.time(), time.monotonic() + settings.probe.deadline_seconds + 1.0
     try:
         with suppress(ParseError):

@@ -17,24 +17,24 @@ from fusewatchd.config.schema import read_at_start_only
 from fusewatchd.config.settings import Settings, override, require_sense
 from fusewatchd.daemon.absence import Absence
 from fusewatchd.daemon.cluster import describe
+from fusewatchd.daemon.placement import begin_again
 from fusewatchd.daemon.reporting import Reporting
+from fusewatchd.daemon.search import Search
 from fusewatchd.daemon.selector import MAX_SLEEP_SECONDS, Callback, Descriptors
 from fusewatchd.daemon.signals import Signals
 from fusewatchd.daemon.throttle import Throttle
 from fusewatchd.daemon.wake_ups import ANSWER_SECONDS, WakeUps
 from fusewatchd.daemon.wiring import Node
 from fusewatchd.errors import ConfigError
-from fusewatchd.linux import seccomp
 from fusewatchd.linux.mount_kernel import Way
 from fusewatchd.log import Level, Log, open_log
 from fusewatchd.model.cycle import CycleReport, Trigger
+from fusewatchd.observe.kubelet.place import HERE, Place
 from fusewatchd.observe.server_watch import Servers
 from fusewatchd.reconcile.ledger_update import next_retry
 from fusewatchd.state.runtime_dir import RuntimeLock
 from fusewatchd.state.saver import StateKeeper
 from fusewatchd.text import duration_text
-from fusewatchd.workers.confinement import confine, filter_of
-from fusewatchd.workers.privileges import PRIVILEGES, Kind
 
 WORK_REST_SECONDS = 0.005
 """Between two looks at the mounts while workers change them."""
@@ -54,6 +54,8 @@ class Start:
     as_old_kernel: bool = False
     sockets: tuple[socket.socket, ...] = ()
     """Listening ones that were handed over by systemd."""
+    place: Place = HERE
+    """Where the process is."""
 
 
 class Daemon:
@@ -88,6 +90,7 @@ class Daemon:
         )
         self._state = StateKeeper(start.settings.state_dir, self.log)
         self._node.reconciler.ledger = self._state.remembered(self._node.table.table())
+        self._search = Search(start.settings.kubelet.root, start.place, self._node, self.log)
         self._reporting = Reporting(start.settings, self._node, self.log, start.sockets)
         self._outside = self._reporting.outside
 
@@ -96,7 +99,7 @@ class Daemon:
     def run(self) -> int:
         """Run until SIGTERM or SIGINT; return the exit status."""
         node, watch = self._node, self._descriptors.watch
-        self._give_up_rights()
+        self._search.begin()
         watch(node.table.fileno(), self._on_mounts)
         watch(node.scanner.fileno(), self._on_scan)
         watch(node.holders.fileno(), node.holders.collect)
@@ -115,19 +118,14 @@ class Daemon:
         self._cycle_now([Trigger.START])
         self._reporting.open()
         try:
-            while not self._signals.is_stopping:
+            while not (self._signals.is_stopping or self._search.found):
                 self._turn()
+            sockets = [listener.dup() for listener in self._start.sockets]
         finally:
             self._close()
+        if self._search.found and not self._signals.is_stopping:
+            begin_again(sockets)
         return 0
-
-    def _give_up_rights(self) -> None:
-        """Everything that takes them is open, and no thread is there that would keep them."""
-        own = PRIVILEGES[Kind.CORE]
-        confine(own, filter_of(own))
-        if problem := seccomp.problem():
-            text = "no process has a filter of system calls of its own"
-            self.log.warning(text, event="no_seccomp", problem=problem)
 
     def _turn(self) -> None:
         self._throttle.rest()
@@ -169,6 +167,7 @@ class Daemon:
             (node.executor.next_deadline(), self._on_outcome),
             (self._state.due_at, self._save),
             (self._outside.due_at(), self._outside.take),
+            (self._search.due_at, self._on_search),
             (cycle_due, self._on_time),
         )
 
@@ -250,6 +249,9 @@ class Daemon:
         now = time.monotonic()
         if self._node.observer.run_errands(now):
             self._wake_ups.add_after_rest(Trigger.MOUNTS, now)
+
+    def _on_search(self) -> Trigger | None:
+        return Trigger.TIMER if self._search.look(time.monotonic()) else None
 
     def _save(self) -> None:
         self._state.take(self._node.reconciler.ledger, time.monotonic())
@@ -353,7 +355,7 @@ class Daemon:
             self.log.warning(text, event="needs_restart", keys=" ".join(kept))
 
     def _close(self) -> None:
-        self._reporting.stop(self._descriptors.unwatch)
+        self._reporting.stop(self._descriptors.unwatch, is_over=not self._search.found)
         self._state.close(self._node.reconciler.ledger)
         self._node.close()
         self._reporting.close()

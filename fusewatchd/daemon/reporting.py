@@ -66,9 +66,13 @@ class Reporting:
         # Last: clients that read the status find in the log and the metrics what it tells.
         self.outside.report(cycle)
 
-    def stop(self, unregister: Callable[[int], None]) -> None:
-        """Cut clients off, and let out what is under way to the API server."""
-        self.systemd.stopping()
+    def stop(self, unregister: Callable[[int], None], *, is_over: bool) -> None:
+        """Cut clients off, and let out what is under way to the API server.
+
+        Where it ``is_over``, systemd is told: the process does not go on.
+        """
+        if is_over:
+            self.systemd.stopping()
         self.outside.stop(unregister)
 
     def close(self) -> None:

@@ -20,7 +20,6 @@ from fusewatchd.act.worker_pages import Pages
 from fusewatchd.config.settings import Settings
 from fusewatchd.daemon.front.user import front_user
 from fusewatchd.daemon.policies import policies_of, timing_of
-from fusewatchd.errors import NamespaceError
 from fusewatchd.linux import statmount
 from fusewatchd.linux.features import probe_features
 from fusewatchd.linux.mount_kernel import Way
@@ -218,18 +217,3 @@ def _mounts_of_host() -> Iterator[Mount]:
     """Read the mount table if somebody asks for it: what is read here all workers have, too."""
     with open("/proc/self/mountinfo", "rb") as file:
         yield from parse_mount_table(file.read())
-
-
-def require_host_namespace() -> None:
-    """Make sure that what is mounted here is what the kubelet and the host's init see.
-
-    Raises:
-        NamespaceError: this process has a mount namespace of its own.
-        OSError: that cannot be found out.
-    """
-    own, host = (os.stat(f"/proc/{who}/ns/mnt").st_ino for who in ("self", "1"))
-    if own != host:
-        raise NamespaceError(
-            "this process has a mount namespace of its own: no pod would see what it mounts."
-            " Start it on the host, by a unit without ProtectSystem=, PrivateTmp= and the like"
-        )

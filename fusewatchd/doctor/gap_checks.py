@@ -11,7 +11,7 @@ _ADVICE: Mapping[str, str] = {
     "namespaces": "run the daemon as root on the host, where /proc and cgroups are all to be seen",
     "probes": "restart the server that hangs: 'fusewatchd status' names it",
 }
-_CHECKED = frozenset({"kubelet", "kubelet_root", "other_pods", "fusectl"})
+_CHECKED = frozenset({"kubelet", "kubelet_root", "kubelet_namespace", "other_pods", "fusectl"})
 """Gaps that have a check which looks for itself."""
 
 

@@ -39,7 +39,10 @@ class NodeFacts:
     """Those that the daemon and its workers can have, or this process where none is running."""
     own_namespace: int
     """Inode of the mount namespace of the same process."""
-    host_namespace: int
+    kubelet_namespace: int
+    """That in which the kubelet works; the host's, where it has none of its own."""
+    place_problem: str
+    """Why it is not known which one that is."""
     kubelet: KubeletDirectory
     pods_elsewhere: str
     """Where pods' FUSE mounts are that are not below it; empty: nowhere."""
@@ -109,8 +112,11 @@ def _privileges(facts: NodeFacts) -> Finding:
 
 
 def _namespace(facts: NodeFacts) -> Finding:
-    if facts.own_namespace == facts.host_namespace:
-        return ok("namespace", "the host's mounts are seen and changed")
+    if facts.place_problem:
+        advice = "start the kubelet; the daemon goes where pods' mounts are once that is one place"
+        return fail("namespace", facts.place_problem, advice)
+    if facts.own_namespace == facts.kubelet_namespace:
+        return ok("namespace", "the kubelet's mounts are seen and changed")
     return fail(
         "namespace",
         "a mount namespace of its own: no pod would see what is mounted there",

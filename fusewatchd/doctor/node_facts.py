@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from fusewatchd.config.settings import Settings
 from fusewatchd.daemon.front.user import front_user
+from fusewatchd.daemon.placement import take_place
 from fusewatchd.doctor.node_checks import NodeFacts
 from fusewatchd.errors import FusewatchError
 from fusewatchd.linux import fusectl, procfs
@@ -16,6 +17,7 @@ from fusewatchd.linux.inotify import PodsDirectoryWatch
 from fusewatchd.linux.limits import Limit, why_not
 from fusewatchd.model.mount_table import parse_mount_table
 from fusewatchd.observe.kubelet.directory import pods_elsewhere
+from fusewatchd.observe.kubelet.place import FIRST_PID, is_hidden_from_first
 from fusewatchd.observe.kubelet.pods_directory import unwatched_text
 from fusewatchd.observe.kubelet.processes import find_kubelet
 from fusewatchd.serve.status_socket import NAME, peer_of
@@ -29,6 +31,7 @@ def examine_node(settings: Settings) -> NodeFacts:
     Raises:
         OSError: /proc cannot be read.
     """
+    place = take_place(settings.kubelet.root)
     way, way_problem, namespace_shortage = _way()
     pid = daemon_pid(settings.runtime_dir)
     subject = pid or os.getpid()
@@ -46,7 +49,8 @@ def examine_node(settings: Settings) -> NodeFacts:
         daemon_pid=pid,
         capabilities=_capabilities(pid, "CapBnd") if pid else _capabilities(os.getpid(), "CapEff"),
         own_namespace=procfs.ns_inode(subject, "mnt") or 0,
-        host_namespace=_host_namespace(),
+        kubelet_namespace=_kubelet_namespace(settings.kubelet.root),
+        place_problem=place.problem,
         kubelet=kubelet,
         pods_elsewhere=pods_elsewhere(table, kubelet),
         table=table,
@@ -90,9 +94,11 @@ def _capabilities(pid: int, which: str) -> int:
     return int(found[0], 16) if found else 0
 
 
-def _host_namespace() -> int:
+def _kubelet_namespace(configured: str) -> int:
+    """Return our own, where we were brought or where alone pods' mounts are; else the host's."""
     with suppress(PermissionError):
-        return procfs.ns_inode(1, "mnt") or 0
+        went = procfs.ns_inode(os.getpid(), "mnt") or 0
+        return went if is_hidden_from_first(configured) else procfs.ns_inode(FIRST_PID, "mnt") or 0
     return 0
 
 

@@ -67,6 +67,8 @@ class Observer:
         self.front_gap: Gap | None = None
         """There is nobody who talks with others."""
         self.ignored_fs_types: Collection[str] = frozenset()
+        self.place_problem = ""
+        """Why it is not known in which mount namespace the kubelet works."""
         self._kubelet = kubelet
         self._table_source = table
         self._probes = probes
@@ -276,6 +278,8 @@ class Observer:
             gaps.append(self.front_gap)
         if not self._kubelet.is_found:
             gaps.append(Gap("kubelet_root", "the kubelet's directory was not found"))
+        if self.place_problem:
+            gaps.append(Gap("kubelet_namespace", self.place_problem))
         if self._elsewhere:
             text = f"not below {self._kubelet.pods}, and not repaired: {self._elsewhere}"
             gaps.append(Gap("other_pods", f"pods' FUSE mounts are below another directory, {text}"))

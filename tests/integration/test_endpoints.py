@@ -56,6 +56,7 @@ def test_ready_means_that_everything_is_seen(node: DemoNode) -> None:
 
 @in_lab(timeout=60)
 def test_sockets_of_systemd_take_the_place_of_addresses(node: DemoNode) -> None:
+    pod_with_container(node, node.add_source("one"), "p")
     daemon = DaemonProcess(node, settings={"web.listen_address": "127.0.0.1:1"})
     sets = [word for k, v in daemon.values.items() for word in ("--set", f"{k}={v}")]
     (listener,) = listen_on(["127.0.0.1:0"])

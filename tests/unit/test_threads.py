@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from fusewatchd import threads
-from fusewatchd.threads import guarded_thread, place_of
+from fusewatchd.threads import begin_each_with, guarded_thread, place_of
 
 PATIENCE = 30.0
 
@@ -86,3 +86,17 @@ def test_the_place_is_where_it_was_raised() -> None:
         int("²")
     assert place_of(caught.value).startswith("test_threads.py:")
     assert place_of(ValueError()) == "?"
+
+
+def test_every_thread_begins_with_what_all_are_to_do_first() -> None:
+    done: list[str] = []
+    begin_each_with(lambda: done.append(threading.current_thread().name))
+    try:
+        thread = guarded_thread("a", lambda: done.append("work"))
+    finally:
+        begin_each_with(None)
+    later = guarded_thread("b", lambda: done.append("later"))
+    for each in (thread, later):
+        each.start()
+        each.join(10.0)
+    assert done == ["a", "work", "later"]

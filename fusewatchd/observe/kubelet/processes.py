@@ -62,6 +62,16 @@ class HostProcesses:
             and self._trees.is_in_no_container(process.cgroup())
         )
 
+    def holders(self, own: int) -> dict[int, int]:
+        """Return a process for each mount namespace but ``own`` that root's own tools use."""
+        found: dict[int, int] = {}
+        for pid in procfs.list_pids():
+            with suppress(OSError), open_process(pid) as process:
+                inode = process.namespace("mnt")
+                if inode not in found and inode != own and self.is_one(process):
+                    found[inode] = pid
+        return found
+
     def kubelets(self) -> Iterator[Kubelet]:
         """Yield the kubelets that run outside of containers."""
         for pid in procfs.list_pids():

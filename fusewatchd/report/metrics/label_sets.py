@@ -54,6 +54,7 @@ GAPS = (
     "kubelet",
     "fusectl",
     "kubelet_root",
+    "kubelet_namespace",
     "other_pods",
     "containers",
     "namespaces",
