@@ -31,6 +31,8 @@ def over_since(
     """Return since when the pods of these host binds are over; what cannot be seen stays."""
     pods, can_tell = snapshot.pods or {}, _can_tell(snapshot)
     with_containers = {namespace.pod_uid for namespace in snapshot.namespaces}
+    # Of a pod above its quota not every container is to be seen.
+    with_containers |= {refused.owner.uid for refused in snapshot.refused_owners}
     since: dict[str, float] = {}
     for uid in {bind.path.pod_uid for bind in binds}:
         is_wanted = uid in pods and not pods[uid].is_deleting

@@ -55,6 +55,7 @@ FIRST, LATE = (
 def hang_in_the_second_walk(channel: Channel) -> None:
     """Tell all of a first walk, and of the second one a container more, but no end."""
     told = {"end": True, "servers": [], "refused": 0, "malformed": 0, "unseen": 0, "over": []}
+    told |= {"unchanged": [], "kept": []}
 
     def walk(_: object) -> None:
         if walks:
@@ -399,7 +400,8 @@ def test_refused_processes_and_bad_tables_are_named() -> None:
     scanner.request(0.0)
     over = [encode(RefusedOwner(FOREIGN, Resource.TABLE, 5000))]
     counts = {"refused": 2, "malformed": 1, "unseen": 0}
-    Channel(theirs).send({"end": True, "servers": [], **counts, "over": over})
+    none: dict[str, list[int]] = {"servers": [], "unchanged": [], "kept": []}
+    Channel(theirs).send({"end": True, **none, **counts, "over": over})
     result = scanner.collect(0.5)
     assert result is not None
     assert [gap.source for gap in result.gaps] == ["namespaces", "namespaces"]
@@ -642,3 +644,34 @@ def test_the_worker_that_reads_what_others_write_is_the_first_to_go() -> None:
             assert line.split()[3:5] == [b"268435456", b"268435456"]
 
     in_world(body)
+
+
+@pytest.mark.kernel
+@in_lab()
+def test_a_namespace_is_seen_by_another_process_when_the_first_one_ends(node: DemoNode) -> None:
+    node.add_source("one")
+    told_pid, tell_pid = os.pipe()
+    first = os.fork()
+    if first == 0:
+        syscalls.unshare(syscalls.CLONE_NEWNS)
+        second = os.fork()
+        if second:
+            os.write(tell_pid, str(second).encode())
+        signal.pause()
+        os._exit(1)
+    second = int(os.read(told_pid, 16))
+    inode = procfs.ns_inode(second, "mnt")
+
+    class Walk(Walker):
+        def _tell_namespaces(self, *arguments: Any) -> None:
+            os.kill(first, signal.SIGKILL)
+            os.waitpid(first, 0)
+            super()._tell_namespaces(*arguments)
+
+    told: list[dict[str, Any]] = []
+    try:
+        Walk().walk(told.append)
+        rows = [row for message in told for row in message.get("namespaces", ())]
+        assert [row["pid"] for row in rows if row["inode"] == inode] == [second]
+    finally:
+        os.kill(second, signal.SIGKILL)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,12 +18,6 @@ from fusewatchd.workers.fork_server import Worker
 from fusewatchd.workers.single_worker import SoleWorker
 
 DEADLINE_SECONDS = 10.0
-_CONNECTION = re.compile(rb"^fuse_connection:\s*(\d+)", re.M)
-_MINOR_BITS = 20
-_FUSE_MARK = b" - fuse"
-_DEVICE_FILE = "/dev/fuse"
-
-_Table = tuple[bytes, list[Any]]
 
 
 def serve_scans(
@@ -142,20 +135,15 @@ class NamespaceScanner:
 
     def _take_part(self, message: Any) -> bool:
         """Take what is told of some namespaces; False: it is the end of the walk."""
-        if "kept" in message:
-            inode = message["kept"]
-            self._kept.add(inode)
-            self._seen[inode] = self._known[inode]
+        for item in message.get("namespaces", ()):
+            namespace = decode(MountNamespace, item)
+            self._seen[namespace.inode] = namespace
+        if "end" not in message:
             return True
-        if "namespaces" not in message:
-            return False
-        for item in message["namespaces"]:
-            if isinstance(item, int):
-                self._seen[item] = self._known[item]
-            else:
-                namespace = decode(MountNamespace, item)
-                self._seen[namespace.inode] = namespace
-        return True
+        self._kept = set(message["kept"])
+        self._seen |= {inode: self._known[inode] for inode in message["unchanged"]}
+        self._seen |= {inode: self._known[inode] for inode in self._kept}
+        return False
 
     def _forget_walk(self) -> None:
         self._seen, self._kept = {}, set()

@@ -45,6 +45,8 @@ from fusewatchd.parse.cgroups import memory_cgroup_of
 HURRY_SECONDS = 4.0
 """A walk that takes longer has too many owners that cost much: each gets less."""
 HURRY = 0.1
+MAX_PROCESSES = 8
+"""Remembered of one namespace, as most of them may end before it is looked at."""
 MAX_LOOKS = 16
 """In so many looks all descriptors of a process should have been seen."""
 _CAP_SYS_ADMIN = 21
@@ -57,15 +59,15 @@ Tables = dict[int, tuple[bytes, int, Told, list[Any]]]
 
 @dataclass(slots=True)
 class _Namespace:
-    """A mount namespace, and the process through which it is seen."""
+    """A mount namespace, and the first processes that were seen in it."""
 
     inode: int
-    pid: int
+    pids: list[int]
     owner: Owner
     place: Membership
     has_own_users: bool
     is_whole: bool
-    """The process sees all of it; one with a root of its own sees but a part."""
+    """These processes see all of it; one with a root of its own sees but a part."""
 
 
 @dataclass(slots=True)
@@ -83,6 +85,9 @@ class _Look:
     """Processes for which there was no time."""
     servers: dict[Owner, list[Any]] = field(default_factory=dict)
     over: Collected = field(default_factory=Collected)
+    unchanged: list[int] = field(default_factory=list)
+    kept: list[int] = field(default_factory=list)
+    """Namespaces for which there was no time."""
     refused: int = 0
     malformed: int = 0
 
@@ -118,7 +123,7 @@ class Walker:
         self._own = OwnNamespaces()
 
     def walk(self, tell: Tell) -> None:
-        """Tell all namespaces, then servers and gaps; one told before is its inode only."""
+        """Tell each namespace that is not as it was told before, then all that there is to tell."""
         with open_process(os.getpid()) as ourselves:
             host, users = ourselves.namespace("mnt"), ourselves.namespace("user")
         look = _Look(host, users, time.monotonic())
@@ -136,6 +141,8 @@ class Walker:
         tell(
             {
                 "end": True,
+                "unchanged": look.unchanged,
+                "kept": look.kept,
                 "servers": servers,
                 "refused": look.refused,
                 "malformed": look.malformed,
@@ -175,6 +182,8 @@ class Walker:
     def _seen(self, process: Process, inode: int, look: _Look) -> _Namespace:
         seen = look.namespaces.get(inode)
         if seen is not None and seen.is_whole:
+            if len(seen.pids) < MAX_PROCESSES:
+                seen.pids.append(process.pid)
             return seen
         is_whole = process.root() == "/"
         if seen is None or is_whole:
@@ -182,7 +191,7 @@ class Walker:
             has_own_users = process.namespace("user") != look.users
             uid = place.pod_uid or place.container_id
             owner = pod(uid) if uid else (FOREIGN if has_own_users else AGENT)
-            seen = _Namespace(inode, process.pid, owner, place, has_own_users, is_whole)
+            seen = _Namespace(inode, [process.pid], owner, place, has_own_users, is_whole)
             look.namespaces[inode] = seen
         return seen
 
@@ -242,18 +251,18 @@ class Walker:
             rooms = Rooms(owner, look.over)
             for seen in namespaces:
                 began, known = time.process_time(), told.get(seen.inode)
-                if look.has_time(owner, 1.0, seen.pid):
+                if look.has_time(owner, 1.0, seen.pids[0]):
                     self._describe(seen, known, rooms, tables, look, tell)
                 elif known is not None:
-                    self._tell_again(seen.inode, known, tables, tell)
+                    self._keep(seen.inode, known, tables, look)
                 look.spend(owner, began)
 
-    def _tell_again(self, inode: int, known: Any, tables: Tables, tell: Tell) -> None:
+    def _keep(self, inode: int, known: Any, tables: Tables, look: _Look) -> None:
         """Believe what was seen of a namespace for which there is no time: it is not gone."""
         self._told[inode] = known
         if inode in tables:
             self._tables[inode] = tables[inode]
-        tell({"kept": inode})
+        look.kept.append(inode)
 
     def _describe(
         self,
@@ -265,28 +274,37 @@ class Walker:
         tell: Tell,
     ) -> None:
         """Tell a mount namespace with FUSE mounts, if it has its place."""
-        found = self._guarded(look, seen.pid, lambda p: self._namespace(p, seen, rooms, tables))
-        if found is None:
+        rows = (
+            self._guarded(look, pid, lambda process: self._row(process, seen, rooms, tables))
+            for pid in seen.pids
+        )
+        found = next((row for row in rows if row is not None), None)
+        if not found:
             return
         found["is_own"] = self._own.is_own(seen.inode, seen.place)
         if seen.has_own_users:
             found["users"] = self._own.users(seen.place)
         self._told[seen.inode] = found
-        tell({"namespaces": [seen.inode if known == found else found]})
+        if known == found:
+            look.unchanged.append(seen.inode)
+        else:
+            tell({"namespaces": [found]})
 
-    def _namespace(
+    def _row(
         self, process: Process, seen: _Namespace, rooms: Rooms, tables: Tables
-    ) -> dict[str, Any] | None:
-        """Describe a mount namespace; None for one without a FUSE mount, or without a place."""
+    ) -> dict[str, Any]:
+        """Describe a mount namespace; empty for one without a FUSE mount, or without a place."""
         is_agent = seen.owner.kind is OwnerKind.AGENT or _is_agent(process, seen)
         limits = OF_AGENT if is_agent else limits_of(seen.owner)
         data = process.read_at_most("mountinfo", limits.table_bytes)
-        if FUSE_MARK not in data or process.namespace("mnt") != seen.inode:
-            return None
+        if process.namespace("mnt") != seen.inode or (seen.is_whole and process.root() != "/"):
+            raise ProcessLookupError(errno.ESRCH, "the process does not show it any more")
+        if FUSE_MARK not in data:
+            return {}
         example = f"the mount namespace of pid {process.pid}"
         room = rooms.room(seen.place.container_id, limits, example)
         if not room:
-            return None
+            return {}
         digest = hashlib.blake2b(data, digest_size=16).digest()
         table = tables.get(seen.inode)
         if table is None or table[:2] != (digest, room):
@@ -295,7 +313,7 @@ class Walker:
         self._tables[seen.inode] = table
         rooms.take(seen.place.container_id, limits, table[2], example)
         if not table[3]:
-            return None
+            return {}
         kind = NamespaceKind.CONTAINER if seen.place.pod_uid else NamespaceKind.FOREIGN
         return {
             "inode": seen.inode,

@@ -11,6 +11,7 @@ import pytest
 from fusewatchd.config.settings import CleanupSettings, ExcludeSettings
 from fusewatchd.diagnose.exclusions import Switches
 from fusewatchd.log import Log
+from fusewatchd.model import quota
 from fusewatchd.model.actions import DetachOrphan, Expect, Outcome, OutcomeStatus
 from fusewatchd.model.cycle import CycleReport
 from fusewatchd.model.findings import Gap
@@ -18,10 +19,11 @@ from fusewatchd.model.ledger import Detached, TargetState
 from fusewatchd.model.mounts import Mount, NamespaceKind, TargetKey
 from fusewatchd.model.outages import Phase
 from fusewatchd.model.plan import Plan, RecoveryMode, Refusal
+from fusewatchd.model.quota import RefusedOwner, Resource
 from fusewatchd.model.servers import Answer, FuseServer
 from fusewatchd.model.verdicts import Reason, Verdict
 from fusewatchd.plan.back_off import BackOff
-from fusewatchd.plan.ended_pods import step
+from fusewatchd.plan.ended_pods import over_since, step
 from fusewatchd.plan.planner import Policy
 from fusewatchd.reconcile.ledger_update import take_outcomes
 from fusewatchd.report.log.log_reporter import LogReporter
@@ -441,3 +443,12 @@ def test_waiting_for_the_grace_is_no_news() -> None:
     assert not [e for e in recorder.entries if e.fields.get("event") == "refused"]
     counted = [line for line in metrics.page().body.decode().splitlines() if "_total{" in line]
     assert not [line for line in counted if 'reason="grace"' in line]
+
+
+def test_a_pod_of_which_not_all_is_looked_at_may_have_containers() -> None:
+    scene, _ = left_over()
+    binds = [finding.bind for finding in scene.look().findings]
+    seen = scene.snapshot()
+    assert over_since({}, binds, seen).keys() == {UID}
+    refused = RefusedOwner(quota.pod(UID), Resource.NAMESPACES, 16)
+    assert over_since({}, binds, replace(seen, refused_owners=(refused,))) == {}
