@@ -40,6 +40,18 @@ def counted(count: int, noun: str, plural: str = "") -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {plural or noun + 's'}"
 
 
+LONG_WAIT_SECONDS = 5.0
+"""The kernel looks at its timeouts every 15 seconds, fs/fuse/dev.c: none is met much sooner."""
+
+
+def cut_text(waited_seconds: float) -> str:
+    """Say who may have cut a connection whose server lives, by how long a request had waited."""
+    if waited_seconds < LONG_WAIT_SECONDS:
+        return "by 'umount -f' of a bind, or by an abort"
+    waited = duration_text(waited_seconds)
+    return f"by an abort, or by the kernel's request timeout: a request had waited for {waited}"
+
+
 def duration_text(seconds: float) -> str:
     """Return a duration as a person would say it: ``3.1 ms``, ``12.4 s``, ``3 min 20 s``."""
     if seconds < 0.9995:

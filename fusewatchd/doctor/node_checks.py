@@ -57,6 +57,8 @@ class NodeFacts:
     has_fusectl: bool
     front_remark: str
     """What is to be said of the user that talks with others; empty: nothing."""
+    request_timeouts: Mapping[str, int]
+    """Seconds by the name in ``fs.fuse``; empty before Linux 6.15."""
     commands: tuple[tuple[int, str], ...]
     """Process id and arguments of everything that runs."""
 
@@ -76,6 +78,8 @@ def node_findings(facts: NodeFacts) -> Iterator[Finding]:
     if facts.kubelet.is_found and not facts.daemon_pid:
         yield _inotify(facts)
     yield _fusectl(facts)
+    if facts.request_timeouts:
+        yield _request_timeout(facts)
     yield _table(facts)
     yield from _recoverers(facts.commands)
 
@@ -184,6 +188,19 @@ def _fusectl(facts: NodeFacts) -> Finding:
         "fusectl",
         "not mounted: hung servers cannot be told from slow ones, nor aborted",
         "mount -t fusectl none /sys/fs/fuse/connections",
+    )
+
+
+def _request_timeout(facts: NodeFacts) -> Finding:
+    """Judge the sysctls of Linux 6.15 and newer, fs/fuse/sysctl.c; 0: no timeout."""
+    timeouts = facts.request_timeouts
+    values = ", ".join(f"fs.fuse.{name} is {value}" for name, value in timeouts.items())
+    if not any(timeouts.values()):
+        return ok("request timeout", f"the kernel aborts no FUSE connection by itself: {values}")
+    return warn(
+        "request timeout",
+        f"the kernel cuts a FUSE connection whose request waits for too long: {values}",
+        "a server that is only slow loses its mounts so: set them to 0, or to more than it needs",
     )
 
 

@@ -61,6 +61,7 @@ def examine_node(settings: Settings) -> NodeFacts:
         watch_problem=watch_problem,
         has_fusectl=fusectl.is_available(),
         front_remark=front_user().remark,
+        request_timeouts=_request_timeouts(),
         commands=_commands(),
     )
 
@@ -113,6 +114,14 @@ def _watch(pods: str) -> tuple[int, str, str]:
         return len(watch.watched), unwatched_text(watch), ""
     finally:
         watch.close()
+
+
+def _request_timeouts() -> dict[str, int]:
+    found: dict[str, int] = {}
+    for name in ("default_request_timeout", "max_request_timeout"):
+        with suppress(OSError, ValueError), open(f"/proc/sys/fs/fuse/{name}") as file:
+            found[name] = int(file.read())
+    return found
 
 
 def _commands() -> tuple[tuple[int, str], ...]:

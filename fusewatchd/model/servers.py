@@ -100,6 +100,9 @@ class Connection:
     """It answered at some time of this run, so the end of its server would have been seen."""
     disconnected_at: float | None = None
     """When the first DISCONNECTED came in; None for any other answer."""
+    waited_seconds: float = 0.0
+    """How long its question had waited when the kernel said so; the kernel aborts a connection
+    whose request waits for longer than a timeout, Linux 6.15 and newer (fs/fuse/dev.c)."""
     held_since: float | None = None
     """Since when something keeps it alive without a serving process, and without an answer."""
     root: Root = SERVED

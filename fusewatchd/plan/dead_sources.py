@@ -106,7 +106,8 @@ def reasons(sources: Iterable[DeadSource], snapshot: Snapshot) -> dict[TargetKey
     """
     found = {}
     for source in sources:
-        lives = source.held_back is Reason.SERVER_ALIVE and _seems_alive(source, snapshot)
+        may_live = source.held_back in (Reason.SERVER_ALIVE, Reason.SOURCE_DEAD)
+        lives = may_live and _seems_alive(source, snapshot)
         reason = Reason.SERVER_ALIVE if lives else Reason.SOURCE_DEAD
         found.update(dict.fromkeys(source.binds, reason))
     return found
@@ -115,10 +116,12 @@ def reasons(sources: Iterable[DeadSource], snapshot: Snapshot) -> dict[TargetKey
 def _seems_alive(source: DeadSource, snapshot: Snapshot) -> bool:
     device = source.mount.device
     connection = snapshot.connections.get(device)
-    is_missed = connection is not None and (
-        connection.was_seen_working and connection.server_gone_at is None
-    )
-    return is_missed or bool(snapshot.servers.get(device))
+    gone_at = connection.server_gone_at if connection is not None else None
+    is_listed = bool(snapshot.servers.get(device))
+    if gone_at is not None:
+        # Who is listed may be the one that ended, until somebody has looked again.
+        return is_listed and snapshot.namespaces_looked_at > gone_at
+    return is_listed or (connection is not None and connection.was_seen_working)
 
 
 def _find(

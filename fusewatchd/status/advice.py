@@ -153,7 +153,7 @@ REASONS: Mapping[Reason, Advice] = {
     Reason.SERVER_ALIVE: Advice(
         "A process that may be the server of this dead file system still runs, so nothing is done"
         " in its stead. 'umount -f' of any bind cuts a connection while its server lives, and so"
-        " does an abort.",
+        " does an abort: by somebody, or by the kernel (fs.fuse.default_request_timeout).",
         "End that process if it is of no more use: the connection line, or 'status --json', names"
         " it.",
         "It is looked for again every look_seconds.",
@@ -382,6 +382,13 @@ REASONS: Mapping[Reason, Advice] = {
 DEAD_LAYERS = (
     "{layers} below it: somebody mounts there again and again ('findmnt', the log of the driver)."
     " They cannot be taken away while what covers them works, and go when that is dead."
+)
+
+DETACHES = Advice(
+    "The mount of the old FUSE server is still at its source and dead, for longer than a restart"
+    " takes. It is detached (dead_sources.detach) once it is proven that nobody serves it.",
+    "See 'Dead itself' in 'status' for what holds that back, or 'umount -l' of the source's path.",
+    "It is replaced within milliseconds once a new file system is mounted at the source.",
 )
 
 UNREACHED = Advice(

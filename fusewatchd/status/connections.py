@@ -48,6 +48,7 @@ def _connection(device: Device, snapshot: Snapshot, clocks: Clocks) -> Document:
         "root_errno": connection.root.errno or None,
         "serves_root": not (connection.root.fails or connection.root.is_slow),
         "server_gone_at": clocks.date(connection.server_gone_at),
+        "waited_seconds": round(connection.waited_seconds, 3),
         "servers": [
             process_document(server, snapshot)
             for server in snapshot.servers.get(device, ())[:MAX_PROCESSES]
@@ -131,7 +132,10 @@ def _server(path: str, cycle: CycleReport, clocks: Clocks) -> Document:
     top, lasted = snapshot.table.top_at(path), service.last_outage_seconds
     connection = snapshot.connections.get(top.device) if top is not None else None
     device = connection.device if connection is not None and not connection.is_dead else None
-    serving = snapshot.servers.get(device, ()) if device is not None else ()
+    # A connection that was cut is dead, and its server may live on.
+    is_cut = connection is not None and connection.is_dead and connection.server_gone_at is None
+    of = connection.device if connection is not None and is_cut else device
+    serving = snapshot.servers.get(of, ()) if of is not None else ()
     return {
         "source": shown(path, PATH_LIMIT),
         "device": str(device) if device is not None else None,

@@ -16,6 +16,7 @@ from fusewatchd.model.servers import Answer
 from fusewatchd.model.verdicts import ALARMING, Reason, Verdict
 from fusewatchd.status.advice import (
     DEAD_LAYERS,
+    DETACHES,
     FAILING_ROOT,
     NOT_RUNNING,
     REASONS,
@@ -27,7 +28,7 @@ from fusewatchd.status.advice import (
 )
 from fusewatchd.status.server_table import end_text, process_text
 from fusewatchd.status.values import Document, words
-from fusewatchd.text import counted, duration_text
+from fusewatchd.text import counted, cut_text, duration_text
 
 MAX_MOUNTS = 50
 """Explained in full as text; the document has them all."""
@@ -205,9 +206,10 @@ def _connection(connection: Document, now: str) -> str:
         parts.append(f"its server was gone {_ago(connection['server_gone_at'], now)}")
     role = "served by"
     if connection["answer"] == Answer.DISCONNECTED.value:
-        # Any ``umount -f`` of a bind cuts the connection, and so does an abort.
         is_cut = connection["server_gone_at"] is None
         role = "no end was seen of its server" if is_cut else "was served by"
+        if is_cut and connection["servers"]:
+            parts.append(f"cut {cut_text(connection['waited_seconds'])}")
     parts += [f"{role} {process_text(server)}" for server in connection["servers"]]
     return ", ".join(parts)
 
@@ -243,6 +245,7 @@ def _history(bind: Document, outages: Iterable[Document]) -> Lines:
 
 def _outage(outage: Document) -> str:
     began = outage["server_gone_at"] or outage["noticed_at"]
+    what = "server gone" if outage["server_gone_at"] is not None else "found dead"
     if "open" in outage:
         end = f": {end_text(outage['server_end'])};" if outage["server_end"] is not None else ","
         back = "source not back" if outage["source"] is not None else "no source to come back"
@@ -251,16 +254,16 @@ def _outage(outage: Document) -> str:
         if outage["source_refused"]:
             back = f"source back, refused: {words(outage['source_refused'])}"
         still = f"{outage['open']} of {counted(outage['binds'], 'bind')} open"
-        return f"{began} server gone{end} {back}, {still}"
+        return f"{began} {what}{end} {back}, {still}"
     lasted = _duration(outage["lasted_ms"])
     if outage["recovered_at"] is None:
-        return f"{began} server gone, over after {lasted}, nothing was replaced"
+        return f"{began} {what}, over after {lasted}, nothing was replaced"
     took = outage["recovery_ms"]
     after = f", {_duration(took)} after the source was back" if took is not None else ""
     if took is not None and outage["source_up_at"] < began:
         after = ", the new source was there before"
     done = counted(outage["recovered"], "bind")
-    return f"{began} server gone, {done} recovered after {lasted}{after}"
+    return f"{began} {what}, {done} recovered after {lasted}{after}"
 
 
 # ------------------------------------------------------------------------ what is next
@@ -290,7 +293,17 @@ def _advice(document: Document, bind: Document, reason: Reason, asked: Asked) ->
     is_only_looked_at = asked is Asked.LOOK and document["mode"] != "report"
     if reason is Reason.REPORT_ONLY and is_only_looked_at:
         return NOT_RUNNING
+    if reason is Reason.SOURCE_DEAD and _is_detached(document, bind):
+        return DETACHES
     return REASONS[reason]
+
+
+def _is_detached(document: Document, bind: Document) -> bool:
+    """Return True where dead sources are detached, and only something else holds that back."""
+    return any(
+        one["source"] == bind["source"]["path"] and one["held_back"] != Reason.SOURCE_DEAD.value
+        for one in document["dead_sources"]
+    )
 
 
 def _next(document: Document, bind: Document, advice: Advice, asked: Asked) -> str:

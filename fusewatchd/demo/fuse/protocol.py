@@ -25,7 +25,7 @@ INIT_IN: Final = Struct("=IIII")
 INIT_IN_FLAGS2: Final = Struct("=I")
 # struct fuse_init_out: major, minor, max_readahead, flags, max_background,
 # congestion_threshold, max_write, time_gran, max_pages, map_alignment, flags2, unused
-INIT_OUT: Final = Struct("=IIIIHHIIHHI28x")
+INIT_OUT: Final = Struct("=IIIIHHIIHHIIH22x")
 
 # struct fuse_attr: ino, size, blocks, atime, mtime, ctime, atimensec, mtimensec, ctimensec,
 # mode, nlink, uid, gid, rdev, blksize, flags
@@ -116,6 +116,7 @@ MAX_PAGES: Final = 1 << 22
 INIT_EXT: Final = 1 << 30
 """The request and the answer carry flags 32 to 63 in ``flags2`` (7.36)."""
 ALLOW_IDMAP: Final = 1 << 40
+REQUEST_TIMEOUT: Final = 1 << 42
 """Idmapped mounts are allowed (7.41, Linux 6.12); refused without default_permissions."""
 
 # fuse_getattr_in.getattr_flags

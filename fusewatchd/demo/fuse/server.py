@@ -62,6 +62,8 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--attr-timeout", type=float, default=1.0, metavar="SECONDS")
     parser.add_argument("--hold-only", default="", metavar="OPCODE", help="hold no other request")
     parser.add_argument("--faults", default="", metavar="FILE", help="lines of OPCODE ERRNO")
+    parser.add_argument("--request-timeout", type=int, default=0, metavar="SECONDS")
+    parser.add_argument("--lingers", action="store_true", help="outlive the connection")
     parser.add_argument("--keeper", default="", metavar="SOCKET", help="keeps the connection")
     return parser.parse_args(arguments)
 
@@ -105,6 +107,9 @@ class Server:
         self._init_delay: float = options.init_delay
         self._answer_delay: float = options.answer_delay
         self._flags = fuse.ALLOW_IDMAP if options.allow_idmap else 0
+        self._request_timeout: int = options.request_timeout
+        self._flags |= fuse.REQUEST_TIMEOUT if self._request_timeout else 0
+        self._lingers: bool = options.lingers
         self._faults: str = options.faults
         only = options.hold_only
         self._holdable = frozenset({Opcode[only]} if only else Opcode)
@@ -129,6 +134,8 @@ class Server:
             try:
                 length = os.readv(self._fd, (buffer,))
             except OSError as error:
+                if error.errno == errno.ENODEV and self._lingers:
+                    signal.pause()
                 if error.errno == errno.ENODEV:
                     return
                 # ENOENT: the request was withdrawn between wake-up and read (fuse(4)).
@@ -191,7 +198,9 @@ class Server:
         if offered & fuse.INIT_EXT:
             offered |= fuse.INIT_IN_FLAGS2.unpack_from(body, fuse.INIT_IN.size)[0] << 32
         if self._flags & ~offered:
-            raise OSError(errno.EOPNOTSUPP, "this kernel has no idmapped FUSE mounts (6.12)")
+            raise OSError(
+                errno.EOPNOTSUPP, "this kernel has no idmapped FUSE mounts (6.12), or no timeouts"
+            )
         wanted = fuse.ATOMIC_O_TRUNC | fuse.BIG_WRITES | fuse.PARALLEL_DIROPS | fuse.MAX_PAGES
         flags = offered & (wanted | fuse.INIT_EXT | self._flags)
         return fuse.INIT_OUT.pack(
@@ -206,6 +215,8 @@ class Server:
             fuse.MAX_WRITE // os.sysconf("SC_PAGE_SIZE"),
             0,
             flags >> 32,
+            0,
+            self._request_timeout,
         )
 
 

@@ -52,6 +52,10 @@ class ServerOptions:
     attr_timeout: float = 1.0
     holds_only: str = ""
     """Name of the only request that ``Source.hold`` leaves unanswered, as ``STATFS``."""
+    request_timeout: int = 0
+    """After which the kernel aborts the connection, Linux 6.15 and newer; 0: never."""
+    lingers: bool = False
+    """It goes on, with its descriptor, when its connection is cut."""
     keeper: str = ""
     """Socket of what keeps the connection for the next server; empty: it ends with the server."""
 
@@ -62,6 +66,10 @@ class ServerOptions:
         words += ["--init-delay", str(self.init_delay), "--answer-delay", str(self.answer_delay)]
         if self.holds_only:
             words += ["--hold-only", self.holds_only]
+        if self.request_timeout:
+            words += ["--request-timeout", str(self.request_timeout)]
+        if self.lingers:
+            words.append("--lingers")
         if self.keeper:
             words += ["--keeper", self.keeper]
         if not self.allows_other:

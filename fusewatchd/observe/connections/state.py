@@ -53,6 +53,8 @@ class ConnectionState:
     asked_at: float = 0.0
     answered_at: float = 0.0
     disconnected_at: float | None = None
+    waited_seconds: float = 0.0
+    """How long the question had waited when that was answered."""
     due_at: float = 0.0
     is_urgent: bool = False
     came_later: bool = False
@@ -120,10 +122,12 @@ def answered(
     state: ConnectionState, answer: Answer, errno: int, asked_at: float, now: float
 ) -> ConnectionState:
     """Return it with an answer to the question that was sent at ``asked_at``."""
-    gone_at, disconnected_at = state.server_gone_at, None
+    gone_at, disconnected_at, waited = state.server_gone_at, None, 0.0
     if answer is Answer.DISCONNECTED:
         gone_at = state.perhaps_gone_at if gone_at is None else gone_at
-        disconnected_at = now if state.disconnected_at is None else state.disconnected_at
+        disconnected_at, waited = state.disconnected_at, state.waited_seconds
+        if disconnected_at is None:
+            disconnected_at, waited = now, age(state, now)
     elif answer is Answer.ANSWERED and gone_at is not None and asked_at >= gone_at:
         gone_at = None  # somebody serves it: the next end is another one
     return replace(
@@ -135,6 +139,7 @@ def answered(
         server_gone_at=gone_at,
         perhaps_gone_at=state.perhaps_gone_at if state.must_repeat else None,
         disconnected_at=disconnected_at,
+        waited_seconds=waited,
         is_urgent=state.must_repeat,
         tried=(),
         blocked_since=None,

@@ -28,6 +28,7 @@ def connection_of(
         is_unasked=_is_unasked(state, timing, now),
         server_gone_at=state.server_gone_at,
         disconnected_at=state.disconnected_at,
+        waited_seconds=state.waited_seconds,
         held_since=_held_since(state, timing) if is_held(state, timing, now) else None,
         root=state.root,
         is_outdated=_outdated_at(state, timing) <= now,

@@ -12,7 +12,7 @@ from fusewatchd.model.servers import Service
 from fusewatchd.model.verdicts import Verdict
 from fusewatchd.report.log.fields import device_of, grouped, milliseconds, whose
 from fusewatchd.report.server_fields import end_fields, server_name, server_text
-from fusewatchd.text import counted, duration_text
+from fusewatchd.text import counted, cut_text, duration_text
 
 
 @dataclass(slots=True)
@@ -46,11 +46,13 @@ class OutageLog:
             servers = cycle.snapshot.servers.get(incident.device, ())
             is_cut = bool(servers) and end is None and gone is None
             text = f"FUSE server is gone{of_whom}"
+            waited = 0.0
             if is_cut:
-                # Any ``umount -f`` of a bind does that, and an abort.
                 name, pid = server_name(servers[0]), servers[0].pid
+                waited = _waited(incident, cycle)
                 text = (
-                    f"FUSE connection is cut, and no end was seen of its server {name} (pid {pid})"
+                    f"FUSE connection is cut, and no end was seen of its server {name} (pid {pid}):"
+                    f" {cut_text(waited)}"
                 )
             self._log.warning(
                 text,
@@ -58,6 +60,7 @@ class OutageLog:
                 **_fields(incident),
                 **outage.whose,
                 **end_fields(end, cycle.snapshot),
+                waited_ms=milliseconds(waited) if waited else None,
                 outages=_service(incident, cycle).outages or None,
                 noticed_after_ms=None if gone is None else milliseconds(incident.noticed_at - gone),
             )
@@ -119,6 +122,11 @@ class OutageLog:
             outage_ms=milliseconds(lasted),
             restarts=_service(incident, cycle).restarts or None,
         )
+
+
+def _waited(incident: Incident, cycle: CycleReport) -> float:
+    connection = cycle.snapshot.connections.get(incident.device)
+    return connection.waited_seconds if connection is not None else 0.0
 
 
 def _fields(incident: Incident) -> dict[str, Value]:

@@ -51,6 +51,7 @@ NODE = NodeFacts(
     watch_problem="",
     has_fusectl=True,
     front_remark="",
+    request_timeouts={"default_request_timeout": 0, "max_request_timeout": 0},
     commands=((1, "/sbin/init"),),
 )
 FLUID = (
@@ -134,6 +135,15 @@ def test_a_good_node_needs_nobody() -> None:
                 "no mount namespace can be made: used up: user.max_mnt_namespaces (5);"
                 " nothing is replaced until one is to be had: the kernel counts a new mount as a"
                 " namespace until it is attached",
+            ),
+        ),
+        (
+            {"request_timeouts": {"default_request_timeout": 60, "max_request_timeout": 0}},
+            (
+                "warn",
+                "request timeout",
+                "the kernel cuts a FUSE connection whose request waits for too long:"
+                " fs.fuse.default_request_timeout is 60, fs.fuse.max_request_timeout is 0",
             ),
         ),
         (

@@ -215,7 +215,7 @@ def test_its_outages_and_attempts() -> None:
         "2023-11-14T22:11:49.000Z server gone, 3 binds recovered after 11.0 s,"
         " 10.0 ms after the source was back",
         "2023-11-14T22:11:50.000Z server gone, source not back, 1 of 1 bind open",
-        "2023-11-14T22:12:10.000Z server gone, over after 10.0 s, nothing was replaced",
+        "2023-11-14T22:12:10.000Z found dead, over after 10.0 s, nothing was replaced",
         "2023-11-14T22:12:31.000Z server gone, 3 binds recovered after 1.0 s,"
         " the new source was there before",
         "2023-11-14T22:13:19.000Z attempt failed, system call: move_mount"
