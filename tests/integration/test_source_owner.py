@@ -24,7 +24,7 @@ from fusewatchd.linux.statmount import mount_id_of_fd
 from fusewatchd.model.mount_table import parse_mount_table
 from fusewatchd.model.mounts import Mount
 from tests.features import Feature, needs
-from tests.lab import in_lab, run_fusewatchd
+from tests.lab import WAYS, in_lab, run_fusewatchd
 
 pytestmark = pytest.mark.kernel
 
@@ -123,13 +123,14 @@ def check_refused(daemon: DaemonProcess, subjects: list[Subject]) -> None:
         assert subject.read() == ""
 
 
+@WAYS
 @in_lab(timeout=120)
 def test_a_user_who_can_mount_at_a_source_of_roots_is_not_shown_to_its_pods(
-    node: DemoNode,
+    node: DemoNode, way: str
 ) -> None:
     subjects = {name: Subject(node, name) for name in PLACES}
     refused = [subjects[name] for name in REFUSED]
-    with DaemonProcess(node) as daemon:
+    with DaemonProcess(node, way=way) as daemon:
         daemon.wait_until_watching(2 * len(subjects))
         for subject in subjects.values():
             subject.become(USER, "the user's")
@@ -138,7 +139,7 @@ def test_a_user_who_can_mount_at_a_source_of_roots_is_not_shown_to_its_pods(
         check_refused(daemon, refused)
         assert 'event=narrower detail="user_id 0 → 100000, ' in daemon.log()
     # Nothing of this is remembered by the daemon: whose the old one was is in the mount table.
-    with DaemonProcess(node) as daemon:
+    with DaemonProcess(node, way=way) as daemon:
         check_refused(daemon, refused)
         for subject in refused:
             subject.become(0, "root's again")
