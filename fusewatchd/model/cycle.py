@@ -14,10 +14,11 @@ from fusewatchd.model.findings import Finding, Gap, Unproven
 from fusewatchd.model.ledger import Ledger
 from fusewatchd.model.mounts import Mount, MountNamespace, TargetKey
 from fusewatchd.model.outages import Change, Incident
-from fusewatchd.model.plan import Pause, Plan, RecoveryMode, SupersededPolicy
+from fusewatchd.model.plan import Pause, Plan, RecoveryMode, Refusal, SupersededPolicy
 from fusewatchd.model.quota import Refusal as QuotaRefusal
 from fusewatchd.model.server_actions import NO_SERVER_ACTIONS, ServerReport
 from fusewatchd.model.snapshot import Snapshot
+from fusewatchd.model.verdicts import Reason
 
 
 class Trigger(Enum):
@@ -72,6 +73,13 @@ class CycleReport:
     def over_quota(self) -> tuple[QuotaRefusal, ...]:
         """Owners that want more of something than one owner may have."""
         return tuple(self.ledger.refused_owners.values())
+
+    def reason_of(self, refusal: Refusal) -> Reason:
+        """Return what a bind waits for: after an attempt, why that one did not succeed."""
+        last = self.ledger.state(refusal.finding.bind.key).last_outcome
+        if refusal.reason is Reason.BACK_OFF and last is not None:
+            return last.reason if last.reason is not Reason.NONE else refusal.reason
+        return refusal.reason
 
     @property
     def gaps(self) -> tuple[Gap, ...]:

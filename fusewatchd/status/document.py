@@ -123,13 +123,10 @@ def _totals(cycle: CycleReport) -> Document:
 
 
 def _bind(refusal: Refusal, action: Action | None, cycle: CycleReport, clocks: Clocks) -> Document:
-    finding, reason = refusal.finding, refusal.reason
+    finding, reason = refusal.finding, cycle.reason_of(refusal)
     bind, path, key = finding.bind, finding.bind.path, finding.bind.key
     state = cycle.ledger.state(key)
     last = state.last_outcome
-    if reason is Reason.BACK_OFF and last is not None and last.reason is not Reason.NONE:
-        # That it waits is told by ``retry_at``; what for is the last attempt's reason.
-        reason = last.reason
     return {
         "pod": pod_document(path.pod_uid, cycle.snapshot),
         "directory_uid": shown(path.pod_uid),

@@ -78,8 +78,9 @@ class BindMetrics:
             (reason.value,): 0 for reason in Reason if reason is not Reason.NONE
         }
         for refusal in cycle.plan.refused:
-            if not is_about_abort(refusal) and refusal.reason is not Reason.NONE:
-                reasons[refusal.reason.value,] += 1
+            reason = cycle.reason_of(refusal)
+            if not is_about_abort(refusal) and reason is not Reason.NONE:
+                reasons[reason.value,] += 1
         self._waiting.values = reasons
         return [pair for pair in fresh if pair not in known]
 

@@ -13,6 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from fusewatchd.model.actions import OutcomeStatus
 from fusewatchd.model.degraded import Degraded
 from fusewatchd.model.findings import Gap
+from fusewatchd.model.ledger import TargetState
+from fusewatchd.model.outages import Phase
 from fusewatchd.model.plan import Pause, Refusal
 from fusewatchd.model.pods import BindKind
 from fusewatchd.model.quota import FOREIGN, RefusedOwner, Resource, follow, pod
@@ -128,6 +130,19 @@ def test_what_holds_back_starts_at_zero_and_is_counted(reason: str) -> None:
     stale = outage()[3].findings[0]
     metrics.report(cycle(stale, refused=[Refusal(stale, Reason(reason))]))
     assert value(metrics, "fusewatchd_recoveries_total", **labels, reason=reason) == 1
+
+
+def test_what_waits_for_another_attempt_is_told_by_the_reason_of_the_last_one() -> None:
+    metrics = made()
+    stale = outage()[3].findings[0]
+    backs_off = Refusal(stale, Reason.BACK_OFF, 30.0)
+    metrics.report(cycle(stale, refused=[backs_off]))
+    assert value(metrics, "fusewatchd_waiting_mounts", reason="back_off") == 1
+    last = outcome(stale.bind, OutcomeStatus.REFUSED, Reason.SOURCE_OWNER)
+    states = {stale.bind.key: TargetState(Phase.COOLDOWN, retry_at=30.0, last_outcome=last)}
+    metrics.report(with_ledger(cycle(stale, refused=[backs_off]), states=states))
+    assert value(metrics, "fusewatchd_waiting_mounts", reason="back_off") == 0
+    assert value(metrics, "fusewatchd_waiting_mounts", reason="source_owner") == 1
 
 
 def test_what_waits_now_is_told_by_its_reason() -> None:
