@@ -20,6 +20,8 @@ class Degraded(Enum):
     """Watches for all of these directories."""
     SOCKET_INOTIFY = "socket_inotify"
     """An inotify instance for the directories of ``sockets``."""
+    SOCKETS = "sockets"
+    """A connection to every socket of ``sockets``."""
     FANOTIFY = "fanotify"
     """Notices of single mounts, where the kernel has them."""
     PIDFD = "pidfd"
@@ -32,6 +34,7 @@ INSTEAD: Mapping[Degraded, str] = {
     Degraded.INOTIFY: "new pods are noticed by their mounts, and every look_seconds",
     Degraded.INOTIFY_WATCHES: "these pods are noticed by their mounts, and every look_seconds",
     Degraded.SOCKET_INOTIFY: "new sockets are looked for every 10 seconds",
+    Degraded.SOCKETS: "the end of these servers is noticed by asking, every probe.interval_seconds",
     Degraded.FANOTIFY: "the whole mount table is read after each change, until fusewatchd"
     " is started again",
     Degraded.PIDFD: "the end of these servers is noticed by asking, every probe.interval_seconds",

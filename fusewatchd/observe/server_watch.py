@@ -77,6 +77,7 @@ class Servers:
         now = time.monotonic()
         hung_up = self._sockets.drain(now).hung_up
         self._observer.degraded.note(Degraded.SOCKET_INOTIFY, self._sockets.shortage)
+        self._observer.degraded.note(Degraded.SOCKETS, self._sockets.barred)
         for path in hung_up:
             self._note_hang_up(path, now)
         return Trigger.SOCKET if hung_up else None

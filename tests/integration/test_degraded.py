@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from fusewatchd.demo.node.node import DemoNode
 from fusewatchd.demo.timeouts import patient
 from fusewatchd.linux.features import probe_features
 from tests.features import Feature, needs
-from tests.lab import pod_with_container, run_fusewatchd
+from tests.lab import in_lab, pod_with_container, run_fusewatchd
 from tests.ownlimits import run_with_own_limits, set_limit
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(patient(150))]
@@ -139,3 +141,21 @@ def test_what_is_found_out_without_a_mount_namespace_is_the_same() -> None:
             assert getattr(without, name) == getattr(whole, name), name
 
     run_with_own_limits(body, timeout=60)
+
+
+@in_lab()
+def test_a_socket_whose_mode_keeps_root_out(node: DemoNode) -> None:
+    # Without a pod the kubelet is still looked for, with all rights.
+    pod_with_container(node, node.add_source("one"), "app")
+    path = f"{node.lab}/server.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        os.chmod(path, 0o600)
+        os.chown(path, 1000, 1000)
+        with DaemonProcess(node, settings={"sockets": f'[{{glob: "{path}"}}]'}) as daemon:
+            document = daemon.wait_for(lambda d: "sockets" in degraded(d), DEADLINE)
+            assert degraded(document)["sockets"] == f"Permission denied: {path}"
+            os.chmod(path, 0o666)
+            daemon.wait_for(lambda d: "sockets" not in degraded(d), 2 * DEADLINE)
+            assert "has sockets again" in daemon.log()

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from fusewatchd.linux.inotify import DirectoryWatch
 from fusewatchd.linux.limits import Limit, why_not
+from fusewatchd.text import printable
 
 MAX_SOCKETS = 256
 FIRST_RETRY_SECONDS = 0.05
@@ -28,6 +29,7 @@ LOOK_SECONDS = 10.0
 """How often new sockets are looked for while nothing tells of them."""
 _READ_SIZE = 4096
 _MAX_READS = 16
+_BARRED = (errno.EACCES, errno.EPERM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ class _Refused:
     file: tuple[int, int]
     failures: int
     due_at: float
+    errno: int
 
 
 class SocketWatch:
@@ -106,6 +109,13 @@ class SocketWatch:
     def left_out(self) -> int:
         """How many matching sockets are beyond MAX_SOCKETS."""
         return self._left_out
+
+    @property
+    def barred(self) -> str:
+        """Say whose modes keep this process out, which has no capability that gets around them."""
+        paths = [path for path, refused in self._refused.items() if refused.errno in _BARRED]
+        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+        return f"{os.strerror(errno.EACCES)}: {printable(min(paths))}{more}" if paths else ""
 
     @property
     def due_at(self) -> float | None:
@@ -175,12 +185,12 @@ class SocketWatch:
         try:
             held = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
             held.connect(path)
-        except OSError:
+        except OSError as exc:
             if held is not None:
                 held.close()
             failures = before.failures + 1 if before is not None and before.file == file else 1
             wait = min(FIRST_RETRY_SECONDS * 2 ** min(failures - 1, 16), LAST_RETRY_SECONDS)
-            self._refused[path] = _Refused(file, failures, now + wait)
+            self._refused[path] = _Refused(file, failures, now + wait, exc.errno or 0)
             return False
         self._refused.pop(path, None)
         self._connections[path] = held
