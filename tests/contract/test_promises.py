@@ -129,6 +129,18 @@ def test_refused_and_skipped_change_nothing(kind: str, way: Way) -> None:
     in_world(kind, body)
 
 
+def test_what_plain_file_systems_lead_to_is_replaced_without_the_answer_of_another(
+    kind: str, way: Way
+) -> None:
+    def body(world: World) -> None:
+        stage = stale_stage(world, way)
+        outcome = carry_out(stage.kernel, stage.daemon.replacement(), may_ask=False)
+        assert outcome.status is OutcomeStatus.RECOVERED, outcome
+        stage.close()
+
+    in_world(kind, body)
+
+
 def test_a_target_that_was_unmounted_stays_unmounted(kind: str, way: Way) -> None:
     def body(world: World) -> None:
         stage = stale_stage(world, way)
