@@ -94,6 +94,8 @@ class Limits:
     table_lines: int
     table_mounts: int
     """FUSE mounts of all namespaces of one container; of all of the owner that have none."""
+    told_bytes: int
+    """Of the lines of one table that the daemon is told of."""
     namespaces_of_container: int
     namespaces: int
     descriptors: int
@@ -119,6 +121,7 @@ OF_POD = Limits(
     table_bytes=4 << 20,
     table_lines=5_000,
     table_mounts=256,
+    told_bytes=512 << 10,
     namespaces_of_container=4,
     namespaces=16,
     descriptors=4_096,
@@ -131,6 +134,7 @@ OF_FOREIGN = Limits(
     table_bytes=1 << 20,
     table_lines=5_000,
     table_mounts=256,
+    told_bytes=512 << 10,
     namespaces_of_container=64,
     namespaces=64,
     descriptors=4_096,
@@ -143,6 +147,7 @@ OF_AGENT = Limits(
     table_bytes=32 << 20,
     table_lines=100_000,
     table_mounts=100_000,
+    told_bytes=8 << 20,
     namespaces_of_container=1_024,
     namespaces=1_024,
     descriptors=1 << 16,

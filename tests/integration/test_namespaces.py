@@ -20,8 +20,9 @@ from fusewatchd.demo.node.pods import PodMount, PodVolume, VolumeKind
 from fusewatchd.demo.node.world import PrivateWorld
 from fusewatchd.json_values import encode
 from fusewatchd.linux import procfs, syscalls
+from fusewatchd.model import quota
 from fusewatchd.model.mounts import Device, MountNamespace, NamespaceKind
-from fusewatchd.model.quota import FOREIGN, RefusedOwner, Resource
+from fusewatchd.model.quota import FOREIGN, OwnerKind, RefusedOwner, Resource
 from fusewatchd.observe.namespaces import own_namespaces
 from fusewatchd.observe.namespaces.cgroupfs import Membership
 from fusewatchd.observe.namespaces.descriptors import DescriptorLooks, connection_of
@@ -675,3 +676,34 @@ def test_a_namespace_is_seen_by_another_process_when_the_first_one_ends(node: De
         assert [row["pid"] for row in rows if row["inode"] == inode] == [second]
     finally:
         os.kill(second, signal.SIGKILL)
+
+
+@pytest.mark.kernel
+def test_who_has_no_time_left_goes_on_in_the_next_walk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One process in each walk, and what was found before is not lost."""
+    short = replace(quota.OF_FOREIGN, walk_seconds=1e-9)
+    monkeypatch.setitem(quota._LIMITS, OwnerKind.FOREIGN, short)
+
+    def body(world: PrivateWorld) -> None:
+        users = []
+        for _ in range(3):
+            pid = os.fork()
+            if pid == 0:
+                os.open("/dev/fuse", os.O_RDWR)
+                os.setresuid(1000, 1000, 1000)
+                signal.pause()
+            users.append(pid)
+        wait_for(lambda: all(os.stat(f"/proc/{pid}").st_uid == 1000 for pid in users), "no users")
+        walker, found = Walker(), []
+        for _ in range(4):
+            told: list[dict[str, Any]] = []
+            walker.walk(told.append)
+            found.append({server["pid"] for server in told[-1]["servers"]} & {*users})
+            over = [(one["owner"]["kind"], one["resource"]) for one in told[-1]["over"]]
+            assert over == [("foreign", "walk")]
+        assert [len(pids) for pids in found] == [1, 2, 3, 3]
+        for pid in users:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+    run_in_world(body)

@@ -65,22 +65,22 @@ def mount_fuse() -> str:
     return "done"
 
 
+def bind(what: str, count: int) -> str:
+    syscalls.mount("here", "/tmp", "tmpfs", 0)
+    for number in range(scaled(count)):
+        os.mkdir(f"/tmp/{number}")
+        syscalls.mount(what, f"/tmp/{number}", None, syscalls.MS_BIND)
+    return "done"
+
+
 def bind_often() -> str:
     """Bind the pod's own volume again and again."""
-    syscalls.mount("here", "/tmp", "tmpfs", 0)
-    for number in range(scaled(3000)):
-        os.mkdir(f"/tmp/{number}")
-        syscalls.mount("/data", f"/tmp/{number}", None, syscalls.MS_BIND)
-    return "done"
+    return bind("/data", 3000)
 
 
 def mount_often() -> str:
     """Fill a table that has one FUSE mount with others."""
-    syscalls.mount("here", "/tmp", "tmpfs", 0)
-    for number in range(scaled(8000)):
-        os.mkdir(f"/tmp/{number}")
-        syscalls.mount("/tmp", f"/tmp/{number}", None, syscalls.MS_BIND)
-    return "done"
+    return bind("/tmp", 8000)
 
 
 def name_badly() -> str:

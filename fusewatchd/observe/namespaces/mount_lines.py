@@ -28,16 +28,17 @@ class Told:
     wanted: int = 0
     """How many FUSE mounts the lines have."""
     is_cut: bool = False
-    """Lines were left out: too many, too long, or the text ends within one."""
+    """Something was left out: lines are too many or too long, or there was no room for all."""
 
 
-def relevant(data: bytes, most_lines: int, most_fuse: int) -> Told:
+def relevant(data: bytes, most_lines: int, most_fuse: int, most_bytes: int) -> Told:
     """Keep what recovery needs of a mountinfo file, in its order.
 
     Args:
         data: what was read of it.
         most_lines: of the file that are looked at.
         most_fuse: FUSE mounts that are kept, the first ones.
+        most_bytes: of the lines that are kept.
 
     Raises:
         ParseError: a line has not the documented form.
@@ -55,14 +56,40 @@ def relevant(data: bytes, most_lines: int, most_fuse: int) -> Told:
     marked = [number for number, line in rows.items() if FUSE_MARK in line]
     if is_cut:
         marked = _standing(marked, rows, parents)
-    mounts = {number: mount_from_line(rows[number]) for number in marked[: most_fuse + 1]}
-    fuse = [number for number, mount in mounts.items() if mount.is_fuse][:most_fuse]
-    inside, has_more = _inside(fuse, parents, TOLD_FACTOR * most_fuse)
-    kept = inside | _above(fuse, parents)
-    told = tuple(
-        mounts.get(number) or mount_from_line(rows[number]) for number in rows if number in kept
-    )
-    return Told(told, len(fuse), len(marked), is_cut or has_more)
+    kept = _Kept(rows, TOLD_FACTOR * most_fuse, most_bytes)
+    fuse: list[int] = []
+    for number in marked[: most_fuse + 1]:
+        mount = mount_from_line(rows[number])
+        if mount.is_fuse and len(fuse) < most_fuse:
+            if not kept.add([number, *_above(number, parents)]):
+                break
+            fuse.append(number)
+    _keep_inside(fuse, parents, kept)
+    told = tuple(mount_from_line(rows[number]) for number in rows if number in kept.numbers)
+    return Told(told, len(fuse), len(marked), is_cut or kept.is_full)
+
+
+class _Kept:
+    """The lines that are told, as long as there is room."""
+
+    def __init__(self, rows: dict[int, bytes], most: int, most_bytes: int) -> None:
+        self.numbers: set[int] = set()
+        self.is_full = False
+        self._rows = rows
+        self._left = most
+        self._bytes_left = most_bytes
+
+    def add(self, numbers: Iterable[int]) -> bool:
+        """Keep all of these, or none where there is no room for them."""
+        new = set(numbers) - self.numbers
+        size = sum(len(self._rows[number]) for number in new)
+        if len(new) > self._left or size > self._bytes_left:
+            self.is_full = True
+            return False
+        self.numbers |= new
+        self._left -= len(new)
+        self._bytes_left -= size
+        return True
 
 
 def _ids(line: bytes) -> tuple[int, int]:
@@ -92,27 +119,25 @@ def _standing(marked: Iterable[int], rows: dict[int, bytes], parents: dict[int, 
     return [number for number in marked if known[number]]
 
 
-def _inside(fuse: Iterable[int], parents: dict[int, int], most: int) -> tuple[set[int], bool]:
-    """Return these mounts with what is inside them, and whether there is more."""
+def _keep_inside(fuse: Iterable[int], parents: dict[int, int], kept: _Kept) -> None:
+    """Keep what is mounted inside FUSE mounts, parents first."""
     children: dict[int, list[int]] = {}
     for number, parent in parents.items():
         children.setdefault(parent, []).append(number)
-    inside = set(fuse)
-    queue = deque(inside)
+    queue = deque(fuse)
+    seen = set(queue)
     while queue:
         for child in children.get(queue.popleft(), ()):
-            if child in inside:
-                continue
-            if len(inside) >= most:
-                return inside, True
-            inside.add(child)
-            queue.append(child)
-    return inside, False
+            if child not in seen:
+                if not kept.add([child]):
+                    return
+                seen.add(child)
+                queue.append(child)
 
 
-def _above(fuse: Iterable[int], parents: dict[int, int]) -> set[int]:
-    above: set[int] = set()
-    for number in fuse:
-        while (number := parents.get(number, -1)) in parents and number not in above:
-            above.add(number)
-    return above
+def _above(number: int, parents: dict[int, int]) -> list[int]:
+    """Return what a mount stands on, down to the root."""
+    above: dict[int, None] = {}
+    while (number := parents.get(number, -1)) in parents and number not in above:
+        above[number] = None
+    return list(above)

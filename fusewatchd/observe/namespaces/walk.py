@@ -81,8 +81,8 @@ class _Look:
     namespaces: dict[int, _Namespace] = field(default_factory=dict)
     spent: dict[Owner, float] = field(default_factory=dict)
     """Seconds of a processor: what others take of it must not count."""
-    late: set[int] = field(default_factory=set)
-    """Processes for which there was no time."""
+    late: list[int] = field(default_factory=list)
+    """Processes for which there was no time, the one that has waited longest first."""
     servers: dict[Owner, list[Any]] = field(default_factory=dict)
     over: Collected = field(default_factory=Collected)
     unchanged: list[int] = field(default_factory=list)
@@ -117,7 +117,7 @@ class Walker:
         self._told: dict[int, Any] = {}
         self._servers: dict[int, Any] = {}
         """Told in the last walk, by pid."""
-        self._late: set[int] = set()
+        self._late: list[int] = []
         self._cost: dict[Owner, float] = {}
         self._trees = CgroupTrees()
         self._own = OwnNamespaces()
@@ -130,7 +130,8 @@ class Walker:
         self._trees.begin()
         pids = procfs.list_pids()
         if self._late:
-            pids.sort(key=lambda pid: pid not in self._late)
+            turns = {pid: turn for turn, pid in enumerate(self._late)}
+            pids.sort(key=lambda pid: turns.get(pid, len(turns)))
         for pid in pids:
             self._guarded(look, pid, lambda process: self._visit(process, look))
         self._descriptors.keep_only(set(pids))
@@ -172,7 +173,7 @@ class Walker:
         else:
             owner = self._seen(process, inode, look).owner
         if not look.has_time(owner, 0.5, process.pid):
-            look.late.add(process.pid)
+            look.late.append(process.pid)
             self._keep_server(process, owner, look)
             return
         began = time.process_time()
@@ -308,7 +309,7 @@ class Walker:
         digest = hashlib.blake2b(data, digest_size=16).digest()
         table = tables.get(seen.inode)
         if table is None or table[:2] != (digest, room):
-            kept = relevant(data, limits.table_lines, room)
+            kept = relevant(data, limits.table_lines, room, limits.told_bytes)
             table = digest, room, kept, [encode(mount) for mount in kept.mounts]
         self._tables[seen.inode] = table
         rooms.take(seen.place.container_id, limits, table[2], example)

@@ -19,8 +19,10 @@ def line(number: int, parent: int, point: str, fs_type: str = "fuse.x") -> bytes
 ROOT = line(1, 0, "/", "overlay")
 
 
-def told(*lines: bytes, most_lines: int = 5000, most_fuse: int = 256) -> Told:
-    return relevant(b"".join(lines), most_lines, most_fuse)
+def told(
+    *lines: bytes, most_lines: int = 5000, most_fuse: int = 256, most_bytes: int = 1 << 20
+) -> Told:
+    return relevant(b"".join(lines), most_lines, most_fuse, most_bytes)
 
 
 def ids(of: Told) -> list[int]:
@@ -45,8 +47,23 @@ def test_the_first_ones_have_their_place() -> None:
 def test_what_is_inside_one_of_them_has_a_bound() -> None:
     inside = (line(n, 2, f"/v/{n}", "tmpfs") for n in range(3, 5000))
     found = told(ROOT, line(2, 1, "/v"), *inside, most_fuse=10)
-    assert len(found.mounts) == TOLD_FACTOR * 10 + 1
+    assert len(found.mounts) == TOLD_FACTOR * 10
     assert found.is_cut
+
+
+def test_a_chain_of_mounts_is_told_as_a_whole_or_not_at_all() -> None:
+    chain = [line(n, n - 1, "/c" * n, "tmpfs") for n in range(3, 60)]
+    found = told(ROOT, line(2, 1, "/v"), *chain, line(60, 59, "/c/x"), most_fuse=10)
+    assert ids(found)[:2] == [1, 2]
+    assert 60 not in ids(found)
+    assert found.is_cut
+
+
+def test_long_names_have_a_bound_together() -> None:
+    long = "/" + "x" * 4000
+    lines = (line(n, 1, f"{long}{n}") for n in range(2, 100))
+    found = told(ROOT, *lines, most_bytes=50_000)
+    assert (found.fuse, found.is_cut) == (12, True)
 
 
 def test_a_long_line_is_left_out_with_all_that_stands_on_it() -> None:
