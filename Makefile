@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 SUDO_APT = $(if $(filter 0,$(shell id -u)),yes)
-TEST_PACKAGES = fuse3 openssl curl procps systemd \
+TEST_PACKAGES = fuse3 openssl curl procps systemd linux-libc-dev \
   bindfs mergerfs python3-pyfuse3 rclone s3fs squashfs-tools squashfuse sshfs unionfs-fuse
 # Debian's kubectl, where no other one is: they cannot be installed beside each other.
 SLOW_TEST_PACKAGES = ntfs-3g prometheus chromium $(if $(shell command -v kubectl),,kubernetes-client)
