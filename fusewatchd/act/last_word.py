@@ -33,6 +33,7 @@ from fusewatchd.model.actions import (
 )
 from fusewatchd.model.mount_table import below
 from fusewatchd.model.verdicts import Reason
+from fusewatchd.parse.cgroups import may_be_pod
 from fusewatchd.parse.kubelet_paths import parse_bind_path
 
 _POD_OF_PATH = re.compile(r"/pods/([^/]+)/(?:volumes|volume-subpaths|plugins)/.")
@@ -106,7 +107,8 @@ class LastWord:
 
     def _require_own(self, action: ReplaceMount, owner: str) -> None:
         for point in _origins(action):
-            if owner and self._pod_of_path(point) not in ("", owner):
+            whose = self._pod_of_path(point)
+            if owner and whose and not may_be_pod(owner, whose):
                 raise _forbidden(f"{point} is not of pod {owner}")
 
     def _pod_of_path(self, point: str) -> str:

@@ -29,6 +29,7 @@ from fusewatchd.model.pods import BindKind, BindPath, Pod, VolumeMount
 from fusewatchd.model.quota import RefusedOwner
 from fusewatchd.model.snapshot import Snapshot
 from fusewatchd.model.stacks import ground_of
+from fusewatchd.parse.cgroups import may_be_pod
 
 _KUBELET_TREE = re.compile(r"/pods/[^/]+/volume(s|-subpaths)/")
 
@@ -137,7 +138,7 @@ class _HostIndex:
 
     def _serves(self, namespace: MountNamespace, device: Device) -> bool:
         servers = self._snapshot.servers.get(device, ())
-        return any(server.pod_uid == namespace.pod_uid for server in servers)
+        return any(may_be_pod(server.pod_uid, namespace.pod_uid) for server in servers)
 
     def origin_of(self, namespace: MountNamespace, mount: Mount) -> Bind | None:
         """Return the host bind that this mount is proven to be a copy of."""

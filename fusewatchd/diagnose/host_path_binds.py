@@ -25,6 +25,7 @@ from fusewatchd.model.mounts import Mount, MountNamespace, NamespaceKind, Target
 from fusewatchd.model.pods import BindKind, BindPath, Pod, Volume
 from fusewatchd.model.snapshot import Snapshot
 from fusewatchd.model.verdicts import Reason
+from fusewatchd.parse.cgroups import may_be_pod
 
 RULE = "host-path"
 _PLUGIN = "kubernetes.io~host-path"
@@ -55,7 +56,8 @@ def _bind(
     pod = (snapshot.pods or {}).get(namespace.pod_uid)
     if pod is None or namespace.kind is not NamespaceKind.CONTAINER or not namespace.pid:
         return None
-    if any(s.pod_uid == pod.directory_uid for s in snapshot.servers.get(mount.device, ())):
+    servers = snapshot.servers.get(mount.device, ())
+    if any(may_be_pod(server.pod_uid, pod.directory_uid) for server in servers):
         return None
     volume = _volume_at(pod, namespace, mount.mount_point)
     if volume is None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from fusewatchd.model.servers import MemoryCgroup
 
 _UID = r"[0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32}"
-_POD = re.compile(r"pod(.+?)(?:\.slice)?$", re.DOTALL)
+_POD = re.compile(r"pod([!-.0-~]{1,253}?)(?:\.slice)?$")
 _CANONICAL = re.compile(_UID)
 _POD_OF_API = re.compile(rf"pod(?:{_UID})(?:\.slice)?$")
 _QOS = ("burstable", "besteffort")
@@ -94,6 +94,14 @@ def claim_of(path: str) -> CgroupClaim | None:
     above = path[: path.rindex("/", 0, found.start())]
     name, _, _ = path[len(above) + 1 :].partition("/")
     return CgroupClaim("", found.group(1), above, f"{above}/{name}", None)
+
+
+def may_be_pod(named: str, uid: str) -> bool:
+    """Return True where a cgroup that names a pod so may be that of the pod with this uid.
+
+    Systemd's cgroups have ``_`` in the place of each ``-``, so of two such pods either may be it.
+    """
+    return named == uid or ("_" in named and named == uid.replace("-", "_"))
 
 
 def _is_kubepods(parts: list[str], number: int) -> bool:

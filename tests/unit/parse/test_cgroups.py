@@ -8,6 +8,7 @@ from fusewatchd.model.servers import MemoryCgroup
 from fusewatchd.parse.cgroups import (
     CgroupClaim,
     claim_of,
+    may_be_pod,
     memory_cgroup_of,
     pod_cgroup_above,
     unit_of_cgroup,
@@ -172,3 +173,25 @@ def test_where_memory_is_counted(text: str, expected: MemoryCgroup | None) -> No
 )  # fmt: skip
 def test_the_cgroup_of_the_pod_is_above_its_containers(path: str, expected: str) -> None:
     assert pod_cgroup_above(path) == expected
+
+
+@pytest.mark.parametrize(
+    ("named", "uid", "may"),
+    [
+        ("etcd-static", "etcd-static", True),
+        ("etcd_static", "etcd-static", True),
+        ("etcd_static", "etcd_static", True),
+        ("etcd-static", "etcd_static", False),
+        ("etcd", "etcd-static", False),
+        (UID, UID, True),
+        (STATIC, UID, False),
+        ("", "", True),
+    ],
+)
+def test_which_pod_a_cgroup_may_name(named: str, uid: str, may: bool) -> None:
+    assert may_be_pod(named, uid) is may
+
+
+@pytest.mark.parametrize("name", ["\udcff", "ä", "a" * 254, "a b"])
+def test_names_that_no_kubelet_gives(name: str) -> None:
+    assert claim_of(f"/kubepods/pod{name}/{CID}") is None
