@@ -17,12 +17,11 @@ from fusewatchd.model.actions import (
     RECEIVES,
     ChildMount,
     Expect,
-    NewOwner,
     Propagation,
     ReplaceMount,
 )
 from fusewatchd.model.mount_table import below
-from fusewatchd.model.mounts import Device, Mount, UserNamespaceRef
+from fusewatchd.model.mounts import Mount, UserNamespaceRef, is_of_another_user
 from fusewatchd.model.stacks import Pile
 from fusewatchd.model.verdicts import Reason
 
@@ -86,8 +85,8 @@ class NewMount:
         if not _may_replace(origin, target.mount):
             detail = f"{origin.fs_type} cannot replace {target.mount.fs_type}"
             raise refuse(Reason.SOURCE_TYPE, detail)
-        if action.new_owner is not None:
-            self._require_place(action.new_owner, origin.device)
+        if is_of_another_user(target.mount, origin):
+            self._require_place(origin)
         self.root = _joined(origin.root, action.subpath)
         kind = self._kernel.kind_of(copy)
         if kind is FileKind.OTHER:
@@ -105,24 +104,24 @@ class NewMount:
             clone = self._with_children(clone, carried)
         return clone
 
-    def _require_place(self, owner: NewOwner, device: Device) -> None:
+    def _require_place(self, origin: Mount) -> None:
         """Refuse another user's server where he may have mounted it unasked."""
-        problem = self._problem_of_place(owner, device)
+        problem = self._problem_of_place(self._action.source_place, origin)
         if problem:
-            detail = f"the new server is user {owner.user}'s, and {problem}"
+            detail = f"the new server is user {origin.user_id}'s, and {problem}"
             raise refuse(Reason.SOURCE_OWNER, detail)
 
-    def _problem_of_place(self, owner: NewOwner, device: Device) -> str:
-        if not owner.place:
+    def _problem_of_place(self, place: str, origin: Mount) -> str:
+        if not place:
             return "where it is mounted is not known"
-        with opened(self._kernel, owner.place) as fd:
+        with opened(self._kernel, place) as fd:
             mount = self._kernel.mount_of(fd)
-        if mount.device != device or mount.mount_point != owner.place:
-            return f"it is not what is mounted at {owner.place}"
+        if mount.device != origin.device or mount.mount_point != place:
+            return f"it is not what is mounted at {place}"
         if depth_of(self._kernel, mount) > 1:
             # A server tells what it likes of its root: one that all may write can be mounted on.
-            return f"it covers another mount at {owner.place}"
-        return self._kernel.problem_of_place(owner.place, owner.user)
+            return f"it covers another mount at {place}"
+        return self._kernel.problem_of_place(place, origin.user_id)
 
     def _copy_for(
         self, options: str, carried: list[tuple[ChildMount, Mount]]

@@ -17,11 +17,10 @@ from types import MappingProxyType
 from fusewatchd.diagnose import lineage
 from fusewatchd.diagnose.proof import doubt_about
 from fusewatchd.drivers.base import Driver, volume_data
-from fusewatchd.model.actions import NewOwner
 from fusewatchd.model.findings import SourceAnswer, SourcePath
 from fusewatchd.model.ledger import Facts
 from fusewatchd.model.mount_table import below
-from fusewatchd.model.mounts import Mount
+from fusewatchd.model.mounts import Mount, is_of_another_user
 from fusewatchd.model.pods import BindKind, BindPath
 from fusewatchd.model.snapshot import Snapshot
 from fusewatchd.model.verdicts import Reason
@@ -234,12 +233,11 @@ def _compared(old: str, new: str, *, is_kept_read_only: bool) -> tuple[str, str]
     return ", ".join(gone + changed), ", ".join(come)
 
 
-def new_owner(answer: SourceAnswer, old: Mount, new: Mount) -> NewOwner | None:
-    """Return whose server the new mount has, where that is neither root nor whose the old had."""
-    if new.user_id in (old.user_id, 0):
-        return None
+def place_of_another_user(answer: SourceAnswer, old: Mount, new: Mount) -> str:
+    """Return where the new mount is, if its server is neither root's nor whose the old one was."""
     places = [path.mount_point for path in answer.candidates]
-    return NewOwner(new.user_id, places[0] if len(places) == 1 else "")
+    is_another = is_of_another_user(old, new) and len(places) == 1
+    return places[0] if is_another else ""
 
 
 _PERMITTING = ("allow_other", "rw")

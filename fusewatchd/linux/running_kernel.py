@@ -185,7 +185,7 @@ class RealKernel:
     def idmap_of_users(self, users: UserNamespaceRef) -> tuple[str, str]:
         with open_same_process(users.pid, users.start_time, self._proc) as process:
             maps = _read_map(process, "uid_map"), _read_map(process, "gid_map")
-            # Whoever leaves a user namespace never gets back into it: it was in this one before.
+            # A process that left a user namespace never gets back: it was in this one before.
             os.close(process.open_namespace("user", users.inode))
             return maps
 

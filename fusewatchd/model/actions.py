@@ -116,15 +116,6 @@ RECEIVES = frozenset({Propagation.SLAVE, Propagation.RECEIVER, Propagation.PEER}
 
 
 @dataclass(frozen=True, slots=True)
-class NewOwner:
-    """The server of the source is another user's now: did root let him mount there?"""
-
-    user: int
-    place: str
-    """Where the source is mounted on the host; empty: that is not known."""
-
-
-@dataclass(frozen=True, slots=True)
 class ReplaceMount:
     """Put a clone of ``origin`` in the place of the mount that ``expect`` describes."""
 
@@ -142,8 +133,8 @@ class ReplaceMount:
     """Add ``ro`` even if the mount to replace lacks it (a writable layer on a read-only one)."""
     children: tuple[ChildMount, ...] = ()
     namespace: NamespaceRef | None = None
-    new_owner: NewOwner | None = None
-    """Another user's server than before; None: the same one's, or root's."""
+    source_place: str = ""
+    """Where another user's server than before is mounted on the host; empty: not known."""
     narrower: str = ""
     """How the new superblock allows less than the old one; empty when it does not."""
     wider: str = ""

@@ -107,6 +107,11 @@ class NamespaceKind(Enum):
     """A system service, a node agent outside pods, anything else: never entered."""
 
 
+def is_of_another_user(old: Mount, new: Mount) -> bool:
+    """Return True for a server that is neither root's nor of the user whose the old one was."""
+    return new.user_id not in (old.user_id, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class UserNamespaceRef:
     """A user namespace, by a process in it; its start time guards against a reused pid."""

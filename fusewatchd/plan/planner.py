@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from fusewatchd.config.settings import CleanupSettings
 from fusewatchd.diagnose import propagation
 from fusewatchd.diagnose.own_layers import has_own_base, is_own_top, layers_of
-from fusewatchd.diagnose.sources import compare, new_owner, subpath_of, type_change
+from fusewatchd.diagnose.sources import compare, place_of_another_user, subpath_of, type_change
 from fusewatchd.model.actions import (
     Action,
     DetachOwnLayer,
@@ -254,7 +254,7 @@ def _replacement(finding: Finding, source: Mount, look: _Look) -> ReplaceMount |
         read_only=(is_kept and is_seen) or (known is not None and known.is_read_only),
         children=children,
         namespace=NamespaceRef.of(bind.namespace) if bind.namespace else None,
-        new_owner=new_owner(bind.source, mount, source),
+        source_place=place_of_another_user(bind.source, mount, source),
         narrower=less,
         wider=more,
         type_change=type_change(mount, source),

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from fusewatchd.act.replace_mount import carry_out
 from fusewatchd.demo.cluster.kubelet import DemoKubelet
 from fusewatchd.demo.daemon_process import DaemonProcess
 from fusewatchd.demo.node.container import Container
@@ -21,10 +22,12 @@ from fusewatchd.demo.node.sources import ServerOptions, Source, detach_all
 from fusewatchd.linux import syscalls
 from fusewatchd.linux.mount_place import problem_of_place
 from fusewatchd.linux.statmount import mount_id_of_fd
+from fusewatchd.model.actions import Expect, OutcomeStatus, Propagation, ReplaceMount
 from fusewatchd.model.mount_table import parse_mount_table
-from fusewatchd.model.mounts import Mount
-from tests.features import Feature, needs
-from tests.lab import WAYS, in_lab, run_fusewatchd
+from fusewatchd.model.mounts import Mount, TargetKey
+from fusewatchd.model.verdicts import Reason
+from tests.features import Feature, best_way, needs
+from tests.lab import WAYS, in_lab, real_kernel, run_fusewatchd
 
 pytestmark = pytest.mark.kernel
 
@@ -207,6 +210,34 @@ def test_nor_to_a_pod_that_has_the_sources_own_path(node: DemoNode) -> None:
         subjects[0].become(0, "root's again")
         subjects[0].container.wait_until_readable("/data/hello", DEADLINE)
         assert subjects[0].reads == set()
+
+
+@in_lab()
+def test_who_mounts_refuses_it_whatever_the_plan_says(node: DemoNode) -> None:
+    subject = Subject(node, "roots")
+    target = subject.pod.volume_path("v")
+    subject.become(USER, "the user's")
+    old, new = top_at(target), top_at(subject.source.path)
+    action = ReplaceMount(
+        TargetKey(0, target),
+        Expect.of(old),
+        Expect.of(new),
+        Propagation.OWN_GROUP,
+        stale_devices=(old.device,),
+    )
+    kernel = real_kernel(best_way())
+    outcome = carry_out(kernel, action)
+    assert (outcome.status, outcome.reason) == (OutcomeStatus.REFUSED, Reason.SOURCE_OWNER)
+    assert top_at(target) == old
+    allowed = replace(action, source_place=subject.source.path)
+    assert carry_out(kernel, allowed).status is OutcomeStatus.RECOVERED
+
+
+def top_at(path: str) -> Mount:
+    with open("/proc/self/mountinfo", "rb") as file:
+        top = parse_mount_table(file.read()).top_at(path)
+    assert top is not None
+    return top
 
 
 # -------------------------------------------------------------------- the place by itself

@@ -7,7 +7,6 @@ import pytest
 from fusewatchd.config.settings import DriverSettings, FluidSettings
 from fusewatchd.diagnose import lineage, sources
 from fusewatchd.drivers import drivers_for
-from fusewatchd.model.actions import NewOwner
 from fusewatchd.model.findings import SourceAnswer, SourcePath
 from fusewatchd.model.kubelet import plain_directory
 from fusewatchd.model.ledger import Fact, Facts
@@ -389,28 +388,28 @@ def test_what_a_new_superblock_allows_less_and_more(
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "user"),
+    ("before", "after", "is_another"),
     [
-        ("rw,user_id=0", "rw,user_id=0", None),
-        ("rw,user_id=0", "rw,user_id=5", 5),
-        ("rw,user_id=5", "rw,user_id=5", None),
-        ("rw,user_id=5", "rw,user_id=0", None),
-        ("rw,user_id=5", "rw,user_id=6,allow_other", 6),
-        ("rw", "rw,user_id=6", 6),
-        ("rw", "rw", None),
-        ("rw,user_id=0", "rw,user_id=x", -1),
-        ("rw,user_id=0", "rw,user_id=²", -1),
+        ("rw,user_id=0", "rw,user_id=0", False),
+        ("rw,user_id=0", "rw,user_id=5", True),
+        ("rw,user_id=5", "rw,user_id=5", False),
+        ("rw,user_id=5", "rw,user_id=0", False),
+        ("rw,user_id=5", "rw,user_id=6,allow_other", True),
+        ("rw", "rw,user_id=6", True),
+        ("rw", "rw", False),
+        ("rw,user_id=0", "rw,user_id=x", True),
+        ("rw,user_id=0", "rw,user_id=²", True),
     ],
 )
-def test_whose_server_a_new_one_is_that_is_not_as_before(
-    before: str, after: str, user: int | None
+def test_where_a_server_is_that_is_another_users_than_before(
+    before: str, after: str, is_another: bool
 ) -> None:
     old, new = (replace(BIND, super_options=options) for options in (before, after))
     one, other = SourcePath("/a"), SourcePath("/b")
     for candidates, place in (((one,), "/a"), ((), ""), ((one, other), "")):
         answer = SourceAnswer("lineage", "", candidates)
-        expected = None if user is None else NewOwner(user, place)
-        assert sources.new_owner(answer, old, new) == expected
+        expected = place if is_another else ""
+        assert sources.place_of_another_user(answer, old, new) == expected
 
 
 def test_what_is_kept_from_a_pod_is_no_gain_and_no_loss() -> None:
