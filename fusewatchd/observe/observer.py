@@ -45,6 +45,9 @@ AUDIT_REST_FACTOR = 2000
 """After an audit that took t, the next one is 2000 t later: at most a two-thousandth of one
 processor, however many mounts there are."""
 
+LEAST_SWEEP_SECONDS = 1.0
+"""Whatever is configured, a question that waits for less than this is not late."""
+
 
 class Observer:
     """Owns what was seen of the node; ``observe`` is cheap and never waits."""
@@ -295,7 +298,8 @@ class Observer:
     def _late_owners(self, now: float) -> Counter[Owner]:
         """Return whose connections wait for longer than a sweep to be asked."""
         timing = self.connections.timing
-        return self._probes.late_owners(now - min(timing.interval, timing.hung_after))
+        sweep = max(LEAST_SWEEP_SECONDS, min(timing.interval, timing.hung_after))
+        return self._probes.late_owners(now - sweep)
 
     def _refused_owners(self, now: float) -> tuple[RefusedOwner, ...]:
         refused = Collected()
