@@ -17,6 +17,7 @@ from fusewatchd.model.mounts import MountNamespace, NamespaceKind
 from fusewatchd.model.outages import Incident, Outage
 from fusewatchd.model.plan import Pause, Refusal
 from fusewatchd.model.quota import Refusal as QuotaRefusal
+from fusewatchd.model.quota import Resource
 from fusewatchd.model.snapshot import Snapshot
 from fusewatchd.model.verdicts import ALARMING, Reason, Verdict
 from fusewatchd.status.connections import (
@@ -280,6 +281,18 @@ def _over_quota(refusal: QuotaRefusal, snapshot: Snapshot, clocks: Clocks) -> Do
 
 # ------------------------------------------------------------------------ exit code
 
+_HIDING = frozenset(
+    resource.value
+    for resource in (
+        Resource.WALK,
+        Resource.TABLE,
+        Resource.NAMESPACES,
+        Resource.BINDS,
+        Resource.QUESTIONS,
+    )
+)
+"""Above these quotas a bind may be unseen; what waits for others is seen, and is stale."""
+
 
 def exit_code(document: Document) -> int:
     """Return what node-problem-detector's custom plugins expect.
@@ -292,7 +305,9 @@ def exit_code(document: Document) -> int:
         return 1
     is_blind = any(gap["source"] not in POORER for gap in document["gaps"])
     # Foreign mounts are never repaired: that not all of them are looked at hides no bind.
-    is_blind = is_blind or any(one["pod"] for one in document["refused_owners"])
+    is_blind = is_blind or any(
+        one["pod"] and one["resource"] in _HIDING for one in document["refused_owners"]
+    )
     if is_blind or document["kubelet_root"] is None or verdicts[Verdict.UNKNOWN.value]:
         return 2
     return 0

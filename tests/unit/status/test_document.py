@@ -364,8 +364,8 @@ def test_no_line_is_ever_too_wide_and_no_bind_is_missing(
     assert verdicts == sorted(f.verdict.value for f in found)
 
 
-def over_quota(*owners: Owner) -> CycleReport:
-    refused = [RefusedOwner(owner, Resource.BINDS, 64, 6000, "at /tmp\n/1") for owner in owners]
+def over_quota(*owners: Owner, resource: Resource = Resource.BINDS) -> CycleReport:
+    refused = [RefusedOwner(owner, resource, 64, 6000, "at /tmp\n/1") for owner in owners]
     return with_ledger(cycle(), refused_owners=follow({}, refused, 10.0))
 
 
@@ -386,3 +386,8 @@ def test_an_owner_over_its_quota_is_named() -> None:
 def test_where_a_pod_is_over_its_quota_not_all_is_seen_and_users_hide_no_bind() -> None:
     assert exit_code(document(over_quota(pod_owner("uid-a")))) == 2
     assert exit_code(document(over_quota(FOREIGN))) == 0
+
+
+@pytest.mark.parametrize("resource", [Resource.DESCRIPTORS, Resource.SERVERS, Resource.BUDGET])
+def test_what_hides_no_bind_leaves_the_others_healthy(resource: Resource) -> None:
+    assert exit_code(document(over_quota(pod_owner("uid-a"), resource=resource))) == 0
