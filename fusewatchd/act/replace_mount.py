@@ -37,6 +37,7 @@ from fusewatchd.act.drop_layers import (
     detach_known,
     drop_layers,
 )
+from fusewatchd.act.target_path import opened_target
 from fusewatchd.errors import assert_never
 from fusewatchd.linux.limits import NamespaceShortageError
 from fusewatchd.linux.mount_kernel import MountKernel, Stop, Way, attribute_bits, fail, refuse, skip
@@ -196,7 +197,7 @@ class _Replacement:
         after its attach, or what somebody put there who stacks writable layers on a read-only
         mount.
         """
-        with opened(self._kernel, self._path, may_ask=may_ask) as fd:
+        with opened_target(self._kernel, self._action, may_ask=may_ask) as fd:
             mount = self._kernel.mount_of(fd)
             if mount.mount_point != self._path:
                 raise skip(Reason.VANISHED, "nothing is mounted there any more")

@@ -61,6 +61,8 @@ class Reason(Enum):
     """A container waits for its pod's bind on the host."""
     SUBPATH_MISSING = "subpath_missing"
     SUBPATH_UNSAFE = "subpath_unsafe"
+    PATH_DEAD = "path_dead"
+    """A file system on the way to the mount is dead, as a container's root may be."""
     TYPE_MISMATCH = "type_mismatch"
     """Directory against file."""
     DIRECTORY_DROPPED = "directory_dropped"

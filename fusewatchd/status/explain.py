@@ -19,13 +19,13 @@ from fusewatchd.status.advice import (
     DETACHES,
     FAILING_ROOT,
     NOT_RUNNING,
-    REASONS,
     REFUSED,
     UNCLAIMED,
     UNREACHED,
     VERDICTS,
     Advice,
 )
+from fusewatchd.status.reasons import REASONS
 from fusewatchd.status.server_table import end_text, process_text
 from fusewatchd.status.values import Document, words
 from fusewatchd.text import counted, cut_text, duration_text

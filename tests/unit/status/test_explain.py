@@ -20,10 +20,11 @@ from fusewatchd.model.plan import Pause, RecoveryMode, Refusal, SupersededPolicy
 from fusewatchd.model.pods import BindKind
 from fusewatchd.model.servers import Answer, Connection, FuseServer, OomKill, ServerEnd
 from fusewatchd.model.verdicts import Reason, Verdict
-from fusewatchd.status.advice import NOT_RUNNING, REASONS, UNCLAIMED, VERDICTS, Advice
+from fusewatchd.status.advice import NOT_RUNNING, UNCLAIMED, VERDICTS, Advice
 from fusewatchd.status.document import status_document
 from fusewatchd.status.explain import KINDS, MAX_MOUNTS, Asked, exit_code, explain, explanation_text
 from fusewatchd.status.find_binds import MAX_NEAR, find, near
+from fusewatchd.status.reasons import REASONS
 from fusewatchd.status.values import Clocks, Document
 from tests.unit.cycles import (
     NEW,
