@@ -34,6 +34,11 @@ class Page:
         self._words = memory[:_TEXT].cast("Q")
         self._text = memory[_TEXT:]
 
+    def release(self) -> None:
+        """Let go of the memory."""
+        self._words.release()
+        self._text.release()
+
     def clear(self) -> None:
         """Make it as new."""
         for word in (_LENGTH, _BEGUN, _WITHDRAWN):
@@ -86,9 +91,16 @@ class Pages:
 
     def __init__(self) -> None:
         """Make them; to be called before the fork server is started."""
-        memory = memoryview(mmap.mmap(-1, COUNT * BYTES))
-        self._pages = [Page(memory[n * BYTES : (n + 1) * BYTES]) for n in range(COUNT)]
+        self._mapping = mmap.mmap(-1, COUNT * BYTES)
+        with memoryview(self._mapping) as memory:
+            self._pages = [Page(memory[n * BYTES : (n + 1) * BYTES]) for n in range(COUNT)]
         self._free = deque(range(COUNT))
+
+    def close(self) -> None:
+        """Let go of the memory in this process, which is none that uses a page."""
+        for page in self._pages:
+            page.release()
+        self._mapping.close()
 
     def __getitem__(self, index: int) -> Page:
         return self._pages[index]

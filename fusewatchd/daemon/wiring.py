@@ -94,7 +94,7 @@ class Node:
             for kind in (Kind.MOUNT, Kind.ABORT)
         }
         self.front_user = front_user()
-        self.forks = _start_fork_server(mains, proven, reads_connections=not as_old_kernel)
+        self.forks = _start_fork_server(mains, pages, proven, reads_connections=not as_old_kernel)
         proven.close()
         self.table = MountTableSource(use_fanotify=not as_old_kernel)
         self.connections = Connections(timing_of(settings))
@@ -176,7 +176,11 @@ def _last_word(pods: str, proven: ProvenContainers, *, aborts: bool) -> LastWord
 
 
 def _start_fork_server(
-    changing: Mapping[Kind, WorkerMain], proven: ProvenContainers, *, reads_connections: bool
+    changing: Mapping[Kind, WorkerMain],
+    pages: Pages,
+    proven: ProvenContainers,
+    *,
+    reads_connections: bool,
 ) -> ForkServer:
     mains: dict[Kind, WorkerMain] = {
         **changing,
@@ -191,8 +195,11 @@ def _start_fork_server(
     prepared = {Kind.FRONT: _import_front}
 
     def serve(kind: Kind, channel: Channel) -> None:
+        # What others write to is nobody else's.
         if kind not in (*changing, Kind.SCAN):
             proven.close()
+        if kind not in changing:
+            pages.close()
         mains[kind](channel)
 
     def kind_of(kind: Kind) -> WorkerKind:

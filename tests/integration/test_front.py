@@ -74,6 +74,7 @@ def test_it_is_another_user_without_rights_and_holds_nothing_of_the_node(node: D
         lines = Path(f"/proc/{pid}/limits").read_text().splitlines()
         (line,) = (line for line in lines if line.startswith("Max address space"))
         assert line.split()[3:5] == [limit, limit]
+        assert " rw-s " not in Path(f"/proc/{pid}/maps").read_text(), "memory of the workers"
         for name in os.listdir(f"/proc/{pid}/fd"):
             mode = os.stat(f"/proc/{pid}/fd/{name}").st_mode
             target = os.readlink(f"/proc/{pid}/fd/{name}")
