@@ -25,7 +25,7 @@ from tests.unit.doctor.test_checks import FLUID, jwt
 pytestmark = pytest.mark.kernel
 
 Findings = dict[str, tuple[str, str]]
-OF_THE_MACHINE = {"propagation", "fusectl"}
+OF_THE_MACHINE = {"propagation", "fusectl", "user"}
 """These are as they are where the test runs."""
 
 
