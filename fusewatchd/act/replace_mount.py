@@ -39,9 +39,11 @@ from fusewatchd.act.drop_layers import (
 )
 from fusewatchd.act.target_path import opened_target
 from fusewatchd.errors import assert_never
+from fusewatchd.linux import statfs
 from fusewatchd.linux.limits import NamespaceShortageError
 from fusewatchd.linux.mount_kernel import MountKernel, Stop, Way, attribute_bits, fail, refuse, skip
 from fusewatchd.linux.mount_stack import depth_of, mounts_on, opened, pile_of, top_at, tree_inside
+from fusewatchd.linux.statfs import Refuser
 from fusewatchd.model.actions import (
     AbortConnection,
     Action,
@@ -138,13 +140,19 @@ def _detach_own_layer(kernel: MountKernel, action: DetachOwnLayer) -> Outcome:
 
 
 def _detach_orphan(kernel: MountKernel, action: DetachOrphan) -> Outcome:
-    """Whether it is dead was proven for this very superblock, which cannot come back to life."""
+    """Detach it unless its server answers: what is dead cannot come back to life.
+
+    A mount that root may not use is answered for by the kernel; of that one the plan is believed.
+    """
     try:
         with opened(kernel, action.expect.mount_point) as fd:
             mount = kernel.mount_of(fd)
             if not (mount.is_fuse and action.expect.is_met_by(mount)):
                 detail = f"mount {mount.mount_id} of {mount.device} is there now"
                 raise skip(Reason.VANISHED, detail)
+            found = statfs.ask(fd)
+            if found.refuser is not Refuser.KERNEL and not found.is_empty:
+                raise refuse(Reason.ANSWERING, "its server answers")
             if mounts_on(kernel, mount):
                 raise refuse(Reason.CHILD_MOUNT, "something is mounted inside")
             kernel.detach(fd)

@@ -255,6 +255,21 @@ def test_only_a_dead_source_is_detached_and_no_pods_mount(node: DemoNode) -> Non
 
 
 @in_lab()
+def test_no_layer_whose_server_answers(node: DemoNode) -> None:
+    _, pod, _ = crashed(node, "one")
+    other = node.add_source("other")
+    others, _ = pod_with_container(node, other, "pod-other")
+    dead, live = (mount_at(each.volume_path("v")) for each in (pod, others))
+    with orders(node) as worker:
+        before = read(HOST)
+        outcome = worker.give(DetachOrphan(TargetKey(0, live.mount_point), Expect.of(live)))
+        assert (outcome.status, outcome.reason) == (OutcomeStatus.REFUSED, Reason.ANSWERING)
+        assert read(HOST) == before
+        outcome = worker.give(DetachOrphan(TargetKey(0, dead.mount_point), Expect.of(dead)))
+        assert outcome.status is OutcomeStatus.DETACHED
+
+
+@in_lab()
 def test_what_cannot_be_found_out_is_not_done(node: DemoNode) -> None:
     _, pod, container = crashed(node, "one")
     old, origin = mount_at("/data", table_of(container)), mount_at(pod.volume_path("v"))
