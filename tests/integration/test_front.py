@@ -124,6 +124,7 @@ def test_killed_again_and_again_it_costs_no_recovery_and_comes_back(node: DemoNo
 
 @in_lab(timeout=60)
 def test_while_there_is_none_it_is_a_gap_and_clients_wait(node: DemoNode) -> None:
+    pod_with_container(node, node.add_source("one"), "web")
     address = f"127.0.0.1:{free_port()}"
     with DaemonProcess(node, settings={"web.listen_address": address}) as daemon:
         last = 0
@@ -138,6 +139,7 @@ def test_while_there_is_none_it_is_a_gap_and_clients_wait(node: DemoNode) -> Non
 
 @in_lab(timeout=60)
 def test_tokens_and_authorities_that_change_are_handed_over_again(node: DemoNode) -> None:
+    pod_with_container(node, node.add_source("one"), "web")
     directory = Path(node.lab)
     for name in ("one", "other"):
         (directory / name).mkdir()
@@ -187,6 +189,7 @@ def test_tokens_and_authorities_that_change_are_handed_over_again(node: DemoNode
 
 @in_lab(timeout=60)
 def test_a_web_configuration_that_becomes_wrong_outlives_a_front(node: DemoNode) -> None:
+    pod_with_container(node, node.add_source("one"), "web")
     directory = Path(node.lab)
     authority = make_authority(directory)
     make_certificate(authority, "server", "server", "IP:127.0.0.1")
@@ -217,6 +220,7 @@ def test_a_web_configuration_that_becomes_wrong_outlives_a_front(node: DemoNode)
 
 @in_lab(timeout=60)
 def test_a_reload_asks_the_other_kubelet_by_the_same_front(node: DemoNode) -> None:
+    pod_with_container(node, node.add_source("one"), "web")
     config = Path(node.lab) / "fusewatchd.yaml"
     with DemoKubelet(node.pod_list) as one, DemoKubelet(node.pod_list) as other:
         config.write_text(f"kubelet: {{url: '{one.url}', refresh_seconds: 0.3}}\n")

@@ -53,6 +53,7 @@ OTHER_GAP = "other"
 GAPS = (
     "kubelet",
     "fusectl",
+    "front",
     "kubelet_root",
     "kubelet_namespace",
     "other_pods",
@@ -61,7 +62,7 @@ GAPS = (
     "probes",
     OTHER_GAP,
 )
-"""What of a node may not be seen; the first two cost names or detail only."""
+"""What of a node may not be seen; the first three cost names or detail only."""
 
 SOURCE_ENDINGS = (
     OutcomeStatus.DETACHED,
