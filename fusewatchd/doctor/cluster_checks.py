@@ -82,6 +82,8 @@ class ServerFacts:
     """Seconds since the epoch, by its ``Date`` field; half a second off on average."""
     asked_at: float = 0.0
     """Seconds since the epoch, by this node."""
+    credentials: str = ""
+    """The key of what the daemon shows it, ``apiserver.kubeconfig``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +153,29 @@ def _kubelet(facts: ClusterFacts) -> Finding:
     if not server.problem:
         return ok("kubelet", f"{server.url} tells of {facts.pods} pods")
     advice = {
-        401: "its token or certificate is not accepted: see kubelet.token_file",
+        401: f"its token or certificate is not accepted: see {server.credentials}",
         403: "let the account get nodes/pods (before Kubernetes 1.33 nodes/proxy): conf/kubernetes",
     }.get(server.code, "see kubelet.url, kubelet.ca_file and kubelet.server_name")
-    return fail("kubelet", server.problem, advice)
+    return fail("kubelet", server.problem, _of_credentials(server) or advice)
+
+
+_EXPIRED = "ALERT_CERTIFICATE_EXPIRED"
+"""The other side says so of the certificate that it was shown, RFC 8446, 6.2."""
+
+
+def _of_credentials(server: ServerFacts) -> str:
+    """Say what to do where it is the daemon's own credentials that are of no use; else empty."""
+    if _EXPIRED in server.problem:
+        return (
+            f"the client certificate of {server.credentials} has expired; the kubelet keeps a"
+            " renewed one of its own: pki/kubelet-client-current.pem below its directory"
+        )
+    if "not supported; expected a token or certificate" in server.problem:
+        return (
+            "set apiserver.url and apiserver.token_file, with the token of a ServiceAccount"
+            " (conf/kubernetes), in place of apiserver.kubeconfig"
+        )
+    return ""
 
 
 def _apiserver(facts: ClusterFacts) -> Iterator[Finding]:
@@ -166,8 +187,10 @@ def _apiserver(facts: ClusterFacts) -> Iterator[Finding]:
         return
     if server.problem:
         is_401 = server.code == 401
-        advice = "see apiserver.token_file" if is_401 else "see apiserver.url and apiserver.ca_file"
-        yield fail("API server", server.problem, advice)
+        keys = server.credentials if is_401 else "apiserver.url and apiserver.ca_file"
+        if server.credentials == "apiserver.kubeconfig":
+            keys = server.credentials
+        yield fail("API server", server.problem, _of_credentials(server) or f"see {keys}")
         return
     denied = [permission for permission in facts.permissions if not permission.is_allowed]
     advice = "kubectl apply the ClusterRole of conf/kubernetes, bound to the token's account"

@@ -43,7 +43,9 @@ def examine_cluster(settings: Settings, kubelet_root: str) -> tuple[ClusterFacts
             pods = parse_pod_list(client.request("GET", PATH)).pods
 
         name = node_name_of(settings)
-        kubelet = _asked(kubelet_endpoint(settings.kubelet, kubelet_root, name), ask)
+        has_certificate = settings.kubelet.client_cert_file
+        key = "kubelet.client_cert_file" if has_certificate else "kubelet.token_file"
+        kubelet = _asked(kubelet_endpoint(settings.kubelet, kubelet_root, name), ask, key)
     told = settings.apiserver
     if told.is_configured:
 
@@ -56,7 +58,8 @@ def examine_cluster(settings: Settings, kubelet_root: str) -> tuple[ClusterFacts
         # Keys that stand in a kubeconfig are put into files, which the daemon's are not ours.
         with TemporaryDirectory() as directory:
             own = override(settings, {"runtime_dir": directory})
-            apiserver = _asked(apiserver_endpoint(own), review)
+            key = "apiserver.kubeconfig" if told.kubeconfig else "apiserver.token_file"
+            apiserver = _asked(apiserver_endpoint(own), review, key)
     tokens = [
         _token(f"{section} token", path)
         for section, path in (
@@ -71,7 +74,9 @@ def examine_cluster(settings: Settings, kubelet_root: str) -> tuple[ClusterFacts
     )
 
 
-def _asked(endpoint: Endpoint | EndpointSource, ask: Callable[[Client], None]) -> ServerFacts:
+def _asked(
+    endpoint: Endpoint | EndpointSource, ask: Callable[[Client], None], key: str
+) -> ServerFacts:
     client = Client(endpoint)
     problem, code, asked_at = "", 0, time.time()
     try:
@@ -83,7 +88,7 @@ def _asked(endpoint: Endpoint | EndpointSource, ask: Callable[[Client], None]) -
     finally:
         client.close()
     url = client.endpoint.url
-    return ServerFacts(url, problem, code, client.server_time, client.asked_at or asked_at)
+    return ServerFacts(url, problem, code, client.server_time, client.asked_at or asked_at, key)
 
 
 def _reviewed(client: Client, wanted: Permission) -> Permission:

@@ -415,3 +415,35 @@ def test_what_the_daemon_goes_on_without_is_a_warning() -> None:
     assert unwell(degraded_findings({"degraded": [one]})) == [
         ("warn", "degraded", "without fanotify: used up; all is read")
     ]
+
+
+@pytest.mark.parametrize(
+    ("problem", "code", "key", "words"),
+    [
+        ("401 Unauthorized", 401, "apiserver.kubeconfig", "see apiserver.kubeconfig"),
+        ("401 Unauthorized", 401, "apiserver.token_file", "see apiserver.token_file"),
+        ("refused", 0, "apiserver.token_file", "see apiserver.url and apiserver.ca_file"),
+        (
+            "TLS: SSLV3_ALERT_CERTIFICATE_EXPIRED",
+            0,
+            "apiserver.kubeconfig",
+            "the client certificate of apiserver.kubeconfig has expired",
+        ),
+        (
+            "k: users.exec: not supported; expected a token or certificate",
+            0,
+            "apiserver.kubeconfig",
+            "set apiserver.url and apiserver.token_file",
+        ),
+    ],
+)
+def test_the_advice_is_about_the_credentials_that_are_in_use(
+    problem: str, code: int, key: str, words: str
+) -> None:
+    server = ServerFacts("https://s", problem, code, credentials=key)
+    (found,) = [
+        finding
+        for finding in cluster_findings(replace(CLUSTER, apiserver=server))
+        if finding.check == "API server"
+    ]
+    assert found.advice.startswith(words)
