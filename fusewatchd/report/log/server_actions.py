@@ -123,11 +123,20 @@ class ServerActionLog:
             "event": f"action_{end.result.value}",
             **_fields(end.command),
             "status": end.status,
+            "meaning": _MEANING if end.status == _EXIT_NAMESPACE else None,
             "took_seconds": round(max(0.0, end.finished_at - end.started_at), 2),
             "waits_for": counted(len(end.command.pods), "pod"),
             "output": end.detail.strip()[-SHOWN:] or None,
         }
         self._log.write(level, saying, fields)
+
+
+_EXIT_NAMESPACE = 226
+"""Of systemd, systemd.exec(5)."""
+_MEANING = (
+    "systemd could not set up a mount namespace: any dead mount of the node may be in its way,"
+    " see 'findmnt -t fuse' and 'fusewatchd status'"
+)
 
 
 def _saying(result: CommandResult) -> tuple[Level, str]:

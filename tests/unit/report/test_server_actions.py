@@ -192,3 +192,10 @@ def test_status_shows_both() -> None:
     assert f"Dead itself since 13:46:35Z (server alive): {cycles.SOURCE}" in table
     expected = "Server to be started by command (back off, 1 attempt, the last one failed): "
     assert f"{expected}{COMMAND.place}" in table
+
+
+@pytest.mark.parametrize(("status", "is_explained"), [(226, True), (3, False)])
+def test_what_systemd_means_by_a_status_of_its_own(status: int, is_explained: bool) -> None:
+    failed = replace(end(CommandResult.FAILED), status=status)
+    (entry,) = story(cycle(ends=(failed,)))
+    assert ("any dead mount of the node" in str(entry.get("meaning"))) is is_explained
