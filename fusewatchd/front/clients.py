@@ -27,7 +27,9 @@ from fusewatchd.front.messages import (
     EventsKept,
     EventsTold,
     FromFront,
+    Ping,
     PodsTold,
+    Pong,
     Post,
     Refresh,
     Talk,
@@ -49,7 +51,7 @@ STOP_SECONDS = 2.0
 KEEP_REST_SECONDS = 1.0
 """Between two copies of what is left to say."""
 
-Order = Talk | Post | Condition | Refresh
+Order = Talk | Post | Condition | Refresh | Ping
 
 
 class KeptEvents:
@@ -165,6 +167,8 @@ class Clients:
             case Refresh():
                 if self._kubelet is not None:
                     self._kubelet.refresh()
+            case Ping():
+                self._tell(Pong())
             case _:
                 assert_never(order)
 

@@ -13,6 +13,7 @@ from fusewatchd.front.link import Link
 from fusewatchd.front.messages import (
     Answer,
     Condition,
+    Ping,
     Post,
     Refresh,
     Serve,
@@ -57,7 +58,7 @@ class _Process:
                 case Stop():
                     # The daemon is still asked for keys meanwhile.
                     self._clients.stop(message.seconds, self._end)
-                case Talk() | Post() | Condition() | Refresh():
+                case Talk() | Post() | Condition() | Refresh() | Ping():
                     self._clients.take(message)
                 case _:
                     assert_never(message)

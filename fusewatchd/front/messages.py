@@ -115,13 +115,27 @@ class WebComplaint:
     problem: str
 
 
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """The front goes on: it was asked whether."""
+
+
 FromFront = (
-    Ask | Serving | PodsTold | EventsTold | EventsKept | ConditionTold | ThreadFailed | WebComplaint
+    Ask
+    | Serving
+    | PodsTold
+    | EventsTold
+    | EventsKept
+    | ConditionTold
+    | ThreadFailed
+    | WebComplaint
+    | Pong
 )
 _FROM_FRONT: dict[str, type[Any]] = {
     kind.__name__: kind
     for kind in (
         Ask, Serving, PodsTold, EventsTold, EventsKept, ConditionTold, ThreadFailed, WebComplaint,
+        Pong,
     )
 }  # fmt: skip
 
@@ -191,15 +205,20 @@ class Refresh:
 
 
 @dataclass(frozen=True, slots=True)
+class Ping:
+    """Say that you go on."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """Let out what is under way, for so long, and end."""
 
     seconds: float
 
 
-ToFront = Answer | Serve | Talk | Post | Condition | Refresh | Stop
+ToFront = Answer | Serve | Talk | Post | Condition | Refresh | Ping | Stop
 _TO_FRONT: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (Answer, Serve, Talk, Post, Condition, Refresh, Stop)
+    kind.__name__: kind for kind in (Answer, Serve, Talk, Post, Condition, Refresh, Ping, Stop)
 }
 
 

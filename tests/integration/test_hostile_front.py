@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from fusewatchd.daemon.front import process
 from fusewatchd.daemon.front.process import TOLD, Front, Parcel, Told
 from fusewatchd.demo.node.world import PrivateWorld
 from fusewatchd.front.link import MAX_BYTES, Link
@@ -21,7 +22,9 @@ from fusewatchd.front.messages import (
     Ask,
     EventsKept,
     FromFront,
+    Ping,
     PodsTold,
+    Pong,
     Refresh,
     Serving,
     Stop,
@@ -178,6 +181,34 @@ def test_one_that_takes_nothing_is_replaced_and_nobody_waits_for_it() -> None:
                 front.send(Refresh())
             assert time.thread_time() - began < DEADLINE
             require_replaced(front, "it takes no messages")
+
+    run_in_world(body)
+
+
+def test_one_that_hangs_is_replaced_and_one_that_is_only_quiet_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("QUIET_SECONDS", "SILENT_SECONDS", "SECOND_SECONDS"):
+        monkeypatch.setattr(process, name, 0.5)
+
+    def quiet(sock: socket.socket) -> None:
+        link = Link(sock)
+        while True:
+            assert link.receive() == to_json(Ping())
+            sock.sendall(said(to_json(Pong())))
+
+    def body(world: PrivateWorld) -> None:
+        for then, ends in ((quiet, 0), (lambda sock: time.sleep(60), 1)):
+            with fronts(then) as front:
+                gaps = set()
+                began = time.monotonic()
+                while time.monotonic() < began + 4.0 and not front.ends:
+                    turn(front, [])
+                    front.look(time.monotonic())
+                    gap = front.gap()
+                    gaps.add(gap.reason if gap is not None else "")
+                assert front.ends == ends
+                assert any("it does not answer" in gap for gap in gaps) == bool(ends)
 
     run_in_world(body)
 

@@ -103,6 +103,7 @@ class Outside:
     def report(self, cycle: CycleReport) -> None:
         """Take a finished cycle."""
         self._endpoints.report(cycle)
+        self._front.look(time.monotonic())
 
     def ask_for_pods(self) -> None:
         """Ask the kubelet for a new list of pods, if that is worth it."""

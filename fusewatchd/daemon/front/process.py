@@ -25,7 +25,9 @@ from fusewatchd.front.messages import (
     EventsKept,
     EventsTold,
     FromFront,
+    Ping,
     PodsTold,
+    Pong,
     Serving,
     ThreadFailed,
     ToFront,
@@ -51,6 +53,12 @@ START_SECONDS = 20.0
 REST_FACTOR = 4
 """What a front asks for takes at most a fifth of one processor."""
 MAX_ANSWER_REST_SECONDS = 1.0
+QUIET_SECONDS = 30.0
+"""A front that says nothing for so long is asked whether it goes on."""
+SILENT_SECONDS = 20.0
+"""One that does not answer for so long is asked again, and replaced a while later."""
+SECOND_SECONDS = 5.0
+"""For the second answer: both may have been frozen together before the first."""
 MAX_WAITING = 4096
 """Messages that wait for a front to take them."""
 TOLD = Rate(per_second=20.0, burst=200.0)
@@ -118,6 +126,10 @@ class Session:
         self.began = time.monotonic()
         self.is_up = False
         """It said that it is there."""
+        self._heard_at = self.began
+        self._pinged_at = 0.0
+        self._pings = 0
+        """How many it has not answered."""
         self.problem = ""
         """Why it is over; empty while it is not."""
         self._thread = guarded_thread("front", self._run, recover=self._fail)
@@ -145,6 +157,22 @@ class Session:
     def overdue_at(self) -> float | None:
         """Return when it must have said that it is there."""
         return None if self.is_up or self.problem else self.began + START_SECONDS
+
+    def look(self, now: float) -> None:
+        """Ask one that has been quiet whether it goes on; give up one that does not answer."""
+        if not self.is_up or self.problem:
+            return
+        if self._heard_at >= self._pinged_at:
+            self._pings = 0
+        patience = (QUIET_SECONDS, SILENT_SECONDS, SECOND_SECONDS)[self._pings]
+        if now - max(self._heard_at, self._pinged_at) < patience:
+            return
+        if self._pings == 2:
+            self.give_up("it does not answer")
+            return
+        self._pings += 1
+        self._pinged_at = now
+        self.send(Parcel(Ping()))
 
     def give_up(self, problem: str) -> None:
         """End it for a reason."""
@@ -203,6 +231,7 @@ class Session:
             self._send(self._unsent.popleft())
         if is_message:
             self._take(from_front(self._link.receive()))
+            self._heard_at = time.monotonic()
 
     def _send(self, parcel: Parcel) -> None:
         try:
@@ -213,6 +242,8 @@ class Session:
     def _take(self, message: FromFront) -> None:
         if isinstance(message, Ask):
             self._send(self._respond(message))
+            return
+        if isinstance(message, Pong):
             return
         if isinstance(message, Serving):
             self.is_up = True
@@ -265,6 +296,11 @@ class Front:
         """Tell the front, if there is one."""
         if self._session is not None:
             self._session.send(Parcel(message))
+
+    def look(self, now: float) -> None:
+        """Find out whether it goes on, where it has been quiet; call it now and then."""
+        if self._session is not None:
+            self._session.look(now)
 
     def due_at(self) -> float | None:
         """Return when ``collect`` must be called although nothing wakes."""
