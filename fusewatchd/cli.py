@@ -150,6 +150,7 @@ def _check(options: argparse.Namespace) -> int:
 
 def _status(options: argparse.Namespace) -> int:
     from fusewatchd.serve.status_socket import ask
+    from fusewatchd.status.document import exit_code
 
     settings, _, _ = _settings(options)
     status: int | None = None
@@ -171,7 +172,9 @@ def _status(options: argparse.Namespace) -> int:
             else:
                 if options.watch and sys.stdout.isatty():
                     print(_HOME_AND_CLEAR, end="")
-                status = _print_document(document, as_json=options.json, in_a_line=options.watch)
+                # Known before it is printed: Ctrl-C may come as soon as the last line is read.
+                status = exit_code(document)
+                _print_document(document, as_json=options.json, in_a_line=options.watch)
                 if not options.watch:
                     return status
                 if not options.json:
