@@ -79,6 +79,9 @@ def _pod(item: object) -> Pod:
     status = _object(pod.get("status") or {}, "status")
     static_uid = _static_uid(annotations)
     directory = static_uid or uid
+    if "/" in directory or "\0" in directory or directory in (".", ".."):
+        # It is looked for below the kubelet's directory, and nowhere else.
+        raise ParseError("metadata.uid: expected the name of a directory")
     return Pod(
         # A static pod is known by the hash of its file everywhere but in the API server, and
         # Events about it carry that too: so `kubectl describe pod` looks them up.

@@ -31,7 +31,7 @@ ANNOTATIONS = st.dictionaries(ANY.map(lambda text: ANNOTATION_PREFIX + text), AN
 
 @st.composite
 def pods(draw: st.DrawFn) -> Pod:
-    uid = draw(TEXT)
+    uid = draw(TEXT.filter(lambda text: not {"/", "\0"} & {*text} and text not in (".", "..")))
     ids = TEXT.filter(lambda text: "://" not in text)
     return Pod(
         uid,

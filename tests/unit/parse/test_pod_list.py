@@ -161,6 +161,13 @@ def test_a_malformed_pod_is_named_and_the_others_stay(
     assert complaint in line
 
 
+@pytest.mark.parametrize("uid", ["../../home", "a/volumes/v/mount", "/", ".", "..", "a\0b"])
+def test_a_uid_that_leads_out_of_the_directory_of_pods_is_a_complaint(uid: str) -> None:
+    found = parse_pod_list(pod_list(pod_document(uid=uid)))
+    assert found.pods == ()
+    assert "metadata.uid: expected the name of a directory" in found.complaints[0]
+
+
 def test_names_in_complaints_are_escaped() -> None:
     (line,) = parse_pod_list(pod_list(pod_document(name="a\nb", uid=1))).complaints
     assert line.startswith("pod a\\x0ab: ")
