@@ -100,7 +100,7 @@ def _check_identity(kernel: MountKernel, action: AbortConnection) -> None:
             raise
         raise skip(Reason.VANISHED, f"mount {expect.mount_id} is gone") from exc
     finally:
-        kernel.enter(None)
+        kernel.leave()
     if not expect.is_met_by(mount) or not mount.is_fuse:
         raise skip(Reason.RACED, f"mount {mount.mount_id} of {mount.device} is there now")
 

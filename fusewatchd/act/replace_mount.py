@@ -110,7 +110,7 @@ def _carry_out(
                 case _:
                     assert_never(action)
         finally:
-            kernel.enter(None)
+            kernel.leave()
     except (Stop, OSError) as exc:
         return outcome_of(action, exc)
 

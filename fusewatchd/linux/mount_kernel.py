@@ -74,7 +74,14 @@ class MountKernel(Protocol):
         """Tell the time, clock_gettime(2) CLOCK_MONOTONIC."""
 
     def enter(self, namespace: NamespaceRef | None) -> None:
-        """Go to a mount namespace, or home to the host's with None; ESRCH when it is gone."""
+        """Go to a mount namespace, or home to the host's with None; ESRCH when it is gone.
+
+        Until ``leave`` the same one is held: its process is looked at once, and not again when
+        it is entered a second time.
+        """
+
+    def leave(self) -> None:
+        """Go home, and hold no namespace any longer."""
 
     def open_mount(self, path: str, *, may_ask: bool = True) -> int:
         """Open the root of the topmost mount at an absolute path without symlinks.

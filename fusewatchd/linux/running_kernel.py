@@ -47,6 +47,8 @@ class RealKernel:
         """
         self.way = way
         self._is_home = True
+        self._held: tuple[NamespaceRef, int] | None = None
+        """A namespace that was entered, and a descriptor of it."""
         self._staging = staging
         self._mounts_on_detached = mounts_on_detached
         self._home = Home()
@@ -75,12 +77,25 @@ class RealKernel:
                 self._home.go()
                 self._is_home = True
             return
-        with (
-            open_same_process(namespace.pid, namespace.start_time, self._proc) as process,
-            closing_fd(process.open_namespace("mnt", namespace.inode)) as fd,
-        ):
-            self._is_home = False
-            syscalls.setns(fd, syscalls.CLONE_NEWNS)
+        fd = self._hold(namespace)
+        self._is_home = False
+        syscalls.setns(fd, syscalls.CLONE_NEWNS)
+
+    def _hold(self, namespace: NamespaceRef) -> int:
+        if self._held is None or self._held[0] != namespace:
+            self._let_go()
+            with open_same_process(namespace.pid, namespace.start_time, self._proc) as process:
+                self._held = namespace, process.open_namespace("mnt", namespace.inode)
+        return self._held[1]
+
+    def _let_go(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            os.close(held[1])
+
+    def leave(self) -> None:
+        self._let_go()
+        self.enter(None)
 
     def open_mount(self, path: str, *, may_ask: bool = True) -> int:
         if not self._has_openat2:

@@ -46,6 +46,9 @@ class FakeKernel:
         self._note("enter", namespace.inode if namespace else "host")
         self.machine.go_to(namespace)
 
+    def leave(self) -> None:
+        self.enter(None)
+
     # -------------------------------------------------------------------------- looking
 
     def open_mount(self, path: str, *, may_ask: bool = True) -> int:

@@ -75,7 +75,7 @@ def test_another_process_with_the_same_pid_and_namespace_is_not_entered(node: De
     with living(lambda: syscalls.unshare(syscalls.CLONE_NEWNS)) as pid:
         old = described(pid)
         kernel.enter(old)
-        kernel.enter(None)
+        kernel.leave()
         namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     with closing_fd(namespace):
         with pytest.raises(ProcessLookupError):
