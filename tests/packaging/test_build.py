@@ -15,7 +15,7 @@ import pytest
 from fusewatchd import __version__
 from tests.packaging.conftest import TOP, Packages, build, copy_tree
 
-pytestmark = [pytest.mark.packaging, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.packaging, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def digests(directory: Path) -> dict[str, str]:

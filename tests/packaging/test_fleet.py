@@ -17,7 +17,7 @@ from tests.packaging.conftest import TOP, Packages
 from tests.packaging.node import DEADLINE, PACKAGES, UNIT, PackagedNode, packaged_node
 from tests.packaging.test_life import nothing_moved
 
-pytestmark = [pytest.mark.packaging, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.packaging, pytest.mark.slow, pytest.mark.timeout(600)]
 
 BINDS = 2
 

@@ -20,7 +20,7 @@ SOCKET = "fusewatchd.socket"
 BINDS = 4
 """Of two pods, on the host and in the container."""
 
-pytestmark = [pytest.mark.packaging, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.packaging, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="class")

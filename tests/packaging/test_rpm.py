@@ -20,7 +20,7 @@ BINDS = 2
 OF_THE_DISTRIBUTION = {"/etc/sysconfig", "/usr/share/licenses", "/usr/share/zsh/site-functions"}
 """Directories that belong to other packages of Fedora, and that Debian does not have."""
 
-pytestmark = [pytest.mark.packaging, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.packaging, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="class")

@@ -22,7 +22,7 @@ from tests.packaging.node import DEADLINE, UNIT, PackagedNode, packaged_node
 WORST_SCORE = 50
 """Of systemd-analyze security, times ten."""
 
-pytestmark = [pytest.mark.packaging, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.packaging, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="class")
@@ -119,6 +119,11 @@ class Sandbox:
     def test_every_process_has_the_rights_of_its_kind(self, node: PackagedNode) -> None:
         node.add("rights")
         node.wait_until_watching(2)
+        # Until it knows where the kubelet works, it may have to begin again there, with its rights.
+        ready = "http://127.0.0.1:9847/readyz"
+        node.machine.wait_for(
+            lambda: node.machine.run("curl", "-sf", ready, check=False).returncode == 0, 90.0
+        )
         group = f"/sys/fs/cgroup{node.show('ControlGroup')}"
         script = 'for pid in $(cat "$1/cgroup.procs"); do cat "/proc/$pid/status"; echo; done'
         texts = node.machine.output("sh", "-euc", script, "sh", group).split("\n\n")

@@ -15,7 +15,7 @@ import pytest
 from tests.packaging.conftest import Packages
 from tests.packaging.node import DEADLINE, UNIT, PackagedNode, packaged_node
 
-pytestmark = [pytest.mark.packaging, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.packaging, pytest.mark.slow, pytest.mark.timeout(600)]
 
 DRIVER = "s3.csi.aws.com"
 VOLUMES = {"one": "pvc-0b7e.s3-logs", "two": "pvc-11.a--b"}
