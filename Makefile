@@ -26,17 +26,17 @@ help:
 	  printf '  make %-14s %s\n' "$$name" "$$words"; done
 
 unit: $(VENV)/.unit  ## pure tests: no root, no Debian packages, seconds
-	$(VENV)/bin/python -m pytest -q -n $(JOBS) -m "not slow and not kernel and not root" tests/unit tests/fuzz
+	$(VENV)/bin/python -m pytest -q -n $(JOBS) --dist worksteal -m "not slow and not kernel and not root" tests/unit tests/fuzz
 
 demo: $(VENV)/.run  ## show a recovery on this machine
 	$(VENV)/bin/fusewatchd demo
 
 test: check  ## check, and the quick tests, as root with real mounts; under a minute
-	$(VENV)/bin/python -m pytest -n $(JOBS) -m "not slow"
+	$(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal -m "not slow"
 
 test-slow: $(VENV)/.dev  ## every way of replacing mounts, storms, the demo; minutes
 	@$(call install,$(SLOW_TEST_PACKAGES))
-	$(VENV)/bin/python -m pytest -n $(JOBS) -m "slow and not packaging"
+	$(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal -m "slow and not packaging"
 
 test-kernels:  ## tests of real mounts on Linux 5.10, 6.1 and 6.12, each in QEMU
 	$(PYTHON) tests/kernels/run.py

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fusewatchd.errors import error_name
-from fusewatchd.linux.mount_kernel import MountKernel, refuse
+from fusewatchd.linux.mount_kernel import MountKernel, fail
 from fusewatchd.model.actions import ReplaceMount
 from fusewatchd.model.verdicts import Reason
 
@@ -31,7 +31,7 @@ def opened_target(kernel: MountKernel, action: ReplaceMount, *, may_ask: bool) -
         if exc.errno not in _OF_DEAD:
             raise
         detail = f"{_what_it_stands_on(kernel, action)} answers {error_name(exc.errno)}"
-        raise refuse(Reason.PATH_DEAD, detail) from exc
+        raise fail(Reason.PATH_DEAD, detail) from exc
     try:
         yield fd
     finally:
