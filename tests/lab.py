@@ -220,7 +220,10 @@ def real_kernel(way: Way) -> RealKernel:
     """Return the mount calls of the running kernel; skips the test where it has no such way."""
     require_way(way)
     detached = way is Way.BENEATH and Feature.MOUNTS_ON_DETACHED not in lacking()
-    return RealKernel(way, Staging(), mounts_on_detached=detached)
+    staging = Staging()
+    if not detached:
+        staging.prepare()
+    return RealKernel(way, staging, mounts_on_detached=detached)
 
 
 def pod_with_container(node: DemoNode, source: Source, name: str) -> tuple[DemoPod, Container]:
