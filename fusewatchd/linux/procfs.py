@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TypeVar
 
 from fusewatchd.linux.syscalls import closing_fd
@@ -180,8 +180,13 @@ def process_start_time(pid: int, proc: str = PROC) -> int | None:
 
 
 def is_running(pid: int, proc: str = PROC) -> bool:
-    """Return True when the process runs or is ready to run; False when it sleeps or is gone."""
-    return _unless_gone(pid, lambda process: process.stat()[1] == "R", proc) or False
+    """Return True when the process runs or is ready to run.
+
+    False when it sleeps, when it is gone, or when there is no descriptor left to look with.
+    """
+    with suppress(OSError):
+        return _unless_gone(pid, lambda process: process.stat()[1] == "R", proc) or False
+    return False
 
 
 def ns_inode(pid: int, kind: str) -> int | None:

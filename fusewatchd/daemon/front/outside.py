@@ -195,6 +195,12 @@ class Outside:
                 return Parcel(Serve(0, shows, "", "", 0))
             path, files = self._settings.web.config_file, handover.descriptors
             config, version = handover.document, handover.version
-        listeners = [os.dup(listener.fileno()) for listener in self._access.listeners]
+        listeners: list[int] = []
+        try:
+            for listener in self._access.listeners:
+                listeners.append(os.dup(listener.fileno()))
+        except OSError:
+            Parcel(Serve(0, shows, "", "", 0), (*listeners, *files)).close()
+            raise
         serve = Serve(len(listeners), shows, path, config, version)
         return Parcel(serve, (*listeners, *files))

@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,16 +110,17 @@ class Session:
     def __init__(
         self, worker: Worker, greeting: Sequence[Parcel], respond: Respond, wake: Callable[[], None]
     ) -> None:
-        """Begin to listen to a front that was just started; ``wake`` is called from the thread."""
+        """Begin to listen to a front that was just started; ``wake`` is called from the thread.
+
+        Raises:
+            OSError: there are too many open files.
+            RuntimeError: no thread is to be had.
+        """
         self._worker = worker
-        sock = socket.socket(fileno=os.dup(worker.channel.fileno()))
-        sock.settimeout(PART_SECONDS)
-        self._link = Link(sock)
         self._respond = respond
         self._wake_loop = wake
         self._unsent: deque[Parcel] = deque(greeting)
         self._told: deque[Told] = deque()
-        self._news = os.eventfd(1, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._budget = Bucket()
         self._closing = threading.Event()
         self._lock = threading.Lock()
@@ -132,8 +133,16 @@ class Session:
         """How many it has not answered."""
         self.problem = ""
         """Why it is over; empty while it is not."""
-        self._thread = guarded_thread("front", self._run, recover=self._fail)
-        self._thread.start()
+        with ExitStack() as opened:
+            self._news = os.eventfd(1, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            opened.callback(os.close, self._news)
+            sock = socket.socket(fileno=os.dup(worker.channel.fileno()))
+            opened.callback(sock.close)
+            sock.settimeout(PART_SECONDS)
+            self._link = Link(sock)
+            self._thread = guarded_thread("front", self._run, recover=self._fail)
+            self._thread.start()
+            opened.pop_all()
 
     def send(self, parcel: Parcel) -> None:
         """Have a message sent; returns at once."""
@@ -370,7 +379,16 @@ class Front:
         except WorkerError as exc:
             self._rest(str(exc), now)
             return
-        self._session = Session(worker, self._greeting(), self._respond, self._wake)
+        greeting: list[Parcel] = []
+        try:
+            greeting += self._greeting()
+            self._session = Session(worker, greeting, self._respond, self._wake)
+        except (OSError, RuntimeError) as exc:
+            # No descriptor or no thread is to be had: later there may be.
+            for parcel in greeting:
+                parcel.close()
+            worker.kill()
+            self._rest(str(exc), now)
 
     def _bury(self, session: Session, now: float) -> None:
         self._session = None
