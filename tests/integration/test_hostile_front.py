@@ -14,7 +14,8 @@ from contextlib import contextmanager
 import pytest
 
 from fusewatchd.daemon.front import process
-from fusewatchd.daemon.front.process import TOLD, Front, Parcel, Told
+from fusewatchd.daemon.front.parcel import Parcel
+from fusewatchd.daemon.front.process import TOLD, Front, Told
 from fusewatchd.demo.node.world import PrivateWorld
 from fusewatchd.front.link import MAX_BYTES, Link
 from fusewatchd.front.messages import (

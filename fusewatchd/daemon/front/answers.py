@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fusewatchd.daemon.front.handover import EndpointFiles, Handover, WebFiles
-from fusewatchd.daemon.front.process import Parcel
+from fusewatchd.daemon.front.parcel import Parcel
 from fusewatchd.errors import FusewatchError, assert_never
 from fusewatchd.front.messages import Answer, Ask, Topic
 from fusewatchd.report.metrics.exposition import OPENMETRICS_TYPE, Page

@@ -12,7 +12,8 @@ from fusewatchd.config.settings import Settings
 from fusewatchd.daemon.cluster import Cluster
 from fusewatchd.daemon.front.answers import Answers
 from fusewatchd.daemon.front.handover import WebFiles
-from fusewatchd.daemon.front.process import Front, Parcel, Told
+from fusewatchd.daemon.front.parcel import Parcel
+from fusewatchd.daemon.front.process import Front, Told
 from fusewatchd.daemon.wiring import Node
 from fusewatchd.errors import ConfigError, FusewatchError
 from fusewatchd.front.messages import Serve, Serving, Stop, ThreadFailed, WebComplaint

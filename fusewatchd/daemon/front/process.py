@@ -17,6 +17,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from fusewatchd.daemon.front.parcel import Parcel
 from fusewatchd.errors import ParseError, WorkerError
 from fusewatchd.front.link import Link, parse
 from fusewatchd.front.messages import (
@@ -64,19 +65,6 @@ MAX_WAITING = 4096
 TOLD = Rate(per_second=20.0, burst=200.0)
 """What wakes the loop; a front that tells more is listened to later."""
 GAP = "front"
-
-
-@dataclass(frozen=True, slots=True)
-class Parcel:
-    """A message and the descriptors that go with it, which are closed with it."""
-
-    message: ToFront
-    descriptors: Sequence[int] = ()
-
-    def close(self) -> None:
-        """Close the descriptors."""
-        for fd in self.descriptors:
-            os.close(fd)
 
 
 Tells = Serving | PodsTold | EventsTold | EventsKept | ConditionTold | ThreadFailed | WebComplaint
