@@ -297,7 +297,7 @@ class Stage:
 
     def close(self) -> None:
         """Take everything away."""
-        self.kernel.enter(None)
+        self.kernel.leave()
         for container in self.containers:
             self.end_container(container)
         while left := self.mounts().below(self.base):

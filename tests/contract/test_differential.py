@@ -74,7 +74,7 @@ class Side:
     def close(self) -> None:
         second = self.namespaces[1]
         assert second is not None
-        self.kernel.enter(None)
+        self.kernel.leave()
         self.world.end_namespace(second)
         while self.world.table().at(self.base):
             self.world.detach(self.base)
@@ -166,7 +166,7 @@ class Detach:
             finally:
                 side.kernel.close(fd)
         finally:
-            side.kernel.enter(None)
+            side.kernel.leave()
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ class Attach:
         finally:
             for fd in held:
                 kernel.close(fd)
-            kernel.enter(None)
+            kernel.leave()
 
 
 def _attach(source: str, target: str, *, beneath: bool) -> Attach:

@@ -133,7 +133,7 @@ def every_call(
         outcomes: list[Outcome] = []
         with suppress(Killed):
             outcomes = stage.daemon.act(kernel)
-        stage.kernel.enter(None)
+        stage.kernel.leave()
         try:
             assert world.descriptor_count() == descriptors, "a descriptor is left open"
             watch.check()

@@ -171,7 +171,7 @@ def test_a_layer_of_which_nobody_could_tell_is_known(kind: str, way: Way, dies: 
             try:
                 stage.daemon.act(kernel)
             except Killed:
-                stage.kernel.enter(None)
+                stage.kernel.leave()
             if kernel.was_hit in ("attach", "attach_beneath"):
                 break
             stage.close()

@@ -482,7 +482,7 @@ def test_an_attempt_that_was_cut_leaves_no_layer_when_something_arrived(
             stage.daemon.look()
             with suppress(Killed):
                 stage.daemon.act(KilledAfterAttach(stage.kernel))
-            stage.kernel.enter(None)
+            stage.kernel.leave()
             mounted_inside(stage, volume)
             stage.daemon.settle()
             stage.check_recovered()
