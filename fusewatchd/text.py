@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 LIMIT = 256
 """Characters after which foreign text is cut, counted after escaping."""
 
@@ -33,6 +35,12 @@ def _escape(character: str) -> str:
     if code < 0x80:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def first_few(words: Sequence[str], most: int) -> str:
+    """Return the first words, and how many more there are: ``a, b, 3 more``."""
+    more = [f"{len(words) - most} more"] if len(words) > most else []
+    return ", ".join([*words[:most], *more])
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:

@@ -55,7 +55,7 @@ def find_container_binds(
     foreign: list[tuple[MountNamespace, Mount]] = []
     unproven: list[tuple[MountNamespace, Mount]] = []
     for namespace in snapshot.namespaces:
-        for mount, depth in _tops(namespace, snapshot.tables.of(namespace)):
+        for mount, depth in _tops(snapshot.tables.of(namespace)):
             may_be_ours = index.may_be_ours(namespace, mount)
             origin = index.origin_of(namespace, mount) if may_be_ours else None
             if origin is not None:
@@ -70,12 +70,11 @@ def find_container_binds(
     return ContainerLook(binds, tuple(foreign), tuple(unproven), refused)
 
 
-def _tops(namespace: MountNamespace, table: MountTable) -> Iterable[tuple[Mount, int]]:
+def _tops(table: MountTable) -> Iterable[tuple[Mount, int]]:
     """Yield the topmost FUSE mount that each path leads to with the number of layers there."""
     stacks: dict[str, list[Mount]] = {}
-    for mount in namespace.mounts:
-        if mount.is_fuse:
-            stacks.setdefault(mount.mount_point, []).append(mount)
+    for mount in table.fuse_mounts():
+        stacks.setdefault(mount.mount_point, []).append(mount)
     for point, stack in stacks.items():
         if len(stack) > 1:
             # Behind a layer of the volume above, what was mounted inside the old one may still

@@ -11,7 +11,7 @@ the node anyway, and show copies of all of its mounts: they have the bounds of t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from fusewatchd.model.mounts import MountNamespace
@@ -129,18 +129,8 @@ OF_POD = Limits(
     servers=64,
     stuck_workers=2,
 )
-OF_FOREIGN = Limits(
-    walk_seconds=0.5,
-    table_bytes=1 << 20,
-    table_lines=5_000,
-    table_mounts=256,
-    told_bytes=512 << 10,
-    namespaces_of_container=64,
-    namespaces=64,
-    descriptors=4_096,
-    questions=64,
-    servers=256,
-    stuck_workers=2,
+OF_FOREIGN = replace(
+    OF_POD, table_bytes=1 << 20, namespaces_of_container=64, namespaces=64, servers=256
 )
 OF_AGENT = Limits(
     walk_seconds=float("inf"),

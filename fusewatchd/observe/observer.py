@@ -233,6 +233,7 @@ class Observer:
         self.connections.count_requests(waiting, now)
         connections = self.connections.view(now, waiting)
         self._note_held(connections, now)
+        late = self._late_owners(now)
         return Snapshot(
             taken_at=now,
             table=table,
@@ -251,11 +252,11 @@ class Observer:
             mount_max=read_mount_max(),
             ends=self.ends.view(connections),
             holdings=self._holdings.view(),
-            gaps=self._gaps(connections.values(), now),
+            gaps=self._gaps(connections.values(), late, now),
             degraded=self.degraded.all,
             anonymous_servers=self.namespaces.anonymous_servers,
             tables=self.namespaces.tables,
-            refused_owners=self._refused_owners(now),
+            refused_owners=self._refused_owners(late),
         )
 
     def _settle(self) -> tuple[MountNamespace, ...]:
@@ -274,7 +275,9 @@ class Observer:
             self.namespaces.expect_containers(now)
         self._held = held
 
-    def _gaps(self, connections: Collection[Connection], now: float) -> tuple[Gap, ...]:
+    def _gaps(
+        self, connections: Collection[Connection], late: Mapping[Owner, int], now: float
+    ) -> tuple[Gap, ...]:
         no_pods = self.pods.gap(now)
         gaps = [*self.namespaces.gaps, *([no_pods] if no_pods is not None else [])]
         if self.front_gap is not None:
@@ -288,7 +291,7 @@ class Observer:
             gaps.append(Gap("other_pods", f"pods' FUSE mounts are below another directory, {text}"))
         if self._of_no_pod:
             gaps.append(Gap("containers", _without_pod(self._of_no_pod)))
-        if AGENT in self._late_owners(now):
+        if AGENT in late:
             gaps.append(Gap("probes", "hung file systems hold every probe that others may use"))
         is_blind = any(c.is_overdue and c.waiting is None for c in connections)
         if is_blind and not fusectl.is_available():
@@ -301,12 +304,12 @@ class Observer:
         sweep = max(LEAST_SWEEP_SECONDS, min(timing.interval, timing.hung_after))
         return self._probes.late_owners(now - sweep)
 
-    def _refused_owners(self, now: float) -> tuple[RefusedOwner, ...]:
+    def _refused_owners(self, late: Mapping[Owner, int]) -> tuple[RefusedOwner, ...]:
         refused = Collected()
         of_places = self._places.refused_owners if self._places is not None else ()
         for one in (*self.namespaces.refused_owners, *of_places):
             refused.add(one)
-        for owner, count in self._late_owners(now).items():
+        for owner, count in late.items():
             if owner != AGENT:
                 limit = limits_of(owner).stuck_workers
                 example = "connections that do not answer hold its probes"

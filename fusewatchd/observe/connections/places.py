@@ -112,8 +112,8 @@ class Places:
 
     def _add_inside(self, namespace: MountNamespace) -> None:
         owner = owner_of(namespace)
-        for mount in namespace.mounts:
-            if not mount.is_fuse or mount.fs_type in self._asked.ignored:
+        for mount in self._tables.of(namespace).fuse_mounts():
+            if mount.fs_type in self._asked.ignored:
                 continue
             known = self._mounts.get(mount.device)
             if known is None:

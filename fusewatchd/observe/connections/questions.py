@@ -95,13 +95,7 @@ def credentials_of(mount: Mount) -> tuple[int | None, int | None]:
 
 def is_roots(mount: Mount) -> bool:
     """True for what root mounted; fusermount3 of a user adds his ``user_id``, whatever he wants."""
-    return _user_id(mount.super_options) in ("", "0")
-
-
-@lru_cache(maxsize=256)
-def _user_id(super_options: str) -> str:
-    options = dict(option.partition("=")[::2] for option in super_options.split(","))
-    return options.get("user_id", "")
+    return mount.user_id == 0
 
 
 @lru_cache(maxsize=256)

@@ -10,7 +10,7 @@ from fusewatchd.model.kubelet import NOT_FOUND, PLUGINS, PODS, STAGING, KubeletD
 from fusewatchd.model.mount_table import MountTable, below
 from fusewatchd.model.mounts import Mount
 from fusewatchd.parse.kubelet_paths import kubelet_root_of
-from fusewatchd.text import counted
+from fusewatchd.text import counted, first_few
 
 AUTO = "auto"
 DEFAULT_PLACE = "/var/lib/kubelet"
@@ -89,9 +89,5 @@ def pods_elsewhere(table: MountTable, directory: KubeletDirectory) -> str:
             root = kubelet_root_of(point)
             if root and not table.at(directory.pods + point[len(f"{root}/{PODS}") :]):
                 found[root] += 1
-    shown = [
-        f"{root} ({counted(count, 'FUSE mount')})"
-        for root, count in sorted(found.items())[:MAX_TOLD]
-    ]
-    more = [f"{len(found) - MAX_TOLD} more"] if len(found) > MAX_TOLD else []
-    return ", ".join(shown + more)
+    words = [f"{root} ({counted(count, 'FUSE mount')})" for root, count in sorted(found.items())]
+    return first_few(words, MAX_TOLD)

@@ -20,6 +20,7 @@ from fusewatchd.linux.procfs import open_process
 from fusewatchd.model.mount_table import MountTable, below, parse_mount_table
 from fusewatchd.observe.kubelet.directory import AUTO, find_kubelet_directory
 from fusewatchd.observe.kubelet.processes import HostProcesses, Kubelet
+from fusewatchd.text import first_few
 
 MAX_NAMED = 3
 FIRST_PID = 1
@@ -105,8 +106,7 @@ def _table_of(pid: int) -> MountTable:
 
 def _named(found: Mapping[int, int]) -> str:
     words = [f"{inode} of process {pid}" for inode, pid in sorted(found.items())]
-    more = [f"{len(words) - MAX_NAMED} more"] if len(words) > MAX_NAMED else []
-    return ", ".join([*words[:MAX_NAMED], *more])
+    return first_few(words, MAX_NAMED)
 
 
 def is_hidden_from_first(configured: str) -> bool:
