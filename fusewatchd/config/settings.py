@@ -258,6 +258,21 @@ class HeldSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class HoldSettings:
+    """Whose callers in pods wait while a server is away."""
+
+    drivers: tuple[str, ...] = checked((), globs)
+    grace_seconds: float = checked(10.0, positive)
+
+
+@dataclass(frozen=True, slots=True)
+class KeeperSettings:
+    """What the keeper does for connections whose server ended."""
+
+    hold: HoldSettings = field(default_factory=HoldSettings)
+
+
+@dataclass(frozen=True, slots=True)
 class WebSettings:
     """The metrics server."""
 
@@ -305,6 +320,7 @@ class Settings:
     probe: ProbeSettings = field(default_factory=ProbeSettings)
     hung: HungSettings = field(default_factory=HungSettings)
     held: HeldSettings = field(default_factory=HeldSettings)
+    keeper: KeeperSettings = field(default_factory=KeeperSettings)
     look_seconds: float = checked(15.0, positive)
     web: WebSettings = field(default_factory=WebSettings)
     state_dir: str = at_start("/var/lib/fusewatchd", path)

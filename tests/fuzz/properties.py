@@ -22,6 +22,7 @@ from fusewatchd.config.file import load_settings, parse_value
 from fusewatchd.config.settings import Settings, override, settings_from
 from fusewatchd.errors import ConfigError, ParseError
 from fusewatchd.json_values import decode, encode
+from fusewatchd.keeper.protocol import MAX_PACKET, answer_of, packet_of, request_of
 from fusewatchd.model.actions import DetachOwnLayer, Propagation, ReplaceMount
 from fusewatchd.model.findings import SourceAnswer, SourcePath
 from fusewatchd.model.ledger import ContainerFacts, Fact, Ledger
@@ -40,6 +41,7 @@ from fusewatchd.status.values import Clocks
 from fusewatchd.text import printable
 from tests.fuzz.mutation import ANY_TEXT, JSON, damaged, mutated, texts_in
 from tests.unit.cycles import bind, cycle, finding
+from tests.unit.keeper.test_protocol import ANSWERS, REQUESTS
 from tests.unit.model.test_mount_table import render
 
 DATA = Path(__file__).parents[1] / "data"
@@ -385,6 +387,23 @@ def a_status_document_can_be_shown_and_names_the_very_path(
     json.dumps(made).encode("ascii")
     assert unprintable(made["binds"][0]["mount_point"]) == f"/{path}"
     assert unprintable(made["binds"][0]["source"]["path"]) == f"/{path}"
+
+
+# ------------------------------------------------------------------------ the keeper
+
+SAID = [packet_of(message) for message in (*REQUESTS, *ANSWERS)]
+
+
+@holds_for(
+    damaged(SAID)
+    | st.sampled_from(SAID).map(json.loads).flatmap(mutated).map(lambda v: json.dumps(v).encode())
+)
+def a_packet_is_a_message_that_can_be_sent_again_or_refused(packet: bytes) -> None:
+    for read in (request_of, answer_of):
+        with suppress(ParseError):
+            message = read(packet)
+            if len(packet) < MAX_PACKET // 8:
+                assert read(packet_of(message)) == message
 
 
 # ----------------------------------------------------------------- what costs too much

@@ -47,9 +47,10 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "state": "log threads model parse diagnose",
         "kube": "log threads model parse config report state",
         "serve": "log threads model config report status state",
+        "keeper": "linux",
         "front": "threads model parse config report kube serve workers",
         "daemon": "log threads model parse config drivers linux workers diagnose plan observe act reconcile"
-        " report status state kube serve front",
+        " report status state kube serve front keeper",
         "doctor": "model parse config linux diagnose plan observe status kube serve daemon",
         "demo": "errors linux serve.status_socket",
     }.items()
@@ -66,6 +67,7 @@ PURE = (
     "observe/servers/exit_record", "observe/servers/socket_owners", "observe/kubelet/pod_cache",
     "observe/connections/view", "observe/namespaces/container_owners", "act/work_queue",
     "doctor/*_checks", "doctor/findings", "state/document", "daemon/wake_ups", "status/values",
+    "keeper/protocol",
 )  # fmt: skip
 IMPURE_ALL_THE_SAME = {"config/file", "config/credential_files"}
 IMPURE = {
