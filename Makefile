@@ -19,7 +19,7 @@ JOBS ?= $(shell expr 2 \* $$(nproc 2>/dev/null || echo 1))
 install = if [ "$(SUDO_APT)" = yes ] && command -v apt-get >/dev/null && ! dpkg -s $(1) >/dev/null 2>&1; \
   then apt-get update -qq && apt-get install -y -qq --no-install-recommends $(1); fi
 
-.PHONY: help unit demo test test-slow test-kernels test-packages model deb rpm release check bench attack plots soak packages clean
+.PHONY: help reference unit demo test test-slow test-kernels test-packages model deb rpm release check bench attack plots soak packages clean
 
 help:
 	@sed -n 's/^\([a-z -]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name words; do \
@@ -65,8 +65,11 @@ check: $(VENV)/.dev  ## ruff, mypy --strict
 	$(VENV)/bin/mypy fusewatchd
 
 # Printed beside the last results, which are kept in tests/bench/results; QUICK=--quick: minutes.
-bench: $(VENV)/.dev  ## numbers for the README, beside the last ones; QUICK=--quick: minutes
+bench: $(VENV)/.dev  ## numbers for tests/bench/README.md, beside the last ones; QUICK=--quick: minutes
 	$(VENV)/bin/python -m tests.bench $(QUICK)
+
+reference: $(VENV)/.run  ## write the generated tables of the README files
+	$(VENV)/bin/python packaging/reference.py
 
 attack: $(VENV)/.dev  ## recoveries while a stranger multiplies all he can; QUICK=--quick: in small
 	$(VENV)/bin/python -m tests.bench attack $(QUICK)

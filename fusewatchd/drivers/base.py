@@ -6,6 +6,7 @@ A driver reads a snapshot and answers; it opens nothing and remembers nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Protocol
 
 from fusewatchd.model.findings import SourceAnswer, SourcePath
@@ -15,10 +16,25 @@ from fusewatchd.model.snapshot import Snapshot
 from fusewatchd.parse.kubelet_paths import publish_directory
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a driver knows, as a row of the table in ``README.md`` beside this file; Markdown."""
+
+    volumes: str
+    recognised: str
+    """By which property of the volume."""
+    source: str
+    """Where its server mounts."""
+
+
 class Driver(Protocol):
     """Knows the layout of one family of FUSE volumes."""
 
     name: str
+
+    @property
+    def layouts(self) -> tuple[Layout, ...]:
+        """Return what it knows, for the table of drivers."""
 
     def locate(self, bind: BindPath, mount: Mount, snapshot: Snapshot) -> SourceAnswer | None:
         """Say where the source of this bind is mounted; None: not a volume of this driver."""

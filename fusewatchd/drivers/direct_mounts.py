@@ -18,7 +18,7 @@ them (``sources``).
 
 from __future__ import annotations
 
-from fusewatchd.drivers.base import volume_data
+from fusewatchd.drivers.base import Layout, volume_data
 from fusewatchd.model.findings import SourceAnswer
 from fusewatchd.model.mounts import Mount
 from fusewatchd.model.pods import BindKind, BindPath, VolumeData
@@ -32,6 +32,13 @@ class DirectMounts:
     """Drivers without a source, as long as lineage knows of none that is older than the bind."""
 
     name = "direct"
+    layouts = (
+        Layout(
+            "gcsfuse sidecars, mount-s3 before v2, inline blobfuse volumes",
+            "their CSI drivers",
+            "none (`direct_mount`), unless one was seen: gcsfuse with a shared mount, mount-s3 v2",
+        ),
+    )
 
     def locate(self, bind: BindPath, mount: Mount, snapshot: Snapshot) -> SourceAnswer | None:
         """Name the driver."""
@@ -43,6 +50,13 @@ class EmptyDirs:
     """FUSE file systems that a pod mounts for itself."""
 
     name = "emptydir"
+    layouts = (
+        Layout(
+            "FUSE inside an emptyDir",
+            "its path",
+            "none (`direct_mount`); detached with its pod if `cleanup.detach_orphans` is on",
+        ),
+    )
 
     def locate(self, bind: BindPath, mount: Mount, snapshot: Snapshot) -> SourceAnswer | None:
         """Say that the pod's own containers have to mount it again."""

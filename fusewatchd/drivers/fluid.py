@@ -18,7 +18,7 @@ not: the one dataset that is there may be another team's.
 from __future__ import annotations
 
 from fusewatchd.config.settings import DriverSettings
-from fusewatchd.drivers.base import Driver, namespace_of, volume_data
+from fusewatchd.drivers.base import Driver, Layout, namespace_of, volume_data
 from fusewatchd.model.findings import SourceAnswer, SourcePath
 from fusewatchd.model.mounts import Mount
 from fusewatchd.model.pods import BindPath
@@ -38,6 +38,13 @@ class Fluid:
     """The Fluid driver, for all its runtime types."""
 
     name = "fluid"
+    layouts = (
+        Layout(
+            "Fluid: Alluxio, Jindo, JuiceFS, GooseFS, EFC, Thin, Vineyard, Cache",
+            "CSI driver `fuse.csi.fluid.io`",
+            "`<MOUNT_ROOT>/<runtime>/<namespace>/<dataset>/…-fuse` (`drivers.fluid.mount_root`)",
+        ),
+    )
 
     def __init__(self, mount_root: str) -> None:
         """Take the real path of Fluid's ``MOUNT_ROOT``, by default ``/runtime-mnt``."""

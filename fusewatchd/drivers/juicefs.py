@@ -22,7 +22,7 @@ import re
 from collections.abc import Mapping
 
 from fusewatchd.config.settings import DriverSettings
-from fusewatchd.drivers.base import Driver, is_one_name, sources_at, volume_data
+from fusewatchd.drivers.base import Driver, Layout, is_one_name, sources_at, volume_data
 from fusewatchd.model.findings import SourceAnswer
 from fusewatchd.model.mounts import Mount
 from fusewatchd.model.pods import BindPath, VolumeData
@@ -45,6 +45,14 @@ class JuiceFS:
     """The JuiceFS CSI driver, with mount pods or with processes."""
 
     name = "juicefs"
+    layouts = (
+        Layout(
+            "JuiceFS CSI, mount pods and processes",
+            "CSI driver `csi.juicefs.com`",
+            "`/var/lib/juicefs/volume/<handle>-xxxxxx` (`drivers.juicefs.mount_root`),"
+            " `/var/lib/jfs/<handle>`",
+        ),
+    )
 
     def __init__(self, mount_root: str) -> None:
         """Take the real path of what mount pods have at ``/jfs``."""

@@ -8,7 +8,7 @@ kind of server), bound to the pod by ``pkg/oss/nodeserver.go``.
 from __future__ import annotations
 
 from fusewatchd.config.settings import DriverSettings
-from fusewatchd.drivers.base import Driver, sources_at, volume_data
+from fusewatchd.drivers.base import Driver, Layout, sources_at, volume_data
 from fusewatchd.model.findings import SourceAnswer
 from fusewatchd.model.mounts import Mount
 from fusewatchd.model.pods import BindPath
@@ -27,6 +27,13 @@ class Ossfs:
     """The OSS driver of Alibaba Cloud."""
 
     name = "ossfs"
+    layouts = (
+        Layout(
+            "ossfs and ossfs2 of Alibaba Cloud",
+            "CSI driver `ossplugin.csi.alibabacloud.com`",
+            "`/run/fuse.ossfs/<SHA-256 of the handle>/globalmount`",
+        ),
+    )
 
     def locate(self, bind: BindPath, mount: Mount, snapshot: Snapshot) -> SourceAnswer | None:
         """Look at the one place that belongs to this volume handle."""

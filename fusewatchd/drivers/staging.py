@@ -17,7 +17,7 @@ Known to do so, so that a source that is not mounted is told as missing:
 
 from __future__ import annotations
 
-from fusewatchd.drivers.base import is_one_name, sources_at, volume_data
+from fusewatchd.drivers.base import Layout, is_one_name, sources_at, volume_data
 from fusewatchd.drivers.host_service import service_of
 from fusewatchd.model.findings import SourceAnswer
 from fusewatchd.model.mounts import Mount
@@ -43,6 +43,14 @@ class Staging:
     """Every CSI driver that stages; ``vol_data.json`` says which volume it is."""
 
     name = "csi-staging"
+    layouts = (
+        Layout(
+            "SeaweedFS, CubeFS, ceph-fuse, blobfuse, geesefs, and every driver that stages",
+            "the kubelet's `vol_data.json`",
+            "`<kubelet>/plugins/kubernetes.io/csi/<driver>/<SHA-256 of the handle>/globalmount`;"
+            " before Kubernetes 1.24 `…/csi/pv/<volume>/globalmount`",
+        ),
+    )
 
     def locate(self, bind: BindPath, mount: Mount, snapshot: Snapshot) -> SourceAnswer | None:
         """Look at the two places where a kubelet has this volume staged."""

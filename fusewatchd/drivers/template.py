@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from fusewatchd.config.settings import TemplateSettings
 from fusewatchd.config.source_template import ROOT_FIELD, fields_of, fill
-from fusewatchd.drivers.base import is_one_name, namespace_of, volume_data
+from fusewatchd.drivers.base import Layout, is_one_name, namespace_of, volume_data
 from fusewatchd.model.findings import SourceAnswer, SourcePath
 from fusewatchd.model.mounts import Mount
 from fusewatchd.model.pods import BindKind, BindPath
@@ -18,6 +18,10 @@ from fusewatchd.model.verdicts import Reason
 
 class Template:
     """One entry of ``drivers.templates``."""
+
+    layouts = (
+        Layout("yours", "its CSI or FlexVolume driver", "the path that you configure, with fields"),
+    )
 
     def __init__(self, settings: TemplateSettings) -> None:
         """Take an entry that was checked."""

@@ -54,7 +54,7 @@ VERDICTS: Mapping[Verdict, Advice] = {
         "Nothing: whoever unmounted it may be about to end the pod.",
     ),
     Verdict.ORPHANED: Advice(
-        "The kubelet has no such pod any more, so nobody uses it.",
+        "The kubelet has deleted its pod, so no process uses it.",
         "See in the kubelet's log why it does not unmount it; with cleanup.detach_orphans: true"
         " dead mounts of such pods are taken away after a grace.",
         "It is never replaced.",

@@ -45,14 +45,14 @@ class BindMetrics:
         self._drivers = drivers
         self._mounts = series.counts(
             "fusewatchd_mounts",
-            "Binds of FUSE volumes in pods, by what they show.",
+            "Mounts of FUSE volumes in pods, by verdict.",
             "driver",
             "kind",
             "verdict",
         )
         self._waiting = series.counts(
             "fusewatchd_waiting_mounts",
-            "Binds that are unwell and are left as they are now, by the reason.",
+            "Broken mounts that are not being recovered, by reason.",
             "reason",
         )
 
@@ -94,7 +94,7 @@ class RecoveryMetrics:
         self._refused = NewsMemory()
         self._recoveries = series.counter(
             "fusewatchd_recoveries_total",
-            "Attempts to replace the mount of one bind, and new refusals to try.",
+            "Attempts to replace a mount, and new refusals to try.",
             "driver",
             "kind",
             "outcome",
@@ -102,7 +102,7 @@ class RecoveryMetrics:
         )
         self._aborts = series.counter(
             "fusewatchd_aborts_total",
-            "Hung FUSE connections that were aborted, or were to be and were not.",
+            "Attempts to abort a hung FUSE connection.",
             "outcome",
             "reason",
         )
@@ -110,21 +110,21 @@ class RecoveryMetrics:
             self._aborts.labels(status.value, reason.value)
         self._recovery = series.histogram(
             "fusewatchd_recovery_duration_seconds",
-            "From the new source, or the end of the old server if that is later, to the last bind.",
+            "From the new source (or the exit of the old server, if later) to the last mount.",
             "driver",
         )
         self._outage = series.histogram(
             "fusewatchd_outage_duration_seconds",
-            "From the end of the FUSE server to its last bind being verified.",
+            "From the exit of the FUSE server to the last verified mount.",
             "driver",
         )
         self._detection = series.histogram(
             "fusewatchd_detection_duration_seconds",
-            "From the end of the FUSE server to the proof that its connection is gone.",
+            "From the exit of the FUSE server to the proof that its connection is gone.",
         )
         self._ends = series.counter(
             "fusewatchd_server_ends_total",
-            "Outages that began, by whether the kernel killed the server for lack of memory.",
+            "Outages that began, by whether the server's end was an OOM kill.",
             "oom",
         )
         for oom in OomKill:

@@ -16,15 +16,15 @@ class DeadMountMetrics:
         """Make the series."""
         self._layers = series.gauge(
             "fusewatchd_dead_layers",
-            "Dead mounts below binds that work, which are taken away when those are dead too.",
+            "Dead mounts below working ones; they are removed once those are dead as well.",
         )
         self._holders = series.gauge(
             "fusewatchd_dead_mount_holders",
-            "Processes that still hold files of dead mounts which have been replaced.",
+            "Processes that still have files open on dead mounts that were replaced.",
         )
         self._orphans = series.counter(
             "fusewatchd_orphan_detaches_total",
-            "Attempts to detach a dead layer that a pod which is over left behind.",
+            "Attempts to detach a dead mount of a deleted pod.",
             "outcome",
         )
         for status in OutcomeStatus:
@@ -32,7 +32,7 @@ class DeadMountMetrics:
                 self._orphans.labels(status.value)
         self._sources = series.gauge(
             "fusewatchd_dead_sources",
-            "Source mounts that are dead themselves, for longer than a restart takes.",
+            "Dead source mounts, after dead_sources.grace_seconds.",
         )
         self._source_detaches = series.counter(
             "fusewatchd_source_detaches_total",
@@ -43,7 +43,7 @@ class DeadMountMetrics:
             self._source_detaches.labels(status.value)
         self._commands = series.counter(
             "fusewatchd_on_stale_actions_total",
-            "Commands that were to start a server again (drivers.on_stale), by their end.",
+            "Attempts to restart a server (drivers.on_stale).",
             "kind",
             "outcome",
         )

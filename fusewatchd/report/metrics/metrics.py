@@ -55,7 +55,7 @@ class Metrics:
         self._binds = BindMetrics(series, drivers)
         build = series.gauge(
             "fusewatchd_build_info",
-            "Always 1; the version and the way in which mounts are replaced here.",
+            "Always 1; version, and how mounts are replaced on this kernel.",
             "version",
             "way",
         )
@@ -69,11 +69,11 @@ class Metrics:
         series = self._series
         self._stuck = series.gauge(
             "fusewatchd_probe_children_stuck",
-            "Probe children that a hung file system holds.",
+            "Probe processes stuck on a hung file system.",
         )
         self._stuck_workers = series.gauge(
             "fusewatchd_mount_workers_stuck",
-            "Mount workers that were killed and that a hung file system holds.",
+            "Mount workers that were killed and are stuck on a hung file system.",
         )
         self._kubelet = series.counter(
             "fusewatchd_kubelet_requests_total",
@@ -84,23 +84,23 @@ class Metrics:
             self._kubelet.labels(code)
         self._events = series.counter(
             "fusewatchd_events_total",
-            "Kubernetes Events, by what became of them.",
+            "Kubernetes Events, by outcome.",
             "outcome",
         )
         for outcome in EventOutcome:
             self._events.labels(outcome.value)
         self._overflows = series.counter(
             "fusewatchd_inotify_overflows_total",
-            "Times the kernel dropped inotify events, after which everything is read anew.",
+            "Times the kernel dropped inotify events; a full scan follows each.",
         )
 
         self._front_ends = series.counter(
             "fusewatchd_front_ends_total",
-            "Times the process that talks with others ended, and a new one was started.",
+            "Restarts of the unprivileged process that serves metrics and talks to the API server.",
         )
         self._threads = series.counter(
             "fusewatchd_thread_failures_total",
-            "Failures that nobody foresaw, by the thread that met them and went on.",
+            "Unexpected failures, by the thread that had one and continued.",
             "thread",
         )
         for thread in (*THREADS, "other"):
@@ -164,11 +164,11 @@ class CycleMetrics:
         self._clock = clock
         self._reconcile = series.histogram(
             "fusewatchd_reconcile_duration_seconds",
-            "Time of one cycle from waking up to the end of planning.",
+            "Time of one cycle, from wake-up to the end of planning.",
         )
         self._reconciles = series.counter(
             "fusewatchd_reconciles_total",
-            "Cycles, by what woke them; one cycle can have several triggers.",
+            "Cycles, by trigger; one cycle can have several.",
             "trigger",
         )
         for trigger in Trigger:
@@ -183,32 +183,32 @@ class CycleMetrics:
         )
         self._flapping = series.gauge(
             "fusewatchd_flapping_sources",
-            "Sources that come and go, whose binds wait until they stay.",
+            "Flapping sources; their mounts wait until they stay.",
         )
         self._refused = series.gauge(
             "fusewatchd_refused_owners",
-            "Pods, or users together, that want more of something than one owner may have.",
+            "Pods above a quota; all users of the node count as one.",
             "resource",
         )
         self._short = series.gauge(
             "fusewatchd_mount_workers_short",
-            "1 while mounts wait because no mount worker can be started.",
+            "1 while mounts wait because no mount worker can start.",
         )
         self._gaps = series.gauge(
             "fusewatchd_gaps",
-            "1 for what of the node cannot be seen at present.",
+            "1 for each part of the node that cannot be seen now.",
             "source",
         )
         for source in GAPS:
             self._gaps.labels(source)
         self._degraded = series.gauge(
             "fusewatchd_degraded",
-            "1 for what the daemon goes on without, because a limit of the node was met.",
+            "1 for what the daemon does without, because of a limit of the node.",
             "what",
         )
         self._last = series.gauge(
             "fusewatchd_last_reconcile_timestamp_seconds",
-            "When the last cycle ended, in seconds since the epoch.",
+            "End of the last cycle, in seconds since the epoch.",
         )
 
     def report(self, cycle: CycleReport) -> None:
