@@ -11,12 +11,15 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fusewatchd import __version__
-from fusewatchd.config.settings import Settings, override, require_sense
+from fusewatchd.config.settings import Settings
 from fusewatchd.errors import ConfigError, FusewatchError, ParseError
 from fusewatchd.text import printable
+
+if TYPE_CHECKING:
+    from fusewatchd.config.layers import Configuration
 
 DEFAULT_CONFIG = "/etc/fusewatchd/fusewatchd.yaml"
 WATCH_SECONDS = 1.0
@@ -64,6 +67,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"fusewatchd {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
     run = commands.add_parser("run", help="watch and repair, in the foreground")
+    run.add_argument(
+        "--dry-run", action="store_true", help="log what would be done, and change nothing"
+    )
     run.add_argument("--way", choices=["beneath", "on-top", "staged"], help=argparse.SUPPRESS)
     run.add_argument("--as-old-kernel", action="store_true", help=argparse.SUPPRESS)
     run.add_argument("--any-namespace", action="store_true", help=argparse.SUPPRESS)
@@ -84,12 +90,20 @@ def make_parser() -> argparse.ArgumentParser:
     )
     explain.add_argument("--json", action="store_true")
     explain.set_defaults(command=_explain)
-    config = commands.add_parser("config-check", help="check a configuration file")
+    config = commands.add_parser(
+        "config-check", help="check the configuration and every file that it names"
+    )
     config.set_defaults(command=_config_check)
+    show = commands.add_parser(
+        "config-show", help="print every key, its value, and the file that sets it"
+    )
+    show.add_argument("--changed", action="store_true", help="only the keys that a file sets")
+    show.add_argument("--json", action="store_true")
+    show.set_defaults(command=_config_show)
     doctor = commands.add_parser("doctor", help="examine what a recovery needs; exit 0 or 1")
     doctor.add_argument("--json", action="store_true")
     doctor.set_defaults(command=_doctor)
-    for command in (run, check, status, explain, config, doctor):
+    for command in (run, check, status, explain, config, show, doctor):
         command.add_argument("--config", default="", help=f"default: {DEFAULT_CONFIG} if there")
         command.add_argument(
             "--set", action="append", default=[], metavar="KEY=VALUE", help="override one key"
@@ -100,16 +114,22 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _settings(options: argparse.Namespace) -> tuple[Settings, str, dict[str, object]]:
-    from fusewatchd.config.file import load_settings, parse_value
+def _configuration(
+    options: argparse.Namespace,
+) -> tuple[Configuration, str, dict[str, object]]:
+    from fusewatchd.config.file import load, parse_value
 
-    file = options.config or (DEFAULT_CONFIG if os.path.exists(DEFAULT_CONFIG) else "")
-    settings = load_settings(file) if file else Settings()
+    file = options.config or (DEFAULT_CONFIG if os.path.lexists(DEFAULT_CONFIG) else "")
     pairs = (item.partition("=") for item in options.set)
     values = {key: parse_value(value) for key, _, value in pairs}
-    settings = override(settings, values)
-    require_sense(settings)
-    return settings, file, values
+    if getattr(options, "dry_run", False):
+        values["recovery.mode"] = "report"
+    return load(file, values), file, values
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    configuration, _, _ = _configuration(options)
+    return configuration.require()
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -117,16 +137,16 @@ def _run(options: argparse.Namespace) -> int:
     # of mounts in the middle of it costs a quarter of its time.  Before the modules are loaded:
     # they are a lot of objects, too.
     gc.set_threshold(*COLLECTOR)
-    from fusewatchd.act.programs import require_programs
+    from fusewatchd.act.programs import problems_of_programs
     from fusewatchd.daemon.daemon import Daemon, Start
     from fusewatchd.daemon.placement import require_right_namespace, take_place
     from fusewatchd.linux.mount_kernel import Way
     from fusewatchd.serve.listeners import inherited
 
-    settings, file, values = _settings(options)
+    configuration, file, values = _configuration(options)
+    settings = configuration.require(*problems_of_programs(configuration.settings))
     if not options.any_namespace:
         require_right_namespace(settings.kubelet.root)
-    require_programs(settings)
     way = Way(options.way) if options.way else None
     sockets = inherited(os.environ, os.getpid())
     start = Start(
@@ -144,7 +164,7 @@ def _run(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     from fusewatchd.daemon.check import look_once
 
-    settings, _, _ = _settings(options)
+    settings = _settings(options)
     return _print_document(look_once(settings), as_json=options.json)
 
 
@@ -152,7 +172,7 @@ def _status(options: argparse.Namespace) -> int:
     from fusewatchd.serve.status_socket import ask
     from fusewatchd.status.document import exit_code
 
-    settings, _, _ = _settings(options)
+    settings = _settings(options)
     status: int | None = None
     try:
         while True:
@@ -192,7 +212,7 @@ def _explain(options: argparse.Namespace) -> int:
     from fusewatchd.status.find_binds import find, near
     from fusewatchd.status.values import PATH_LIMIT
 
-    settings, _, _ = _settings(options)
+    settings = _settings(options)
     asked = Asked.DAEMON
     try:
         document = ask(settings.runtime_dir)
@@ -249,7 +269,7 @@ def _doctor(options: argparse.Namespace) -> int:
     from fusewatchd.doctor.findings import document, exit_code
     from fusewatchd.doctor.table import table
 
-    settings, _, _ = _settings(options)
+    settings = _settings(options)
     findings = examine(settings)
     if options.json:
         print(json.dumps(document(findings), indent=2))
@@ -260,13 +280,28 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _config_check(options: argparse.Namespace) -> int:
-    from fusewatchd.act.programs import require_programs
-    from fusewatchd.serve.web_security import rules_of_file
+    from fusewatchd.command.configuration import all_problems
+    from fusewatchd.config.layers import COMMAND_LINE, DEFAULTS
 
-    settings, file, _ = _settings(options)
-    require_programs(settings)
-    rules_of_file(settings.web.config_file)
-    print(f"{file or 'built-in defaults'}: fine")
+    configuration, _, values = _configuration(options)
+    problems = all_problems(configuration)
+    if problems:
+        raise ConfigError("\n".join(problems))
+    read = [*(configuration.files or (DEFAULTS,)), *([COMMAND_LINE] if values else ())]
+    print(f"{', '.join(read)}: fine")
+    return 0
+
+
+def _config_show(options: argparse.Namespace) -> int:
+    from fusewatchd.command.configuration import in_force, in_force_document, in_force_text
+
+    configuration, _, _ = _configuration(options)
+    configuration.require()
+    keys = in_force(configuration, changed=options.changed)
+    if options.json:
+        print(json.dumps(in_force_document(configuration, keys), indent=2))
+    else:
+        print(in_force_text(configuration, keys), end="")
     return 0
 
 

@@ -9,7 +9,7 @@ import stat
 from fusewatchd.act.run_command import ENVIRONMENT
 from fusewatchd.config.credential_files import require_own_place
 from fusewatchd.config.settings import Settings
-from fusewatchd.errors import ConfigError, CredentialsError
+from fusewatchd.errors import CredentialsError
 
 
 def find_systemctl(search: str = ENVIRONMENT["PATH"]) -> str:
@@ -17,11 +17,10 @@ def find_systemctl(search: str = ENVIRONMENT["PATH"]) -> str:
     return shutil.which("systemctl", path=search) or ""
 
 
-def require_programs(settings: Settings, search: str = ENVIRONMENT["PATH"]) -> None:
-    """Make sure that what ``drivers.on_stale`` runs can be run, by root and as root wrote it.
+def problems_of_programs(settings: Settings, search: str = ENVIRONMENT["PATH"]) -> list[str]:
+    """Return what of ``drivers.on_stale`` cannot be run, by root and as root wrote it.
 
-    Raises:
-        ConfigError: one line for each program that cannot.
+    One line for each, which begins with its key.
     """
     problems = []
     for number, rule in enumerate(settings.drivers.on_stale):
@@ -33,8 +32,7 @@ def require_programs(settings: Settings, search: str = ENVIRONMENT["PATH"]) -> N
             problems.append(
                 f"{key}.command: expected a program, found {rule.command[0]}: {problem}"
             )
-    if problems:
-        raise ConfigError("\n".join(problems))
+    return problems
 
 
 def _problem_of(path: str) -> str:

@@ -1,20 +1,23 @@
-"""Reading the configuration file; the only place that knows YAML."""
+"""Reading the configuration files; the only place that knows YAML."""
 
 from __future__ import annotations
 
 import os
-import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import yaml
 
-from fusewatchd.config.credential_files import require_own_place
-from fusewatchd.config.settings import Settings, settings_from
+from fusewatchd.config.credential_files import open_trusted, require_own_place
+from fusewatchd.config.layers import Configuration, combine
 from fusewatchd.errors import ConfigError, CredentialsError
 from fusewatchd.text import printable
 
+DEFAULT_CONFIG = "/etc/fusewatchd/fusewatchd.yaml"
+DROP_INS = "conf.d"
+"""A directory beside the file, with more files, read in the order of their names."""
 MAX_BYTES = 64 << 10
-"""A reload reads it in the loop, at up to 30 µs a byte."""
+"""Of all files.  A reload reads them in the loop, at up to 30 µs a byte."""
 _Constructor = Callable[["_StrictLoader", yaml.ScalarNode], object]
 _NOT_YAML = (
     yaml.YAMLError,
@@ -61,13 +64,48 @@ _StrictLoader.add_constructor(
 )
 
 
-def load_settings(path: str) -> Settings:
-    """Read a file into settings; an empty file gives the defaults.
+def load(path: str, values: Mapping[str, object] = MappingProxyType({})) -> Configuration:
+    """Read the configuration file, the files of ``conf.d`` beside it, and the command line.
 
-    Raises:
-        ConfigError: it cannot be read or used; one line for each problem.
+    Args:
+        path: of the file; empty: the usual one, if it is there.
+        values: those of the command line by key.
+
+    Returns:
+        The configuration with every problem of it, also of files that cannot be read.
     """
-    return settings_from(load_document(path), path)
+    documents: list[tuple[str, object]] = []
+    files, problems = _files(path)
+    left = MAX_BYTES
+    for file in files:
+        try:
+            text = _read(file, left)
+            documents.append((file, parse_document(text, file)))
+        except ConfigError as exc:
+            problems.append(str(exc))
+        else:
+            left -= len(text)
+    return combine(documents, values, problems)
+
+
+def _files(path: str) -> tuple[list[str], list[str]]:
+    """Return the files in the order in which they are read, and what is wrong with ``conf.d``."""
+    is_there = path or os.path.lexists(DEFAULT_CONFIG)
+    main = path or DEFAULT_CONFIG
+    files = [main] if is_there else []
+    directory = os.path.join(os.path.dirname(main), DROP_INS)
+    try:
+        names = sorted(name for name in os.listdir(directory) if not name.startswith("."))
+        require_own_place(directory)
+    except FileNotFoundError:
+        return files, []
+    except OSError as exc:
+        return files, [f"{directory}: {exc.strerror}"]
+    except CredentialsError as exc:
+        return files, [str(exc)]
+    odd = [name for name in names if name.endswith(".yml")]
+    problems = [f"{directory}/{printable(name)}: expected a name ending in .yaml" for name in odd]
+    return files + [f"{directory}/{name}" for name in names if name.endswith(".yaml")], problems
 
 
 def load_document(path: str) -> object:
@@ -76,20 +114,21 @@ def load_document(path: str) -> object:
     Raises:
         ConfigError: it cannot be read, or others can write it; in one line.
     """
+    return parse_document(_read(path, MAX_BYTES), path)
+
+
+def _read(path: str, limit: int) -> bytes:
     try:
-        require_own_place(path)
-        with open(path, "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise ConfigError(f"{path}: expected a regular file")
-            text = file.read(MAX_BYTES + 1)
+        with open(open_trusted(path), "rb") as file:
+            text = file.read(limit + 1)
     except CredentialsError as exc:
         raise ConfigError(str(exc)) from exc
     except OSError as exc:
         raise ConfigError(f"{path}: {exc.strerror}") from exc
-    if len(text) > MAX_BYTES:
-        raise ConfigError(f"{path}: expected at most {MAX_BYTES} bytes")
-    return parse_document(text, path)
+    if len(text) > limit:
+        beside = "" if limit == MAX_BYTES else f" of {MAX_BYTES} in all files"
+        raise ConfigError(f"{path}: expected at most {limit} bytes{beside}")
+    return text
 
 
 def parse_document(text: bytes, path: str) -> object:

@@ -35,6 +35,16 @@ def at_start(default: Any, check: Check) -> Any:
     return field(default=default, metadata={"check": check, "at_start": True})
 
 
+def rules(default: Any, check: Check | None = None) -> Any:
+    """Describe a list of rules: those of several files follow each other."""
+    return field(default=default, metadata={"check": check, "rules": True})
+
+
+def rules_at_start(default: Any) -> Any:
+    """Describe a list of rules that is read when the daemon starts and never again."""
+    return field(default=default, metadata={"rules": True, "at_start": True})
+
+
 def read_at_start_only(one: Any, other: Any, prefix: str = "") -> list[str]:
     """Return the keys that differ and that a running daemon does not take over."""
     keys: list[str] = []
@@ -50,7 +60,7 @@ def read_at_start_only(one: Any, other: Any, prefix: str = "") -> list[str]:
 def with_value(part: Any, names: list[str], value: object, key: str, problems: list[str]) -> Any:
     """Return ``part`` with the value at ``names`` replaced, or with a problem more."""
     name = names[0]
-    known = _hints(part.__class__) if is_dataclass(part) else {}
+    known = hints_of(part.__class__) if is_dataclass(part) else {}
     is_section = name in known and is_dataclass(known[name])
     if name not in known or is_section == (len(names) == 1):
         problems.append(f"{printable(key)}: no such key{_hint(name, known)}")
@@ -58,14 +68,17 @@ def with_value(part: Any, names: list[str], value: object, key: str, problems: l
     if len(names) > 1:
         inner = with_value(getattr(part, name), names[1:], value, key, problems)
         return replace(part, **{name: inner})
-    built = _value(_hints(part.__class__)[name], value, key, problems)
+    built = _value(hints_of(part.__class__)[name], value, key, problems)
     if not problems:
         _verify(part.__class__, name, built, key, problems)
     return part if problems else replace(part, **{name: built})
 
 
 def build(cls: Any, document: object, prefix: str, problems: list[str]) -> Any:
-    """Build ``cls`` from a document; what is wrong with it is added to ``problems``."""
+    """Build ``cls`` from a document; what is wrong with it is added to ``problems``.
+
+    A key whose value is wrong has its default, so that the others can be looked at all the same.
+    """
     if not isinstance(document, Mapping):
         problems.append(f"{prefix or 'the file'}: expected keys and values, {_found(document)}")
         return cls()
@@ -76,11 +89,13 @@ def build(cls: Any, document: object, prefix: str, problems: list[str]) -> Any:
         if name not in known:
             problems.append(f"{printable(key)}: no such key{_hint(str(name), known)}")
             continue
-        before = len(problems)
-        values[name] = _value(_hints(cls)[name], value, key, problems)
+        before, hint = len(problems), hints_of(cls)[name]
+        built = _value(hint, value, key, problems)
         if len(problems) == before:
-            _verify(cls, name, values[name], key, problems)
-    return cls() if problems else cls(**values)
+            _verify(cls, name, built, key, problems)
+        if len(problems) == before or is_dataclass(hint) or _is_list_of_sections(hint):
+            values[name] = built
+    return cls(**values)
 
 
 def _hint(name: str, known: Iterable[str]) -> str:
@@ -89,7 +104,8 @@ def _hint(name: str, known: Iterable[str]) -> str:
 
 
 @cache
-def _hints(cls: Any) -> dict[str, Any]:
+def hints_of(cls: Any) -> dict[str, Any]:
+    """Return the types of the keys of a section."""
     return typing.get_type_hints(cls)
 
 
@@ -110,7 +126,7 @@ def _value(hint: Any, value: object, key: str, problems: list[str]) -> Any:
             return hint(value)
         problems.append(f"{key}: expected {' or '.join(words)}, {_found(value)}")
         return None
-    if typing.get_origin(hint) is tuple and is_dataclass(typing.get_args(hint)[0]):
+    if _is_list_of_sections(hint):
         return _sections(typing.get_args(hint)[0], value, key, problems)
     if isinstance(hint, types.UnionType):
         # One thing, or a list of them.
@@ -124,6 +140,10 @@ def _value(hint: Any, value: object, key: str, problems: list[str]) -> Any:
         problems.append(f"{key}: expected a list of text, {_found(value)}")
         return ()
     return _scalar(hint, value, key, problems)
+
+
+def _is_list_of_sections(hint: Any) -> bool:
+    return typing.get_origin(hint) is tuple and is_dataclass(typing.get_args(hint)[0])
 
 
 def _sections(cls: Any, value: object, key: str, problems: list[str]) -> tuple[Any, ...]:
@@ -140,9 +160,10 @@ def _sections(cls: Any, value: object, key: str, problems: list[str]) -> tuple[A
         prefix = f"{key}[{number}]"
         if isinstance(entry, str) and hasattr(cls, "SHORT_FOR"):
             entry = {cls.SHORT_FOR: entry}
+        before = len(problems)
         section = entry if isinstance(entry, cls) else build(cls, entry, prefix, problems)
-        # A section that is not whole because of any problem has nothing to say of itself.
-        wrong = "" if problems else section.problem()
+        # A section that is not whole has nothing to say of itself.
+        wrong = "" if len(problems) > before else section.problem()
         if wrong:
             problems.append(f"{prefix}: {printable(wrong)}")
         built.append(section)

@@ -28,7 +28,7 @@ from fusewatchd.config.checks import (
     url,
 )
 from fusewatchd.config.command_template import problem_of_command, problem_of_unit
-from fusewatchd.config.schema import at_start, build, checked, with_value
+from fusewatchd.config.schema import at_start, build, checked, rules, rules_at_start, with_value
 from fusewatchd.config.source_template import CSI_FIELDS, fields_of, problem_of
 from fusewatchd.errors import ConfigError
 from fusewatchd.model.plan import RecoveryMode, SupersededPolicy
@@ -94,9 +94,9 @@ class ApiServerSettings:
 class ExcludeSettings:
     """What is left alone: whatever matches one of these names or globs (fnmatch(3))."""
 
-    drivers: tuple[str, ...] = checked((), globs)
-    namespaces: tuple[str, ...] = checked((), globs)
-    volumes: tuple[str, ...] = checked((), globs)
+    drivers: tuple[str, ...] = rules((), globs)
+    namespaces: tuple[str, ...] = rules((), globs)
+    volumes: tuple[str, ...] = rules((), globs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,8 +209,8 @@ class DriverSettings:
 
     fluid: FluidSettings = field(default_factory=FluidSettings)
     juicefs: JuiceFSSettings = field(default_factory=JuiceFSSettings)
-    templates: tuple[TemplateSettings, ...] = checked((), _templates)
-    on_stale: tuple[OnStaleSettings, ...] = ()
+    templates: tuple[TemplateSettings, ...] = rules((), _templates)
+    on_stale: tuple[OnStaleSettings, ...] = rules(())
     on_stale_burst: int = checked(20, count)
     on_stale_per_second: float = checked(0.1, per_second)
 
@@ -316,7 +316,7 @@ class Settings:
         "fuse.snapfuse",
         "fuse.xdg-document-portal",
     )
-    sockets: tuple[SocketSettings, ...] = field(default=(), metadata={"at_start": True})
+    sockets: tuple[SocketSettings, ...] = rules_at_start(())
     probe: ProbeSettings = field(default_factory=ProbeSettings)
     hung: HungSettings = field(default_factory=HungSettings)
     held: HeldSettings = field(default_factory=HeldSettings)
@@ -358,25 +358,27 @@ def override(settings: Settings, values: Mapping[str, object]) -> Settings:
     return settings
 
 
-def require_sense(settings: Settings) -> None:
-    """Make sure that the keys fit each other: those of the file and the flags together.
+def disagreements(settings: Settings) -> list[str]:
+    """Return where keys do not fit each other, a line for each that begins with a key.
 
-    Raises:
-        ConfigError: something needs the kubelet, and nobody tells of pods; the API server is
-            described twice.
+    Something needs the kubelet, and nothing names it; the API server is described twice.
     """
+    found: list[str] = []
     apiserver = settings.apiserver
     beside = ("url", "token_file", "ca_file", "client_cert_file", "client_key_file")
     for name in beside if apiserver.kubeconfig else ():
         if getattr(apiserver, name):
-            raise ConfigError(f"apiserver.{name}: expected nothing beside apiserver.kubeconfig")
+            found.append(f"apiserver.{name}: expected nothing beside apiserver.kubeconfig")
+    if settings.kubelet.url:
+        return found
     recovery = settings.recovery
     for name in ("exclude", "exclude_containers"):
-        if getattr(recovery, name).namespaces and not settings.kubelet.url:
-            raise ConfigError(f"recovery.{name}.namespaces: needs kubelet.url, found nothing")
+        if getattr(recovery, name).namespaces:
+            found.append(f"recovery.{name}.namespaces: needs kubelet.url, found nothing")
     for number, template in enumerate(settings.drivers.templates):
-        if "namespace" in fields_of(template.source) and not settings.kubelet.url:
+        if "namespace" in fields_of(template.source):
             key = f"drivers.templates[{number}].source"
-            raise ConfigError(f"{key}: {{namespace}} needs kubelet.url, found nothing")
-    if settings.cleanup.detach_orphans and not settings.kubelet.url:
-        raise ConfigError("cleanup.detach_orphans: needs kubelet.url, found nothing")
+            found.append(f"{key}: {{namespace}} needs kubelet.url, found nothing")
+    if settings.cleanup.detach_orphans:
+        found.append("cleanup.detach_orphans: needs kubelet.url, found nothing")
+    return found

@@ -11,10 +11,10 @@ import time
 from dataclasses import dataclass
 
 from fusewatchd import __version__
-from fusewatchd.act.programs import require_programs
-from fusewatchd.config.file import load_settings
+from fusewatchd.act.programs import problems_of_programs
+from fusewatchd.config.file import load
 from fusewatchd.config.schema import read_at_start_only
-from fusewatchd.config.settings import Settings, override, require_sense
+from fusewatchd.config.settings import Settings
 from fusewatchd.daemon.absence import Absence
 from fusewatchd.daemon.cluster import describe
 from fusewatchd.daemon.placement import begin_again
@@ -330,16 +330,12 @@ class Daemon:
         """Take over what can be changed in a running daemon; a bad file changes nothing."""
         self._reporting.systemd.reloading()
         try:
-            if self._start.config_file:
-                fresh = override(
-                    load_settings(self._start.config_file), dict(self._start.overrides)
-                )
-                require_sense(fresh)
-                require_programs(fresh)
-                self._take_over(fresh)
-                self.log.info("configuration reloaded", file=self._start.config_file)
+            fresh = load(self._start.config_file, dict(self._start.overrides))
+            self._take_over(fresh.require(*problems_of_programs(fresh.settings)))
+            if fresh.files:
+                self.log.info("configuration reloaded", file=" ".join(fresh.files))
             else:
-                self.log.warning("nothing to reload: started without a configuration file")
+                self.log.warning("nothing to reload: there is no configuration file")
         except ConfigError as exc:
             self.log.error("configuration not reloaded, the old one stays", problem=str(exc))
         self._reporting.systemd.ready()

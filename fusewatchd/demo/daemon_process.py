@@ -51,9 +51,10 @@ class DaemonProcess:
             "log.format": "text",
             **(settings or {}),
         }
-        self._way = ["--way", way] if way else []
-        self._config = ["--config", config] if config else []
-        self._config += ["--as-old-kernel"] if as_old_kernel else []
+        self.flags = ["--way", way] if way else []
+        """Further words of the command line."""
+        self.flags += ["--config", config] if config else []
+        self.flags += ["--as-old-kernel"] if as_old_kernel else []
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> DaemonProcess:
@@ -81,7 +82,7 @@ class DaemonProcess:
     def start(self, timeout: float = 20.0) -> None:
         """Start the daemon and wait until it answers its status socket."""
         command = [*self._by, sys.executable, "-m", "fusewatchd", "run", "--any-namespace"]
-        command += [*self._way, *self._config, *self._sets]
+        command += [*self.flags, *self._sets]
         with open(self.log_path, "ab") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment

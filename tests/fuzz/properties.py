@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from hypothesis import strategies as st
 
-from fusewatchd.config.file import load_settings, parse_value
+from fusewatchd.config.file import load, parse_value
 from fusewatchd.config.settings import Settings, override, settings_from
 from fusewatchd.errors import ConfigError, ParseError
 from fusewatchd.json_values import decode, encode
@@ -266,7 +266,7 @@ def a_file_gives_settings_or_one_line_for_each_problem(data: bytes) -> None:
         file.write(data)
         file.flush()
         with only(ConfigError):
-            load_settings(file.name)
+            load(file.name).require()
 
 
 @holds_for(damaged(YAML).map(lambda data: data.decode("utf-8", "replace")) | ANY_TEXT)

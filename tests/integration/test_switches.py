@@ -300,3 +300,39 @@ def test_another_kubelet_is_asked_after_a_reload(node: DemoNode) -> None:
             daemon.wait_for(lambda d: not d["gaps"])
             configured.reload(f"kubelet: {{url: '{kubelet.url}'}}")
             daemon.wait_for(lambda d: d["pods_known"] and d["binds"][0]["pod"]["name"] == "web")
+
+
+@in_lab(timeout=90)
+def test_a_file_of_conf_d_counts_and_a_reload_sees_that_it_went(node: DemoNode) -> None:
+    source = node.add_source("one")
+    _, container = pod_with_container(node, source, "web")
+    configured = Configured(node, "recovery: {mode: recover}\n")
+    directory = os.path.join(node.lab, "conf.d")
+    os.mkdir(directory)
+    drop_in = os.path.join(directory, "50-dry.yaml")
+    with open(drop_in, "w", encoding="utf-8") as file:
+        file.write("recovery: {mode: report}\n")
+    with configured.daemon as daemon:
+        daemon.wait_until_watching(2)
+        crash(source)
+        wait_for_refusals(daemon, {"publish": "report_only", "container": "report_only"})
+        os.rename(drop_in, f"{drop_in}.off")
+        configured.reload("recovery: {mode: recover}\n")
+        container.wait_until_readable("/data/hello", DEADLINE)
+        os.rename(f"{drop_in}.off", f"{directory}/50-dry.yml")
+        configured.reload("", REFUSED)
+        assert "50-dry.yml: expected a name ending in .yaml" in daemon.log()
+
+
+@in_lab(timeout=60)
+def test_a_dry_run_changes_nothing_whatever_the_file_says(node: DemoNode) -> None:
+    source = node.add_source("one")
+    pod_with_container(node, source, "web")
+    configured = Configured(node, "recovery: {mode: recover}\n")
+    configured.daemon.flags.append("--dry-run")
+    with configured.daemon as daemon:
+        daemon.wait_until_watching(2)
+        configured.reload("recovery: {mode: recover}\n")
+        crash(source)
+        wait_for_refusals(daemon, {"publish": "report_only", "container": "report_only"})
+        assert daemon.status()["mode"] == "report"

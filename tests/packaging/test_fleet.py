@@ -146,4 +146,6 @@ class TestCloudInit:
         ):
             run("cloud-init", *stage, timeout=2 * DEADLINE)
         node.wait_until_up()
-        assert "mode: report" in node.machine.output("cat", "/etc/fusewatchd/fusewatchd.yaml")
+        assert "recovery.mode: report" in node.machine.output(
+            "fusewatchd", "config-show", "--changed"
+        )

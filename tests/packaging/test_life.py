@@ -16,6 +16,7 @@ from tests.packaging.conftest import OLD_VERSION, Packages
 from tests.packaging.node import UNIT, PackagedNode, packaged_node
 
 CONFIG = "/etc/fusewatchd/fusewatchd.yaml"
+DRY_RUN = "/etc/fusewatchd/conf.d/50-dry-run.yaml"
 SOCKET = "fusewatchd.socket"
 BINDS = 4
 """Of two pods, on the host and in the container."""
@@ -56,17 +57,24 @@ class Life:
         self, node: PackagedNode, packages: Packages
     ) -> None:
         FILES[node.machine.name] = node.files()
+        # A dry run that is asked for before there is a package: dpkg has no question.
+        node.write(DRY_RUN, "recovery: {mode: report}\n")
         with nothing_moved(node):
             node.install(packages.old_deb)
             node.wait_until_up()
             node.wait_until_watching(BINDS)
+        shown = node.machine.output("fusewatchd", "config-show", "--changed")
+        assert f"# {DRY_RUN}" in shown
+        assert '"mode": "report"' in node.machine.output("fusewatchd", "status", "--json")
+        node.machine.path(DRY_RUN).unlink()
+        node.machine.run("systemctl", "reload", UNIT)
         assert node.machine.output("systemctl", "is-enabled", UNIT) == "enabled"
         assert f"version={OLD_VERSION}" in node.journal()
 
     def test_upgrade_keeps_a_changed_conffile_and_what_was_learned(
         self, node: PackagedNode, packages: Packages
     ) -> None:
-        node.machine.run("sed", "-i", "s/^node_name: .*/node_name: changed/", CONFIG)
+        node.machine.run("sh", "-c", f"echo 'node_name: changed' >> {CONFIG}")
         before = node.pid
         node.do("kill", name="one")
         with nothing_moved(node):

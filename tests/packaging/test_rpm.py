@@ -57,7 +57,7 @@ class TestOnMachine:
         assert any(f.startswith(f"{HOME}/requests/") for f in files)
 
     def test_upgrade(self, node: PackagedNode, packages: Packages) -> None:
-        node.machine.run("sed", "-i", "s/^node_name: .*/node_name: changed/", CONFIG)
+        node.machine.run("sh", "-c", f"echo 'node_name: changed' >> {CONFIG}")
         before = node.pid
         node.do("kill", name="one")
         with nothing_moved(node):

@@ -52,6 +52,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "daemon": "log threads model parse config drivers linux workers diagnose plan observe act reconcile"
         " report status state kube serve front keeper",
         "doctor": "model parse config linux diagnose plan observe status kube serve daemon",
+        "command": "log threads model parse config linux act state status kube serve doctor daemon",
         "demo": "errors linux serve.status_socket",
     }.items()
 }

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fusewatchd.act.programs import require_programs
+from fusewatchd.act.programs import problems_of_programs
 from fusewatchd.config.credential_files import read_token, require_own_place
-from fusewatchd.config.file import load_settings, parse_document
+from fusewatchd.config.file import load, parse_document
 from fusewatchd.config.settings import Settings, override
 from fusewatchd.errors import ConfigError, CredentialsError
 from fusewatchd.kube.endpoint import Endpoint
@@ -30,12 +30,14 @@ def program(path: Path) -> None:
     path.write_text("#!/bin/sh\n")
     path.chmod(0o755)
     rule = {"driver": "a", "command": [str(path)]}
-    require_programs(override(Settings(), {"drivers.on_stale": [rule]}))
+    settings = override(Settings(), {"drivers.on_stale": [rule]})
+    if problems := problems_of_programs(settings):
+        raise ConfigError(problems[0])
 
 
 def configuration(path: Path) -> None:
     path.write_text("look_seconds: 5\n")
-    load_settings(str(path))
+    load(str(path)).require()
 
 
 def web_configuration(path: Path) -> None:
