@@ -49,9 +49,21 @@ def detect_bare(case: Case) -> Opinion | None:
 
     Never repaired: whoever unmounted it may be tearing the pod down.
     """
-    if case.bind.mount is not None:
+    if case.bind.mount is not None or case.bind.underneath is not None:
         return None
     return Opinion(Verdict.BARE, "unmounted while its pod goes on", Reason.VANISHED)
+
+
+def detect_on_disk(case: Case) -> Opinion | None:
+    """Find a container that has the node's directory where its volume is mounted, or was.
+
+    It was started while the volume was not mounted, and what it writes is in no volume.
+    """
+    found = case.bind.underneath
+    if found is None:
+        return None
+    shown = f"{found.mount.root} of {found.mount.fs_type} {found.mount.device}"
+    return Opinion(Verdict.ON_DISK, f"its mount shows the node's directory {shown}")
 
 
 def detect_orphaned(case: Case) -> Opinion | None:
@@ -159,6 +171,7 @@ def detect_writable_layer(case: Case) -> Opinion | None:
 
 
 DETECTORS: tuple[Detector, ...] = (
+    detect_on_disk,
     detect_bare,
     detect_orphaned,
     detect_held,

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from fusewatchd.diagnose import exclusions, host_path_binds, lineage
+from fusewatchd.diagnose import exclusions, host_path_binds, lineage, on_disk
 from fusewatchd.diagnose.container_binds import find_container_binds
 from fusewatchd.diagnose.detectors import DETECTORS, Case, Opinion
 from fusewatchd.diagnose.exclusions import Switches
@@ -67,7 +67,11 @@ def diagnose(snapshot: Snapshot, ledger: Ledger, knowledge: Knowledge) -> Diagno
     by_key = {finding.bind.key: finding for finding in findings}
     findings += [_judge_container(bind, by_key, snapshot, ledger) for bind in look.binds]
     findings += [judge(bind) for bind in of_host_paths]
-    findings += _bare_binds(snapshot, ledger, by_key)
+    bare = tuple(_bare_binds(snapshot, ledger, by_key))
+    findings += bare
+    by_key |= {finding.bind.key: finding for finding in bare}
+    directories = on_disk.find(snapshot, by_key.values(), ledger.published)
+    findings += [_judge_container(bind, by_key, snapshot, ledger) for bind in directories]
     owners = exclusions.learn_owners(ledger.owners, findings, snapshot.pods)
     switched = exclusions.apply(findings, knowledge.switches, owners)
     unproven = _unproven(look.unproven, foreign, snapshot)
@@ -163,11 +167,12 @@ def _judge_container(
 
 
 def _origin_resolution(bind: Bind, origin: Finding | None, snapshot: Snapshot) -> Resolution:
-    if origin is None or origin.bind.mount is None or bind.mount is None:
+    if origin is None or origin.bind.mount is None:
         return Resolution(None, Reason.HOST_BIND_STALE, "its bind on the host is gone")
     if origin.verdict in (Verdict.HEALTHY, Verdict.SLOW):
         return Resolution(origin.bind.mount)
-    if origin.verdict is Verdict.SUPERSEDED and snapshot.is_dead(bind.mount.device):
+    is_useless = bind.mount is None or snapshot.is_dead(bind.mount.device)
+    if origin.verdict is Verdict.SUPERSEDED and is_useless:
         # The host may keep its old server as long as that lives; nothing dead waits for it.
         return Resolution(origin.bind.mount)
     if origin.source_mount is not None and origin.refusal is Reason.NONE:
@@ -183,7 +188,7 @@ def _judge(bind: Bind, resolution: Resolution, snapshot: Snapshot, ledger: Ledge
     opinions = (detector(case) for detector in DETECTORS)
     opinion = next((found for found in opinions if found is not None), HEALTHY)
     refusal = opinion.refusal
-    if refusal is Reason.NONE and opinion.verdict is Verdict.STALE:
+    if refusal is Reason.NONE and opinion.verdict in (Verdict.STALE, Verdict.ON_DISK):
         refusal = _pod_refusal(bind, snapshot) or resolution.refusal
     evidence = opinion.evidence
     if refusal is not Reason.NONE and resolution.evidence:

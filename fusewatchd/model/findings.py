@@ -46,13 +46,25 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True)
+class Underneath:
+    """The node's directory that a container has in the place of its volume."""
+
+    mount: Mount
+    """The topmost mount at that path in the container."""
+    host_path: str
+    """Where the directory is on the node; a mount there may hide it."""
+    inside: str = ""
+    """Which part of the volume's directory it is: empty, or that of a subPath."""
+
+
+@dataclass(frozen=True, slots=True)
 class Bind:
     """One place where a pod sees a FUSE file system, on the host or in a container."""
 
     key: TargetKey
     path: BindPath
     mount: Mount | None
-    """The topmost mount there; None when a remembered bind shows its bare directory."""
+    """The topmost FUSE mount there; None when there is a bare directory of the node."""
     depth: int
     """How many mounts are stacked at this path."""
     driver: str
@@ -62,6 +74,8 @@ class Bind:
     """The container's namespace; None on the host."""
     origin: TargetKey | None = None
     """For a container mount: its pod's bind on the host."""
+    underneath: Underneath | None = None
+    """What a container has there instead of its volume."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,7 +134,7 @@ class MountNamespace:
     pod_uid: str
     container_id: str
     mounts: tuple[Mount, ...]
-    """The FUSE mounts, what they stand on and what is mounted inside; nothing else."""
+    """The FUSE mounts and ``directories``, what they stand on and what is mounted inside."""
     own_user_namespace: bool = False
     """Its processes live in another user namespace than the daemon."""
     is_own: bool = True
@@ -145,6 +145,8 @@ class MountNamespace:
     """That of the container's oldest process, where it is not the daemon's."""
     is_agent: bool = False
     """Root's own, or a container with CAP_SYS_ADMIN: it has the bounds of the host."""
+    directories: tuple[int, ...] = ()
+    """Ids of mounts that show a directory in which the kubelet mounts a volume."""
 
 
 @dataclass(frozen=True, slots=True)

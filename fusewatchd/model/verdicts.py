@@ -14,12 +14,14 @@ class Verdict(Enum):
     STALE = "stale"
     SUPERSEDED = "superseded"
     BARE = "bare"
+    ON_DISK = "on_disk"
+    """A container has the node's own directory in the place of its volume."""
     ORPHANED = "orphaned"
     HELD = "held"
     UNKNOWN = "unknown"
 
 
-ALARMING = frozenset({Verdict.HUNG, Verdict.STALE, Verdict.BARE})
+ALARMING = frozenset({Verdict.HUNG, Verdict.STALE, Verdict.BARE, Verdict.ON_DISK})
 """A pod cannot use its volume.  Slow, held and superseded ones work, orphans have no pod."""
 
 
@@ -73,6 +75,8 @@ class Reason(Enum):
     LOCKED = "locked"
     POD_ENDING = "pod_ending"
     POD_UNKNOWN = "pod_unknown"
+    ON_DISK = "on_disk"
+    """To mount a volume over the directory that a container has instead is to be allowed first."""
     REPORT_ONLY = "report_only"
     DISABLED = "disabled"
     """Switched off for this bind, by the configuration or by its pod."""

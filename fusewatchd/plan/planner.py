@@ -169,7 +169,7 @@ def _decide(
 
 
 def _wants_replacement(finding: Finding, look: _Look) -> bool:
-    if finding.verdict is Verdict.STALE:
+    if finding.verdict in (Verdict.STALE, Verdict.ON_DISK):
         return True
     if finding.verdict is not Verdict.SUPERSEDED or finding.bind.mount is None:
         return False
@@ -198,6 +198,10 @@ def _source_of(finding: Finding, look: _Look, replaced: Collection[TargetKey]) -
 
 
 def _forbidden(finding: Finding, source: Mount | None, look: _Look, *, is_full: bool) -> Reason:
+    if finding.refusal in (Reason.POD_ENDING, Reason.DISABLED):
+        return finding.refusal
+    if finding.verdict is Verdict.ON_DISK:
+        return Reason.ON_DISK
     if finding.refusal is not Reason.NONE:
         return finding.refusal
     if finding.source_mount is None:

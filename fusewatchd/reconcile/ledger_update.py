@@ -156,7 +156,7 @@ def take_diagnosis(ledger: Ledger, diagnosis: Diagnosis, snapshot: Snapshot) -> 
     by_key = {bind.key: bind for bind in hosts}
     for finding in findings:
         bind = finding.bind
-        if bind.namespace is not None:
+        if bind.namespace is not None and bind.mount is not None:
             origin = by_key.get(bind.origin) if bind.origin else None
             known = ledger.facts_of(bind.namespace, bind.key.mount_point)
             containers[bind.key] = facts_of(bind, origin, known, snapshot)

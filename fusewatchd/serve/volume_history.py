@@ -20,6 +20,7 @@ VolumeKey = tuple[str, str]
 """Directory uid of the pod, name of the volume."""
 
 BY_BADNESS = (
+    Verdict.ON_DISK,
     Verdict.STALE,
     Verdict.HUNG,
     Verdict.BARE,

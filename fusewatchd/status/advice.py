@@ -53,6 +53,14 @@ VERDICTS: Mapping[Verdict, Advice] = {
         "Find out who unmounted it, and restart the pod: only its driver may mount it again.",
         "Nothing: whoever unmounted it may be about to end the pod.",
     ),
+    Verdict.ON_DISK: Advice(
+        "The container was started while its volume was not mounted. It reads and writes a"
+        " directory of the node's disk instead, and nothing of that is in the volume: data is lost"
+        " without an error.",
+        "Save what was written there, then restart the container or the pod: a new container gets"
+        " the volume that is mounted now.",
+        "It is watched; what was written stays where it is.",
+    ),
     Verdict.ORPHANED: Advice(
         "The kubelet has deleted its pod, so no process uses it.",
         "See in the kubelet's log why it does not unmount it; with cleanup.detach_orphans: true"

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from fusewatchd.model.actions import Action, Outcome, OutcomeStatus
 from fusewatchd.model.cycle import CycleReport
 from fusewatchd.model.degraded import INSTEAD
-from fusewatchd.model.findings import SourceAnswer
+from fusewatchd.model.findings import SourceAnswer, Underneath
 from fusewatchd.model.mounts import MountNamespace, NamespaceKind
 from fusewatchd.model.outages import Incident, Outage
 from fusewatchd.model.plan import Pause, Refusal
@@ -139,6 +139,7 @@ def _bind(refusal: Refusal, action: Action | None, cycle: CycleReport, clocks: C
         **mount_document(bind.mount),
         "driver": shown(bind.driver) or None,
         "depth": bind.depth,
+        "directory": _underneath(bind.underneath),
         "source": _source(bind.source),
         "source_device": str(finding.source_mount.device) if finding.source_mount else None,
         "verdict": finding.verdict.value,
@@ -155,6 +156,18 @@ def _bind(refusal: Refusal, action: Action | None, cycle: CycleReport, clocks: C
         "last_attempt": _attempt(last, clocks),
         "last_recovery": _recovery(last, clocks),
         "dead_layers": cycle.dead_layers.get(key, 0),
+    }
+
+
+def _underneath(found: Underneath | None) -> Document | None:
+    """Describe what a container has instead of its volume."""
+    if found is None:
+        return None
+    return {
+        "path": shown(found.host_path, PATH_LIMIT),
+        "device": str(found.mount.device),
+        "fs_type": shown(found.mount.fs_type),
+        "root": shown(found.mount.root, PATH_LIMIT),
     }
 
 
@@ -297,7 +310,7 @@ _HIDING = frozenset(
 def exit_code(document: Document) -> int:
     """Return what node-problem-detector's custom plugins expect.
 
-    0: every bind can be used.  1: one is stale, hung or bare, whatever else could not be
+    0: every bind can be used.  1: one is stale, hung, bare or on disk, whatever else could not be
     seen.  2: unknown, because a bind or a part of the node could not be looked at.
     """
     verdicts = document["totals"]["verdicts"]

@@ -107,7 +107,9 @@ KINDS: Mapping[BindKind, str] = {
 
 def _identity(bind: Document) -> Lines:
     lines = [("pod", _who(bind)), ("volume", bind["volume"])]
-    if bind["device"] is None:
+    if bind["directory"] is not None:
+        mount = f"a directory of the node ({bind['directory']['fs_type']}) instead of it"
+    elif bind["device"] is None:
         mount = "nothing is mounted there"
     else:
         layers = f", {bind['depth']} layers" if bind["depth"] > 1 else ""
@@ -174,12 +176,20 @@ def _state(document: Document, bind: Document) -> Lines:
         ("verdict", f"{verdict.value}: {_of_verdict(document, bind).meaning}"),
         ("evidence", bind["evidence"]),
     ]
+    if bind["directory"] is not None:
+        lines.append(("directory", _directory(bind["directory"])))
     if dead := bind.get("dead_layers"):
         lines.append(("layers", DEAD_LAYERS.format(layers=counted(dead, "dead layer"))))
     connection = document["connections"].get(bind["device"])
     if connection is not None:
         lines.append(("connection", _connection(connection, document["printed_at"])))
     return lines
+
+
+def _directory(found: Document) -> str:
+    return f"{found['path']} on the node, below what is mounted there; as the disk has it: " + (
+        f"{found['root']} on device {found['device']}"
+    )
 
 
 def _of_verdict(document: Document, bind: Document) -> Advice:

@@ -248,6 +248,13 @@ REASONS: Mapping[Reason, Advice] = {
         NOTHING,
         "A new container gets a new mount from the bind on the host.",
     ),
+    Reason.ON_DISK: Advice(
+        "The container has a directory of the node in the place of its volume, and may be writing"
+        " to it.",
+        "Save what was written there ('directory' above), then restart the container or the pod: a"
+        " new container gets the volume that is mounted now.",
+        "It is watched; what was written stays where it is.",
+    ),
     Reason.VANISHED: Advice(
         "It was unmounted or replaced by somebody else.",
         "If its pod goes on without the volume, find out who unmounted it, and restart the pod.",

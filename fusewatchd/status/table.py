@@ -18,6 +18,7 @@ _COLOURS: Mapping[str, str] = {
     Verdict.STALE.value: "1;31",
     Verdict.HUNG.value: "1;31",
     Verdict.BARE.value: "1;31",
+    Verdict.ON_DISK.value: "1;31",
 }
 _OTHER_COLOUR = "33"
 _VERDICT_WIDTH = max(len(verdict.value) for verdict in Verdict)

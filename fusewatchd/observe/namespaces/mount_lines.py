@@ -5,9 +5,11 @@ Only lines that are needed are unescaped: names may be thousands of bytes that a
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 from fusewatchd.errors import ParseError
 from fusewatchd.model.mount_table import mount_from_line
@@ -16,6 +18,20 @@ from fusewatchd.model.quota import LINE_BYTES, TOLD_FACTOR
 
 FUSE_MARK = b" - fuse"
 """A space inside a field is escaped, so this is nothing but separator and type."""
+
+
+_DIRECTORY_MARK = b"/volume"
+_DIRECTORY = re.compile(
+    rb"^\d+ \d+ [\d:]+ [^ ]*/(?:volumes/(?:kubernetes\.io~(?:csi|local-volume)|(?!kubernetes\.io~)"
+    rb"[^/ ~]+~[^/ ]+)/[^/ ]|volume-subpaths/[^/ ]+/[^/ ]+/[^/ ])[^\n]*",
+    re.MULTILINE,
+)
+"""A mount of the node's directory where the kubelet mounts a volume, or a part of one."""
+
+
+def shows_directory(data: bytes) -> bool:
+    """Return True when some mount shows a directory in which the kubelet mounts a volume."""
+    return _DIRECTORY_MARK in data and _DIRECTORY.search(data) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +45,8 @@ class Told:
     """How many FUSE mounts the lines have."""
     is_cut: bool = False
     """Something was left out: lines are too many or too long, or there was no room for all."""
+    directories: tuple[int, ...] = ()
+    """Ids of those that show a directory in which the kubelet mounts a volume; in ``mounts``."""
 
 
 def relevant(data: bytes, most_lines: int, most_fuse: int, most_bytes: int) -> Told:
@@ -64,9 +82,30 @@ def relevant(data: bytes, most_lines: int, most_fuse: int, most_bytes: int) -> T
             if not kept.add([number, *_above(number, parents)]):
                 break
             fuse.append(number)
-    _keep_inside(fuse, parents, kept)
+    # A table that is cut does not show what is mounted on them.
+    found = () if is_cut else _directories(rows)
+    directories = _with_room(found, most_fuse - len(fuse), parents, kept)
+    _keep_inside([*fuse, *directories], parents, kept)
     told = tuple(mount_from_line(rows[number]) for number in rows if number in kept.numbers)
-    return Told(told, len(fuse), len(marked), is_cut or kept.is_full)
+    is_cut = is_cut or kept.is_full or len(directories) < len(found)
+    return Told(told, len(fuse), len(marked), is_cut, directories)
+
+
+def _directories(rows: dict[int, bytes]) -> tuple[int, ...]:
+    """Return the mounts that show a directory in which the kubelet mounts a volume."""
+    return tuple(
+        number
+        for number, line in rows.items()
+        if _DIRECTORY_MARK in line and FUSE_MARK not in line and _DIRECTORY.match(line)
+    )
+
+
+def _with_room(
+    numbers: Iterable[int], room: int, parents: dict[int, int], kept: _Kept
+) -> tuple[int, ...]:
+    """Keep these mounts with all that they stand on, as far as there is room."""
+    first = islice(numbers, max(0, room))
+    return tuple(n for n in first if kept.add([n, *_above(n, parents)]))
 
 
 class _Kept:

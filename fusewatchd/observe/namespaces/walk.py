@@ -37,7 +37,7 @@ from fusewatchd.model.quota import (
 )
 from fusewatchd.observe.namespaces.cgroupfs import CgroupTrees, Membership
 from fusewatchd.observe.namespaces.descriptors import DescriptorLooks
-from fusewatchd.observe.namespaces.mount_lines import FUSE_MARK, Told, relevant
+from fusewatchd.observe.namespaces.mount_lines import FUSE_MARK, Told, relevant, shows_directory
 from fusewatchd.observe.namespaces.own_namespaces import OwnNamespaces
 from fusewatchd.observe.namespaces.rooms import Rooms
 from fusewatchd.parse.cgroups import memory_cgroup_of
@@ -300,7 +300,8 @@ class Walker:
         data = process.read_at_most("mountinfo", limits.table_bytes)
         if process.namespace("mnt") != seen.inode or (seen.is_whole and process.root() != "/"):
             raise ProcessLookupError(errno.ESRCH, "the process does not show it any more")
-        if FUSE_MARK not in data:
+        is_container = bool(seen.place.pod_uid or seen.place.container_id)
+        if FUSE_MARK not in data and not (is_container and shows_directory(data)):
             return {}
         example = f"the mount namespace of pid {process.pid}"
         room = rooms.room(seen.place.container_id, limits, example)
@@ -329,6 +330,7 @@ class Walker:
             "users": None,
             "container_name": "",
             "is_agent": is_agent,
+            "directories": list(table[2].directories) if is_container else [],
         }
 
 

@@ -197,6 +197,8 @@ def _kind_of(finding: Finding, cycle: CycleReport) -> EventKind | None:
     """
     if finding.verdict is Verdict.HUNG:
         return EventKind.HUNG
+    if finding.verdict is Verdict.ON_DISK:
+        return EventKind.ON_DISK
     if finding.verdict is Verdict.BARE:
         return EventKind.UNRECOVERABLE
     return EventKind.STALE if is_disconnected(finding, cycle.snapshot) else None

@@ -53,7 +53,7 @@ class NodeConditionReporter:
 
 
 def _is_unavailable(finding: Finding, cycle: CycleReport) -> bool:
-    if finding.verdict in (Verdict.HUNG, Verdict.BARE):
+    if finding.verdict in (Verdict.HUNG, Verdict.BARE, Verdict.ON_DISK):
         return True
     return is_disconnected(finding, cycle.snapshot)
 

@@ -42,6 +42,9 @@ ON_CLAIM = {
     " again. 'fusewatchd status' on the node says why.",
     EventKind.UNRECOVERABLE: "this volume cannot be bound to a new server in some pod while that"
     " pod runs; restarting the pod helps. 'fusewatchd status' on the node says why.",
+    EventKind.ON_DISK: "a container was started while this volume was not mounted: it reads and"
+    " writes the node's disk, and what it writes is not in the volume. Save that, then restart the"
+    " container or its pod. 'fusewatchd status' on the node names it.",
     EventKind.LIMITED: "a pod that uses this volume has more mounts, mount namespaces or the like"
     " than fusewatchd looks at for one pod. 'fusewatchd status' on the node says which.",
 }

@@ -80,6 +80,14 @@ class EventKind(Enum):
         "A FUSE volume of this pod cannot be bound to a new server while the pod runs;"
         " restarting the pod helps. 'fusewatchd status' on the node says why.",
     )
+    ON_DISK = (
+        "FuseVolumeOnNodeDisk",
+        "WatchFuseMount",
+        "Warning",
+        "A container of this pod was started while its FUSE volume was not mounted: it reads and"
+        " writes the node's disk, and what it writes is not in the volume. Save that, then restart"
+        " the container or the pod. 'fusewatchd explain' on the node names the directory.",
+    )
     LIMITED = (
         "FuseMountQuotaMet",
         "WatchFuseMount",
@@ -114,6 +122,7 @@ NOT_FOR_GOOD = frozenset(
         Reason.HOST_BIND_STALE,
         Reason.POD_ENDING,
         Reason.POD_UNKNOWN,
+        Reason.ON_DISK,
         Reason.REPORT_ONLY,
         Reason.DISABLED,
         Reason.OWNER_UNKNOWN,

@@ -35,6 +35,7 @@ SAYINGS: dict[Verdict, tuple[Level, str]] = {
     Verdict.STALE: (Level.WARNING, "stale"),
     Verdict.SUPERSEDED: (Level.INFO, "superseded: the source is new, the old server still works"),
     Verdict.BARE: (Level.WARNING, "bare directories now"),
+    Verdict.ON_DISK: (Level.ERROR, "on the node's disk instead of the volume"),
     Verdict.ORPHANED: (Level.INFO, "left over from a pod that is gone"),
     Verdict.HELD: (Level.INFO, "alive without a serving process"),
     Verdict.UNKNOWN: (Level.WARNING, "in an unknown state"),

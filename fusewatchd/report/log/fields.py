@@ -38,6 +38,7 @@ def bind_fields(finding: Finding, snapshot: Snapshot) -> dict[str, Value]:
         "container": bind.path.container or None,
         "mount_point": bind.key.mount_point,
         "mount_namespace": bind.key.namespace or None,
+        "directory": bind.underneath.host_path if bind.underneath is not None else None,
     }
 
 

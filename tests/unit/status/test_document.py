@@ -80,6 +80,7 @@ def test_everything_about_one_bind() -> None:
         "fs_type": "fuse.juicefs",
         "driver": "csi.juicefs.com",
         "depth": 2,
+        "directory": None,
         "dead_layers": 0,
         "source": {
             "path": "/var/lib/driver/volume-1",
@@ -213,6 +214,7 @@ def test_outages_of_late_are_told_newest_first_and_not_all_of_them() -> None:
         (Verdict.STALE, 1),
         (Verdict.HUNG, 1),
         (Verdict.BARE, 1),
+        (Verdict.ON_DISK, 1),
         (Verdict.UNKNOWN, 2),
     ],
 )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from fusewatchd.errors import ParseError
 from fusewatchd.model.mount_table import mount_from_line
 from fusewatchd.model.quota import LINE_BYTES, TOLD_FACTOR
-from fusewatchd.observe.namespaces.mount_lines import Told, relevant
+from fusewatchd.observe.namespaces.mount_lines import Told, relevant, shows_directory
 
 
 def line(number: int, parent: int, point: str, fs_type: str = "fuse.x") -> bytes:
@@ -109,3 +109,50 @@ def test_nothing_is_told_without_what_it_stands_on(rows: list[tuple[int, bool]],
     for mount in found.mounts if found.is_cut else ():
         if mount.is_fuse:
             assert mount.parent_id in known, "whether it may be replaced is not to be told"
+
+
+POD = "/var/lib/kubelet/pods/uid"
+DIRECTORY = f"{POD}/volumes/kubernetes.io~csi/pv/mount"
+
+
+def directory(number: int, parent: int, point: str, root: str) -> bytes:
+    return f"{number} {parent} 8:1 {root} {point} rw - ext4 /dev/sda1 rw\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("root", "is_one"),
+    [
+        (DIRECTORY, True),
+        (f"{DIRECTORY}/sub", True),
+        (f"{DIRECTORY}//deleted", True),
+        ("/uid/volumes/kubernetes.io~csi/pv/mount", True),
+        ("/@/pods/uid/volumes/kubernetes.io~local-volume/disk", True),
+        (f"{POD}/volumes/acme~fuse/v", True),
+        (f"{POD}/volume-subpaths/pv/app/0", True),
+        (f"{POD}/volumes/kubernetes.io~empty-dir/cache", False),
+        (f"{POD}/volumes/kubernetes.io~configmap/c/..data", False),
+        (f"{POD}/etc-hosts", False),
+        ("/srv/volumes/data", False),
+        ("/", False),
+    ],
+)
+def test_a_directory_in_which_a_volume_is_mounted_is_told(root: str, is_one: bool) -> None:
+    lines = ROOT, directory(2, 1, "/data", root), line(3, 2, "/data/in", "tmpfs")
+    assert shows_directory(b"".join(lines)) is is_one
+    found = told(*lines)
+    assert found.directories == ((2,) if is_one else ())
+    assert ids(found) == ([1, 2, 3] if is_one else [])
+
+
+def test_what_is_mounted_somewhere_below_pods_is_no_directory() -> None:
+    agent = ROOT, directory(2, 1, DIRECTORY, "/srv/x"), line(3, 1, DIRECTORY)
+    assert not shows_directory(b"".join(agent))
+    assert told(*agent).directories == ()
+
+
+def test_directories_have_the_room_that_is_left_and_need_the_whole_table() -> None:
+    many = [directory(n, 1, f"/{n}", f"{DIRECTORY}/{n}") for n in range(3, 50)]
+    found = told(ROOT, line(2, 1, "/v"), *many, most_fuse=10)
+    assert found.directories == tuple(range(3, 12))
+    assert found.is_cut
+    assert told(ROOT, line(2, 1, "/v"), *many, most_lines=20).directories == ()

@@ -1,0 +1,180 @@
+"""A container that stands on the node's directory instead of its volume, and what only looks so."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from fusewatchd.demo.cluster.apiserver import DemoApiServer
+from fusewatchd.demo.cluster.kubelet import DemoKubelet
+from fusewatchd.demo.daemon_process import DaemonProcess
+from fusewatchd.demo.node.container import Container
+from fusewatchd.demo.node.container_spec import MountPropagation
+from fusewatchd.demo.node.node import DemoNode
+from fusewatchd.demo.node.pods import DemoPod, PodMount, PodVolume, VolumeKind
+from tests.lab import in_lab, run_fusewatchd
+from tests.waiting import wait_until
+
+pytestmark = [pytest.mark.kernel, pytest.mark.slow]
+
+DRIVER = "fuse.csi.demo"
+
+
+def run(*words: str) -> None:
+    subprocess.run(words, check=True)
+
+
+def on_disk(document: Any) -> list[Any]:
+    return [bind for bind in document["binds"] if bind["verdict"] == "on_disk"]
+
+
+@contextmanager
+def watched(node: DemoNode, **settings: str) -> Iterator[DaemonProcess]:
+    with DemoKubelet(node.pod_list) as kubelet:
+        every = {"kubelet.url": kubelet.url, "look_seconds": "0.5", **settings}
+        with DaemonProcess(node, settings=every) as daemon:
+            daemon.wait_for(lambda d: d["pods_known"])
+            yield daemon
+
+
+def restarted_on_bare(node: DemoNode, pod: DemoPod, *targets: str) -> Container:
+    """Restart a container as the kubelet does, between a driver's unmount and its next publish."""
+    for target in targets:
+        run("umount", "-l", target)
+    return node.start_container(pod)
+
+
+@in_lab(timeout=120)
+def test_a_container_on_the_nodes_disk_is_told_everywhere(node: DemoNode) -> None:
+    source = node.add_source("one")
+    pod = node.add_pod("p", [PodVolume("v", source, driver=DRIVER)], [PodMount("v", "/data")])
+    node.start_container(pod)
+    path = pod.volume_path("v")
+    with (
+        DemoApiServer() as api,
+        watched(node, **{"apiserver.url": api.url, "node_name": node.name}) as daemon,
+    ):
+        claim = {"kind": "PersistentVolumeClaim", "namespace": "demo", "name": "c", "uid": "c-1"}
+        api.objects = {"/api/v1/persistentvolumes/v": {"spec": {"claimRef": claim}}}
+        daemon.wait_until_watching(2)
+        source.kill()
+        container = restarted_on_bare(node, pod, path)
+        container.write("/data/lost", "x")
+        # While the volume is not there yet, by what is remembered of it ...
+        (bind,) = on_disk(daemon.wait_for(on_disk))
+        assert (bind["container"], bind["mount_point"]) == (container.spec.container_id, "/data")
+        source.restart()
+        run("mount", "--bind", source.path, path)
+        # ... and when the driver has published it, by what the host shows.
+        document = daemon.wait_for(lambda d: d["totals"]["verdicts"]["healthy"] == 1 and on_disk(d))
+        (bind,) = on_disk(document)
+        assert bind["directory"]["path"] == path
+        assert (bind["refusal"], bind["driver"]) == ("on_disk", DRIVER)
+        sets = [
+            word for key, value in daemon.values.items() for word in ("--set", f"{key}={value}")
+        ]
+        assert run_fusewatchd("status", *sets).returncode == 1
+        explained = run_fusewatchd("explain", pod.uid, *sets)
+        assert explained.returncode == 1
+        assert f"{path} on the node" in explained.stdout
+        assert "restart the container or the pod" in explained.stdout
+
+        def told() -> set[str]:
+            events = [e for e in api.events() if e["reason"] == "FuseVolumeOnNodeDisk"]
+            return {event["regarding"]["kind"] for event in events}
+
+        wait_until(lambda: told() == {"Pod", "PersistentVolumeClaim"}, daemon.log)
+        assert container.read("/data/lost") == "x"
+        # Only a new container ends it: it gets the volume.
+        assert node.start_container(pod).read("/data/hello") == "one"
+        daemon.wait_for(lambda d: d["totals"]["verdicts"]["healthy"] == 2 and not on_disk(d))
+
+
+@in_lab(timeout=120)
+def test_a_daemon_that_starts_later_sees_it_too(node: DemoNode) -> None:
+    """A subPath of the volume, with the kubelet's bind of it made while the volume was away."""
+    source = node.add_source("one", files={"sub/hello": "sub"})
+    mount = PodMount("v", "/data", sub_path="sub")
+    pod = node.add_pod("p", [PodVolume("v", source, driver=DRIVER)], [mount])
+    path, subpath = pod.volume_path("v"), pod.host_path_of(mount)
+    run("umount", "-l", subpath)
+    run("umount", "-l", path)
+    os.makedirs(f"{path}/sub")
+    node.bind_subpath(pod, mount)
+    node.start_container(pod).write("/data/lost", "x")
+    run("mount", "--bind", source.path, path)
+    with watched(node) as daemon:
+        (bind,) = on_disk(daemon.wait_for(on_disk))
+        assert bind["directory"]["path"] == f"{path}/sub"
+
+
+@in_lab(timeout=120)
+def test_a_container_born_from_the_bare_target_of_a_subpath(node: DemoNode) -> None:
+    source = node.add_source("one", files={"sub/hello": "sub"})
+    mount = PodMount("v", "/data", sub_path="sub")
+    pod = node.add_pod("p", [PodVolume("v", source, driver=DRIVER)], [mount])
+    target = pod.host_path_of(mount)
+    node.start_container(pod)
+    with watched(node) as daemon:
+        daemon.wait_until_watching(3)
+        restarted_on_bare(node, pod, target)
+        (bind,) = on_disk(daemon.wait_for(on_disk))
+        assert bind["directory"]["path"] == target
+
+
+def published_directory(node: DemoNode, name: str) -> tuple[PodVolume, str]:
+    """A volume that is a directory of the node, as some CSI drivers have it."""
+    directory = f"{node.lab}/data/{name}"
+    os.makedirs(directory)
+    return PodVolume(name, driver="hostpath.csi.k8s.io"), directory
+
+
+@in_lab(timeout=120)
+def test_what_only_looks_so_is_not_told(node: DemoNode) -> None:
+    """EmptyDirs, hostPaths, local volumes, drivers that publish or fill a directory of the node."""
+    source, other = node.add_source("one"), node.add_source("other")
+    bound, directory = published_directory(node, "bound")
+    filled, _ = published_directory(node, "filled")
+    local, plain = f"{node.lab}/disk", f"{node.lab}/host"
+    for each in (local, plain):
+        os.makedirs(each)
+    volumes = [
+        PodVolume("v", source, driver=DRIVER),
+        PodVolume("e", kind=VolumeKind.EMPTY_DIR),
+        PodVolume("h", kind=VolumeKind.HOST_PATH, host_path=plain),
+        PodVolume("local", kind=VolumeKind.LOCAL),
+        bound,
+        filled,
+    ]
+    follow = MountPropagation.HOST_TO_CONTAINER
+    mounts = [PodMount(v.name, f"/{v.name}") for v in volumes]
+    mounts.append(PodMount("v", "/follow", propagation=follow))
+    pod = node.add_pod("p", volumes, mounts)
+    run("mount", "--bind", local, pod.volume_path("local"))
+    run("mount", "--bind", directory, pod.volume_path("bound"))
+    first = node.start_container(pod)
+    with watched(node) as daemon:
+        daemon.wait_until_watching(3)
+        for name in ("e", "h", "local", "bound", "filled"):
+            first.write(f"/{name}/file", "x")
+        # FUSE file systems come later where containers have had a directory from the start.
+        run("mount", "--bind", other.path, pod.volume_path("e"))
+        run("mount", "--bind", other.path, plain)
+        source.kill()
+        source.restart()
+        daemon.wait_for(lambda d: len(d["outages"]) == 1)
+        looked = daemon.status()["cycle"]
+        daemon.wait_for(lambda d: d["cycle"] > looked + 5)
+        assert on_disk(daemon.status()) == []
+        # Started while it was away, and it has arrived since.
+        path = pod.volume_path("v")
+        run("umount", "-l", path)
+        container = node.start_container(pod)
+        run("mount", "--bind", source.path, path)
+        container.wait_until_readable("/follow/hello", 20.0)
+        assert [bind["mount_point"] for bind in on_disk(daemon.wait_for(on_disk))] == ["/v"]
