@@ -13,6 +13,7 @@ from fusewatchd.drivers import drivers_for
 from fusewatchd.observe.connections.questions import Timing
 from fusewatchd.plan.back_off import BackOff
 from fusewatchd.plan.flapping import FlapRule
+from fusewatchd.plan.hold import HoldPolicy
 from fusewatchd.plan.planner import Policy
 from fusewatchd.plan.server_recovery import ServerPolicy
 from fusewatchd.plan.server_restart import ActionPolicy
@@ -85,3 +86,15 @@ def _servers_of(settings: Settings) -> ServerPolicy:
     rate = Rate(drivers.on_stale_per_second, drivers.on_stale_burst)
     systemctl = find_systemctl() if any(rule.unit for rule in drivers.on_stale) else ""
     return ServerPolicy(settings.dead_sources, ActionPolicy(drivers.on_stale, rate, systemctl))
+
+
+def hold_policy_of(settings: Settings, *, has_stand_ins: bool) -> HoldPolicy:
+    """Return which connections are held, and for how long."""
+    recovery, hold = settings.recovery, settings.keeper.hold
+    return HoldPolicy(
+        hold.drivers,
+        hold.grace_seconds,
+        recovery.mode,
+        Switches(recovery.exclude, recovery.containers, recovery.exclude_containers),
+        has_stand_ins,
+    )

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fusewatchd import __version__
 from fusewatchd.act.command_runner import CommandRunner
@@ -19,7 +19,7 @@ from fusewatchd.act.run_command import CommandWorker, serve_commands
 from fusewatchd.act.worker_pages import Pages
 from fusewatchd.config.settings import Settings
 from fusewatchd.daemon.front.user import front_user
-from fusewatchd.daemon.policies import policies_of, timing_of
+from fusewatchd.daemon.policies import hold_policy_of, policies_of, timing_of
 from fusewatchd.linux import statmount
 from fusewatchd.linux.features import probe_features
 from fusewatchd.linux.mount_kernel import Way
@@ -54,6 +54,9 @@ from fusewatchd.workers.fork_server import (
     WorkerMain,
 )
 from fusewatchd.workers.privileges import PRIVILEGES, Kind
+
+if TYPE_CHECKING:
+    from fusewatchd.daemon.keeper import Keeper
 
 MAX_PARALLEL = 2
 """Mount workers kept ready: the kernel changes one mount table at a time anyway."""
@@ -120,6 +123,9 @@ class Node:
             ),
             Executor(partial(self._worker, Kind.ABORT, pages), is_eager=False),
         )
+        self.keeper: Keeper | None = None
+        """None as long as nothing was ever to be held."""
+        self._keep(settings)
         self.commands = CommandRunner(lambda: CommandWorker(self.forks.spawn(Kind.COMMAND.value)))
         self.reconciler = Reconciler(
             self.observer,
@@ -146,6 +152,19 @@ class Node:
         self.reconciler.policies = policies_of(settings)
         self.connections.timing = timing_of(settings)
         self.observer.adjust(frozenset(settings.ignore_fs_types), settings.look_seconds)
+        self._keep(settings)
+
+    def _keep(self, settings: Settings) -> None:
+        """Talk with the keeper, once there is something to hold."""
+        policy = hold_policy_of(settings, has_stand_ins=has_stand_ins(self.way))
+        if self.keeper is not None:
+            self.keeper.policy = policy
+        elif policy.drivers:
+            # Who holds nothing imports nothing of it.
+            from fusewatchd.daemon.keeper import Keeper, keeper_socket
+
+            socket = keeper_socket(settings.runtime_dir)
+            self.keeper = Keeper(lambda: self.forks.spawn(Kind.KEEPER.value), socket, policy)
 
     def postpone(self, seconds: float) -> None:
         """Move every deadline that runs on by a time in which nobody could meet it."""
@@ -166,8 +185,18 @@ class Node:
         self.scanner.close()
         self.holders.close()
         self.namespace_trial.close()
+        if self.keeper is not None:
+            self.keeper.close()
         self.table.close()
         self.forks.close()
+
+
+def has_stand_ins(way: Way) -> bool:
+    """Return True where a dead mount can take the place of a held one, and be distinguished.
+
+    That is beneath it (Linux 6.5), and by an id that is never used again (6.8).
+    """
+    return way is Way.BENEATH and statmount.is_supported()
 
 
 def _last_word(pods: str, proven: ProvenContainers, *, aborts: bool) -> LastWord:
@@ -191,6 +220,7 @@ def _start_fork_server(
         Kind.TRIAL: serve_namespace_trials,
         Kind.SCAN: partial(serve_scans, proven=proven, reads_connections=reads_connections),
         Kind.FRONT: _serve_others,
+        Kind.KEEPER: _talk_with_keeper,
     }
     prepared = {Kind.FRONT: _import_front}
 
@@ -218,6 +248,12 @@ def _serve_others(channel: Channel) -> None:
     from fusewatchd.front.main import serve_others
 
     serve_others(channel)
+
+
+def _talk_with_keeper(channel: Channel) -> None:
+    from fusewatchd.act.keeper_worker import serve_keeper_jobs
+
+    serve_keeper_jobs(channel)
 
 
 def _mounts_of_host() -> Iterator[Mount]:

@@ -101,6 +101,11 @@ def is_left_alone(bind: Bind, switches: Switches, owner: Owner | None) -> bool:
     return _everything(bind, switches, owner) is not None
 
 
+def leaves_containers_alone(bind: Bind, switches: Switches, owner: Owner | None) -> bool:
+    """Return True where what a container shows is left alone."""
+    return _containers(bind, switches, owner) is not None
+
+
 def _everything(bind: Bind, switches: Switches, owner: Owner | None) -> _Off | None:
     return _excluded(bind, switches.exclude, owner, "recovery.exclude") or _annotated(
         RECOVERY_ANNOTATION, owner.recovery if owner else ""

@@ -89,6 +89,7 @@ _SYS_STATX_GENERIC: Final = 291  # aarch64, riscv64, loongarch64
 SYS_OPEN_TREE: Final = 428
 SYS_MOVE_MOUNT: Final = 429
 SYS_OPENAT2: Final = 437
+SYS_PIDFD_GETFD: Final = 438
 SYS_MOUNT_SETATTR: Final = 442
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -144,6 +145,7 @@ _INT, _UINT, _SIZE, _BYTES = ctypes.c_int, ctypes.c_uint, ctypes.c_size_t, ctype
 _openat2 = system_call(SYS_OPENAT2, _INT, _BYTES, _BYTES, _SIZE)
 _open_tree = system_call(SYS_OPEN_TREE, _INT, _BYTES, _UINT)
 _move_mount = system_call(SYS_MOVE_MOUNT, _INT, _BYTES, _INT, _BYTES, _UINT)
+_pidfd_getfd = system_call(SYS_PIDFD_GETFD, _INT, _INT, _UINT)
 _mount_setattr = system_call(SYS_MOUNT_SETATTR, _INT, _BYTES, _UINT, _BYTES, _SIZE)
 
 
@@ -151,6 +153,11 @@ def openat2(dir_fd: int, path: str, flags: int, resolve: int) -> int:
     """Open with restricted path resolution, openat2(2) (Linux 5.6); close-on-exec."""
     how = _OPEN_HOW.pack(flags | os.O_CLOEXEC, 0, resolve)
     return _openat2(path, dir_fd, os.fsencode(path), how, len(how))
+
+
+def pidfd_getfd(pidfd: int, number: int) -> int:
+    """Return a copy of a descriptor of another process, pidfd_getfd(2) (Linux 5.6)."""
+    return _pidfd_getfd(None, pidfd, number, 0)
 
 
 def open_tree(dir_fd: int, path: str, flags: int) -> int:

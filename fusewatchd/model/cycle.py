@@ -34,6 +34,7 @@ class Trigger(Enum):
     NAMESPACES = "namespaces"
     HOLDERS = "holders"
     PODS = "pods"
+    KEEPER = "keeper"
     TIMER = "timer"
     RELOAD = "reload"
 

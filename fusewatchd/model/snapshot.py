@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from fusewatchd.model.degraded import Degradation
 from fusewatchd.model.findings import Gap
+from fusewatchd.model.held import NO_KEEPER, KeeperView
 from fusewatchd.model.kubelet import KubeletDirectory
 from fusewatchd.model.mount_table import MountTable
 from fusewatchd.model.mounts import Device, MountNamespace
@@ -60,6 +61,9 @@ class Snapshot:
 
     degraded: tuple[Degradation, ...] = ()
     """What the daemon goes on without."""
+
+    keeper: KeeperView = NO_KEEPER
+    """Connections that outlive their servers, and why others do not."""
 
     def is_dead(self, device: Device) -> bool:
         """Return True when the connection of a device is known to have no server any more."""

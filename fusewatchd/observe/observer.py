@@ -15,6 +15,7 @@ from fusewatchd.linux.procfs import read_mount_max
 from fusewatchd.model.actions import AbortConnection, Outcome, OutcomeStatus
 from fusewatchd.model.degraded import Degraded
 from fusewatchd.model.findings import Gap
+from fusewatchd.model.held import NO_KEEPER, KeeperView
 from fusewatchd.model.kubelet import KubeletDirectory
 from fusewatchd.model.mount_table import MountTable
 from fusewatchd.model.mounts import Device, Mount, MountNamespace, TargetKey
@@ -89,6 +90,7 @@ class Observer:
         self._audit_due = 0.0
         self._seen_at: dict[Device, float] = {}
         self._held: frozenset[Device] = frozenset()
+        self._keeper = NO_KEEPER
 
     def adjust(self, ignored_fs_types: Collection[str], look_seconds: float) -> None:
         """Go on with these settings from the next look on, which is now; what was seen stays."""
@@ -97,6 +99,15 @@ class Observer:
         self.namespaces.want_now()
 
     # ------------------------------------------------------------------ what arrived
+
+    def take_keeper(self, view: KeeperView, now: float) -> None:
+        """Take in what the keeper holds: what outlives its server is never asked."""
+        before, self._keeper = self._keeper.dead(), view
+        lost = view.dead()
+        if lost != before:
+            self.connections.set_lost(lost, now)
+            for device in lost - before:
+                self._probes.forget(device)
 
     def take_scan(self, in_flight: Collection[TargetKey], now: float) -> ScanResult | None:
         """Take in a finished look at the other namespaces, if there is one.
@@ -256,6 +267,7 @@ class Observer:
             degraded=self.degraded.all,
             anonymous_servers=self.namespaces.anonymous_servers,
             tables=self.namespaces.tables,
+            keeper=self._keeper,
             refused_owners=self._refused_owners(late),
         )
 

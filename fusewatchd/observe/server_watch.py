@@ -34,8 +34,14 @@ class Servers:
         observer: Observer,
         register: Register,
         unregister: Callable[[int], None],
+        ends_held: Callable[[Device], bool],
     ) -> None:
-        """Watch nothing yet."""
+        """Watch nothing yet.
+
+        ``ends_held`` gets each connection that lost its server.  It returns True for one that is
+        held, and must not be asked.
+        """
+        self._ends_held = ends_held
         self._entries = tuple(sockets)
         self._observer = observer
         self._findings: Sequence[Finding] = ()
@@ -94,7 +100,8 @@ class Servers:
             if not devices:
                 connections.some_server_gone(now)
             for device in devices:
-                connections.server_gone(device, now)
+                if not self._ends_held(device):
+                    connections.server_gone(device, now)
 
     def _note_hang_up(self, path: str, now: float) -> None:
         connections, mounts = self._observer.connections, self._observer.fuse_mounts

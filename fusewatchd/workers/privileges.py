@@ -89,6 +89,7 @@ class Kind(Enum):
     HOLDERS = "holders"
     COMMAND = "command"
     TRIAL = "trial"
+    KEEPER = "keeper_talk"
     FRONT = "front"
 
 
@@ -165,6 +166,10 @@ PRIVILEGES: Final[Mapping[Kind, Privileges]] = {
         _ENTERS | {Capability.DAC_OVERRIDE},
         frozenset({Calls.OPEN_BY_HANDLE, Calls.OTHER_PROCESSES}),
         oom_score_adj=0,
+    ),
+    # It takes descriptors of servers and hands them to the keeper: nothing else may do that.
+    Kind.KEEPER: Privileges(
+        _SEES, _READS_ONLY - {Calls.OTHER_PROCESSES, Calls.SOCKETS} | {Calls.LISTENING}
     ),
     # It has threads and sockets of its own; those that listen are handed over.
     Kind.FRONT: Privileges(

@@ -25,7 +25,7 @@ from fusewatchd.model.mounts import Device, MountNamespace, NamespaceKind
 from fusewatchd.model.quota import FOREIGN, OwnerKind, RefusedOwner, Resource
 from fusewatchd.observe.namespaces import own_namespaces
 from fusewatchd.observe.namespaces.cgroupfs import Membership
-from fusewatchd.observe.namespaces.descriptors import DescriptorLooks, connection_of
+from fusewatchd.observe.namespaces.descriptors import DescriptorLooks
 from fusewatchd.observe.namespaces.proven import ProvenContainers
 from fusewatchd.observe.namespaces.scanner import (
     DEADLINE_SECONDS,
@@ -35,6 +35,7 @@ from fusewatchd.observe.namespaces.scanner import (
 )
 from fusewatchd.observe.namespaces.walk import Walker
 from fusewatchd.observe.namespaces.watch import NamespaceWatch
+from fusewatchd.parse.fdinfo import connection_of
 from fusewatchd.workers.channel import Channel
 from fusewatchd.workers.fork_server import ForkServer, Worker, WorkerKind
 from fusewatchd.workers.privileges import PRIVILEGES, Kind

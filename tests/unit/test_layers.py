@@ -40,7 +40,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "diagnose": "model parse config drivers",
         "plan": "model parse config diagnose",
         "observe": "model parse config linux workers",
-        "act": "model parse config linux workers",
+        "act": "model parse config linux workers keeper",
         "reconcile": "model parse config diagnose plan",
         "report": "log model",
         "status": "model",
@@ -66,7 +66,7 @@ PURE = (
     "observe/namespaces/view", "observe/namespaces/schedule", "observe/namespaces/rooms",
     "observe/namespaces/mount_lines", "observe/holders/targets",
     "observe/servers/exit_record", "observe/servers/socket_owners", "observe/kubelet/pod_cache",
-    "observe/connections/view", "observe/namespaces/container_owners", "act/work_queue",
+    "observe/connections/view", "observe/namespaces/container_owners", "act/work_queue", "act/keeper_steps",
     "doctor/*_checks", "doctor/findings", "state/document", "daemon/wake_ups", "status/values",
     "keeper/protocol",
 )  # fmt: skip

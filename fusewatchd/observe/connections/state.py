@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from errno import ENOTCONN
 
 from fusewatchd.model.servers import SERVED, Answer, Root
 from fusewatchd.observe.connections.questions import Question, Shown
@@ -144,6 +145,22 @@ def answered(
         tried=(),
         blocked_since=None,
     )
+
+
+def lost(state: ConnectionState, now: float) -> ConnectionState:
+    """Return it after the end of its only server, when every question waits.
+
+    It is as dead as one of which the kernel said so, and is not asked.
+    """
+    gone_at = now if state.server_gone_at is None else state.server_gone_at
+    known = replace(state, server_gone_at=gone_at, has_lost_server=True)
+    dead = answered(known, Answer.DISCONNECTED, ENOTCONN, gone_at, now)
+    return replace(dead, due_at=float("inf"), is_urgent=False)
+
+
+def found_again(state: ConnectionState) -> ConnectionState:
+    """Return it when asking it takes no time any more: the kernel says what it is."""
+    return replace(asked_again(state), has_lost_server=False)
 
 
 def may_change(state: ConnectionState) -> bool:

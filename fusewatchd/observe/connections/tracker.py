@@ -22,6 +22,8 @@ from fusewatchd.observe.connections.state import (
     asked_again,
     blocked,
     continued,
+    found_again,
+    lost,
     may_change,
     may_never_arrive,
     postponed,
@@ -53,29 +55,48 @@ class Connections:
         """Start with an empty book."""
         self.timing = timing
         self._states: dict[Device, ConnectionState] = {}
+        self._lost: frozenset[Device] = frozenset()
+        """Held ones whose server has ended: questions wait there."""
+        self._lost_at = 0.0
         self._has_looked = False
         self._counted_at = 0.0
+
+    def set_lost(self, devices: frozenset[Device], now: float) -> None:
+        """Take the connections that outlive their servers: they count as dead, and are not asked.
+
+        One that is none of them any more is asked what it is: its number may be another's.
+        """
+        for device in devices ^ self._lost:
+            state = self._states.get(device)
+            if state is not None:
+                is_lost = device in devices
+                self._states[device] = lost(state, now) if is_lost else found_again(state)
+        self._lost, self._lost_at = devices, now
 
     def set_shown(self, shown: Mapping[Device, Shown]) -> list[Device]:
         """Take the devices that are shown now; return those whose state was dropped."""
         dropped: list[Device] = []
         for device, state in tuple(self._states.items()):
-            now = shown.get(device)
-            if now is None or not now.is_same_superblock(state.shown):
+            there = shown.get(device)
+            if there is None or not there.is_same_superblock(state.shown):
                 dropped.append(device)
                 del self._states[device]
-        for device, now in shown.items():
+        for device, there in shown.items():
             known = self._states.get(device)
             if known is None:
                 # What is there from the start is as likely hung as well.
                 later = self._has_looked
-                self._states[device] = ConnectionState(now, is_urgent=later, came_later=later)
-            elif known.shown != now:
+                self._states[device] = ConnectionState(there, is_urgent=later, came_later=later)
+                if device in self._lost:
+                    self._states[device] = lost(self._states[device], self._lost_at)
+            elif known.shown != there:
                 # One that lost a mount may have lost its server as well: a crash and the
                 # restart after it can be over before anything else tells of them.
                 before = known.shown
-                has_lost = bool(before.on_host - now.on_host or before.elsewhere - now.elsewhere)
-                known = replace(known, shown=now, tried=())
+                has_lost = bool(
+                    before.on_host - there.on_host or before.elsewhere - there.elsewhere
+                )
+                known = replace(known, shown=there, tried=())
                 may_differ = has_lost and may_change(known)
                 self._states[device] = asked_again(known) if may_differ else known
         self._has_looked = True

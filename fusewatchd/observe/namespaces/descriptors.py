@@ -7,16 +7,14 @@ rest in the next ones: what was found stays until the whole of them was looked a
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass, field
 
 from fusewatchd.linux.procfs import Process
 from fusewatchd.model.mounts import Device
+from fusewatchd.parse.fdinfo import connection_of
 
 MAX_DEVICES = 256
 """Remembered of one process."""
-_CONNECTION = re.compile(rb"^fuse_connection:\s*(\d+)", re.M)
-_MINOR_BITS = 20
 _DEVICE_FILE = "/dev/fuse"
 _FIRST_ENTRY = 2
 """The position of descriptor 0 in ``/proc/<pid>/fd`` (fs/proc/fd.c, ``proc_readfd_common``)."""
@@ -120,15 +118,3 @@ class DescriptorLooks:
         if device is not None and len(found.devices) < MAX_DEVICES:
             found.devices.add(device)
         found.is_server = found.is_server or device is not None or link == _DEVICE_FILE
-
-
-def connection_of(fdinfo: bytes) -> Device | None:
-    """Return the connection that a ``/dev/fuse`` descriptor serves, from its fdinfo.
-
-    None before Linux 6.16, which began to tell it, and for a descriptor not mounted yet.
-    """
-    found = _CONNECTION.search(fdinfo)
-    if found is None:
-        return None
-    number = int(found.group(1))
-    return Device(number >> _MINOR_BITS, number & ((1 << _MINOR_BITS) - 1))

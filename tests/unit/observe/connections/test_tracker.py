@@ -737,3 +737,42 @@ def test_one_behind_an_automount_is_asked_so_seldom_that_it_can_expire() -> None
     assert connections.due(31.0) == [question]
     connections.take_answer(D, Answer.ERROR, errno.EIO, 31.0, 60.0)
     assert connections.next_question(60.0) == 660.0
+
+
+def test_what_outlives_its_server_counts_as_dead_and_is_never_asked() -> None:
+    connections = book()
+    connections.due(1.0)
+    connections.take_answer(D, Answer.ANSWERED, 0, 1.0, 1.1)
+    connections.due(11.1)  # a question is under way when its server ends
+    connections.set_lost(frozenset({D}), 12.0)
+    seen = connections.view(12.0, {})[D]
+    assert seen.is_dead and seen.server_gone_at == 12.0 and not seen.is_overdue
+    connections.ask_all_again()
+    connections.ask_again([D])
+    connections.ask_doubtful()
+    connections.some_server_gone(13.0)
+    assert connections.due(1e6) == [] and connections.ask_anew(1e6) == []
+    assert connections.next_question(14.0) is None
+    # The answer to the question that was under way comes too late to be of it.
+    assert not connections.take_answer(D, Answer.ANSWERED, 0, 11.1, 14.0)
+    assert connections.view(14.0, {})[D].is_dead
+
+
+def test_what_is_shown_later_of_a_lost_connection_is_not_asked_either() -> None:
+    connections = Connections(TIMING)
+    connections.set_lost(frozenset({D}), 5.0)
+    connections.set_shown({D: Shown(Q, frozenset(), frozenset({7}))})
+    assert connections.due(6.0) == []
+    assert connections.view(6.0, {})[D].is_dead
+    connections.set_shown({D: Shown(Q, frozenset(), frozenset({9}))})
+    assert connections.due(7.0) == []
+
+
+def test_a_number_that_is_lost_no_more_is_asked_what_it_is() -> None:
+    connections = book()
+    connections.set_lost(frozenset({D}), 2.0)
+    connections.set_lost(frozenset(), 3.0)
+    assert [question.device for question in connections.due(3.0)] == [D]
+    connections.take_answer(D, Answer.ANSWERED, 0, 3.0, 3.1)
+    seen = connections.view(3.2, {})[D]
+    assert not seen.is_dead and seen.server_gone_at is None

@@ -1,0 +1,117 @@
+"""What is to be said to the keeper, from what it holds and what it is to hold; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from fusewatchd.keeper.protocol import Connection, Connections, State
+from fusewatchd.model.held import Hold
+from fusewatchd.model.mounts import Device
+from fusewatchd.parse.cgroups import cgroup_lines, claim_of
+
+
+@dataclass(frozen=True, slots=True)
+class KeeperJob:
+    """One talk with the keeper: after it both know the same."""
+
+    socket: str
+    grace_seconds: float
+    holds: tuple[Hold, ...]
+    releases: tuple[Device, ...] = ()
+    replaced: tuple[int, ...] = ()
+    """Holds of which all mounts are replaced."""
+    ended_after: int = 0
+    """The last ended hold that is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A connection that could not be taken or handed over."""
+
+    device: Device
+    text: str
+    has_ring: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class KeeperReport:
+    """What came of a talk."""
+
+    problem: str = ""
+    """Why there was none, or why it ended early."""
+    failures: tuple[Failure, ...] = ()
+    answered: tuple[int, ...] = ()
+    """Holds of ``replaced`` that the keeper took in."""
+    listed: Connections | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """What is to be done, in this order."""
+
+    releases: tuple[int, ...] = ()
+    """By hold."""
+    takes: tuple[Hold, ...] = ()
+    updates: tuple[tuple[int, Hold], ...] = ()
+    """The hold that each of them is about."""
+
+
+def number_of(device: Device) -> int:
+    """Return the number of a connection, as fusectl has it: the device number of the kernel."""
+    return device.major << 20 | device.minor
+
+
+def device_of(connection: int) -> Device:
+    """Return the device of a connection."""
+    return Device(connection >> 20, connection & 0xFFFFF)
+
+
+def steps(listed: Iterable[Connection], job: KeeperJob) -> Steps:
+    """Compare.  One whose server has ended is neither taken nor released here."""
+    known: Mapping[int, Connection] = {one.connection: one for one in listed}
+    releases: list[int] = []
+    takes: list[Hold] = []
+    updates: list[tuple[int, Hold]] = []
+    for device in job.releases:
+        found = known.get(number_of(device))
+        if found is not None and found.state is State.HEALTHY:
+            releases.append(found.hold)
+    for hold in job.holds:
+        found = known.get(number_of(hold.device))
+        server = hold.server
+        if found is None:
+            takes += [hold] if server is not None else []
+        elif found.state is State.HEALTHY and server is not None and found.pids != (server.pid,):
+            # Another process serves it by now.
+            releases.append(found.hold)
+            takes.append(hold)
+        else:
+            updates.append((found.hold, hold))
+    return Steps(tuple(releases), tuple(takes), tuple(updates))
+
+
+def pod_cgroups(text: str) -> frozenset[str]:
+    """Return the cgroups that stand for the pod of a process, from ``/proc/<pid>/cgroup``.
+
+    That of the pod where the path has it, else that of the container.
+    """
+    found: set[str] = set()
+    for line in cgroup_lines(text):
+        claim = claim_of(line.path)
+        if claim is not None:
+            found.add(claim.above if claim.anchor is not None else claim.container)
+    return frozenset(found)
+
+
+def server_cgroups(text: str, pods: Iterable[str]) -> tuple[str, ...]:
+    """Return the cgroups of a server, but for those that hold pods which use it."""
+    own = pod_cgroups(text) or frozenset(line.path for line in cgroup_lines(text))
+    below = tuple(f"{pod}/" for pod in pods)
+    return tuple(
+        sorted(
+            path
+            for path in own
+            if path != "/" and not any(pod.startswith(f"{path}/") for pod in below)
+        )
+    )
