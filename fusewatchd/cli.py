@@ -9,20 +9,18 @@ import json
 import os
 import shutil
 import sys
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fusewatchd import __version__
 from fusewatchd.config.settings import Settings
-from fusewatchd.errors import ConfigError, FusewatchError, ParseError
-from fusewatchd.text import printable
+from fusewatchd.errors import ConfigError, FusewatchError
+from fusewatchd.text import is_coloured, printable
 
 if TYPE_CHECKING:
     from fusewatchd.config.layers import Configuration
 
 DEFAULT_CONFIG = "/etc/fusewatchd/fusewatchd.yaml"
-WATCH_SECONDS = 1.0
 COLLECTOR = (20_000, 10, 10)
 """How many objects are made before garbage is looked for, gc.set_threshold; in workers as well."""
 EXIT_CONFIG = 78
@@ -30,7 +28,6 @@ EXIT_CONFIG = 78
 EXIT_BROKEN_PIPE = 141
 """What a shell shows of a program that ended by SIGPIPE."""
 _NEEDS_ROOT = (errno.EPERM, errno.EACCES)
-_HOME_AND_CLEAR = "\x1b[H\x1b[2J"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,9 +74,12 @@ def make_parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="look once, change nothing; exit 0, 1 or 2")
     check.add_argument("--json", action="store_true")
     check.set_defaults(command=_check)
-    status = commands.add_parser("status", help="ask the running daemon")
+    status = commands.add_parser("status", help="show all FUSE mounts and their state")
+    status.add_argument(
+        "target", nargs="?", default="", help="only NAMESPACE/POD, a volume, a claim or a path"
+    )
     status.add_argument("--json", action="store_true")
-    status.add_argument("--watch", action="store_true", help="again every second, until Ctrl-C")
+    status.add_argument("-w", "--watch", action="store_true", help="repeat every second")
     status.set_defaults(command=_status)
     explain = commands.add_parser(
         "explain", help="tell everything about a mount or a pod's mounts, and what is next"
@@ -103,6 +103,15 @@ def make_parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="examine what a recovery needs; exit 0 or 1")
     doctor.add_argument("--json", action="store_true")
     doctor.set_defaults(command=_doctor)
+    for command in (check, status):
+        command.add_argument("--all", action="store_true", help="show healthy mounts, too")
+    for command in (check, status, doctor):
+        command.add_argument(
+            "--color",
+            choices=["auto", "always", "never"],
+            default="auto",
+            help="auto: on a terminal, unless NO_COLOR is set",
+        )
     for command in (run, check, status, explain, config, show, doctor):
         command.add_argument("--config", default="", help=f"default: {DEFAULT_CONFIG} if there")
         command.add_argument(
@@ -162,50 +171,24 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
+    from fusewatchd.command.status import Wish, print_document
     from fusewatchd.daemon.check import look_once
 
     settings = _settings(options)
-    return _print_document(look_once(settings), as_json=options.json)
+    wish = Wish(as_json=options.json, shows_all=options.all, color=options.color)
+    return print_document(look_once(settings), wish)
 
 
 def _status(options: argparse.Namespace) -> int:
-    from fusewatchd.serve.status_socket import ask
-    from fusewatchd.status.document import exit_code
+    from fusewatchd.command.status import Wish, status
 
     settings = _settings(options)
-    status: int | None = None
-    try:
-        while True:
-            try:
-                document = ask(settings.runtime_dir)
-            except PermissionError:
-                print("only root and the members of status_group may ask", file=sys.stderr)
-                return 2
-            except (OSError, ParseError) as exc:
-                is_gone = isinstance(exc, FileNotFoundError | ConnectionRefusedError)
-                no_daemon = f"no fusewatchd is running ({settings.runtime_dir})"
-                print(no_daemon if is_gone else f"fusewatchd: {exc}", file=sys.stderr)
-                # A watch goes on until it has seen the end of a restart.
-                if status is None or not options.watch:
-                    return 2
-                status = 2
-            else:
-                if options.watch and sys.stdout.isatty():
-                    print(_HOME_AND_CLEAR, end="")
-                # Known before it is printed: Ctrl-C may come as soon as the last line is read.
-                status = exit_code(document)
-                _print_document(document, as_json=options.json, in_a_line=options.watch)
-                if not options.watch:
-                    return status
-                if not options.json:
-                    print()
-            sys.stdout.flush()
-            time.sleep(WATCH_SECONDS)
-    except KeyboardInterrupt:
-        return 0 if status is None else status
+    wish = Wish(options.target, options.json, options.watch, options.all, options.color)
+    return status(settings.runtime_dir, wish)
 
 
 def _explain(options: argparse.Namespace) -> int:
+    from fusewatchd.command.status import NOT_ALLOWED
     from fusewatchd.daemon.check import look_once
     from fusewatchd.serve.status_socket import ask
     from fusewatchd.status.explain import Asked, exit_code, explain, explanation_text
@@ -219,7 +202,7 @@ def _explain(options: argparse.Namespace) -> int:
     except (FileNotFoundError, ConnectionRefusedError):
         asked, document = Asked.LOOK, look_once(settings)
     except PermissionError:
-        print("only root and the members of status_group may ask", file=sys.stderr)
+        print(NOT_ALLOWED, file=sys.stderr)
         return 2
     wanted = options.target
     binds = find(document, wanted) or find(document, _without_links(wanted))
@@ -252,18 +235,6 @@ def _unknown(document: Any, wanted: str, near: Sequence[str]) -> str:
     return f"{text}; near: {', '.join(near)}" if near else text
 
 
-def _print_document(document: Any, *, as_json: bool, in_a_line: bool = False) -> int:
-    from fusewatchd.status.document import exit_code
-    from fusewatchd.status.table import status_table
-
-    if as_json:
-        print(json.dumps(document, indent=None if in_a_line else 2))
-    else:
-        width = shutil.get_terminal_size((100, 24)).columns
-        print(status_table(document, width, sys.stdout.isatty()), end="")
-    return exit_code(document)
-
-
 def _doctor(options: argparse.Namespace) -> int:
     from fusewatchd.doctor.examination import examine
     from fusewatchd.doctor.findings import document, exit_code
@@ -275,7 +246,7 @@ def _doctor(options: argparse.Namespace) -> int:
         print(json.dumps(document(findings), indent=2))
     else:
         width = shutil.get_terminal_size((100, 24)).columns
-        print(table(findings, width, sys.stdout.isatty()))
+        print(table(findings, width, is_coloured(options.color, os.environ, sys.stdout.isatty())))
     return exit_code(findings)
 
 

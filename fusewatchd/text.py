@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 LIMIT = 256
 """Characters after which foreign text is cut, counted after escaping."""
@@ -69,3 +69,13 @@ def duration_text(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def is_coloured(choice: str, environment: Mapping[str, str], is_terminal: bool) -> bool:
+    """Return True if output is to be coloured: ``always``, ``never`` or ``auto``.
+
+    ``auto`` colours a terminal, unless NO_COLOR is set and not empty (https://no-color.org).
+    """
+    if choice == "auto":
+        return is_terminal and not environment.get("NO_COLOR")
+    return choice == "always"

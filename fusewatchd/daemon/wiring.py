@@ -19,7 +19,7 @@ from fusewatchd.act.run_command import CommandWorker, serve_commands
 from fusewatchd.act.worker_pages import Pages
 from fusewatchd.config.settings import Settings
 from fusewatchd.daemon.front.user import front_user
-from fusewatchd.daemon.policies import hold_policy_of, policies_of, timing_of
+from fusewatchd.daemon.policies import hold_policy_of, node_name_of, policies_of, timing_of
 from fusewatchd.linux import statmount
 from fusewatchd.linux.features import probe_features
 from fusewatchd.linux.mount_kernel import Way
@@ -80,6 +80,7 @@ class Node:
             statmount.do_without()
         features = probe_features()
         self.way = way or features.best_way
+        self.name = node_name_of(settings)
         # Before the fork server, whose mount workers touch nothing of the host but these pods.
         self.kubelet = find_kubelet(settings.kubelet.root, _mounts_of_host())
         pods = self.kubelet.pods
@@ -149,6 +150,7 @@ class Node:
 
     def adopt(self, settings: Settings) -> None:
         """Go on with other settings, as far as they can be changed in a running daemon."""
+        self.name = node_name_of(settings)
         self.reconciler.policies = policies_of(settings)
         self.connections.timing = timing_of(settings)
         self.observer.adjust(frozenset(settings.ignore_fs_types), settings.look_seconds)
@@ -175,7 +177,9 @@ class Node:
     def document(self, cycle: CycleReport, started_wall: float) -> Any:
         """Return the status document of a cycle; ``started_wall`` is in seconds since 1970."""
         clocks = Clocks(time.time(), time.monotonic(), started_wall)
-        return status_document(cycle, clocks, version=__version__, way=self.way.value)
+        return status_document(
+            cycle, clocks, version=__version__, way=self.way.value, node=self.name
+        )
 
     def close(self) -> None:
         """End all workers; nothing that is mounted changes."""

@@ -53,7 +53,7 @@ def _judged(name: str, binds: Sequence[Bind], is_report_only: bool) -> Finding:
         verdicts = ", ".join(sorted({bind["verdict"] for bind in broken}))
         reasons = dict.fromkeys(bind["refusal"] for bind in broken if bind["refusal"])
         reason = next(iter(reasons)) if len(reasons) == 1 else None
-        why = f": {', '.join(map(_words, reasons))}" if reasons else ""
+        why = f": {', '.join(reasons)}" if reasons else ""
         advice = _ADVICE.get(reason or "", f"'fusewatchd explain {name}' says what and why")
         return fail(check, f"{len(broken)} of {len(binds)} binds are {verdicts}{why}", advice)
     ways = {bind["refusal"] for bind in binds if bind["refusal"] in _LET_ALONE}
@@ -78,7 +78,3 @@ def _judged(name: str, binds: Sequence[Bind], is_report_only: bool) -> Finding:
     inside = sum(bind["kind"] == "container" for bind in binds)
     where = f"{len(binds) - inside} on the host, {inside} in containers"
     return ok(check, f"would be recovered ({where}) from {', '.join(sources) or 'its host bind'}")
-
-
-def _words(reason: str) -> str:
-    return reason.replace("_", " ")

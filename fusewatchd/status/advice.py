@@ -104,7 +104,8 @@ DEAD_LAYERS = (
 DETACHES = Advice(
     "The mount of the old FUSE server is still at its source and dead, for longer than a restart"
     " takes. It is detached (dead_sources.detach) once it is proven that nobody serves it.",
-    "See 'Dead itself' in 'status' for what holds that back, or 'umount -l' of the source's path.",
+    "'fusewatchd status' says what prevents that ('Source mount is dead'), or 'umount -l' of the"
+    " source's path.",
     "It is replaced within milliseconds once a new file system is mounted at the source.",
 )
 

@@ -16,6 +16,7 @@ from fusewatchd.model.findings import SourceAnswer, Underneath
 from fusewatchd.model.mounts import MountNamespace, NamespaceKind
 from fusewatchd.model.outages import Incident, Outage
 from fusewatchd.model.plan import Pause, Refusal
+from fusewatchd.model.pods import BindPath
 from fusewatchd.model.quota import Refusal as QuotaRefusal
 from fusewatchd.model.quota import Resource
 from fusewatchd.model.snapshot import Snapshot
@@ -45,7 +46,9 @@ POORER = frozenset({"kubelet", "pods", "apiserver", "front", "fusectl"})
 # ------------------------------------------------------------------------- document
 
 
-def status_document(cycle: CycleReport, clocks: Clocks, *, version: str, way: str) -> Document:
+def status_document(
+    cycle: CycleReport, clocks: Clocks, *, version: str, way: str, node: str = ""
+) -> Document:
     """Return everything that is known after a cycle.
 
     Args:
@@ -53,6 +56,7 @@ def status_document(cycle: CycleReport, clocks: Clocks, *, version: str, way: st
         clocks: for dates.
         version: of fusewatchd.
         way: how mounts are replaced on this kernel.
+        node: its name in the cluster; empty when that is not known.
     """
     snapshot, ledger, servers = cycle.snapshot, cycle.ledger, cycle.server_actions
     refused = {refusal.finding.bind.key: refusal for refusal in cycle.plan.refused}
@@ -65,6 +69,7 @@ def status_document(cycle: CycleReport, clocks: Clocks, *, version: str, way: st
     unclaimed = cycle.unclaimed[:MAX_UNCLAIMED]
     return {
         "version": version,
+        "node": shown(node) or None,
         "way": way,
         **_look(cycle, clocks),
         "totals": _totals(cycle),
@@ -132,6 +137,7 @@ def _bind(refusal: Refusal, action: Action | None, cycle: CycleReport, clocks: C
         "pod": pod_document(path.pod_uid, cycle.snapshot),
         "directory_uid": shown(path.pod_uid),
         "volume": shown(path.volume),
+        "claim": shown(_claim(path, cycle.snapshot)) or None,
         "container": shown(path.container) or None,
         "kind": path.kind.value,
         "namespace": key.namespace or None,
@@ -169,6 +175,16 @@ def _underneath(found: Underneath | None) -> Document | None:
         "fs_type": shown(found.mount.fs_type),
         "root": shown(found.mount.root, PATH_LIMIT),
     }
+
+
+def _claim(path: BindPath, snapshot: Snapshot) -> str:
+    """Return the claim of a volume if its pod leaves no choice; the pod's spec has no PV names."""
+    pod = (snapshot.pods or {}).get(path.pod_uid)
+    data = snapshot.volume_data.get((path.pod_uid, path.volume))
+    if pod is None or (data is not None and data.is_ephemeral):
+        return ""
+    claims = {volume.claim for volume in pod.volumes if volume.claim}
+    return claims.pop() if len(claims) == 1 else ""
 
 
 def _source(answer: SourceAnswer) -> Document:

@@ -27,7 +27,7 @@ from fusewatchd.status.advice import (
 )
 from fusewatchd.status.reasons import REASONS
 from fusewatchd.status.server_table import end_text, process_text
-from fusewatchd.status.values import Document, words
+from fusewatchd.status.values import Document
 from fusewatchd.text import counted, cut_text, duration_text
 
 MAX_MOUNTS = 50
@@ -247,7 +247,7 @@ def _history(bind: Document, outages: Iterable[Document]) -> Lines:
     if last is not None:
         error = f" ({strerror(last['errno'])})" if last["errno"] else ""
         detail = f": {last['detail']}" if last["detail"] else ""
-        how = f"{last['outcome']}, {words(last['reason'])}"
+        how = f"{last['outcome']}, {last['reason']}"
         lines.append(("history", f"{last['at']} attempt {how}{detail}{error}"))
     # Each begins with its date.
     return sorted(lines) or [("history", "no outage is known")]
@@ -262,7 +262,7 @@ def _outage(outage: Document) -> str:
         if outage["source_up_at"] is not None:
             back = f"source back {outage['source_up_at']}"
         if outage["source_refused"]:
-            back = f"source back, refused: {words(outage['source_refused'])}"
+            back = f"source back, refused: {outage['source_refused']}"
         still = f"{outage['open']} of {counted(outage['binds'], 'bind')} open"
         return f"{began} {what}{end} {back}, {still}"
     lasted = _duration(outage["lasted_ms"])
@@ -288,7 +288,7 @@ def _future(document: Document, bind: Document, asked: Asked) -> Lines:
     advice = _advice(document, bind, reason, asked)
     lines: Lines = []
     if reason is not Reason.NONE:
-        lines.append(("held back", f"{words(reason.value)}: {advice.meaning}"))
+        lines.append(("held back", f"{reason.value}: {advice.meaning}"))
     if bind["detail"] is not None:
         lines.append(("held back", f"it would {bind['detail']}"))
     lines += _pauses(document, bind, reason)

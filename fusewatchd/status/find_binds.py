@@ -5,6 +5,7 @@ All texts of the document are escaped, and so is what is looked for.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
@@ -26,6 +27,8 @@ def find(document: Document, wanted: str) -> list[Document]:
     it is, or is in; else every container mount that it is, or is in, whatever the container.
     ``POD:/path`` and ``CONTAINER:/path`` mean a mount as that container sees it.  A pod is
     ``namespace/name``, a name or a uid, and means all its binds; so does a container's id.
+    A volume is the name of its directory (the PersistentVolume) or of its claim, and means its
+    binds in all pods.
     What is in a container and none of the volumes that are repaired is found in the same way.
     """
     wanted = printable(wanted, PATH_LIMIT)
@@ -38,7 +41,55 @@ def find(document: Document, wanted: str) -> list[Document]:
     if colon:
         theirs = [b for b in _inside(binds) if _is_pod(b, who) or _is_container(b, who)]
         return _longest(theirs, _plain("/" + path))
-    return [b for b in binds if _is_pod(b, wanted) or _is_container(b, wanted)]
+    found = [b for b in binds if _is_pod(b, wanted) or _is_container(b, wanted)]
+    return found or [b for b in document["binds"] if _is_volume(b, wanted)]
+
+
+def narrowed(document: Document, wanted: str) -> Document | None:
+    """Return the document as if there were nothing but what is meant; None: nothing is.
+
+    Outages, dead sources and actions stay if they are about a source of these mounts.
+    """
+    binds = [bind for bind in find(document, wanted) if "source" in bind]
+    if not binds:
+        return None
+    places = {place for bind in binds for place in bind["source"]["candidates"]}
+    devices = {bind["device"] for bind in binds}
+    counts = Counter(bind["verdict"] for bind in binds)
+    recoveries = [bind["last_recovery"] for bind in binds if bind["last_recovery"]]
+    kept = {
+        key: [one for one in document[key] if _is_about(one, places, devices)]
+        for key in _OF_A_SOURCE
+    }
+    return (
+        document
+        | kept
+        | {
+            "binds": binds,
+            "totals": {
+                "binds": len(binds),
+                "volumes": len({(bind["pod"]["uid"], bind["volume"]) for bind in binds}),
+                "pods": len({bind["pod"]["uid"] for bind in binds}),
+                "verdicts": {name: counts[name] for name in document["totals"]["verdicts"]},
+            },
+            "last_recovery": max(recoveries, key=lambda one: str(one["at"]), default=None),
+        }
+    )
+
+
+_OF_A_SOURCE = (
+    "dead_mount_holders", "dead_sources", "flapping_sources", "incidents", "outages", "servers",
+)  # fmt: skip
+
+
+def _is_about(one: Document, places: set[str], devices: set[str]) -> bool:
+    return one.get("source") in places or one.get("device") in devices
+
+
+def _is_volume(bind: Document, name: str) -> bool:
+    claim = bind["claim"]
+    names = (claim, f"{bind['pod']['namespace']}/{claim}") if claim else ()
+    return name in (bind["volume"], *names)
 
 
 def _plain(path: str) -> str:
@@ -90,7 +141,9 @@ def near(document: Document, wanted: str) -> list[str]:
         return [name for name in names if _common(name, wanted) > 1][:MAX_NEAR]
     names = [name for name in names if name[0] != "/"]
     found = [name for name in names if wanted and wanted in name]
-    found += get_close_matches(wanted, names[:MAX_COMPARED], MAX_NEAR)
+    name = wanted.rpartition("/")[2]
+    lasts = {one.rpartition("/")[2]: one for one in names[:MAX_COMPARED]}
+    found += [lasts[last] for last in get_close_matches(name, lasts, MAX_NEAR)]
     return list(dict.fromkeys(found))[:MAX_NEAR]
 
 
@@ -98,6 +151,8 @@ def _names(binds: Iterable[Document]) -> Iterable[str]:
     for bind in binds:
         pod = bind["pod"]
         yield pod_name(pod)
+        if "volume" in bind:
+            yield bind["volume"]
         if pod["uid"]:
             yield pod["uid"]
         if bind["namespace"] is None:

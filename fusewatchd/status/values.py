@@ -63,6 +63,22 @@ def quota_text(refused: Document) -> str:
     return f"{refused['resource']}, {wanted}the limit is {refused['limit']:g}{example}"
 
 
-def words(name: str) -> str:
-    """Return a reason, or whatever else is named with underscores, as people write it."""
-    return name.replace("_", " ")
+def clock(date: str, now: str) -> str:
+    """Return a date in UTC of the document, without the day if that is the day of ``now``."""
+    time = f"{date[11:19]}Z"
+    return time if date[:10] == now[:10] else f"{date[:10]} {time}"
+
+
+def fit(text: str, width: int) -> str:
+    """Cut at the end."""
+    return text if len(text) <= max(0, width) else text[: max(0, width - 1)] + "…"
+
+
+def shorten(path: str, width: int) -> str:
+    """Cut in the middle: both the top directory and the last name tell things apart."""
+    if len(path) <= width:
+        return path
+    if width < 2:
+        return fit(path, width)
+    head = (width - 1) // 3
+    return f"{path[:head]}…{path[len(path) - (width - 1 - head) :]}"

@@ -69,7 +69,7 @@ def test_it_is_cut_and_its_server_lives_on(
         said = run_fusewatchd("explain", mount_point, *daemon._sets).stdout
         assert f"no end was seen of its server python (pid {pid})" in said
         assert "server gone" not in said and "detach: true" not in said
-        assert "held back   server alive" in said
+        assert "held back   server_alive" in said
         source.server.kill()
         source.unmount()
         source.start()

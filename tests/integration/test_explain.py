@@ -54,7 +54,7 @@ def test_why_did_it_not_recover(node: DemoNode) -> None:
             "by lineage: mounted there while healthy",
             f"{source.path}: fuse.demofs",
             "2 binds recovered after",
-            "source missing: Its source was not mounted again",
+            "source_missing: Its source was not mounted again",
             "It is replaced within milliseconds",
             "Look at the driver",
         ):

@@ -150,8 +150,8 @@ def test_what_is_there_and_is_not_taken_is_told_as_that(node: DemoNode) -> None:
         wait_for_refusal(daemon, pod, "source_type")
         sets = [word for k, v in daemon.values.items() for word in ("--set", f"{k}={v}")]
         shown = run_fusewatchd("status", *sets).stdout
-        assert "source back, refused: source type" in shown
-        assert "source missing" not in shown
+        assert "source is back, refused: source_type" in shown
+        assert "source_missing" not in shown
         assert layers_at(source.path) and "source_type" in refusals(daemon.status(), pod)
         source.unmount()
 

@@ -104,7 +104,7 @@ class Life:
         run = node.machine.run
         assert run("fusewatchd", "config-check").stdout == f"{CONFIG}: fine\n"
         assert run("fusewatchd", "check").returncode == 0
-        assert "one" in run("fusewatchd", "status").stdout
+        assert "one" in run("fusewatchd", "status", "--all").stdout
         assert run("fusewatchd", "--version").stdout == f"fusewatchd {__version__}\n"
         assert "last recovery" in run("systemctl", "status", UNIT).stdout
         doctor = run("fusewatchd", "doctor", "--json", check=False)

@@ -36,7 +36,7 @@ from fusewatchd.report.events.wording import EventKind
 from fusewatchd.report.log.log_reporter import LogReporter
 from fusewatchd.report.metrics.metrics import Metrics
 from fusewatchd.status.document import status_document
-from fusewatchd.status.table import status_table
+from fusewatchd.status.table import View, status_table
 from fusewatchd.status.values import Clocks
 from tests.unit.cycles import (
     NEW,
@@ -419,7 +419,7 @@ def test_the_status_tells_who_serves_and_what_became_of_servers() -> None:
     assert (found["outages"], found["restarts"], found["oom_kills"]) == (3, 2, 1)
     assert found["last_outage_ms"] == 12400.0
     assert found["last_end"]["oom_kill"] == "yes"
-    lines = status_table(document(step), 200, False).splitlines()
+    lines = status_table(document(step), View(200)).splitlines()
     assert (
         f"Server of {SOURCE}: juicefs (pid 5000) of pod shop/juicefs-0, container cccccccccccc"
         in lines
@@ -430,27 +430,27 @@ def test_the_status_tells_who_serves_and_what_became_of_servers() -> None:
 
 def test_an_open_outage_says_how_its_server_ended() -> None:
     stale = cycle(finding(bind(), Verdict.STALE))
-    text = status_table(document(stale, replace(incident(bind()), end=KILLED)), 200, False)
+    text = status_table(document(stale, replace(incident(bind()), end=KILLED)), View(200))
     expected = "  its server: geesefs (pid 4711) of unit geesefs@data.service, killed by SIGKILL"
     assert f"{expected} (no kill)" in text.splitlines()
 
 
 def test_sources_whose_servers_never_failed_are_no_lines() -> None:
-    assert "Server of" not in status_table(document(cycle(finding(bind()))), 80, False)
+    assert "Server of" not in status_table(document(cycle(finding(bind()))), View(80))
 
 
 def test_the_status_names_holders() -> None:
     shown = document(held(HOLDER, count=7))
     (holding,) = shown["dead_mount_holders"]  # type: ignore[misc,attr-defined]
     assert (holding["processes"], len(holding["holders"])) == (7, 1)
-    lines = status_table(shown, 200, False).splitlines()
+    lines = status_table(shown, View(200)).splitlines()
     begin = lines.index(f"7 processes still hold files of the dead mount of {SOURCE}:")
     assert lines[begin + 1 : begin + 3] == [
         "  pod shop/web-0, container cccccccccccc, pid 1234 python3"
         " (1 open file, 2 mapped areas, its directory)",
         "  and 6 more",
     ]
-    nameless = status_table(document(held(HOLDER, pods=False)), 200, False)
+    nameless = status_table(document(held(HOLDER, pods=False)), View(200))
     assert "  pod uid-a, container cccccccccccc, pid 1234" in nameless
 
 

@@ -319,7 +319,7 @@ def bind(verdict: str = "healthy", **change: Any) -> dict[str, Any]:
         ),
         (
             [bind(), bind("stale", refusal="source_missing")],
-            ("fail", "1 of 2 binds are stale: source missing"),
+            ("fail", "1 of 2 binds are stale: source_missing"),
         ),
         (
             [bind(source={"path": None, "candidates": [], "why": "seen too late"})],

@@ -29,7 +29,7 @@ from fusewatchd.reconcile.ledger_update import take_outcomes
 from fusewatchd.report.log.log_reporter import LogReporter
 from fusewatchd.report.metrics.metrics import Metrics
 from fusewatchd.status.document import status_document
-from fusewatchd.status.table import status_table
+from fusewatchd.status.table import View, status_table
 from fusewatchd.status.values import Clocks
 from tests.unit.cycles import bind, cycle, finding, mount, with_ledger
 from tests.unit.report.log.test_log_reporter import Recorder
@@ -431,7 +431,7 @@ def test_the_status_has_the_sum() -> None:
     of = with_ledger(detaching(), detached=Detached(3, 90.0))
     made = status_document(of, clocks, version="1", way="beneath")
     assert made["orphans_detached"] == {"layers": 3, "last_at": "2023-11-14T22:13:10.000Z"}
-    assert "3 dead layers of ended pods detached" in status_table(made, 120, False)
+    assert "3 dead mounts of deleted pods detached" in status_table(made, View(120))
 
 
 def test_waiting_for_the_grace_is_no_news() -> None:

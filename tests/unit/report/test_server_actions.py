@@ -26,7 +26,7 @@ from fusewatchd.report.events.server_actions import ServerActionEvents
 from fusewatchd.report.log.server_actions import ServerActionLog
 from fusewatchd.report.metrics.metrics import Metrics
 from fusewatchd.status.document import status_document
-from fusewatchd.status.table import status_table
+from fusewatchd.status.table import View, status_table
 from fusewatchd.status.values import Clocks
 from tests.unit import cycles
 from tests.unit.report.log.test_log_reporter import Recorder
@@ -188,9 +188,9 @@ def test_status_shows_both() -> None:
     assert (source["source"], source["held_back"]) == (cycles.SOURCE, "server_alive")
     assert (action["place"], action["last"]["outcome"]) == (COMMAND.place, "failed")
     assert action["last"]["output"] == r"\x1b[31m no"
-    table = status_table(document, 300, color=False)
-    assert f"Dead itself since 13:46:35Z (server alive): {cycles.SOURCE}" in table
-    expected = "Server to be started by command (back off, 1 attempt, the last one failed): "
+    table = status_table(document, View(300))
+    assert f"Source mount is dead since 13:46:35Z (server_alive): {cycles.SOURCE}" in table
+    expected = "Restart of a server by command (back_off, 1 attempt, the last one failed): "
     assert f"{expected}{COMMAND.place}" in table
 
 

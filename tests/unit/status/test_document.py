@@ -17,14 +17,16 @@ from fusewatchd.model.findings import Finding, Gap, SourceAnswer, SourcePath
 from fusewatchd.model.ledger import TargetState
 from fusewatchd.model.mounts import Device, MountNamespace, NamespaceKind, TargetKey
 from fusewatchd.model.outages import Phase
-from fusewatchd.model.plan import Pause, Refusal
+from fusewatchd.model.plan import Pause, RecoveryMode, Refusal
 from fusewatchd.model.pods import BindKind
 from fusewatchd.model.quota import FOREIGN, Owner, RefusedOwner, Resource, follow
 from fusewatchd.model.quota import pod as pod_owner
 from fusewatchd.model.verdicts import Reason, Verdict
 from fusewatchd.status.document import MAX_NAMESPACES, exit_code, status_document
-from fusewatchd.status.table import MIN_WIDTH, status_table
+from fusewatchd.status.find_binds import narrowed
+from fusewatchd.status.table import MIN_WIDTH, View, status_table
 from fusewatchd.status.values import Clocks, Document
+from fusewatchd.text import is_coloured
 from tests.unit.cycles import (
     NEW,
     OLD,
@@ -71,6 +73,7 @@ def test_everything_about_one_bind() -> None:
         "pod": {"namespace": "shop", "name": "web-0", "uid": "api-uid-a", "deleting": False},
         "directory_uid": "uid-a",
         "volume": "pv-1",
+        "claim": None,
         "container": None,
         "kind": "publish",
         "namespace": None,
@@ -180,7 +183,7 @@ def test_foreign_text_is_escaped() -> None:
     pods = {"uid-a": replace(pod("uid-a", evil), namespace=evil)}
     of = cycle(finding(hostile, evidence=evil), pods=pods, gaps=[Gap(evil, evil)])
     made = document(of)
-    for text in (json.dumps(made), status_table(made, 200, color=False)):
+    for text in (json.dumps(made), status_table(made, View(200))):
         assert "\x1b" not in text
         assert "\\u001b" not in text
         assert "udcff" not in text
@@ -195,8 +198,9 @@ def test_outages_of_late_are_told_newest_first_and_not_all_of_them() -> None:
         }
         for n in range(20)
     ]  # fmt: skip
-    lines = [ln for ln in status_table(made, 100, color=False).splitlines() if "Outage at" in ln]
-    assert lines[0] == "Outage at 00:00:19Z, 2 of 2 binds recovered after 1.5 s: /src/19"
+    lines = [ln for ln in status_table(made, View(100)).splitlines() if "Outage at" in ln]
+    when = "2026-01-01 00:00:19Z"
+    assert lines[0] == f"Outage at {when}, 2 of 2 mounts recovered after 1.5 s: /src/19"
     assert len(lines) == 8
 
 
@@ -254,25 +258,33 @@ def test_what_could_not_be_seen_is_unknown_never_healthy(
 def test_the_table_of_an_outage_at_80_columns() -> None:
     steps = outage()
     of = with_ledger(steps[1], incidents=steps[1].incidents_opened)
-    made = status_document(of, CLOCKS, version="1", way="beneath")
-    assert status_table(made, 80, color=False).splitlines() == [
-        "3 binds of 2 volumes in 2 pods: 3 stale",
+    made = status_document(of, CLOCKS, version="1", way="beneath", node="node-7")
+    assert status_table(made, View(80)).splitlines() == [
+        "node-7: 3 of 3 mounts broken (3 stale), 2 volumes, 2 pods",
         "",
-        "/var/lib/driver/volume-1  csi.juicefs.com  (by lineage)",
-        "  stale       shop/web-0  pv-1       source missing",
-        "  stale       shop/web-0  app:/data  source missing",
-        "  stale       shop/web-1  pv-1       source missing",
+        "  VERDICT     POD         MOUNT      DETAIL",
         "",
-        "Outage since 22:11:50Z, 3 of 3 binds open, source missing: /var/l…river/volume-1",
+        "source_missing since 22:11:50Z: /var/lib/driver/volume-1  csi.juicefs.com  (by …",
+        "  stale       shop/web-0  pv-1       not connected",
+        "  stale       shop/web-0  app:/data  not connected",
+        "  stale       shop/web-1  pv-1       not connected",
+        "",
+        "Outage since 22:11:50Z: 3 of 3 mounts still broken, source not mounted: /v…ume-1",
+        "",
+        "Next: fusewatchd explain shop/web-0",
     ]
 
 
 def test_recovered_binds_say_when_and_how_fast() -> None:
     healed = finding(bind())
     states = {healed.bind.key: TargetState(last_outcome=outcome(bind(), at=90.0))}
-    lines = status_table(document(cycle(healed), states), 100, color=False).splitlines()
-    assert lines[0].endswith("1 healthy, last recovery 22:13:10Z in 2.0 ms")
-    assert lines[3].endswith("recovered 22:13:10Z, 2.0 ms")
+    lines = status_table(document(cycle(healed), states), View(100)).splitlines()
+    assert lines[0].endswith("(1 healthy), 1 volume, 1 pod; last recovery 22:13:10Z")
+    assert lines[-3:] == [
+        "1 healthy mount of 1 volume in 1 pod (--all lists them)",
+        "",
+        "Nothing to do.",
+    ]
 
 
 def test_the_worst_comes_first_and_unknown_sources_last() -> None:
@@ -282,25 +294,27 @@ def test_the_worst_comes_first_and_unknown_sources_last() -> None:
         finding(bind()),
         finding(bind("uid-b"), Verdict.HUNG, evidence="no answer, 3 requests waiting"),
     )
-    text = status_table(document(of), 100, color=False)
+    text = status_table(document(of), View(100))
     assert [line.split()[0] for line in text.splitlines() if line.startswith("  ")] == [
+        "VERDICT",
         "hung",
-        "healthy",
         "stale",
     ]
-    assert "No known source (never seen mounted)" in text
+    assert "no_source: never seen mounted" in text
     assert "no answer, 3 requests waiting" in text
 
 
 def test_what_was_not_seen_and_not_entered_is_at_the_end() -> None:
     foreign = MountNamespace(5, 1, 1, NamespaceKind.FOREIGN, "", "", ())
     of = cycle(namespaces=(foreign,), gaps=[Gap("kubelet", "connection refused")])
-    assert status_table(document(of), 100, color=False).splitlines() == [
-        "0 binds of 0 volumes in 0 pods",
+    assert status_table(document(of), View(100)).splitlines() == [
+        "no FUSE volumes in pods",
+        "",
+        "Could not see kubelet: connection refused",
         "",
         "1 other mount namespace with FUSE mounts, never entered (0 stale there)",
         "",
-        "Could not see kubelet: connection refused",
+        "Next: fusewatchd doctor",
     ]
 
 
@@ -314,8 +328,8 @@ def test_sources_that_come_and_go_are_named() -> None:
     ]
     assert made["binds"][0]["refusal"] == "source_flapping"
     assert made["binds"][0]["retry_at"] == "2023-11-14T22:13:21.500Z"
-    lines = status_table(made, 100, color=False).splitlines()
-    assert lines[-1] == "Comes and goes, must stay for 0.5 s: /src/a\\x0a"
+    lines = status_table(made, View(100)).splitlines()
+    assert "Flapping source, must stay for 0.5 s: /src/a\\x0a" in lines
 
 
 def test_what_somebody_undoes_waits_for_its_own_reason() -> None:
@@ -327,7 +341,7 @@ def test_what_somebody_undoes_waits_for_its_own_reason() -> None:
 
 def test_colour_only_when_asked_for_and_changes_nothing_else() -> None:
     made = document(outage()[1])
-    plain, coloured = (status_table(made, 80, color=color) for color in (False, True))
+    plain, coloured = (status_table(made, View(80, is_coloured=color)) for color in (False, True))
     assert "\x1b" not in plain
     assert "\x1b[1;31m" in coloured
     assert ESCAPE.sub("", coloured) == plain
@@ -360,9 +374,11 @@ def test_no_line_is_ever_too_wide_and_no_bind_is_missing(
     found: list[Finding], width: int, color: bool
 ) -> None:
     made = document(cycle(*found))
-    lines = ESCAPE.sub("", status_table(made, width, color)).splitlines()
+    view = View(width, is_coloured=color, shows_all=True)
+    lines = ESCAPE.sub("", status_table(made, view)).splitlines()
     assert all(len(line) <= max(width, MIN_WIDTH) for line in lines)
-    verdicts = sorted(line.split()[0] for line in lines if line.startswith("  "))
+    rows = [line.split()[0] for line in lines if line.startswith("  ")]
+    verdicts = sorted(row for row in rows if row != "VERDICT")
     assert verdicts == sorted(f.verdict.value for f in found)
 
 
@@ -379,8 +395,8 @@ def test_an_owner_over_its_quota_is_named() -> None:
     )  # fmt: skip
     assert (first["limit"], first["wanted"], first["example"]) == (64, 6000, "at /tmp\\x0a/1")
     assert first["since"] == "2023-11-14T22:11:50.000Z"
-    text = status_table(made, 120, color=False)
-    assert "Over its quota since 22:11:50Z: pod shop/web-0: binds, 6000 wanted" in text
+    text = status_table(made, View(120))
+    assert "Above its quota since 22:11:50Z: pod shop/web-0: binds, 6000 wanted" in text
     assert "pod uid-z: binds" in text
     assert "local users: binds" in text
 
@@ -393,3 +409,59 @@ def test_where_a_pod_is_over_its_quota_not_all_is_seen_and_users_hide_no_bind() 
 @pytest.mark.parametrize("resource", [Resource.DESCRIPTORS, Resource.SERVERS, Resource.BUDGET])
 def test_what_hides_no_bind_leaves_the_others_healthy(resource: Resource) -> None:
     assert exit_code(document(over_quota(pod_owner("uid-a"), resource=resource))) == 0
+
+
+def many(healthy: int) -> Document:
+    """Return a document of one broken mount among healthy ones."""
+    found = [finding(bind(f"uid-{n:04}", volume=f"pv-{n:04}")) for n in range(healthy)]
+    dead = finding(bind("uid-b"), Verdict.STALE, refusal=Reason.SOURCE_DEAD)
+    return document(cycle(*found, dead))
+
+
+def test_what_is_broken_is_seen_first_however_much_is_well() -> None:
+    lines = status_table(many(400), View(80)).splitlines()
+    assert len(lines) < 12
+    assert lines[0].startswith("1 of 401 mounts broken (400 healthy, 1 stale)")
+    assert lines[4].startswith("source_dead: ")
+    assert lines[5].startswith("  stale")
+    assert "400 healthy mounts of 400 volumes in 400 pods (--all lists them)" in lines
+    assert len(status_table(many(400), View(80, shows_all=True)).splitlines()) > 400
+
+
+@pytest.mark.parametrize("height", [10, 24, 40])
+def test_a_screen_keeps_its_first_and_last_line(height: int) -> None:
+    lines = status_table(many(400), View(80, height, shows_all=True)).splitlines()
+    assert len(lines) == height
+    assert lines[0].startswith("1 of 401 mounts broken")
+    assert lines[-1] == "Next: fusewatchd explain shop/web-1"
+    assert re.fullmatch(r"\(\d+ more lines\)", lines[-2])
+
+
+def test_report_mode_cannot_be_overlooked() -> None:
+    made = document(replace(cycle(finding(bind())), mode=RecoveryMode.REPORT))
+    assert status_table(made, View(80)).splitlines()[1].startswith("Report mode: nothing is")
+
+
+@pytest.mark.parametrize("wanted", ["shop/web-1", "pv-9"])
+def test_a_pod_or_a_volume_alone(wanted: str) -> None:
+    of = cycle(finding(bind()), finding(bind("uid-b", volume="pv-9"), Verdict.STALE))
+    made = narrowed(document(of), wanted)
+    assert made is not None
+    assert [one["volume"] for one in made["binds"]] == ["pv-9"]
+    assert made["totals"]["verdicts"]["stale"] == made["totals"]["binds"] == exit_code(made) == 1
+    assert narrowed(document(of), "nothing/such") is None
+
+
+@pytest.mark.parametrize(
+    ("choice", "environment", "terminal", "coloured"),
+    [
+        ("auto", {}, True, True),
+        ("auto", {}, False, False),
+        ("auto", {"NO_COLOR": "1"}, True, False),
+        ("auto", {"NO_COLOR": ""}, True, True),
+        ("always", {"NO_COLOR": "1"}, False, True),
+        ("never", {}, True, False),
+    ],
+)
+def test_colour(choice: str, environment: dict[str, str], terminal: bool, coloured: bool) -> None:
+    assert is_coloured(choice, environment, terminal) is coloured

@@ -87,7 +87,7 @@ def test_every_reason_and_every_verdict_is_explained() -> None:
 def test_a_mount_held_back_says_why_what_to_do_and_what_is_next(reason: Reason) -> None:
     stale = finding(HOST, Verdict.STALE, refusal=reason, evidence="not connected; because")
     told = says(document(cycle(stale, refused=[Refusal(stale, reason)])))
-    assert told["held back"] == f"{reason.value.replace('_', ' ')}: {REASONS[reason].meaning}"
+    assert told["held back"] == f"{reason.value}: {REASONS[reason].meaning}"
     assert told["to do"] == REASONS[reason].todo
     assert told["next"] == REASONS[reason].then
     assert told["evidence"] == "not connected; because"
@@ -219,13 +219,13 @@ def test_its_outages_and_attempts() -> None:
         "2023-11-14T22:12:10.000Z found dead, over after 10.0 s, nothing was replaced",
         "2023-11-14T22:12:31.000Z server gone, 3 binds recovered after 1.0 s,"
         " the new source was there before",
-        "2023-11-14T22:13:19.000Z attempt failed, system call: move_mount"
+        "2023-11-14T22:13:19.000Z attempt failed, system_call: move_mount"
         " (No space left on device)",
     ]
     assert told["held back"].splitlines()[1] == (
         "back-off until 2023-11-14T22:13:23.000Z after 3 failures"
     )
-    assert told["held back"].startswith("system call: A system call failed")
+    assert told["held back"].startswith("system_call: A system call failed")
 
 
 def test_how_a_server_ended_and_that_there_is_nothing_to_come_back() -> None:
@@ -312,7 +312,7 @@ def test_a_single_look_does_not_speak_of_its_own_restraint(
         cycle(stale, refused=[Refusal(stale, Reason.REPORT_ONLY)]), mode=RecoveryMode(mode)
     )
     told = says(of, asked=asked)
-    assert told["held back"] == f"report only: {held_back}"
+    assert told["held back"] == f"report_only: {held_back}"
     assert told["next"].startswith("Nothing, since no fusewatchd") is (asked is Asked.LOOK)
     text = explanation_text(explain(of, of["binds"], POINT, asked))
     assert text.startswith("No fusewatchd is running") is (asked is Asked.LOOK)
