@@ -30,6 +30,7 @@ from fusewatchd.model.quota import RefusedOwner
 from fusewatchd.model.snapshot import Snapshot
 from fusewatchd.model.stacks import ground_of
 from fusewatchd.parse.cgroups import may_be_pod
+from fusewatchd.parse.kubelet_paths import parse_bind_path
 
 _KUBELET_TREE = re.compile(r"/pods/[^/]+/volume(s|-subpaths)/")
 
@@ -57,10 +58,9 @@ def find_container_binds(
     for namespace in snapshot.namespaces:
         for mount, depth in _tops(snapshot.tables.of(namespace)):
             may_be_ours = index.may_be_ours(namespace, mount)
-            origin = index.origin_of(namespace, mount) if may_be_ours else None
-            if origin is not None:
+            bind = index.bind_of(namespace, mount, depth) if may_be_ours else None
+            if bind is not None:
                 whose = namespace.pod_uid, namespace.container_id
-                bind = _container_bind(namespace, mount, depth, origin)
                 ours.setdefault(whose, []).append(bind)
                 continue
             foreign.append((namespace, mount))
@@ -96,6 +96,14 @@ def _container_bind(namespace: MountNamespace, mount: Mount, depth: int, origin:
     source = SourceAnswer(origin.source.rule, why, origin.source.candidates)
     key = TargetKey(namespace.inode, mount.mount_point)
     return Bind(key, path, mount, depth, origin.driver, source, namespace, origin.key)
+
+
+_NO_PATH = BindPath(BindKind.PUBLISH, "", "")
+"""Below a directory that is the kubelet's no more."""
+
+
+def _place(namespace: MountNamespace, mount: Mount) -> tuple[str, Device, str]:
+    return namespace.pod_uid, mount.device, plain_root(mount.root)
 
 
 class _HostIndex:
@@ -139,6 +147,32 @@ class _HostIndex:
         servers = self._snapshot.servers.get(device, ())
         return any(may_be_pod(server.pod_uid, namespace.pod_uid) for server in servers)
 
+    def bind_of(self, namespace: MountNamespace, mount: Mount, depth: int) -> Bind | None:
+        """Return what this mount is of its pod, if it is or was a copy of one on the host.
+
+        Once recognised, a mount stays that for its life, also when the host's side is unmounted.
+        """
+        origin = self.origin_of(namespace, mount)
+        if origin is not None:
+            return _container_bind(namespace, mount, depth, origin)
+        known = self._known(namespace, mount)
+        if known is not None and known.source is not None:
+            place, driver, source = known.origin, known.driver, known.source
+        else:
+            former = self._ledger.former.get(_place(namespace, mount))
+            if former is None or not self._is_meant(namespace, mount, former):
+                return None
+            place, driver, source = former.key.mount_point, former.driver, former.source
+        path = parse_bind_path(self._snapshot.kubelet.pods, place) or _NO_PATH
+        origin = Bind(TargetKey(0, place), path, None, 0, driver, source)
+        return _container_bind(namespace, mount, depth, origin)
+
+    def _is_meant(self, namespace: MountNamespace, mount: Mount, former: Former) -> bool:
+        """True while the device number cannot mean another file system."""
+        if former.key in self._by_key or is_used_again(mount.device, former, self._snapshot):
+            return False
+        return namespace.is_own or not self._snapshot.is_dead(mount.device)
+
     def origin_of(self, namespace: MountNamespace, mount: Mount) -> Bind | None:
         """Return the host bind that this mount is proven to be a copy of."""
         pod_uid, root = namespace.pod_uid, plain_root(mount.root)
@@ -151,7 +185,7 @@ class _HostIndex:
             layers = layers_of(bind, self._snapshot)
             if any(m.device == mount.device and plain_root(m.root) == root for m in layers):
                 return bind
-        earlier = self._ledger.former.get((pod_uid, mount.device, root))
+        earlier = self._ledger.former.get(_place(namespace, mount))
         if earlier and not is_used_again(mount.device, earlier, self._snapshot):
             # Its bind may be gone: that makes it no copy of the pod's other volume.
             return self._by_number(namespace, mount, earlier)
@@ -172,10 +206,17 @@ class _HostIndex:
         self, namespace: MountNamespace, mount: Mount, binds: list[Bind]
     ) -> Bind | None:
         """After a restart: the bind that an earlier run saw this very mount to be a copy of."""
+        known = self._known(namespace, mount)
+        if known is None:
+            return None
+        return next((bind for bind in binds if bind.key.mount_point == known.origin), None)
+
+    def _known(self, namespace: MountNamespace, mount: Mount) -> ContainerFacts | None:
+        """Return what is known of this very mount, if it was proven to be a copy."""
         known = self._ledger.facts_of(namespace, mount.mount_point)
         if known is None or (known.mount_id, known.device) != (mount.mount_id, mount.device):
             return None
-        return next((bind for bind in binds if bind.key.mount_point == known.origin), None)
+        return known if known.origin else None
 
     def _by_spec(self, namespace: MountNamespace, mount: Mount, binds: list[Bind]) -> Bind | None:
         """After a restart: the bind that the pod's spec puts there, if it can only be one.

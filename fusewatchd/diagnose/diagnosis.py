@@ -67,7 +67,7 @@ def diagnose(snapshot: Snapshot, ledger: Ledger, knowledge: Knowledge) -> Diagno
     by_key = {finding.bind.key: finding for finding in findings}
     findings += [_judge_container(bind, by_key, snapshot, ledger) for bind in look.binds]
     findings += [judge(bind) for bind in of_host_paths]
-    bare = tuple(_bare_binds(snapshot, ledger, by_key))
+    bare = tuple(_bare_binds(snapshot, ledger, by_key, look.binds))
     findings += bare
     by_key |= {finding.bind.key: finding for finding in bare}
     directories = on_disk.find(snapshot, by_key.values(), ledger.published)
@@ -163,12 +163,39 @@ def _judge_container(
 ) -> Finding:
     """A container shows what its pod's bind on the host shows, or is about to show."""
     origin = hosts.get(bind.origin) if bind.origin else None
-    return _judge(bind, _origin_resolution(bind, origin, snapshot), snapshot, ledger)
+    if origin is None and bind.origin is not None:
+        resolution = _without_origin(bind.origin, snapshot)
+    else:
+        resolution = _origin_resolution(bind, origin, snapshot, ledger)
+    return _judge(bind, resolution, snapshot, ledger)
 
 
-def _origin_resolution(bind: Bind, origin: Finding | None, snapshot: Snapshot) -> Resolution:
+def _without_origin(origin: TargetKey, snapshot: Snapshot) -> Resolution:
+    """Distinguish an unmounted volume from one that is not looked at (no kubelet, ignored type)."""
+    if any(mount.is_fuse for mount in snapshot.table.at(origin.mount_point)):
+        return Resolution(None, Reason.HOST_BIND_STALE, "its bind on the host is not looked at")
+    unmounted = "its bind on the host was unmounted"
+    return Resolution(None, Reason.UNMOUNTED_ON_HOST, unmounted)
+
+
+def _shows_another_directory(bind: Bind, on_host: Mount, ledger: Ledger) -> bool:
+    """Return True unless both show, or showed, the same directory of their file systems."""
+    if bind.mount is None:
+        return False
+    root = lineage.plain_root(bind.mount.root)
+    if lineage.plain_root(on_host.root) == root:
+        return False
+    return (bind.path.pod_uid, bind.mount.device, root) not in ledger.former
+
+
+def _origin_resolution(
+    bind: Bind, origin: Finding | None, snapshot: Snapshot, ledger: Ledger
+) -> Resolution:
     if origin is None or origin.bind.mount is None:
         return Resolution(None, Reason.HOST_BIND_STALE, "its bind on the host is gone")
+    if _shows_another_directory(bind, origin.bind.mount, ledger):
+        changed = "its bind on the host shows another directory now"
+        return Resolution(None, Reason.SOURCE_ROOT, changed)
     if origin.verdict in (Verdict.HEALTHY, Verdict.SLOW):
         return Resolution(origin.bind.mount)
     is_useless = bind.mount is None or snapshot.is_dead(bind.mount.device)
@@ -204,7 +231,10 @@ def _pod_refusal(bind: Bind, snapshot: Snapshot) -> Reason | None:
 
 
 def _bare_binds(
-    snapshot: Snapshot, ledger: Ledger, present: dict[TargetKey, Finding]
+    snapshot: Snapshot,
+    ledger: Ledger,
+    present: dict[TargetKey, Finding],
+    in_containers: Sequence[Bind],
 ) -> Iterable[Finding]:
     """Yield a finding for each remembered bind without a mount whose pod lives on."""
     for path, answer in ledger.published.items():
@@ -217,7 +247,10 @@ def _bare_binds(
             continue
         if bind_path.kind is BindKind.EMPTY_DIR:
             continue  # the pod's own, to mount and to unmount
-        bind = Bind(key, bind_path, None, 0, "", answer)
+        data = snapshot.volume_data.get((bind_path.pod_uid, bind_path.volume))
+        known = next((bind.driver for bind in in_containers if bind.origin == key), "")
+        driver = known or (data.driver if data is not None else "")
+        bind = Bind(key, bind_path, None, 0, driver, answer)
         yield _judge(bind, Resolution(None), snapshot, ledger)
 
 

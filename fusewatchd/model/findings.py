@@ -36,6 +36,9 @@ class SourceAnswer:
     """By the order in which mounts were made the place is older than the bind."""
 
 
+NOT_LOCATED = SourceAnswer("", "")
+
+
 @dataclass(frozen=True, slots=True)
 class Gap:
     """Something that could not be seen this time."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from fusewatchd.model.actions import Outcome, OwnLayer, Propagation
-from fusewatchd.model.findings import SourceAnswer, SourcePath
+from fusewatchd.model.findings import NOT_LOCATED, SourceAnswer, SourcePath
 from fusewatchd.model.mounts import Device, Mount, MountNamespace, TargetKey
 from fusewatchd.model.outages import Incident, Outage, Phase
 from fusewatchd.model.quota import Refused
@@ -120,6 +120,9 @@ class ContainerFacts:
     rights: Rights = Rights.UNSEEN
     received: tuple[int, ...] = ()
     """Ids of mounts inside that came from the bind on the host, and will again."""
+    driver: str = ""
+    source: SourceAnswer | None = None
+    """Of what was on the host when that was last there: the mount outlives it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +132,8 @@ class Former:
     key: TargetKey
     seen_at: float
     """When it was last seen to; the device number means nothing once it is used again."""
+    driver: str = ""
+    source: SourceAnswer = NOT_LOCATED
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,8 @@ class Reason(Enum):
     """Another user's server is mounted at the source now, and others than root can mount there."""
     HOST_BIND_STALE = "host_bind_stale"
     """A container waits for its pod's bind on the host."""
+    UNMOUNTED_ON_HOST = "unmounted_on_host"
+    """The volume was unmounted on the host, and the container still has its mount."""
     SUBPATH_MISSING = "subpath_missing"
     SUBPATH_UNSAFE = "subpath_unsafe"
     PATH_DEAD = "path_dead"

@@ -49,8 +49,18 @@ def facts_of(
         # Of a hostPath: the spec named it in the container's own namespace, or its device did.
         return replace(known, mount_id=bind.mount.mount_id, device=bind.mount.device)
     # It has just been proven to be a copy of that bind, whatever the bind shows by now.
-    device, mount_id = bind.mount.device, bind.mount.mount_id
-    return replace(known, origin=origin.key.mount_point, mount_id=mount_id, device=device)
+    device, mount_id, place = bind.mount.device, bind.mount.mount_id, origin.key.mount_point
+    proven = place, mount_id, device, bind.driver, bind.source
+    if proven == (known.origin, known.mount_id, known.device, known.driver, known.source):
+        return known
+    return replace(
+        known,
+        origin=place,
+        mount_id=mount_id,
+        device=device,
+        driver=bind.driver,
+        source=bind.source,
+    )
 
 
 def still_true(
@@ -147,13 +157,14 @@ def remember_former(
     for bind in binds:
         if bind.mount is not None:
             place = (bind.path.pod_uid, bind.mount.device, root_of(bind))
-            kept[place] = Former(bind.key, snapshot.taken_at)
+            kept[place] = Former(bind.key, snapshot.taken_at, bind.driver, bind.source)
     for bind in binds:
         # What a bind covers is shown again in containers that lose what is on top of it.
         for layer in layers_of(bind, snapshot)[:-1]:
             place = (bind.path.pod_uid, layer.device, plain_root(layer.root))
             if layer.is_fuse:
-                kept.setdefault(place, Former(bind.key, snapshot.taken_at))
+                covered = Former(bind.key, snapshot.taken_at, bind.driver, bind.source)
+                kept.setdefault(place, covered)
     return kept
 
 

@@ -2,8 +2,9 @@
 
 An incident is closed only when a look at every mount namespace that *began* after the last
 replacement finds nothing stale of it any more: a container that was started from the stale
-bind in between is part of the same outage.  Binds for which recovery is switched off open no
-incident and hold none back.  What became of the servers of each source is counted from these.
+bind in between is part of the same outage.  Binds for which recovery is switched off, and those
+of pods that are being deleted, open no incident and hold none back.  What became of the servers
+of each source is counted from these.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from fusewatchd.model.findings import Finding
 from fusewatchd.model.ledger import TargetState
 from fusewatchd.model.mounts import Device, TargetKey
 from fusewatchd.model.outages import Incident
-from fusewatchd.model.servers import OomKill, ServerEnd, Service
+from fusewatchd.model.servers import Answer, OomKill, ServerEnd, Service
 from fusewatchd.model.snapshot import Snapshot
 from fusewatchd.model.verdicts import Reason, Verdict
 
@@ -82,7 +83,7 @@ def _stale_by_device(
 
 
 def _is_ours_to_heal(finding: Finding) -> bool:
-    return finding.refusal is not Reason.DISABLED
+    return finding.refusal not in (Reason.DISABLED, Reason.POD_ENDING)
 
 
 def _is_shown_for_a_moment(
@@ -178,9 +179,15 @@ def _continued(
 _REFUSED = frozenset({Reason.SOURCE_TYPE, Reason.SOURCE_ROOT})
 
 
+_UNHEARD = (None, Answer.PENDING)
+
+
 def _is_over(incident: Incident, snapshot: Snapshot) -> bool:
     if incident.open_targets:
         return False
+    connection = snapshot.connections.get(incident.device)
+    if connection is not None and connection.answer in _UNHEARD:
+        return False  # it was opened by an earlier run, and what shows it has not answered this one
     since = incident.last_recovery_at if incident.last_recovery_at else incident.noticed_at
     return snapshot.namespaces_looked_at >= since
 

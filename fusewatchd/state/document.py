@@ -3,7 +3,7 @@
 Only what the node itself cannot tell any more once a source is gone: lineage, the layers of
 our own, and what container mounts were like before the first repair; and what the kubelet told of
 the pods with binds, so that nothing is switched on by not hearing from it; and the
-outages of late, for whoever asks about them.  Everything in it is
+outages: the last ones, and when and how those began that are not over.  Everything in it is
 about mounts of one boot, and is believed only as far as those very mounts are still there.
 
 Fields are only ever added, and what an older file lacks has a value here, so that neither an
@@ -13,7 +13,7 @@ misread.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,9 @@ from fusewatchd.json_values import decode, encode
 from fusewatchd.model.actions import OwnLayer, Propagation
 from fusewatchd.model.ledger import MAX_OUTAGES, ContainerFacts, Fact, Ledger, Owner
 from fusewatchd.model.mount_table import MountTable
-from fusewatchd.model.mounts import TargetKey
-from fusewatchd.model.outages import Outage
+from fusewatchd.model.mounts import Device, TargetKey
+from fusewatchd.model.outages import Incident, Outage
+from fusewatchd.model.servers import ServerEnd
 from fusewatchd.text import printable
 
 VERSION = 2
@@ -57,6 +58,34 @@ class _Owner:
     owner: Owner
 
 
+@dataclass(frozen=True, slots=True)
+class _OpenOutage:
+    """How an incident began; what is hit by it and what was recovered is seen again."""
+
+    device: Device
+    driver: str
+    source_path: str
+    noticed_at: float
+    server_gone_at: float | None
+    source_up_at: float | None
+    end: ServerEnd | None
+
+
+def _open_outages(ledger: Ledger) -> list[_OpenOutage]:
+    return [
+        _OpenOutage(
+            one.device,
+            one.driver,
+            one.source_path,
+            one.noticed_at,
+            one.server_gone_at,
+            one.source_up_at,
+            one.end,
+        )
+        for one in ledger.incidents.values()
+    ]
+
+
 def is_same_memory(one: Ledger, other: Ledger) -> bool:
     """Return True when both would be written down alike."""
     return (
@@ -66,6 +95,7 @@ def is_same_memory(one: Ledger, other: Ledger) -> bool:
         and one.propagations == other.propagations
         and one.owners == other.owners
         and one.outages == other.outages
+        and (one.incidents is other.incidents or _open_outages(one) == _open_outages(other))
     )
 
 
@@ -83,6 +113,7 @@ def document_of(ledger: Ledger, boot_id: str) -> dict[str, Any]:
         "host_binds": [encode(_HostBind(key, p)) for key, p in ledger.propagations.items()],
         "owners": [encode(_Owner(uid, owner)) for uid, owner in ledger.owners.items()],
         "outages": [encode(outage) for outage in ledger.outages],
+        "open_outages": [encode(one) for one in _open_outages(ledger)],
     }
 
 
@@ -103,10 +134,13 @@ def ledger_from(document: object, boot_id: str, table: MountTable) -> Ledger:
     layers = [_own_layers(item, table) for item in _list(document, "own_layers")]
     containers = [_container(item) for item in _list(document, "containers")]
     # A file written by an earlier version may lack these.
-    document = {"host_binds": [], "owners": [], "outages": [], **document}
+    document = {"host_binds": [], "owners": [], "outages": [], "open_outages": [], **document}
     host_binds = [decode(_HostBind, item) for item in _list(document, "host_binds")]
     owners = [decode(_Owner, item) for item in _list(document, "owners")]
     outages = [_outage(item) for item in _list(document, "outages")]
+    shown = {mount.device for mount in table.fuse_mounts()}
+    shown |= {item.facts.device for item in containers if item.facts.device is not None}
+    incidents = [_incident(item) for item in _list(document, "open_outages")]
     return Ledger(
         facts=lineage.restore(facts, table),
         own_layers={item.key: item.mounts for item in layers if item.mounts},
@@ -114,6 +148,7 @@ def ledger_from(document: object, boot_id: str, table: MountTable) -> Ledger:
         propagations={item.key: item.propagation for item in host_binds},
         owners={item.pod_uid: item.owner for item in owners},
         outages=tuple(outages[-MAX_OUTAGES:]),
+        incidents={one.device: one for one in incidents if one.device in shown},
     )
 
 
@@ -142,15 +177,40 @@ def _outage(item: object) -> Outage:
         outage.source_up_at,
         outage.recovered_at,
     )
+    _check_times(times)
+    return outage
+
+
+def _incident(item: object) -> Incident:
+    one = decode(_OpenOutage, item)
+    ended_at = one.end.seen_at if one.end is not None else None
+    _check_times((one.noticed_at, one.server_gone_at, one.source_up_at, ended_at))
+    return Incident(
+        one.device,
+        one.driver,
+        one.source_path,
+        one.noticed_at,
+        one.server_gone_at,
+        one.source_up_at,
+        end=one.end,
+    )
+
+
+def _check_times(times: Iterable[float | None]) -> None:
     if not all(0.0 <= moment < MAX_UPTIME_SECONDS for moment in times if moment is not None):
         raise ParseError("an outage at no time of this boot")
-    return outage
 
 
 def _container(item: object) -> _Container:
     """Read what is known of a container's mount; earlier versions lack what is inside."""
     if isinstance(item, Mapping) and isinstance(item.get("facts"), Mapping):
-        older = {"inside": [], "rights": "unseen", "received": []}
+        older: dict[str, Any] = {
+            "inside": [],
+            "rights": "unseen",
+            "received": [],
+            "driver": "",
+            "source": None,
+        }
         item = {**item, "facts": {**older, **item["facts"]}}
     return decode(_Container, item)
 

@@ -49,7 +49,8 @@ VERDICTS: Mapping[Verdict, Advice] = {
         "It is replaced as soon as the old server has ended.",
     ),
     Verdict.BARE: Advice(
-        "It was unmounted while its pod goes on: the pod sees an empty directory of the node.",
+        "It was unmounted while its pod goes on. A container that starts now gets an empty"
+        " directory of the node.",
         "Find out who unmounted it, and restart the pod: only its driver may mount it again.",
         "Nothing: whoever unmounted it may be about to end the pod.",
     ),

@@ -119,6 +119,12 @@ REASONS: Mapping[Reason, Advice] = {
         "Explain the pod's bind on the host: its reason is the one that counts.",
         "It is replaced right after the bind on the host.",
     ),
+    Reason.UNMOUNTED_ON_HOST: Advice(
+        "The volume was unmounted on the host, by its driver, the kubelet or 'umount'. The"
+        " container still has its mount, and there is nothing left to bind from.",
+        "Restart the pod, or let the driver publish the volume again.",
+        "It is replaced when the volume is published again at the same place.",
+    ),
     Reason.SUBPATH_MISSING: Advice(
         "It shows a directory or file of the volume that is not in the new file system.",
         "Create it again in the volume, as a plain directory or file, or restart the pod: the"

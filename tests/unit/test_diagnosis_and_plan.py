@@ -414,7 +414,9 @@ def test_a_bind_that_is_published_again_after_a_while_has_its_copies() -> None:
     scene.crash_and_restart(source)
     scene.unmount(bind)
     scene.ledger = Ledger(containers=scene.ledger.containers)
-    assert scene.look().findings == ()
+    (finding,) = scene.look().findings
+    assert (finding.verdict, finding.refusal) == (Verdict.STALE, Reason.UNMOUNTED_ON_HOST)
+    assert finding.bind.source.candidates[0].mount_point == SOURCE
     scene.mount(publish_path(), NEW)
     (action,) = replacements(scene.plan()[1])
     assert action.key == TargetKey(NAMESPACE, "/data")
@@ -553,8 +555,11 @@ def test_a_mount_whose_bind_is_gone_is_no_copy_of_the_pods_other_volume(
     scene.unmount(bind)
     scene.crash_and_restart(source)
     findings, planned = scene.plan()
-    assert {f.bind.key.mount_point for f in findings} == {publish_path(volume="other"), "/other"}
+    left = {f.bind.key.mount_point: f for f in findings}
+    assert set(left) == {publish_path(volume="other"), "/other", "/data"}
     assert not planned.actions
+    assert left["/data"].bind.path.volume == "pv"
+    assert left["/data"].refusal is Reason.UNMOUNTED_ON_HOST
 
 
 def test_a_container_that_was_seen_before_a_restart_is_still_known_by_its_bind() -> None:

@@ -35,6 +35,7 @@ class OutageLog:
 
     def tell_opened(self, cycle: CycleReport) -> None:
         """Say whose server is gone, and what is known of its end."""
+        self._take_over(cycle)
         by_device = grouped(cycle.findings, device_of) if cycle.incidents_opened else {}
         for incident in cycle.incidents_opened:
             hit = by_device.get(incident.device, [])
@@ -63,6 +64,22 @@ class OutageLog:
                 waited_ms=milliseconds(waited) if waited else None,
                 outages=_service(incident, cycle).outages or None,
                 noticed_after_ms=None if gone is None else milliseconds(incident.noticed_at - gone),
+            )
+
+    def _take_over(self, cycle: CycleReport) -> None:
+        """Say which outages of an earlier run go on, once they are seen again."""
+        opened = {incident.device for incident in cycle.incidents_opened}
+        for device, incident in cycle.ledger.incidents.items():
+            if device in self._outages or device in opened or not incident.targets:
+                continue
+            hit = [f for f in cycle.findings if device_of(f) == device]
+            outage = self._outages[device] = _Outage(incident, whose=whose(hit, cycle.snapshot))
+            self._log.info(
+                f"an outage goes on: {counted(len(incident.open_targets), 'bind')} open",
+                event="outage_goes_on",
+                **_fields(incident),
+                **outage.whose,
+                **end_fields(incident.end, cycle.snapshot),
             )
 
     def tell_sources(self, cycle: CycleReport) -> None:
