@@ -112,7 +112,19 @@ def make_parser() -> argparse.ArgumentParser:
             default="auto",
             help="auto: on a terminal, unless NO_COLOR is set",
         )
-    for command in (run, check, status, explain, config, show, doctor):
+    recover = commands.add_parser(
+        "recover", help="try now to recover a mount that waits for a retry (root)"
+    )
+    recover.add_argument("target", help="as of explain")
+    recover.set_defaults(command=_recover)
+    pause = commands.add_parser("pause", help="change nothing on this node for a while (root)")
+    pause.add_argument("duration", help="such as 10m, 1h30m or 2d; at most 7d")
+    pause.set_defaults(command=_pause)
+    resume = commands.add_parser("resume", help="end a pause (root)")
+    resume.set_defaults(command=_resume)
+    for command in (
+        run, check, status, explain, config, show, doctor, recover, pause, resume,
+    ):  # fmt: skip
         command.add_argument("--config", default="", help=f"default: {DEFAULT_CONFIG} if there")
         command.add_argument(
             "--set", action="append", default=[], metavar="KEY=VALUE", help="override one key"
@@ -233,6 +245,38 @@ def _unknown(document: Any, wanted: str, near: Sequence[str]) -> str:
     if not document["pods_known"] and not wanted.startswith("/"):
         text += "; names of pods are not known here, only uids"
     return f"{text}; near: {', '.join(near)}" if near else text
+
+
+def _recover(options: argparse.Namespace) -> int:
+    from fusewatchd.command.control import recover
+
+    text, status = recover(_settings(options).runtime_dir, options.target)
+    print(text)
+    return status
+
+
+def _pause(options: argparse.Namespace) -> int:
+    from fusewatchd.command.control import seconds_of, send
+    from fusewatchd.status.orders import Order
+
+    try:
+        seconds = seconds_of(options.duration)
+    except ValueError as exc:
+        raise FusewatchError(f"pause: {exc}, found {printable(options.duration)}") from exc
+    answer = send(_settings(options).runtime_dir, Order.PAUSE, seconds=seconds)
+    print(f"paused until {answer['until']}: fusewatchd changes nothing on this node")
+    if answer["under_way"]:
+        print(f"{answer['under_way']} replacements were under way and are completed")
+    return 0
+
+
+def _resume(options: argparse.Namespace) -> int:
+    from fusewatchd.command.control import send
+    from fusewatchd.status.orders import Order
+
+    answer = send(_settings(options).runtime_dir, Order.RESUME)
+    print("recovery is resumed" if answer["was_paused"] else "it was not paused")
+    return 0
 
 
 def _doctor(options: argparse.Namespace) -> int:

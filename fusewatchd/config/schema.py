@@ -121,7 +121,8 @@ def _value(hint: Any, value: object, key: str, problems: list[str]) -> Any:
     if isinstance(hint, type) and is_dataclass(hint):
         return build(hint, {} if value is None else value, key, problems)
     if isinstance(hint, type) and issubclass(hint, Enum):
-        words = [member.value for member in hint]
+        members = getattr(hint, "configurable", lambda: hint)()
+        words = [member.value for member in members]
         if value in words:
             return hint(value)
         problems.append(f"{key}: expected {' or '.join(words)}, {_found(value)}")

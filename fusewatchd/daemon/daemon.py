@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import time
 from dataclasses import dataclass
+from functools import partial
 
 from fusewatchd import __version__
 from fusewatchd.act.programs import problems_of_programs
@@ -17,6 +18,9 @@ from fusewatchd.config.schema import read_at_start_only
 from fusewatchd.config.settings import Settings
 from fusewatchd.daemon.absence import Absence
 from fusewatchd.daemon.cluster import describe
+from fusewatchd.daemon.control import ControlSocket
+from fusewatchd.daemon.orders import Orders
+from fusewatchd.daemon.pause import Pause
 from fusewatchd.daemon.placement import begin_again
 from fusewatchd.daemon.reporting import Reporting
 from fusewatchd.daemon.search import Search
@@ -95,6 +99,10 @@ class Daemon:
         self._search = Search(start.settings.kubelet.root, start.place, self._node, self.log)
         self._reporting = Reporting(start.settings, self._node, self.log, start.sockets)
         self._outside = self._reporting.outside
+        self._pause = Pause(start.settings.state_dir, self.log, time.time, time.monotonic)
+        cycle = partial(self._cycle_now, [Trigger.ORDER])
+        orders = Orders(self._node, self._pause, self._reporting.document, cycle)
+        self._control = ControlSocket(start.settings.runtime_dir, orders.obey)
 
     # -------------------------------------------------------------------------- loop
 
@@ -122,6 +130,7 @@ class Daemon:
             node.observer.take_keeper(node.keeper.view, time.monotonic())
         self._cycle_now([Trigger.START])
         self._reporting.open()
+        self._control.start(self._descriptors)
         try:
             while not (self._signals.is_stopping or self._search.found):
                 self._turn()
@@ -185,6 +194,7 @@ class Daemon:
             node.commands.next_deadline(),
             node.holders.next_due(),
             node.keeper.cycle_due_at if node.keeper is not None else None,
+            self._pause.due_at,
         ]
         if cycle is not None:
             times += [
@@ -229,8 +239,9 @@ class Daemon:
                 return
         self._cycle_now(wake_ups.take())
 
-    def _cycle_now(self, triggers: list[Trigger]) -> None:
+    def _cycle_now(self, triggers: list[Trigger]) -> CycleReport:
         self._servers.complete(time.monotonic())
+        self._node.reconciler.paused_until = self._pause.current()
         cycle = self._node.reconciler.reconcile(triggers)
         self._wake_ups.note_cycle(cycle.started_at, cycle.finished_at)
         self._watch_workers()
@@ -245,6 +256,7 @@ class Daemon:
         self._state.take(cycle.ledger, cycle.started_at)
         if cycle.server_actions.wants_look:
             self._node.observer.namespaces.expect_containers(time.monotonic())
+        return cycle
 
     # ---------------------------------------------------------------------- wake-ups
 
@@ -334,9 +346,6 @@ class Daemon:
             # They have their next work: to tell of what is done can wait for more of it.
             self._wake_ups.add_after_rest(Trigger.OUTCOME, now)
 
-    def _on_command(self) -> Trigger:
-        return Trigger.OUTCOME
-
     def _watch_workers(self) -> None:
         """Bring the selector up to date with the workers that exist now."""
         node = self._node
@@ -345,7 +354,7 @@ class Daemon:
         self._descriptors.watch_exactly(
             (
                 *((worker, self._on_outcome) for worker in node.executor.workers),
-                *((worker, self._on_command) for worker in node.commands.workers),
+                *((worker, lambda: Trigger.OUTCOME) for worker in node.commands.workers),
                 (node.probes, self._on_probe),
                 *(((node.keeper, self._on_keeper),) if node.keeper is not None else ()),
             )
@@ -378,6 +387,7 @@ class Daemon:
             self.log.warning(text, event="needs_restart", keys=" ".join(kept))
 
     def _close(self) -> None:
+        self._control.close()
         self._reporting.stop(self._descriptors.unwatch, is_over=not self._search.found)
         self._state.close(self._node.reconciler.ledger)
         self._node.close()

@@ -43,6 +43,8 @@ class Reporting:
         def document(cycle: CycleReport) -> Any:
             return node.document(cycle, started_wall)
 
+        self.document: Callable[[CycleReport], Any] = document
+        """Makes the status document of a cycle."""
         self.outside = Outside(settings, node, self.metrics, document, log, sockets)
         self._reporters: tuple[Reporter, ...] = (
             LogReporter(log),

@@ -11,12 +11,14 @@ from fusewatchd.model.verdicts import ALARMING, Reason
 Bind = Mapping[str, Any]
 
 BROKEN = frozenset(verdict.value for verdict in ALARMING)
-_LET_ALONE = frozenset({Reason.DISABLED.value, Reason.REPORT_ONLY.value})
+_HELD_BACK = frozenset({Reason.REPORT_ONLY.value, Reason.PAUSED.value})
+_LET_ALONE = frozenset({Reason.DISABLED.value}) | _HELD_BACK
 _ADVICE: Mapping[str, str] = {
     Reason.NO_SOURCE.value: "restart the pod; a daemon that ran before the crash would know",
     Reason.AMBIGUOUS_SOURCE.value: "two mounts could be its source: see the driver's mounts",
     Reason.SOURCE_MISSING.value: "its server was not mounted again: see the driver",
     Reason.REPORT_ONLY.value: "set recovery.mode: recover",
+    Reason.PAUSED.value: "run 'fusewatchd resume'",
 }
 
 
@@ -57,8 +59,9 @@ def _judged(name: str, binds: Sequence[Bind], is_report_only: bool) -> Finding:
         advice = _ADVICE.get(reason or "", f"'fusewatchd explain {name}' says what and why")
         return fail(check, f"{len(broken)} of {len(binds)} binds are {verdicts}{why}", advice)
     ways = {bind["refusal"] for bind in binds if bind["refusal"] in _LET_ALONE}
-    if is_report_only or ways == {Reason.REPORT_ONLY.value}:
-        return warn(check, "would be told of and left as it is", _ADVICE["report_only"])
+    if is_report_only or (ways and ways <= _HELD_BACK):
+        way = min(ways & _HELD_BACK, default=Reason.REPORT_ONLY.value)
+        return warn(check, "would be told of and left as it is", _ADVICE[way])
     if ways:
         return ok(check, "would be left alone, as its pod or the configuration says")
     blind = [bind for bind in binds if bind["source"]["path"] is None and bind["kind"] == "publish"]

@@ -37,6 +37,7 @@ class Trigger(Enum):
     KEEPER = "keeper"
     TIMER = "timer"
     RELOAD = "reload"
+    ORDER = "order"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,8 @@ class CycleReport:
     ledger: Ledger
     """What is remembered after this cycle."""
     mode: RecoveryMode = RecoveryMode.RECOVER
+    paused_until: float | None = None
+    """In seconds since 1970; None: it is not paused."""
     superseded: SupersededPolicy = SupersededPolicy.REPORT
     incidents_opened: tuple[Incident, ...] = ()
     incidents_closed: tuple[Incident, ...] = ()

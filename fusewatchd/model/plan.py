@@ -17,6 +17,25 @@ class RecoveryMode(Enum):
 
     RECOVER = "recover"
     REPORT = "report"
+    PAUSED = "paused"
+    """As ``REPORT``, for a while: ``fusewatchd pause``.  Not for a configuration file."""
+
+    @classmethod
+    def configurable(cls) -> tuple[RecoveryMode, ...]:
+        """Return those that a configuration file may name."""
+        return cls.RECOVER, cls.REPORT
+
+    @property
+    def withholds(self) -> Reason:
+        """Why nothing is changed on the node; ``NONE``: it is."""
+        return _WITHHELD[self]
+
+
+_WITHHELD = {
+    RecoveryMode.RECOVER: Reason.NONE,
+    RecoveryMode.REPORT: Reason.REPORT_ONLY,
+    RecoveryMode.PAUSED: Reason.PAUSED,
+}
 
 
 class SupersededPolicy(Enum):

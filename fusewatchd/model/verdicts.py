@@ -80,6 +80,8 @@ class Reason(Enum):
     ON_DISK = "on_disk"
     """To mount a volume over the directory that a container has instead is to be allowed first."""
     REPORT_ONLY = "report_only"
+    PAUSED = "paused"
+    """Until a time, by ``fusewatchd pause``."""
     DISABLED = "disabled"
     """Switched off for this bind, by the configuration or by its pod."""
     OWNER_UNKNOWN = "owner_unknown"

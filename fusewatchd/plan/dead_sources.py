@@ -193,8 +193,8 @@ def _held_back(
     for finding in found.hit:
         if finding.refusal in SWITCHED_OFF:
             return finding.refusal
-    if mode is RecoveryMode.REPORT:
-        return Reason.REPORT_ONLY
+    if mode.withholds is not Reason.NONE:
+        return mode.withholds
     if snapshot.table.children_of(found.mount.mount_id):
         return Reason.CHILD_MOUNT
     if _may_be_served(found, snapshot):

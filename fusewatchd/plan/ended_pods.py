@@ -73,8 +73,8 @@ def step(
     if now < state.retry_at:
         return Refusal(finding, Reason.BACK_OFF, state.retry_at)
     action = DetachOrphan(finding.bind.key, Expect.of(mount), finding.bind.path.pod_uid)
-    if mode is RecoveryMode.REPORT:
-        return Refusal(finding, Reason.REPORT_ONLY, detail=action.describe())
+    if mode.withholds is not Reason.NONE:
+        return Refusal(finding, mode.withholds, detail=action.describe())
     return action
 
 

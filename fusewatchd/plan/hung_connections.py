@@ -78,7 +78,7 @@ def _forbidden(
         return Reason.NO_FUSECTL
     if target is None:
         return Reason.POD_ENDING
-    return Reason.REPORT_ONLY if mode is RecoveryMode.REPORT else Reason.NONE
+    return mode.withholds
 
 
 def _target(hit: list[Finding], snapshot: Snapshot) -> Finding | None:

@@ -206,8 +206,8 @@ def _forbidden(finding: Finding, source: Mount | None, look: _Look, *, is_full: 
         return finding.refusal
     if finding.source_mount is None:
         return Reason.SOURCE_MISSING
-    if look.policy.mode is RecoveryMode.REPORT:
-        return Reason.REPORT_ONLY
+    if look.policy.mode.withholds is not Reason.NONE:
+        return look.policy.mode.withholds
     if is_full:
         return Reason.TABLE_FULL
     if source is None:
@@ -302,7 +302,7 @@ def _propagation(
 def _layers_to_drop(refusal: Refusal, look: _Look) -> DropLayers | None:
     """Use the time until the source is back: then all but one layer may be gone."""
     bind = refusal.finding.bind
-    if refusal.reason not in _WAITING_FOR_SOURCE or look.policy.mode is RecoveryMode.REPORT:
+    if refusal.reason not in _WAITING_FOR_SOURCE or look.policy.mode is not RecoveryMode.RECOVER:
         return None
     if bind.mount is None or not bind.key.is_host or bind.depth < MANY_LAYERS:
         return None
@@ -324,7 +324,7 @@ def _own_layer(finding: Finding, look: _Look) -> DetachOwnLayer | None:
     bind, known = finding.bind, look.ledger.own_layers
     if bind.mount is None or not bind.key.is_host or not is_own_top(known, bind, look.snapshot):
         return None
-    if look.policy.mode is RecoveryMode.REPORT or look.ledger.state(bind.key).is_in_flight:
+    if look.policy.mode is not RecoveryMode.RECOVER or look.ledger.state(bind.key).is_in_flight:
         return None
     pod = (look.snapshot.pods or {}).get(bind.path.pod_uid)
     is_ending = finding.verdict is Verdict.ORPHANED or (pod is not None and pod.is_deleting)

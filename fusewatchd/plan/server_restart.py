@@ -46,6 +46,10 @@ _TARGETS = frozenset({BindKind.PUBLISH, BindKind.FLEXVOLUME})
 """Where a server can mount straight into a pod."""
 
 
+_NOT_AWAITED = (Reason.ARGUMENT, Reason.REPORT_ONLY, Reason.PAUSED, Reason.SERVER_ALIVE)
+"""No command will be run: mounts keep the reason that they have."""
+
+
 @dataclass(frozen=True, slots=True)
 class ActionPolicy:
     """The rules, and how much of it a node may have."""
@@ -122,7 +126,7 @@ def step(
                 attempts[place.path] = known
         about = (place.path, place.driver, place.kind)
         troubles.append(Trouble(*about, known.count, reason, retry_at, known.last))
-        if reason not in (Reason.ARGUMENT, Reason.REPORT_ONLY, Reason.SERVER_ALIVE):
+        if reason not in _NOT_AWAITED:
             reasons |= {finding.bind.key: Reason.AWAITS_ACTION for finding in place.hit}
     paths = {place.path for place in places}
     return Step(
@@ -148,8 +152,8 @@ def _held_back(
     """Return why nothing is run but for the budget, and when to think again."""
     if known.is_running:
         return Reason.NONE, None
-    if mode is RecoveryMode.REPORT:
-        return Reason.REPORT_ONLY, None
+    if mode.withholds is not Reason.NONE:
+        return mode.withholds, None
     if now < place.begins_at:
         return Reason.GRACE, place.begins_at
     if snapshot.namespaces_looked_at < place.since:

@@ -20,6 +20,7 @@ from fusewatchd.model.findings import Finding, Gap
 from fusewatchd.model.ledger import Ledger, remember_outages
 from fusewatchd.model.mounts import TargetKey
 from fusewatchd.model.outages import Change
+from fusewatchd.model.plan import RecoveryMode
 from fusewatchd.model.quota import RefusedOwner
 from fusewatchd.model.server_actions import CommandEnd, RunCommand
 from fusewatchd.model.snapshot import Snapshot
@@ -120,12 +121,21 @@ class Reconciler:
         """
         self.policies = policies
         self.ledger = Ledger()
+        self.paused_until: float | None = None
+        """In seconds since 1970; as long as it is set, nothing is changed on the node."""
         self._observer = observer
         self._executor = executor
         self._commands = commands
         self._clock = clock
         self._recall = recall
         self._number = 0
+
+    @property
+    def _planning(self) -> Policy:
+        planning = self.policies.planning
+        if self.paused_until is None or planning.mode is not RecoveryMode.RECOVER:
+            return planning
+        return replace(planning, mode=RecoveryMode.PAUSED)
 
     def reconcile(self, triggers: Sequence[Trigger]) -> CycleReport:
         """Run one cycle and return what reporters may know of it."""
@@ -157,7 +167,8 @@ class Reconciler:
             outcomes=told,
             changes=changes,
             ledger=self.ledger,
-            mode=self.policies.planning.mode,
+            mode=self._planning.mode,
+            paused_until=self.paused_until,
             superseded=self.policies.planning.superseded,
             incidents_opened=step.opened,
             incidents_closed=step.closed,
@@ -196,10 +207,11 @@ class Reconciler:
     ) -> ServerStep:
         """Plan what is done about binds and about their servers."""
         policies, findings, now = self.policies, diagnosis.findings, snapshot.taken_at
-        todo = plan(findings, snapshot, ledger, policies.planning, now)
+        planning = self._planning
+        todo = plan(findings, snapshot, ledger, planning, now)
         todo = hold_back(todo, findings, ledger.sources, policies.flapping, now)
         todo, ledger = ration(todo, findings, ledger, policies.budget, now)
-        scope = Scope(policies.planning.mode, policies.diagnosis.switches)
+        scope = Scope(planning.mode, policies.diagnosis.switches)
         done = ended.of_sources, ended.commands
         return recover_servers(
             todo, findings, snapshot, ledger, *done, policies.servers, scope, now

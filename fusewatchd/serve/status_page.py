@@ -111,6 +111,9 @@ def _head(document: Document) -> Iterable[str]:
 
 
 def _notes(document: Document) -> Iterable[str]:
+    if document["paused_until"] is not None:
+        until = escape(document["paused_until"])
+        yield f"<p class=note>Paused until {until}: fusewatchd changes nothing on this node.</p>"
     for gap in document["gaps"]:
         yield f"<p class=note>Not seen: {escape(gap['source'])}: {escape(gap['reason'])}</p>"
     for pause in document["flapping_sources"]:

@@ -103,6 +103,7 @@ def _look(cycle: CycleReport, clocks: Clocks) -> Document:
     snapshot = cycle.snapshot
     return {
         "mode": cycle.mode.value,
+        "paused_until": None if cycle.paused_until is None else rfc3339(cycle.paused_until),
         "superseded": cycle.superseded.value,
         "started_at": rfc3339(clocks.started_wall),
         "looked_at": clocks.date(snapshot.taken_at),

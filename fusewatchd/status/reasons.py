@@ -190,6 +190,11 @@ REASONS: Mapping[Reason, Advice] = {
         "Set recovery.mode: recover and reload fusewatchd.",
         "It is replaced as soon as that is allowed.",
     ),
+    Reason.PAUSED: Advice(
+        "An administrator has paused fusewatchd: it changes nothing on this node for a while.",
+        "Run 'fusewatchd resume', or wait: 'fusewatchd status' says until when it is paused.",
+        "It is replaced as soon as the pause ends.",
+    ),
     Reason.DISABLED: Advice(
         "Recovery is switched off for it, by the configuration or by the pod's annotation: the"
         " evidence names the switch.",

@@ -48,6 +48,9 @@ def status_table(document: Document, view: View) -> str:
     width = max(view.width, MIN_WIDTH)
     causes = causes_of(document)
     head = [fit(_headline(document, causes), width)]
+    if document["paused_until"] is not None:
+        until = f"Paused until {document['paused_until']}: fusewatchd changes nothing on this node."
+        head += [_paint(fit(until, width), _OTHER_COLOUR, view), "To end it: fusewatchd resume"]
     if document["mode"] == "report":
         head.append(_paint(fit(REPORT_MODE, width), _OTHER_COLOUR, view))
     lines = [*head, *_cause_lines(document, causes, view, width)]

@@ -129,7 +129,7 @@ def test_manual_pages_and_completions_are_well_formed(tmp_path: Path) -> None:
     def completed(*words: str) -> list[str]:
         return output("bash", "-c", complete, "bash", tmp_path / "fusewatchd", *words).split()
 
-    assert completed("config") == ["config-check"]
+    assert completed("config-c") == ["config-check"]
     assert completed("status", "--w") == ["--watch"]
     assert completed("run", "--config", str(tmp_path / "_fuse")) == [str(tmp_path / "_fusewatchd")]
     assert shutil.which("zsh")

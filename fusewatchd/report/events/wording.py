@@ -124,6 +124,7 @@ NOT_FOR_GOOD = frozenset(
         Reason.POD_UNKNOWN,
         Reason.ON_DISK,
         Reason.REPORT_ONLY,
+        Reason.PAUSED,
         Reason.DISABLED,
         Reason.OWNER_UNKNOWN,
         Reason.GRACE,

@@ -84,6 +84,12 @@ ABORT_RESULTS: tuple[tuple[OutcomeStatus, Reason], ...] = (
     ),
     *(
         (OutcomeStatus.REFUSED, reason)
-        for reason in (Reason.NO_FUSECTL, Reason.REPORT_ONLY, Reason.POD_ENDING, Reason.DISABLED)
+        for reason in (
+            Reason.NO_FUSECTL,
+            Reason.REPORT_ONLY,
+            Reason.PAUSED,
+            Reason.POD_ENDING,
+            Reason.DISABLED,
+        )
     ),
 )

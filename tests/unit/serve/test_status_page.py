@@ -68,7 +68,7 @@ def shown(*binds: dict[str, Any], **change: Any) -> dict[str, Any]:
     totals = {"binds": len(binds), "volumes": 1, "pods": 1, "verdicts": verdicts}
     return {
         "version": "1", "looked_at": "2023-11-14T22:13:23.000Z", "totals": totals,
-        "binds": list(binds), "gaps": [], "flapping_sources": [], **change,
+        "binds": list(binds), "gaps": [], "paused_until": None, "flapping_sources": [], **change,
     }  # fmt: skip
 
 
