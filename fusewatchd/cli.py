@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fusewatchd import __version__
 from fusewatchd.config.settings import Settings
@@ -71,24 +71,26 @@ def make_parser() -> argparse.ArgumentParser:
     run.add_argument("--as-old-kernel", action="store_true", help=argparse.SUPPRESS)
     run.add_argument("--any-namespace", action="store_true", help=argparse.SUPPRESS)
     run.set_defaults(command=_run)
-    check = commands.add_parser("check", help="look once, change nothing; exit 0, 1 or 2")
-    check.add_argument("--json", action="store_true")
+    check = commands.add_parser(
+        "check", help="look at the node once, without the daemon; exit 0, 1 or 2"
+    )
+    check.add_argument("--json", action="store_true", help="print JSON")
     check.set_defaults(command=_check)
     status = commands.add_parser("status", help="show all FUSE mounts and their state")
     status.add_argument(
         "target", nargs="?", default="", help="only NAMESPACE/POD, a volume, a claim or a path"
     )
-    status.add_argument("--json", action="store_true")
+    status.add_argument("--json", action="store_true", help="print JSON")
     status.add_argument("-w", "--watch", action="store_true", help="repeat every second")
     status.set_defaults(command=_status)
     explain = commands.add_parser(
-        "explain", help="tell everything about a mount or a pod's mounts, and what is next"
+        "explain", help="explain one mount or pod, or a reason: state, cause, what to do"
     )
     explain.add_argument(
         "target",
-        help="a path on the host, NAMESPACE/POD, a uid, POD:/path or CONTAINER:/path",
+        help="NAMESPACE/POD, a volume, claim, path, uid, POD:/path, CONTAINER:/path, or a reason",
     )
-    explain.add_argument("--json", action="store_true")
+    explain.add_argument("--json", action="store_true", help="print JSON")
     explain.set_defaults(command=_explain)
     config = commands.add_parser(
         "config-check", help="check the configuration and every file that it names"
@@ -98,10 +100,12 @@ def make_parser() -> argparse.ArgumentParser:
         "config-show", help="print every key, its value, and the file that sets it"
     )
     show.add_argument("--changed", action="store_true", help="only the keys that a file sets")
-    show.add_argument("--json", action="store_true")
+    show.add_argument("--json", action="store_true", help="print JSON")
     show.set_defaults(command=_config_show)
-    doctor = commands.add_parser("doctor", help="examine what a recovery needs; exit 0 or 1")
-    doctor.add_argument("--json", action="store_true")
+    doctor = commands.add_parser(
+        "doctor", help="check this node for anything that would prevent recovery; exit 0 or 1"
+    )
+    doctor.add_argument("--json", action="store_true", help="print JSON")
     doctor.set_defaults(command=_doctor)
     for command in (check, status):
         command.add_argument("--all", action="store_true", help="show healthy mounts, too")
@@ -200,51 +204,9 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    from fusewatchd.command.status import NOT_ALLOWED
-    from fusewatchd.daemon.check import look_once
-    from fusewatchd.serve.status_socket import ask
-    from fusewatchd.status.explain import Asked, exit_code, explain, explanation_text
-    from fusewatchd.status.find_binds import find, near
-    from fusewatchd.status.values import PATH_LIMIT
+    from fusewatchd.command.explain import explain_target
 
-    settings = _settings(options)
-    asked = Asked.DAEMON
-    try:
-        document = ask(settings.runtime_dir)
-    except (FileNotFoundError, ConnectionRefusedError):
-        asked, document = Asked.LOOK, look_once(settings)
-    except PermissionError:
-        print(NOT_ALLOWED, file=sys.stderr)
-        return 2
-    wanted = options.target
-    binds = find(document, wanted) or find(document, _without_links(wanted))
-    if not binds:
-        print(_unknown(document, wanted, near(document, wanted)), file=sys.stderr)
-        return 2
-    explanation = explain(document, binds, printable(wanted, PATH_LIMIT), asked)
-    if options.json:
-        print(json.dumps(explanation, indent=2))
-    else:
-        print(explanation_text(explanation), end="")
-    return exit_code(explanation)
-
-
-def _without_links(path: str) -> str:
-    """Return a path as the mount table has it; what may hang is not asked."""
-    from fusewatchd.linux.real_path import real_path
-    from fusewatchd.model.mount_table import parse_mount_table
-
-    if not path.startswith("/"):
-        return path
-    with open("/proc/self/mountinfo", "rb", 0) as file:
-        return real_path(path, parse_mount_table(file.read()).fuse_points("/"))
-
-
-def _unknown(document: Any, wanted: str, near: Sequence[str]) -> str:
-    text = f"nothing is known of {printable(wanted)}"
-    if not document["pods_known"] and not wanted.startswith("/"):
-        text += "; names of pods are not known here, only uids"
-    return f"{text}; near: {', '.join(near)}" if near else text
+    return explain_target(_settings(options), options.target, as_json=options.json)
 
 
 def _recover(options: argparse.Namespace) -> int:

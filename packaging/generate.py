@@ -13,7 +13,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,12 +23,15 @@ sys.path.insert(0, str(TOP))
 # The path comes first: this runs where the package is not installed.
 from fusewatchd import __version__  # noqa: E402
 from fusewatchd.cli import make_parser  # noqa: E402
+from fusewatchd.model.verdicts import Reason  # noqa: E402
+from fusewatchd.status.advice import VERDICTS, Advice, filled  # noqa: E402
+from fusewatchd.status.reasons import REASONS  # noqa: E402
 
 _FILE_OPTIONS = ("--config",)
 
 
 def main() -> int:
-    """Write all four files."""
+    """Write all files."""
     directory = Path(sys.argv[1])
     directory.mkdir(parents=True, exist_ok=True)
     commands = commands_of(make_parser())
@@ -38,6 +41,11 @@ def main() -> int:
     files = {
         "fusewatchd.8": _filled(page, COMMANDS=commands_page(commands)),
         "fusewatchd.yaml.5": _filled(settings, KEYS=keys_page(entries)),
+        "fusewatchd-reasons.7": _filled(
+            (TOP / "packaging/man/fusewatchd-reasons.7.in").read_text(),
+            VERDICTS=advice_page((key.value, advice) for key, advice in VERDICTS.items()),
+            REASONS=advice_page((key.value, advice) for key, advice in sorted_reasons()),
+        ),
         "fusewatchd": bash_completion(commands),
         "_fusewatchd": zsh_completion(commands),
     }
@@ -63,6 +71,7 @@ class Option:
     value: str
     """Name of its value; empty when it takes none."""
     help: str
+    is_required: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +108,7 @@ def _options(parser: argparse.ArgumentParser) -> Iterator[Option]:
             value = "" if action.nargs == 0 else metavar
             yield Option(action.option_strings[-1], value, action.help or "")
         else:
-            yield Option(metavar, "", action.help or "")
+            yield Option(metavar, "", action.help or "", action.nargs != "?")
 
 
 def commands_page(commands: tuple[Command, ...]) -> str:
@@ -108,13 +117,18 @@ def commands_page(commands: tuple[Command, ...]) -> str:
     common = [option for option, times in everywhere.items() if times > 1 and option.help]
     lines: list[str] = []
     for command in commands:
-        usage = "".join(f" [{roff(_shown(option))}]" for option in command.options)
+        usage = "".join(f" {_usage(option)}" for option in command.options)
         lines += [".TP", f"\\fB{roff(command.name)}\\fR{usage}", _sentence(command.help)]
         for option in command.options:
             if option.help and option not in common:
                 lines += [".RS", *_option_page(option), ".RE"]
     lines += [".PP", "Options of more than one command:"]
     return "\n".join([*lines, *(line for option in common for line in _option_page(option))])
+
+
+def _usage(option: Option) -> str:
+    shown = roff(_shown(option))
+    return shown if option.is_required else f"[{shown}]"
 
 
 def _option_page(option: Option) -> list[str]:
@@ -247,6 +261,30 @@ def keys_page(entries: list[Entry]) -> str:
             tag = ".TQ"
         lines += [roff(entry.comment)] if entry.comment else ["\\&"]
     return "\n".join(lines)
+
+
+# --------------------------------------------------------------------------- the reasons
+
+
+def sorted_reasons() -> list[tuple[Reason, Advice]]:
+    """Return all reasons by name, without the one that says that there is none."""
+    found = [(reason, advice) for reason, advice in REASONS.items() if reason is not Reason.NONE]
+    return sorted(found, key=lambda pair: pair[0].value)
+
+
+def advice_page(entries: Iterable[tuple[str, Advice]]) -> str:
+    """Return what verdicts or reasons mean in man(7)."""
+    lines: list[str] = []
+    for name, advice in entries:
+        lines += [".TP", f"\\fB{roff(name)}\\fR", _marked(advice.meaning)]
+        for head, text in (("To do: ", advice.todo), ("Next: ", advice.then)):
+            lines += [".br", f"\\fI{head}\\fR{_marked(text)}"]
+    return "\n".join(lines)
+
+
+def _marked(text: str) -> str:
+    """Return a text with its commands in bold."""
+    return re.sub(r"`([^`]*)`", r"\\fB\1\\fR", roff(filled(text)))
 
 
 def roff(text: str) -> str:

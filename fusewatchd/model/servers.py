@@ -189,9 +189,9 @@ class ServerEnd:
         if self.server is None:
             return "its socket hung up"
         if self.oom is OomKill.YES:
-            return "killed by the kernel for lack of memory"
+            return "killed by the OOM killer"
         if self.status is None:
-            return "it ended, and its exit status was told to its parent only"
+            return "exit status unknown (only its parent can read it)"
         signal = self.status & 0x7F
         if not signal:
             return f"exit status {self.status >> 8}"

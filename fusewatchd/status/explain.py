@@ -19,20 +19,21 @@ from fusewatchd.status.advice import (
     DETACHES,
     FAILING_ROOT,
     NOT_RUNNING,
+    NOTHING,
     REFUSED,
     UNCLAIMED,
     UNREACHED,
     VERDICTS,
     Advice,
+    filled,
+    values_of,
 )
+from fusewatchd.status.causes import Severity, causes_of
 from fusewatchd.status.reasons import REASONS
-from fusewatchd.status.server_table import end_text, process_text
+from fusewatchd.status.server_table import MAX_SHOWN, end_text, holder_text, process_text
 from fusewatchd.status.values import Document
 from fusewatchd.text import counted, cut_text, duration_text
 
-MAX_MOUNTS = 50
-"""Explained in full as text; the document has them all."""
-_LABEL_WIDTH = 12
 Lines = list[tuple[str, str]]
 """What about, and a sentence."""
 
@@ -50,13 +51,38 @@ def explain(document: Document, binds: Iterable[Document], target: str, asked: A
 
     ``target`` is what was asked for, escaped.
     """
+    mounts = [_mount(document, bind, asked) for bind in binds]
     return {
         "target": target,
         "asked": asked.value,
         "looked_at": document["looked_at"],
-        "mounts": [_mount(document, bind, asked) for bind in binds],
+        "summary": _summary(document, [mount["bind"] for mount in mounts], asked),
+        "mounts": mounts,
         "gaps": document["gaps"],
     }
+
+
+def _summary(document: Document, binds: Sequence[Document], asked: Asked) -> list[Document]:
+    """Return what is wrong with these mounts, each thing once, the most urgent one first."""
+    known = [bind for bind in binds if "source" in bind]
+    entries = []
+    for cause in causes_of({**document, "binds": known}):
+        if cause.severity >= Severity.WARNING:
+            continue
+        first = cause.first
+        reason = Reason(first["refusal"]) if first["refusal"] else Reason.NONE
+        advice = _advice(document, first, reason, asked)
+        now = first["planned"] is not None or first["is_in_flight"]
+        entries.append(
+            {
+                "name": cause.name,
+                "source": cause.source,
+                "mounts": len(cause.mounts),
+                "meaning": advice.meaning,
+                "to_do": NOTHING if now else filled(advice.todo, values_of(first)),
+            }
+        )
+    return entries
 
 
 def _mount(document: Document, bind: Document, asked: Asked) -> Document:
@@ -71,6 +97,7 @@ def _mount(document: Document, bind: Document, asked: Asked) -> Document:
             *_source(document, bind),
             *_state(document, bind),
             *_history(bind, outages),
+            *_holders(document, bind),
             *_future(document, bind, asked),
         ]
     return {
@@ -253,6 +280,17 @@ def _history(bind: Document, outages: Iterable[Document]) -> Lines:
     return sorted(lines) or [("history", "no outage is known")]
 
 
+def _holders(document: Document, bind: Document) -> Lines:
+    """Return the processes that still have files open on the dead mount of the same source."""
+    path = bind["source"]["path"]
+    return [
+        ("holder", holder_text(holder))
+        for holding in document["dead_mount_holders"]
+        if holding["device"] == bind["device"] or (path is not None and holding["source"] == path)
+        for holder in holding["holders"][:MAX_SHOWN]
+    ]
+
+
 def _outage(outage: Document) -> str:
     began = outage["server_gone_at"] or outage["noticed_at"]
     what = "server gone" if outage["server_gone_at"] is not None else "found dead"
@@ -263,7 +301,7 @@ def _outage(outage: Document) -> str:
             back = f"source back {outage['source_up_at']}"
         if outage["source_refused"]:
             back = f"source back, refused: {outage['source_refused']}"
-        still = f"{outage['open']} of {counted(outage['binds'], 'bind')} open"
+        still = f"{outage['open']} of {counted(outage['binds'], 'mount')} still broken"
         return f"{began} {what}{end} {back}, {still}"
     lasted = _duration(outage["lasted_ms"])
     if outage["recovered_at"] is None:
@@ -272,7 +310,7 @@ def _outage(outage: Document) -> str:
     after = f", {_duration(took)} after the source was back" if took is not None else ""
     if took is not None and outage["source_up_at"] < began:
         after = ", the new source was there before"
-    done = counted(outage["recovered"], "bind")
+    done = counted(outage["recovered"], "mount")
     return f"{began} {what}, {done} recovered after {lasted}{after}"
 
 
@@ -281,19 +319,19 @@ def _outage(outage: Document) -> str:
 
 def _future(document: Document, bind: Document, asked: Asked) -> Lines:
     if bind["is_in_flight"]:
-        return [("next", "a replacement is under way")]
+        return [("next", "fusewatchd is replacing it now.")]
     if bind["planned"] is not None:
         return [("next", f"now: {bind['planned']}")]
     reason = Reason(bind["refusal"]) if bind["refusal"] else Reason.NONE
     advice = _advice(document, bind, reason, asked)
     lines: Lines = []
     if reason is not Reason.NONE:
-        lines.append(("held back", f"{reason.value}: {advice.meaning}"))
+        lines.append(("reason", f"{reason.value}: {advice.meaning}"))
     if bind["detail"] is not None:
-        lines.append(("held back", f"it would {bind['detail']}"))
+        lines.append(("reason", f"it would {bind['detail']}"))
     lines += _pauses(document, bind, reason)
     lines.append(("next", _next(document, bind, advice, asked)))
-    lines.append(("to do", advice.todo))
+    lines.append(("to do", filled(advice.todo, values_of(bind))))
     return lines
 
 
@@ -330,35 +368,17 @@ def _pauses(document: Document, bind: Document, reason: Reason) -> Lines:
     if bind["retry_at"] is not None:
         failures = f" after {bind['failures']} failures" if bind["failures"] else ""
         if bind["undone"]:
-            failures = f": what was done before was undone by somebody, {bind['undone']} times"
+            failures = (
+                f": what was done before was undone by another program, {bind['undone']} times"
+            )
         pause = "back-off" if bind["backs_off"] else "pause"
-        lines.append(("held back", f"{pause} until {bind['retry_at']}{failures}"))
+        lines.append(("reason", f"{pause} until {bind['retry_at']}{failures}"))
     for flapping in document["flapping_sources"]:
         if reason is Reason.SOURCE_FLAPPING and flapping["source"] == bind["source"]["path"]:
             stay = f"the source has to stay for {flapping['wait_seconds']} s"
             text = f"{stay}, {flapping['in_vain']} mounts of it were of no use"
-            lines.append(("held back", text))
+            lines.append(("reason", text))
     return lines
-
-
-# ------------------------------------------------------------------------------- text
-
-
-def explanation_text(explanation: Document) -> str:
-    """Return lines for people and for grep: a label and a sentence, one line each."""
-    mounts: Sequence[Document] = explanation["mounts"]
-    lines: list[str] = []
-    if explanation["asked"] == Asked.LOOK.value:
-        lines += ["No fusewatchd is running: this is a look of my own, once.", ""]
-    for mount in mounts[:MAX_MOUNTS]:
-        bind = mount["bind"]
-        lines.append(f"{bind['mount_point']}  {bind['verdict']}")
-        lines += [f"  {says['about']:<{_LABEL_WIDTH}}{says['text']}" for says in mount["says"]]
-        lines.append("")
-    if len(mounts) > MAX_MOUNTS:
-        lines.append(f"and {len(mounts) - MAX_MOUNTS} more: --json has them all")
-    lines += [f"Could not see {gap['source']}: {gap['reason']}" for gap in explanation["gaps"]]
-    return "\n".join(lines).rstrip("\n") + "\n"
 
 
 def exit_code(explanation: Document) -> int:

@@ -24,7 +24,7 @@ def server_lines(document: Document) -> list[str]:
         lines.append(f"Server of {server['source']}: {now}")
         parts = [counted(server["outages"], "outage"), counted(server["restarts"], "restart")]
         if server["oom_kills"]:
-            parts.append(f"{server['oom_kills']} for lack of memory")
+            parts.append(counted(server["oom_kills"], "OOM kill"))
         if server["last_outage_ms"] is not None:
             parts.append(f"the last for {duration_text(server['last_outage_ms'] / 1000)}")
         if server["last_end"] is not None:
@@ -50,13 +50,14 @@ def holder_lines(document: Document) -> list[str]:
         where = holding["source"] or f"device {holding['device']}"
         what = f"{counted(count, 'process', 'processes')} still {verb} files of the dead mount"
         lines.append(f"{what} of {where}:")
-        lines += [f"  {_holder_text(holder)}" for holder in holders[:MAX_SHOWN]]
+        lines += [f"  {holder_text(holder)}" for holder in holders[:MAX_SHOWN]]
         if count > len(holders[:MAX_SHOWN]):
             lines.append(f"  and {count - len(holders[:MAX_SHOWN])} more")
     return lines
 
 
-def _holder_text(holder: Document) -> str:
+def holder_text(holder: Document) -> str:
+    """Return ``pod shop/web-0, pid 12 python3 (2 open files)``."""
     parts = _place(holder)
     parts.append(f"pid {holder['pid']} {holder['name']}")
     files, areas = holder["open_files"], holder["mapped_areas"]

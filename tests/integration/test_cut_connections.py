@@ -69,7 +69,7 @@ def test_it_is_cut_and_its_server_lives_on(
         said = run_fusewatchd("explain", mount_point, *daemon._sets).stdout
         assert f"no end was seen of its server python (pid {pid})" in said
         assert "server gone" not in said and "detach: true" not in said
-        assert "held back   server_alive" in said
+        assert "reason      server_alive" in said
         source.server.kill()
         source.unmount()
         source.start()
@@ -88,7 +88,7 @@ def test_advice_that_is_followed_already_is_not_given(node: DemoNode) -> None:
         source.kill()
         document = daemon.wait_for(lambda d: d["dead_sources"], DEADLINE)
         said = run_fusewatchd("explain", host_bind(document)["mount_point"], *daemon._sets).stdout
-        assert "detach: true" not in said and "It is detached (dead_sources.detach)" in said
+        assert "detach: true" not in said and "fusewatchd detaches it (dead_sources.detach)" in said
         source.unmount()
 
 

@@ -53,10 +53,10 @@ def test_why_did_it_not_recover(node: DemoNode) -> None:
             f"demo/app, uid {pod.uid}",
             "by lineage: mounted there while healthy",
             f"{source.path}: fuse.demofs",
-            "2 binds recovered after",
-            "source_missing: Its source was not mounted again",
-            "It is replaced within milliseconds",
-            "Look at the driver",
+            "2 mounts recovered after",
+            "source_missing: Its source is not mounted.",
+            "fusewatchd replaces it within milliseconds",
+            "Check the driver",
         ):
             assert words in done.stdout, done.stdout
         # The history outlives the daemon.
@@ -70,7 +70,7 @@ def test_why_did_it_not_recover(node: DemoNode) -> None:
         told = {mount["bind"]["mount_point"]: mount["outages"] for mount in mounts}
         assert all(any("recovery_ms" in o for o in told[path]) for path in (bind, "/data"))
         alien = explain(daemon, "demo/app:/host")
-        assert "not: It shows nothing that a volume of its pod on the host shows" in alien.stdout
+        assert "not: The mount shows no volume of its pod on the host" in alien.stdout
         source.restart()
         container.wait_until_readable("/data/hello", 10.0)
         daemon.wait_until_watching(2)
@@ -97,7 +97,7 @@ def test_without_a_daemon_it_looks_by_itself_and_says_so(node: DemoNode) -> None
     bind = pod.volume_path("v")
     done = explain(daemon, bind.replace(node.kubelet_root, linked))
     assert done.returncode == 1, done.stderr
-    assert done.stdout.startswith("No fusewatchd is running: this is a look of my own, once.")
+    assert done.stdout.startswith("No fusewatchd is running: this command looked at the node once.")
     # What the daemon wrote down is the only thing that tells where this came from.
     assert "by lineage: mounted there while healthy" in done.stdout
     assert "Start it: 'systemctl start fusewatchd'" in done.stdout

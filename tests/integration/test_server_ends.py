@@ -93,10 +93,10 @@ def test_a_server_killed_for_lack_of_memory_is_told_as_that(node: DemoNode) -> N
     assert (server["outages"], server["restarts"], server["oom_kills"]) == (1, 1, 1)
     assert server["last_outage_ms"] > 0
     (line,) = [x for x in log.splitlines() if "event=server_gone" in x]
-    assert f"bindfs (pid {pid}), killed by the kernel for lack of memory" in line
+    assert f"bindfs (pid {pid}), killed by the OOM killer" in line
     assert "server_pod=kube-system/juicefs-0" in line
     (stale,) = [e for e in posted if e["reason"] == "FuseMountStale" and "pod" in e["note"]]
-    assert stale["note"].endswith("for lack of memory.")
+    assert stale["note"].endswith("(OOM kill).")
     assert stale["related"]["name"] == "juicefs-0"
 
 
@@ -114,7 +114,7 @@ def test_a_server_that_somebody_killed_is_no_lack_of_memory(node: DemoNode, is_o
             source.restart()
             end = server_of(daemon.wait_for(is_over))["last_end"]
             assert end["oom_kill"] == "no"
-            assert end["oom_evidence"] == "no kill for lack of memory in its cgroup"
+            assert end["oom_evidence"] == "no OOM kill in its cgroup"
             if end["wait_status"] is not None:  # since Linux 6.15
                 assert end["wait_status"] == signal.SIGKILL
                 assert end["how"] == "killed by SIGKILL"
@@ -139,7 +139,7 @@ def test_a_cgroup_that_is_gone_at_once_is_not_kept(node: DemoNode) -> None:
         # Others on this machine may run out of memory meanwhile.
         end = document["incidents"][0]["server_end"]
         known = {
-            "no": "no kill for lack of memory on this node",
+            "no": "no OOM kill on this node",
             "unknown": "its cgroup was gone before it could be asked",
         }
         assert end["oom_evidence"] == known[end["oom_kill"]]
@@ -267,7 +267,7 @@ def test_the_exit_status_follows_once_the_parent_has_waited(code: str, text: str
     fuller = ends.completed(1.0)
     if not fuller:
         assert not has_exit_info()
-        assert "told to its parent only" in end.describe()
+        assert "only its parent can read it" in end.describe()
     else:
         assert fuller[end].describe() == text
     ends.close()
@@ -336,10 +336,10 @@ def counters(root: Path, path: str = f"{POD}/{CID}") -> KillCounters:
 @pytest.mark.parametrize(
     ("own", "pod", "expected"),
     [
-        (3, 3, (OomKill.YES, "the kernel killed in its cgroup for lack of memory")),
-        (2, 3, (OomKill.NO, "no kill for lack of memory in its cgroup")),
-        (None, 3, (OomKill.YES, "the kernel killed in the cgroup of its pod for lack of memory")),
-        (None, 2, (OomKill.NO, "no kill for lack of memory in the cgroup of its pod")),
+        (3, 3, (OomKill.YES, "an OOM kill in its cgroup")),
+        (2, 3, (OomKill.NO, "no OOM kill in its cgroup")),
+        (None, 3, (OomKill.YES, "an OOM kill in the cgroup of its pod")),
+        (None, 2, (OomKill.NO, "no OOM kill in the cgroup of its pod")),
         (None, None, (OomKill.UNKNOWN, "its cgroup was gone before it could be asked")),
     ],
 )

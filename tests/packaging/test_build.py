@@ -86,6 +86,7 @@ def test_both_bring_the_same_files_but_for_their_customs(packages: Packages) -> 
         "/lib/sysusers.d/fusewatchd.conf",
         "/usr/share/man/man8/fusewatchd.8.gz",
         "/usr/share/man/man5/fusewatchd.yaml.5.gz",
+        "/usr/share/man/man7/fusewatchd-reasons.7.gz",
         "/usr/share/bash-completion/completions/fusewatchd",
         "/_fusewatchd",
     ):

@@ -12,10 +12,18 @@ import io
 import json
 import re
 import tokenize
+from argparse import SUPPRESS, ArgumentParser, _SubParsersAction
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from fusewatchd.cli import make_parser
+from fusewatchd.report.events.server_actions import ServerActionEvent
+from fusewatchd.report.events.volumes import ON_CLAIM
+from fusewatchd.report.events.wording import EventKind
+from fusewatchd.status.advice import DETACHES, REFUSED, UNCLAIMED, UNREACHED, VERDICTS
+from fusewatchd.status.reasons import REASONS
 
 ROOT = Path(__file__).parents[2]
 ALLOWED = ROOT / "tests/data/plain_english/faults.json"
@@ -34,6 +42,10 @@ STRICT = (
     "fusewatchd/drivers/README.md",
     "tests/README.md",
     "tests/bench/README.md",
+    "conf/prometheus/rules.yml",
+    "packaging/man/fusewatchd.8.in",
+    "packaging/man/fusewatchd.yaml.5.in",
+    "packaging/man/fusewatchd-reasons.7.in",
 )
 MARKDOWN = tuple(
     str(path.relative_to(ROOT))
@@ -46,6 +58,7 @@ OTHERS = (
     "conf/prometheus/rules.yml",
     "packaging/man/fusewatchd.8.in",
     "packaging/man/fusewatchd.yaml.5.in",
+    "packaging/man/fusewatchd-reasons.7.in",
 )
 
 
@@ -125,6 +138,23 @@ def faults_of(name: str) -> list[str]:
     return list(faults(roff_text(page) if name.endswith(".in") else comments_text(page)))
 
 
+def _spoken() -> Iterator[str]:
+    """Yield what the program itself says: advice, help, Events."""
+    for advice in (*VERDICTS.values(), *REASONS.values(), DETACHES, UNREACHED, UNCLAIMED, REFUSED):
+        yield from (advice.meaning, advice.todo, advice.then)
+    for parser in (make_parser(), *_commands(make_parser())):
+        yield from (action.help or "" for action in parser._actions if action.help != SUPPRESS)
+    for kind in (*EventKind, *ServerActionEvent):
+        yield kind.value[-1]
+    yield from ON_CLAIM.values()
+
+
+def _commands(parser: ArgumentParser) -> Iterator[ArgumentParser]:
+    for action in parser._actions:
+        if isinstance(action, _SubParsersAction):
+            yield from action.choices.values()
+
+
 def _allowed() -> dict[str, int]:
     found: dict[str, int] = json.loads(ALLOWED.read_text()) if ALLOWED.exists() else {}
     return found
@@ -142,6 +172,11 @@ def test_no_docstring_or_comment_gets_worse() -> None:
         name: found for name in MODULES if len(found := faults_of(name)) > allowed.get(name, 0)
     }
     assert not worse, json.dumps(worse, indent=1)
+
+
+@pytest.mark.parametrize("text", list(dict.fromkeys(_spoken())))
+def test_what_the_program_says_is_plain(text: str) -> None:
+    assert not list(faults(re.sub(r"`[^`]*`", "Code", text)))
 
 
 def test_what_must_keep_every_rule_is_not_excused() -> None:
@@ -179,7 +214,9 @@ def test_every_link_leads_somewhere() -> None:
 
 
 def _write_down() -> None:
+    before = _allowed()
     found = {name: len(faults_of(name)) for name in (*MARKDOWN, *OTHERS, *MODULES)}
+    found = {name: min(count, before.get(name, count)) for name, count in found.items()}
     ALLOWED.parent.mkdir(exist_ok=True)
     kept = {name: count for name, count in found.items() if count and name not in STRICT}
     ALLOWED.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")

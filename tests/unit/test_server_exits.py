@@ -57,7 +57,7 @@ from tests.unit.cycles import (
 FUSE_POD = pod("uid-f", "juicefs-0")
 SERVER = FuseServer(4711, 9, (OLD,), "juicefs mount", "uid-f", "c" * 64, "", "juicefs")
 UNIT = FuseServer(4711, 9, (OLD,), name="geesefs", unit="geesefs@data.service")
-END = ServerEnd(10.0, SERVER, OomKill.YES, "the kernel killed in its cgroup for lack of memory")
+END = ServerEnd(10.0, SERVER, OomKill.YES, "an OOM kill in its cgroup")
 KILLED = ServerEnd(10.0, UNIT, OomKill.NO, "no kill", signal.SIGKILL)
 ALL_PODS = {**PODS, "uid-f": FUSE_POD}
 
@@ -68,12 +68,12 @@ ALL_PODS = {**PODS, "uid-f": FUSE_POD}
 @pytest.mark.parametrize(
     ("end", "text"),
     [
-        (END, "killed by the kernel for lack of memory"),
+        (END, "killed by the OOM killer"),
         (KILLED, "killed by SIGKILL"),
         (replace(KILLED, status=3 << 8), "exit status 3"),
         (replace(KILLED, status=signal.SIGSEGV | 0x80), "killed by SIGSEGV"),
         (replace(KILLED, status=77), "killed by signal 77"),
-        (replace(KILLED, status=None), "it ended, and its exit status was told to its parent only"),
+        (replace(KILLED, status=None), "exit status unknown (only its parent can read it)"),
         (ServerEnd(10.0, None, socket="/run/x"), "its socket hung up"),
     ],
 )
@@ -269,7 +269,7 @@ def drafts(end: ServerEnd) -> list[EventDraft]:
 def test_the_event_says_lack_of_memory_and_is_related_to_the_servers_pod() -> None:
     stale, *_ = drafts(END)
     assert stale.reason == "FuseMountStale"
-    assert stale.note.endswith("for lack of memory.")
+    assert stale.note.endswith("(OOM kill).")
     assert stale.related == ObjectReference("Pod", "shop", "juicefs-0", "api-uid-f")
 
 
@@ -343,9 +343,7 @@ def told(*steps: CycleReport) -> list[Entry]:
 
 def test_the_first_line_of_an_outage_has_the_evidence() -> None:
     first, *rest = told(*with_ends(outage(), END))
-    assert first.text == (
-        "FUSE server is gone: juicefs (pid 4711), killed by the kernel for lack of memory"
-    )
+    assert first.text == ("FUSE server is gone: juicefs (pid 4711), killed by the OOM killer")
     expected = {
         "server": "juicefs", "server_pid": 4711, "server_pod": "shop/juicefs-0",
         "server_container": "c" * 64, "oom_kill": "yes", "volume": "pv-1",
@@ -425,7 +423,7 @@ def test_the_status_tells_who_serves_and_what_became_of_servers() -> None:
         in lines
     )
     (line,) = [line for line in lines if "3 outages" in line]
-    assert "2 restarts, 1 for lack of memory, the last for 12.4 s, juicefs (pid 4711)" in line
+    assert "2 restarts, 1 OOM kill, the last for 12.4 s, juicefs (pid 4711)" in line
 
 
 def test_an_open_outage_says_how_its_server_ended() -> None:

@@ -42,6 +42,6 @@ def test_the_alert_for_people_names_all_reasons_that_do_not_pass() -> None:
     rules = [
         rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]
     ]
-    (expr,) = (rule["expr"] for rule in rules if rule.get("alert") == "FuseVolumesNeedAPerson")
+    (expr,) = (rule["expr"] for rule in rules if rule.get("alert") == "FuseVolumesNeedManualAction")
     asked = expr.split('reason=~"')[1].split('"')[0].split("|")
     assert sorted(asked) == sorted(reason.value for reason in set(Reason) - NOT_FOR_GOOD)

@@ -100,12 +100,12 @@ class KillCounters:
             if counter is None or now is None:
                 continue
             if now > counter.before:
-                return OomKill.YES, f"the kernel killed in {whose} for lack of memory"
-            return OomKill.NO, f"no kill for lack of memory in {whose}"
+                return OomKill.YES, f"an OOM kill in {whose}"
+            return OomKill.NO, f"no OOM kill in {whose}"
         if is_machine_quiet():
-            return OomKill.NO, "no kill for lack of memory on this node"
+            return OomKill.NO, "no OOM kill on this node"
         if self._own is None:
-            return OomKill.UNKNOWN, "nothing counts kills for lack of memory in its cgroup"
+            return OomKill.UNKNOWN, "its cgroup does not count OOM kills"
         return OomKill.UNKNOWN, "its cgroup was gone before it could be asked"
 
     def close(self) -> None:

@@ -32,7 +32,7 @@ MAX_BACKLOG = 512
 
 _Word = tuple[str, Device | None, EventKind]
 """What is said of a pod, which its directory names."""
-_OUT_OF_MEMORY = " The kernel killed it, or another process of its cgroup, for lack of memory."
+_OUT_OF_MEMORY = " The kernel killed it, or another process of its cgroup (OOM kill)."
 MAX_UNIT = 80
 
 

@@ -25,29 +25,29 @@ class ServerActionEvent(Enum):
         "FuseServerRestarting",
         "RestartFuseServer",
         "Warning",
-        "The server of a FUSE volume in this pod is gone: what the node's configuration has for"
-        " starting it again is being run.",
+        "The server of a FUSE volume in this pod is gone. fusewatchd runs the restart command that"
+        " the node's configuration has for it.",
     )
     STARTED = (
         "FuseServerRestarted",
         "RestartFuseServer",
         "Normal",
-        "What the node's configuration has for starting the server of a FUSE volume in this pod"
-        " has ended well; the volume is repaired when the server is back.",
+        "The restart command for the server of a FUSE volume in this pod succeeded. The volume is"
+        " repaired when the server is back.",
     )
     FAILED = (
         "FuseServerRestartFailed",
         "RestartFuseServer",
         "Warning",
-        "The server of a FUSE volume in this pod could not be started again; it is tried again."
+        "The restart command for the server of a FUSE volume in this pod failed, and is retried."
         " 'fusewatchd status' on the node says why.",
     )
     DETACHED = (
         "FuseSourceDetached",
         "DetachFuseSource",
         "Warning",
-        "The dead mount of a FUSE volume in this pod was taken away from where its server mounts,"
-        " so that the server can come back.",
+        "The dead mount of a FUSE volume in this pod was detached from where its server mounts, so"
+        " that the server can start again.",
     )
 
     def draft(self, regarding: ObjectReference) -> EventDraft:

@@ -25,38 +25,38 @@ FLUID_CSI_DRIVER = "fuse.csi.fluid.io"
 
 ON_CLAIM = {
     EventKind.STALE: "the server of this volume is gone: pods there get 'Transport endpoint is"
-    " not connected' until the volume is bound to a new server.",
-    EventKind.HUNG: "the server of this volume does not answer: whoever opens a file there waits."
-    " It is left alone while its server lives.",
-    EventKind.ABORTING: "the server of this volume stands still: unless it answers in the last"
-    " second, its connection is aborted, and whoever waits for it gets an error.",
+    " not connected' until a new server is mounted.",
+    EventKind.HUNG: "the server of this volume does not answer: programs that open a file there"
+    " wait. fusewatchd leaves the volume alone while its server is alive.",
+    EventKind.ABORTING: "the server of this volume hangs. Unless it answers within a second,"
+    " fusewatchd aborts its connection, and programs that wait for it get an error.",
     EventKind.ABORTED: "the hung connection of this volume was aborted: pods there get 'Transport"
-    " endpoint is not connected' until the volume is bound to a new server.",
-    EventKind.RECOVERED: "this volume answers again in every pod that uses it. No pod was"
-    " restarted; files that were open while its server was gone have to be opened anew.",
-    EventKind.NARROWER: "the new file system of this volume denies some pod what the old one"
-    " allowed, writing for instance. 'fusewatchd status' on the node says what.",
-    EventKind.WIDER: "the new file system of this volume allows some pod what the old one"
-    " denied, writing for instance. 'fusewatchd status' on the node says what.",
-    EventKind.FAILED: "this volume could not be bound to its new server in some pod; it is tried"
+    " endpoint is not connected' until a new server is mounted.",
+    EventKind.RECOVERED: "this volume works again in every pod that uses it. No pod was restarted."
+    " Programs have to reopen files that were open while the server was gone.",
+    EventKind.NARROWER: "the new file system of this volume denies a pod what the old one allowed,"
+    " writing for instance. 'fusewatchd status' on the node says what.",
+    EventKind.WIDER: "the new file system of this volume allows a pod what the old one denied,"
+    " writing for instance. 'fusewatchd status' on the node says what.",
+    EventKind.FAILED: "fusewatchd could not mount the new server of this volume in a pod, and tries"
     " again. 'fusewatchd status' on the node says why.",
-    EventKind.UNRECOVERABLE: "this volume cannot be bound to a new server in some pod while that"
-    " pod runs; restarting the pod helps. 'fusewatchd status' on the node says why.",
-    EventKind.ON_DISK: "a container was started while this volume was not mounted: it reads and"
+    EventKind.UNRECOVERABLE: "fusewatchd cannot repair this volume in a pod while that pod runs."
+    " Restart the pod. 'fusewatchd status' on the node says why.",
+    EventKind.ON_DISK: "a container was started while this volume was not mounted. It reads and"
     " writes the node's disk, and what it writes is not in the volume. Save that, then restart the"
     " container or its pod. 'fusewatchd status' on the node names it.",
-    EventKind.LIMITED: "a pod that uses this volume has more mounts, mount namespaces or the like"
-    " than fusewatchd looks at for one pod. 'fusewatchd status' on the node says which.",
+    EventKind.LIMITED: "a pod that uses this volume has more mounts or mount namespaces than its"
+    " quota. 'fusewatchd status' on the node says which.",
 }
 _ON_DATASET = {
     EventKind.RECOVERED: ("FuseRecoverSucceed", "the FUSE mounts of this dataset work again."),
     EventKind.FAILED: (
         "FuseRecoverFailed",
-        "a FUSE mount of this dataset could not be bound to its new server; it is tried again.",
+        "fusewatchd could not mount the new server of this dataset in a pod, and tries again.",
     ),
     EventKind.UNRECOVERABLE: (
         "FuseRecoverFailed",
-        "a FUSE mount of this dataset cannot be bound to a new server while its pod runs.",
+        "fusewatchd cannot repair a FUSE mount of this dataset while its pod runs.",
     ),
 }
 """Fluid's own reasons (fluid-cloudnative/fluid, pkg/common/constants.go), so that ``kubectl

@@ -9,8 +9,8 @@ from fusewatchd.model.verdicts import Reason
 from fusewatchd.report.events.draft import EventDraft, node_reference, pod_reference
 
 _CROWD_NOTE = (
-    "More pods of this node are hit than get an Event each; the others are counted here, and"
-    " 'fusewatchd status' on the node lists them. On each:"
+    "Too many pods of this node are affected to post an Event on each. This Event counts the"
+    " others; 'fusewatchd status' on the node lists them. On each:"
 )
 
 
@@ -22,35 +22,35 @@ class EventKind(Enum):
         "WatchFuseMount",
         "Warning",
         "The server of a FUSE volume in this pod is gone: files there answer 'Transport"
-        " endpoint is not connected' until the volume is bound to a new server.",
+        " endpoint is not connected' until a new server is mounted.",
     )
     HUNG = (
         "FuseMountHung",
         "WatchFuseMount",
         "Warning",
-        "The server of a FUSE volume in this pod does not answer: whoever opens a file there"
-        " waits. The volume is left alone while its server lives.",
+        "The server of a FUSE volume in this pod does not answer: programs that open a file there"
+        " wait. fusewatchd leaves the volume alone while its server is alive.",
     )
     ABORTING = (
         "FuseMountAborting",
         "AbortFuseConnection",
         "Warning",
-        "The server of a FUSE volume in this pod stands still: unless it answers in the last"
-        " second, its connection is aborted, and whoever waits for it gets an error.",
+        "The server of a FUSE volume in this pod hangs. Unless it answers within a second,"
+        " fusewatchd aborts its connection, and programs that wait for it get an error.",
     )
     ABORTED = (
         "FuseMountAborted",
         "AbortFuseConnection",
         "Warning",
-        "The hung connection of a FUSE volume in this pod was aborted: files there answer"
-        " 'Transport endpoint is not connected' until the volume is bound to a new server.",
+        "The hung connection of a FUSE volume in this pod was aborted. Files there answer"
+        " 'Transport endpoint is not connected' until a new server is mounted.",
     )
     RECOVERED = (
         "FuseMountRecovered",
         "ReplaceFuseMount",
         "Normal",
-        "A FUSE volume of this pod answers again. The pod was not restarted; files that were"
-        " open while its server was gone have to be opened anew.",
+        "A FUSE volume of this pod works again. The pod was not restarted. Programs have to reopen"
+        " files that were open while the server was gone.",
     )
     NARROWER = (
         "FuseMountAllowsLess",
@@ -70,21 +70,21 @@ class EventKind(Enum):
         "FuseMountRecoveryFailed",
         "ReplaceFuseMount",
         "Warning",
-        "A FUSE volume of this pod could not be bound to its new server; it is tried again."
+        "fusewatchd could not mount the new server of a FUSE volume in this pod, and tries again."
         " 'fusewatchd status' on the node says why.",
     )
     UNRECOVERABLE = (
         "FuseMountUnrecoverable",
         "ReplaceFuseMount",
         "Warning",
-        "A FUSE volume of this pod cannot be bound to a new server while the pod runs;"
-        " restarting the pod helps. 'fusewatchd status' on the node says why.",
+        "fusewatchd cannot repair a FUSE volume of this pod while the pod runs. Restart the pod."
+        " 'fusewatchd status' on the node says why.",
     )
     ON_DISK = (
         "FuseVolumeOnNodeDisk",
         "WatchFuseMount",
         "Warning",
-        "A container of this pod was started while its FUSE volume was not mounted: it reads and"
+        "A container of this pod was started while its FUSE volume was not mounted. It reads and"
         " writes the node's disk, and what it writes is not in the volume. Save that, then restart"
         " the container or the pod. 'fusewatchd explain' on the node names the directory.",
     )
@@ -92,9 +92,8 @@ class EventKind(Enum):
         "FuseMountQuotaMet",
         "WatchFuseMount",
         "Warning",
-        "This pod has more mounts, mount namespaces, open files or the like than fusewatchd looks"
-        " at for one pod: what is above the quota is not recovered for now. 'fusewatchd status' on"
-        " the node says what.",
+        "This pod has more mounts, mount namespaces or open files than its quota. fusewatchd does"
+        " not recover what is above the quota. 'fusewatchd status' on the node says what.",
     )
 
     def draft(self, pod: Pod) -> EventDraft:

@@ -20,9 +20,17 @@ from fusewatchd.model.plan import Pause, RecoveryMode, Refusal, SupersededPolicy
 from fusewatchd.model.pods import BindKind
 from fusewatchd.model.servers import Answer, Connection, FuseServer, OomKill, ServerEnd
 from fusewatchd.model.verdicts import Reason, Verdict
-from fusewatchd.status.advice import NOT_RUNNING, UNCLAIMED, VERDICTS, Advice
+from fusewatchd.status.advice import (
+    NOT_RUNNING,
+    UNCLAIMED,
+    VERDICTS,
+    Advice,
+    filled,
+    values_of,
+)
 from fusewatchd.status.document import status_document
-from fusewatchd.status.explain import KINDS, MAX_MOUNTS, Asked, exit_code, explain, explanation_text
+from fusewatchd.status.explain import KINDS, Asked, exit_code, explain
+from fusewatchd.status.explanation_text import MAX_MOUNTS, explanation_text, token_text
 from fusewatchd.status.find_binds import MAX_NEAR, find, near
 from fusewatchd.status.reasons import REASONS
 from fusewatchd.status.values import Clocks, Document
@@ -86,20 +94,24 @@ def test_every_reason_and_every_verdict_is_explained() -> None:
 @pytest.mark.parametrize("reason", [reason for reason in Reason if reason is not Reason.NONE])
 def test_a_mount_held_back_says_why_what_to_do_and_what_is_next(reason: Reason) -> None:
     stale = finding(HOST, Verdict.STALE, refusal=reason, evidence="not connected; because")
-    told = says(document(cycle(stale, refused=[Refusal(stale, reason)])))
-    assert told["held back"] == f"{reason.value}: {REASONS[reason].meaning}"
-    assert told["to do"] == REASONS[reason].todo
+    made = document(cycle(stale, refused=[Refusal(stale, reason)]))
+    told = says(made)
+    assert told["reason"] == f"{reason.value}: {REASONS[reason].meaning}"
+    assert told["to do"] == filled(REASONS[reason].todo, values_of(made["binds"][0]))
+    assert not re.search(r"{(mount|namespace|pod|source|volume)}", told["to do"])
     assert told["next"] == REASONS[reason].then
     assert told["evidence"] == "not connected; because"
 
 
 @pytest.mark.parametrize("verdict", Verdict)
 def test_without_a_reason_the_verdict_says_it(verdict: Verdict) -> None:
-    told = says(document(cycle(finding(HOST, verdict))))
+    made = document(cycle(finding(HOST, verdict)))
+    told = says(made)
     advice = VERDICTS[verdict]
+    todo = filled(advice.todo, values_of(made["binds"][0]))
     assert told["verdict"] == f"{verdict.value}: {advice.meaning}"
-    assert (told["to do"], told["next"]) == (advice.todo, advice.then)
-    assert "held back" not in told
+    assert (told["to do"], told["next"]) == (todo, advice.then)
+    assert "reason" not in told
 
 
 def test_settings_that_the_tables_name_are_there() -> None:
@@ -213,19 +225,19 @@ def test_its_outages_and_attempts() -> None:
     of = cycle(stale, refused=[Refusal(stale, Reason.BACK_OFF, 103.0)])
     told = says(document(of, states, [incident(HOST)], [over, given_up, drained, other]))
     assert told["history"].splitlines() == [
-        "2023-11-14T22:11:49.000Z server gone, 3 binds recovered after 11.0 s,"
+        "2023-11-14T22:11:49.000Z server gone, 3 mounts recovered after 11.0 s,"
         " 10.0 ms after the source was back",
-        "2023-11-14T22:11:50.000Z server gone, source not back, 1 of 1 bind open",
+        "2023-11-14T22:11:50.000Z server gone, source not back, 1 of 1 mount still broken",
         "2023-11-14T22:12:10.000Z found dead, over after 10.0 s, nothing was replaced",
-        "2023-11-14T22:12:31.000Z server gone, 3 binds recovered after 1.0 s,"
+        "2023-11-14T22:12:31.000Z server gone, 3 mounts recovered after 1.0 s,"
         " the new source was there before",
         "2023-11-14T22:13:19.000Z attempt failed, system_call: move_mount"
         " (No space left on device)",
     ]
-    assert told["held back"].splitlines()[1] == (
+    assert told["reason"].splitlines()[1] == (
         "back-off until 2023-11-14T22:13:23.000Z after 3 failures"
     )
-    assert told["held back"].startswith("system_call: A system call failed")
+    assert told["reason"].startswith("system_call: A system call failed")
 
 
 def test_how_a_server_ended_and_that_there_is_nothing_to_come_back() -> None:
@@ -233,20 +245,22 @@ def test_how_a_server_ended_and_that_there_is_nothing_to_come_back() -> None:
     ended = replace(incident(HOST), end=end)
     told = says(document(cycle(finding(HOST, Verdict.STALE)), None, [ended]))
     assert told["history"].endswith(
-        " server gone: juicefs (pid 77), killed by the kernel for lack of memory;"
-        " source not back, 1 of 1 bind open"
+        " server gone: juicefs (pid 77), killed by the OOM killer;"
+        " source not back, 1 of 1 mount still broken"
     )
     direct = replace(HOST, source=SourceAnswer("direct", "mounts in the pod"))
     alone = replace(incident(direct), source_path="")
     told = says(document(cycle(finding(direct, Verdict.STALE)), None, [alone]))
-    assert told["history"].endswith("server gone, no source to come back, 1 of 1 bind open")
+    assert told["history"].endswith(
+        "server gone, no source to come back, 1 of 1 mount still broken"
+    )
 
 
 def test_a_recovery_that_somebody_undoes() -> None:
     stale = finding(HOST, Verdict.STALE, source=NEW)
     states = {HOST.key: TargetState(retry_at=103.0, last_outcome=outcome(HOST), undone=2)}
     told = says(document(cycle(stale, refused=[Refusal(stale, Reason.BACK_OFF, 103.0)]), states))
-    assert "undone by somebody, 2 times" in told["held back"]
+    assert "undone by another program, 2 times" in told["reason"]
     assert told["history"] == "2023-11-14T22:12:00.000Z this mount was replaced"
 
 
@@ -254,7 +268,7 @@ def test_a_source_that_comes_and_goes() -> None:
     stale = finding(HOST, Verdict.STALE, source=NEW)
     of = cycle(stale, refused=[Refusal(stale, Reason.SOURCE_FLAPPING, 101.0)])
     told = says(document(replace(of, pauses=(Pause(SOURCE, 7, 1.5),))))
-    assert "has to stay for 1.5 s, 7 mounts of it were of no use" in told["held back"]
+    assert "has to stay for 1.5 s, 7 mounts of it were of no use" in told["reason"]
 
 
 @pytest.mark.parametrize(
@@ -293,7 +307,7 @@ def test_what_is_about_to_be_done() -> None:
     planned = says(document(cycle(stale, actions=[replace_action(HOST)])))
     assert planned["next"].startswith(f"now: replace {POINT}")
     states = {HOST.key: TargetState(is_in_flight=True)}
-    assert says(document(cycle(stale), states))["next"] == "a replacement is under way"
+    assert says(document(cycle(stale), states))["next"] == "fusewatchd is replacing it now."
 
 
 @pytest.mark.parametrize(
@@ -312,7 +326,7 @@ def test_a_single_look_does_not_speak_of_its_own_restraint(
         cycle(stale, refused=[Refusal(stale, Reason.REPORT_ONLY)]), mode=RecoveryMode(mode)
     )
     told = says(of, asked=asked)
-    assert told["held back"] == f"report_only: {held_back}"
+    assert told["reason"] == f"report_only: {held_back}"
     assert told["next"].startswith("Nothing, since no fusewatchd") is (asked is Asked.LOOK)
     text = explanation_text(explain(of, of["binds"], POINT, asked))
     assert text.startswith("No fusewatchd is running") is (asked is Asked.LOOK)
@@ -320,7 +334,7 @@ def test_a_single_look_does_not_speak_of_its_own_restraint(
 
 def test_an_old_server_that_lives_on_is_a_matter_of_policy() -> None:
     of = cycle(finding(HOST, Verdict.SUPERSEDED, source=NEW))
-    assert "as soon as the old server has ended" in says(document(of))["next"]
+    assert "as soon as the old server exits" in says(document(of))["next"]
     assert "although" in says(document(of, superseded=SupersededPolicy.REBIND))["next"]
 
 
@@ -347,8 +361,51 @@ def test_the_text_is_one_line_each_bounded_and_escaped() -> None:
     of = document(cycle(*[finding(nasty, evidence="e\r\n")] * (MAX_MOUNTS + 7)))
     text = explanation_text(explain(of, of["binds"], "x", Asked.DAEMON))
     assert all(line.isprintable() for line in text.splitlines())
-    assert text.count("  verdict     healthy: It works.") == MAX_MOUNTS
+    assert text.count("/mount  healthy  (") == MAX_MOUNTS
+    assert text.count("  verdict     healthy: The mount works.") == 1
     assert text.endswith("and 7 more: --json has them all\n")
+
+
+def test_one_cause_of_many_mounts_is_told_once_with_a_command_to_paste() -> None:
+    places = [bind(volume="pv-1"), bind("uid-b", volume="pv-1")]
+    of = document(
+        cycle(
+            finding(bind("uid-c", volume="pv-2")),
+            *(finding(place, Verdict.STALE, refusal=Reason.SOURCE_DEAD) for place in places),
+        )
+    )
+    text = explanation_text(explain(of, of["binds"], "pv-1", Asked.DAEMON))
+    head = text.splitlines()
+    assert head[0] == "pv-1: 2 of 3 mounts broken"
+    assert head[1] == f"  source_dead (2 mounts, source {SOURCE})"
+    assert head[3].startswith(f"    To do: Run `umount -l {SOURCE}`, or")
+    assert text.count("  to do       Run `umount -l ") == 1
+
+
+def test_a_value_is_quoted_for_a_shell() -> None:
+    assert filled("`umount -l {source}`", {"source": "/a b;c"}) == "`umount -l '/a b;c'`"
+    assert filled("`umount -l {source}`", {"source": ""}) == "`umount -l SOURCE`"
+
+
+@pytest.mark.parametrize("token", [*(r.value for r in Reason), *(v.value for v in Verdict)])
+def test_a_reason_or_a_verdict_alone_is_explained(token: str) -> None:
+    text = token_text(token)
+    assert text is not None
+    assert text.splitlines()[0] == token
+    assert [line.split("  ")[1] for line in text.splitlines()[1:]] == ["meaning", "to do", "next"]
+    assert token_text(token + "x") is None
+
+
+def test_who_holds_files_of_the_dead_mount_is_named() -> None:
+    of = document(cycle(finding(HOST, Verdict.STALE, refusal=Reason.SOURCE_MISSING)))
+    holder = {
+        "pid": 7, "name": "tail", "pod": None, "container": None, "unit": "a.service",
+        "open_files": 2, "mapped_areas": 0, "directory": False,
+    }  # fmt: skip
+    of["dead_mount_holders"] = [
+        {"source": SOURCE, "device": "0:9", "processes": 1, "holders": [holder]}
+    ]
+    assert says(of)["holder"] == "unit a.service, pid 7 tail (2 open files)"
 
 
 # ---------------------------------------------------------------------- what is meant
