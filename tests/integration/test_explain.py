@@ -100,7 +100,7 @@ def test_without_a_daemon_it_looks_by_itself_and_says_so(node: DemoNode) -> None
     assert done.stdout.startswith("No fusewatchd is running: this command looked at the node once.")
     # What the daemon wrote down is the only thing that tells where this came from.
     assert "by lineage: mounted there while healthy" in done.stdout
-    assert "Start it: 'systemctl start fusewatchd'" in done.stdout
+    assert "Start it: `systemctl start fusewatchd`" in done.stdout
     assert explain(daemon, source.path).returncode == 1
     unknown = explain(daemon, "demo/p")
     assert "names of pods are not known here, only uids" in unknown.stderr
