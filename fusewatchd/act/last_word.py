@@ -8,8 +8,9 @@ order.  So a daemon that errs, or is taken over, can order no mount outside of t
   rules of cgroups that the scan goes by.
 * What a pod gets comes from outside of all pods, or from that pod itself.
 
-The one action outside of these places is the detach of a dead source.  It proves for itself that
-the mount is FUSE and that its server is gone (``detach_dead_source``), and is no pod's.
+Two actions go beyond these places.  The detach of a dead source proves for itself that the mount is
+FUSE and that its server is gone (``detach_dead_source``), and is no pod's.  A dead mount is put in
+the place of FUSE mounts only (``place_stand_ins``).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from fusewatchd.model.actions import (
     DropLayers,
     NamespaceRef,
     Outcome,
+    PlaceStandIns,
     ReplaceMount,
 )
 from fusewatchd.model.mount_table import below
@@ -79,12 +81,20 @@ class LastWord:
             case DetachDeadSource():
                 if self._pod_of_path(action.expect.mount_point):
                     raise _forbidden(f"{action.expect.mount_point} is a pod's, and no source")
+            case PlaceStandIns():
+                self._require_fuse(action)
             case ReplaceMount():
                 self._require_own(action, self._owner(action))
             case AbortConnection() | DropLayers() | DetachOwnLayer() | DetachOrphan():
                 self._owner(action)
             case _:
                 assert_never(action)
+
+    def _require_fuse(self, action: PlaceStandIns) -> None:
+        """Allow it everywhere on the host: what it shows has nothing in it."""
+        for mount in action.mounts:
+            if not mount.is_fuse or mount.device != action.expect.device or mount.device.major:
+                raise _forbidden(f"{mount.mount_point} is of no connection that can be held")
 
     def _owner(
         self, action: ReplaceMount | AbortConnection | DropLayers | DetachOwnLayer | DetachOrphan

@@ -17,6 +17,7 @@ from typing import Any
 from fusewatchd.act.last_word import LastWord
 from fusewatchd.act.layer_journal import LayerJournal
 from fusewatchd.act.replace_mount import carry_out
+from fusewatchd.act.stand_in_journal import StandInJournal
 from fusewatchd.act.worker_pages import Page, Pages
 from fusewatchd.errors import ParseError
 from fusewatchd.json_values import decode, encode
@@ -35,9 +36,11 @@ from fusewatchd.model.actions import (
     Outcome,
     OutcomeStatus,
     OwnLayer,
+    PlaceStandIns,
     ReplaceMount,
 )
 from fusewatchd.model.mounts import Mount
+from fusewatchd.model.stand_in import StandIn
 from fusewatchd.model.verdicts import Reason
 from fusewatchd.workers.channel import Channel
 from fusewatchd.workers.fork_server import Worker
@@ -55,6 +58,7 @@ _ACTIONS: dict[str, type[Action]] = {
     "detach_orphan": DetachOrphan,
     "detach_dead_source": DetachDeadSource,
     "abort": AbortConnection,
+    "place_stand_ins": PlaceStandIns,
 }
 _KINDS = {cls: kind for kind, cls in _ACTIONS.items()}
 
@@ -65,6 +69,7 @@ def mount_worker(
     *,
     mounts_on_detached: bool,
     journal: Callable[[], LayerJournal],
+    stand_in_journal: Callable[[], StandInJournal],
     last_word: Callable[[], LastWord],
 ) -> Callable[[Channel], None]:
     """Return the main function of a mount worker that replaces in this way."""
@@ -76,10 +81,10 @@ def mount_worker(
             with suppress(NamespaceShortageError):
                 staging.prepare()
         kernel = RealKernel(way, staging, mounts_on_detached=mounts_on_detached)
-        note, word = journal().note, last_word()
+        notes, word = (journal().note, stand_in_journal().note), last_word()
 
         def act(action: Action, may_ask: bool) -> Outcome:
-            return word.refusal(action) or carry_out(kernel, action, note, may_ask=may_ask)
+            return word.refusal(action) or carry_out(kernel, action, *notes, may_ask=may_ask)
 
         serve_actions(channel, pages, act)
 
@@ -155,6 +160,7 @@ def _report(outcome: Outcome) -> dict[str, Any]:
         "found": encode(outcome.found),
         "depth": outcome.depth,
         "layer": encode(outcome.layer),
+        "stand_ins": encode(outcome.stand_ins),
         "started_at": outcome.started_at,
         "finished_at": outcome.finished_at,
     }
@@ -316,6 +322,7 @@ class MountWorker:
             found=_mount(item["found"]),
             depth=item["depth"],
             layer=None if item["layer"] is None else decode(OwnLayer, item["layer"]),
+            stand_ins=tuple(decode(StandIn, one) for one in item["stand_ins"]),
             narrower=action.narrower if isinstance(action, ReplaceMount) else "",
             wider=action.wider if isinstance(action, ReplaceMount) else "",
             started_at=item["started_at"],

@@ -37,6 +37,7 @@ from fusewatchd.act.drop_layers import (
     detach_known,
     drop_layers,
 )
+from fusewatchd.act.place_stand_ins import NoteStandIn, ignore_stand_in, place_stand_ins
 from fusewatchd.act.target_path import opened_target
 from fusewatchd.errors import assert_never
 from fusewatchd.linux import statfs
@@ -54,6 +55,7 @@ from fusewatchd.model.actions import (
     Outcome,
     OutcomeStatus,
     OwnLayer,
+    PlaceStandIns,
     Propagation,
     ReplaceMount,
 )
@@ -69,15 +71,20 @@ def ignore(key: TargetKey, layer: OwnLayer) -> None:
 
 
 def carry_out(
-    kernel: MountKernel, action: Action, note: Note = ignore, *, may_ask: bool = True
+    kernel: MountKernel,
+    action: Action,
+    note: Note = ignore,
+    note_stand_in: NoteStandIn = ignore_stand_in,
+    *,
+    may_ask: bool = True,
 ) -> Outcome:
     """Do one action and say how it ended; never raises for what a kernel may answer.
 
     Unless it ``may_ask``, a mount whose target is found only with the answer of a file system is
     not replaced, and ``WouldAsk`` is raised.
 
-    ``note`` is told of a layer of our own before it is attached: whatever happens after that,
-    somebody must know whose it is.
+    ``note`` gets a layer of our own before it is attached, and ``note_stand_in`` a stand-in:
+    whatever happens after that, it must be known whose that is.
     """
     stacked: list[OwnLayer] = []
 
@@ -85,12 +92,17 @@ def carry_out(
         stacked.append(layer)
         note(action.key, layer)
 
-    outcome = _carry_out(kernel, action, take_note, may_ask=may_ask)
+    outcome = _carry_out(kernel, action, take_note, note_stand_in, may_ask=may_ask)
     return replace(outcome, layer=stacked[-1]) if stacked else outcome
 
 
 def _carry_out(
-    kernel: MountKernel, action: Action, note: Callable[[OwnLayer], None], *, may_ask: bool
+    kernel: MountKernel,
+    action: Action,
+    note: Callable[[OwnLayer], None],
+    note_stand_in: NoteStandIn,
+    *,
+    may_ask: bool,
 ) -> Outcome:
     try:
         try:
@@ -107,6 +119,8 @@ def _carry_out(
                     return detach_dead_source(kernel, action)
                 case AbortConnection():
                     return abort_connection(kernel, action)
+                case PlaceStandIns():
+                    return place_stand_ins(kernel, action, note_stand_in)
                 case _:
                     assert_never(action)
         finally:

@@ -19,7 +19,13 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from fusewatchd.model.actions import AbortConnection, Action, DetachDeadSource, ReplaceMount
+from fusewatchd.model.actions import (
+    AbortConnection,
+    Action,
+    DetachDeadSource,
+    PlaceStandIns,
+    ReplaceMount,
+)
 from fusewatchd.model.mounts import Device, TargetKey
 
 SHARD_ACTIONS = 32
@@ -46,7 +52,9 @@ def place_of(action: Action) -> Place | None:
 
 def pod_of(action: Action) -> str:
     """Return the pod whose bind this is about; empty: what the node itself needs."""
-    return "" if isinstance(action, AbortConnection | DetachDeadSource) else action.pod_uid
+    if isinstance(action, AbortConnection | DetachDeadSource | PlaceStandIns):
+        return ""
+    return action.pod_uid
 
 
 def _source_of(action: Action) -> Device:

@@ -31,7 +31,11 @@ def look_once(settings: Settings) -> Any:
     started_wall, end = time.time(), time.monotonic() + settings.probe.deadline_seconds + 1.0
     try:
         with suppress(ParseError):
-            node.reconciler.ledger = recall(settings.state_dir, node.table.table())
+            noted = node.noted.recall()
+            ledger = recall(settings.state_dir, node.table.table(), noted)
+            node.observer.recall_stand_ins(ledger.stand_ins)
+            node.reconciler.ledger = ledger
+        node.ask_keeper()
         while True:
             cycle = node.reconciler.reconcile([Trigger.TIMER])
             node.observer.take_answers(time.monotonic())

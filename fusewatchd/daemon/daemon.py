@@ -33,7 +33,6 @@ from fusewatchd.errors import ConfigError
 from fusewatchd.linux.mount_kernel import Way
 from fusewatchd.log import Level, Log, open_log
 from fusewatchd.model.cycle import CycleReport, Trigger
-from fusewatchd.model.mounts import Device
 from fusewatchd.observe.kubelet.place import HERE, Place
 from fusewatchd.observe.server_watch import Servers
 from fusewatchd.reconcile.ledger_update import next_retry
@@ -92,10 +91,10 @@ class Daemon:
             self._node.observer,
             self._descriptors.watch,
             self._descriptors.unwatch,
-            self._ends_held,
+            self._node.ends_held,
         )
         self._state = StateKeeper(start.settings.state_dir, self.log)
-        self._node.reconciler.ledger = self._state.remembered(self._node.table.table())
+        self._node.recall(self._state)
         self._search = Search(start.settings.kubelet.root, start.place, self._node, self.log)
         self._reporting = Reporting(start.settings, self._node, self.log, start.sockets)
         self._outside = self._reporting.outside
@@ -125,9 +124,7 @@ class Daemon:
             kubelet_root=node.kubelet.root or "not found",
             **describe(self._settings),
         )
-        if node.keeper is not None:
-            node.keeper.begin()
-            node.observer.take_keeper(node.keeper.view, time.monotonic())
+        node.ask_keeper()
         self._cycle_now([Trigger.START])
         self._reporting.open()
         self._control.start(self._descriptors)
@@ -182,7 +179,7 @@ class Daemon:
             (self._state.due_at, self._save),
             (self._outside.due_at(), self._outside.take),
             (self._search.due_at, self._on_search),
-            (node.keeper.due_at if node.keeper is not None else None, self._on_keeper),
+            (node.keeper_due_at, node.on_keeper),
             (cycle_due, self._on_time),
         )
 
@@ -193,7 +190,7 @@ class Daemon:
             node.observer.next_due(now),
             node.commands.next_deadline(),
             node.holders.next_due(),
-            node.keeper.cycle_due_at if node.keeper is not None else None,
+            node.keeper_wants_cycle_at,
             self._pause.due_at,
         ]
         if cycle is not None:
@@ -250,9 +247,7 @@ class Daemon:
         self._cycle = cycle
         self._servers.take_cycle(cycle)
         self._node.holders.take_cycle(cycle)
-        if self._node.keeper is not None:
-            self._node.keeper.take_cycle(cycle)
-            self._wake(self._on_keeper())
+        self._wake(self._node.take_keeper_cycle(cycle))
         self._state.take(cycle.ledger, cycle.started_at)
         if cycle.server_actions.wants_look:
             self._node.observer.namespaces.expect_containers(time.monotonic())
@@ -305,22 +300,6 @@ class Daemon:
     def _on_namespace_trial(self) -> Trigger | None:
         return self._node.namespace_trial.turn(time.monotonic())
 
-    def _on_keeper(self) -> Trigger | None:
-        keeper, now = self._node.keeper, time.monotonic()
-        if keeper is None:
-            return None
-        trigger = keeper.turn(now)
-        self._node.observer.take_keeper(keeper.view, now)
-        return trigger
-
-    def _ends_held(self, device: Device) -> bool:
-        """Take in that a connection lost its server, before anything asks it."""
-        keeper = self._node.keeper
-        if keeper is None or not keeper.note_exit(device):
-            return False
-        self._node.observer.take_keeper(keeper.view, time.monotonic())
-        return True
-
     def _on_probe(self) -> Trigger | None:
         now = time.monotonic()
         is_news = self._node.observer.take_answers(now)
@@ -356,7 +335,7 @@ class Daemon:
                 *((worker, self._on_outcome) for worker in node.executor.workers),
                 *((worker, lambda: Trigger.OUTCOME) for worker in node.commands.workers),
                 (node.probes, self._on_probe),
-                *(((node.keeper, self._on_keeper),) if node.keeper is not None else ()),
+                *((keeper, node.on_keeper) for keeper in (node.keeper,) if keeper is not None),
             )
         )
 

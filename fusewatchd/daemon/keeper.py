@@ -127,7 +127,8 @@ class Keeper:
             self.view = KeeperView()
             return
         held = self.view.held
-        plan = choose_holds(cycle.findings, cycle.snapshot, cycle.ledger.owners, self.policy, held)
+        policy = replace(self.policy, mode=cycle.mode)
+        plan = choose_holds(cycle.findings, cycle.snapshot, cycle.ledger.owners, policy, held)
         has_news = plan.holds != self._plan.holds or plan.releases != self._plan.releases
         self._plan = plan
         self._sending, devices = sending_on.may_send_on(self._sending, cycle, held)

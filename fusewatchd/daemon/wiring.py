@@ -16,6 +16,7 @@ from fusewatchd.act.last_word import LastWord
 from fusewatchd.act.layer_journal import LayerJournal, read_journal
 from fusewatchd.act.mount_worker import MountWorker, mount_worker
 from fusewatchd.act.run_command import CommandWorker, serve_commands
+from fusewatchd.act.stand_in_journal import NotedStandIns, StandInJournal
 from fusewatchd.act.worker_pages import Pages
 from fusewatchd.config.settings import Settings
 from fusewatchd.daemon.front.user import front_user
@@ -23,10 +24,10 @@ from fusewatchd.daemon.policies import hold_policy_of, node_name_of, policies_of
 from fusewatchd.linux import statmount
 from fusewatchd.linux.features import probe_features
 from fusewatchd.linux.mount_kernel import Way
-from fusewatchd.model.cycle import CycleReport
+from fusewatchd.model.cycle import CycleReport, Trigger
 from fusewatchd.model.degraded import Degraded
 from fusewatchd.model.mount_table import parse_mount_table
-from fusewatchd.model.mounts import Mount
+from fusewatchd.model.mounts import Device, Mount
 from fusewatchd.observe.connections.probe import serve_probes
 from fusewatchd.observe.connections.probe_pool import ProbePool
 from fusewatchd.observe.connections.tracker import Connections
@@ -41,8 +42,10 @@ from fusewatchd.observe.namespaces.scanner import NamespaceScanner, serve_scans
 from fusewatchd.observe.namespaces.trial import NamespaceTrial, serve_namespace_trials
 from fusewatchd.observe.namespaces.watch import NamespaceWatch
 from fusewatchd.observe.observer import Observer
+from fusewatchd.plan.stand_ins import next_try
 from fusewatchd.reconcile.reconciler import Reconciler
 from fusewatchd.state.file import read_boot_id
+from fusewatchd.state.saver import StateKeeper
 from fusewatchd.status.document import status_document
 from fusewatchd.status.values import Clocks
 from fusewatchd.workers.channel import Channel
@@ -92,6 +95,7 @@ class Node:
             pages,
             mounts_on_detached=features.allows_mounts_on_detached(self.way),
             journal=partial(LayerJournal, *place),
+            stand_in_journal=partial(StandInJournal, *place),
         )
         mains = {
             kind: worker(last_word=partial(_last_word, pods, proven, aborts=kind is Kind.ABORT))
@@ -106,11 +110,12 @@ class Node:
         self.probes = ProbePool(self._probe_child, most)
         self.scanner = NamespaceScanner(lambda: self.forks.spawn(Kind.SCAN.value))
         holdings = Holdings()
+        self.noted = NotedStandIns(*place)
         self.holders = HolderWatch(
             HolderScanner(lambda: self.forks.spawn(Kind.HOLDERS.value)), holdings
         )
         readers = self.table, self.connections, self.probes, NamespaceWatch(self.scanner), holdings
-        self.observer = Observer(self.kubelet, *readers)
+        self.observer = Observer(self.kubelet, *readers, self.noted)
         degraded = self.observer.degraded
         self.pods_directory = PodsDirectory(self.kubelet.pods, degraded)
         # Before that of sockets: where there is one inotify instance left, it is for this.
@@ -136,6 +141,12 @@ class Node:
             time.monotonic,
             recall=lambda: read_journal(*place),
         )
+
+    def recall(self, state: StateKeeper) -> None:
+        """Take in what an earlier run knew."""
+        ledger = state.remembered(self.table.table(), self.noted.recall())
+        self.observer.recall_stand_ins(ledger.stand_ins)
+        self.reconciler.ledger = ledger
 
     def _worker(self, kind: Kind, pages: Pages) -> MountWorker:
         return MountWorker(lambda: self.forks.spawn(kind.value), pages)
@@ -167,6 +178,48 @@ class Node:
 
             socket = keeper_socket(settings.runtime_dir)
             self.keeper = Keeper(lambda: self.forks.spawn(Kind.KEEPER.value), socket, policy)
+
+    def ask_keeper(self) -> None:
+        """Learn what is held, before anything is asked: a question would wait in there."""
+        if self.keeper is not None:
+            self.keeper.begin()
+            self.observer.take_keeper(self.keeper.view, time.monotonic())
+
+    @property
+    def keeper_due_at(self) -> float | None:
+        """When to call ``on_keeper`` although nothing wakes; None: not at all."""
+        return self.keeper.due_at if self.keeper is not None else None
+
+    @property
+    def keeper_wants_cycle_at(self) -> float | None:
+        """When a cycle is needed for what is held, although nothing wakes."""
+        if self.keeper is None:
+            return None
+        times = (self.keeper.cycle_due_at, next_try(self.reconciler.ledger.placing))
+        return min((t for t in times if t is not None), default=None)
+
+    def on_keeper(self) -> Trigger | None:
+        """Take in what the keeper says, and say what is to be said."""
+        if self.keeper is None:
+            return None
+        now = time.monotonic()
+        trigger = self.keeper.turn(now)
+        self.observer.take_keeper(self.keeper.view, now)
+        return trigger
+
+    def take_keeper_cycle(self, cycle: CycleReport) -> Trigger | None:
+        """Have the keeper hold what a cycle found, and answer what is replaced."""
+        if self.keeper is None:
+            return None
+        self.keeper.take_cycle(cycle)
+        return self.on_keeper()
+
+    def ends_held(self, device: Device) -> bool:
+        """Take in that a connection lost its server, before anything asks it."""
+        if self.keeper is None or not self.keeper.note_exit(device):
+            return False
+        self.observer.take_keeper(self.keeper.view, time.monotonic())
+        return True
 
     def postpone(self, seconds: float) -> None:
         """Move every deadline that runs on by a time in which nobody could meet it."""

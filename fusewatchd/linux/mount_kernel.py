@@ -137,6 +137,15 @@ class MountKernel(Protocol):
         ``recursive`` takes the mounts inside along.
         """
 
+    def copy_of(self, fd: int) -> int:
+        """Return a detached copy of the attached mount of ``fd``, as ``copy`` does."""
+
+    def make_dead(self, like: Mount, *, is_directory: bool) -> int:
+        """Return a detached mount of a new FUSE file system that has no server.
+
+        It calls itself as ``like`` does, and is that file system's only mount.
+        """
+
     def configure(self, copy: int, attributes: Attributes) -> int:
         """Return a descriptor of the detached ``copy`` as ``attributes`` say.
 

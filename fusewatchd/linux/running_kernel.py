@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
 from fusewatchd.linux import statmount, syscalls
+from fusewatchd.linux.dead_fuse import open_dead_mount
 from fusewatchd.linux.limits import counted_as_namespace
 from fusewatchd.linux.mount_kernel import (
     IS_SHARED,
@@ -222,6 +223,14 @@ class RealKernel:
     def _open_inside(self, path: str, below: str) -> int:
         with closing_fd(self.open_mount(path)) as fd:
             return self.open_below(fd, below)
+
+    def copy_of(self, fd: int) -> int:
+        flags = syscalls.OPEN_TREE_CLONE | syscalls.AT_EMPTY_PATH
+        with counted_as_namespace():
+            return syscalls.open_tree(fd, "", flags)
+
+    def make_dead(self, like: Mount, *, is_directory: bool) -> int:
+        return open_dead_mount(like, is_directory=is_directory)
 
     def configure(self, copy: int, attributes: Attributes) -> int:
         if self.way is Way.STAGED:

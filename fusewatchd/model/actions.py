@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from fusewatchd.model.mounts import Device, Mount, MountNamespace, TargetKey, UserNamespaceRef
+from fusewatchd.model.stand_in import StandIn
 from fusewatchd.model.verdicts import Reason
 
 
@@ -234,8 +235,32 @@ class AbortConnection:
         return f"abort connection {self.expect.device}, shown at {self.expect.mount_point}"
 
 
+@dataclass(frozen=True, slots=True)
+class PlaceStandIns:
+    """Put a dead file system in the place of mounts of a held connection whose server has ended."""
+
+    key: TargetKey
+    """The first of the mounts; it stands for all."""
+    expect: Expect
+    mounts: tuple[Mount, ...]
+    """All on the host, each of them the topmost at its path, of one connection."""
+    known: tuple[StandIn, ...] = ()
+    """Of the same connection, made before: one may be beneath its mount already."""
+
+    def describe(self) -> str:
+        """Say in one line what this would do."""
+        count = len(self.mounts)
+        return f"put a dead mount in the place of {count} of device {self.expect.device}"
+
+
 Action = (
-    ReplaceMount | DropLayers | DetachOwnLayer | DetachOrphan | DetachDeadSource | AbortConnection
+    ReplaceMount
+    | DropLayers
+    | DetachOwnLayer
+    | DetachOrphan
+    | DetachDeadSource
+    | AbortConnection
+    | PlaceStandIns
 )
 
 
@@ -253,6 +278,8 @@ class OutcomeStatus(Enum):
     """A layer of our own, a dead one of a pod that is over, or a dead source was taken away."""
     ABORTED = "aborted"
     """A hung connection was aborted, and no request waits for it any more."""
+    PLACED = "placed"
+    """Dead mounts are in the place of all that were named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,5 +303,7 @@ class Outcome:
     """How the new superblock allows less than the old one; empty when it does not."""
     wider: str = ""
     """How it allows more."""
+    stand_ins: tuple[StandIn, ...] = ()
+    """Dead mounts that were put in the place of held ones, or were about to be."""
     started_at: float = 0.0
     finished_at: float = 0.0

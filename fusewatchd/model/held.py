@@ -33,7 +33,7 @@ class NotHeld(Enum):
     SWITCHED_OFF = "switched_off"
     """Recovery is switched off for one of its mounts: its callers would wait for nothing."""
     REPORT_ONLY = "report_only"
-    """``recovery.mode`` is report: nothing would be replaced."""
+    """``recovery.mode`` is report, or recovery is paused: nothing would be replaced."""
     NO_KEEPER = "no_keeper"
     """The keeper does not run, or does not answer."""
     FAILED = "failed"
@@ -118,6 +118,18 @@ class EndedHold:
     refused_to_host: int = 0
     given_up: int = 0
     longest_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Placing:
+    """The attempts to put stand-ins in the place of the mounts of one connection."""
+
+    is_in_flight: bool = False
+    failures: int = 0
+    """In a row."""
+    retry_at: float = 0.0
+    problem: str = ""
+    """With what the last one ended."""
 
 
 @dataclass(frozen=True, slots=True)

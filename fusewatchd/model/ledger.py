@@ -13,12 +13,14 @@ from dataclasses import dataclass, field, replace
 
 from fusewatchd.model.actions import Outcome, OwnLayer, Propagation
 from fusewatchd.model.findings import NOT_LOCATED, SourceAnswer, SourcePath
+from fusewatchd.model.held import Placing
 from fusewatchd.model.mounts import Device, Mount, MountNamespace, TargetKey
 from fusewatchd.model.outages import Incident, Outage, Phase
 from fusewatchd.model.quota import Refused
 from fusewatchd.model.rights import Rights
 from fusewatchd.model.server_actions import ServerMemory
 from fusewatchd.model.servers import Service
+from fusewatchd.model.stand_in import StandIn
 from fusewatchd.model.verdicts import Reason
 from fusewatchd.rate_limit import Bucket
 
@@ -220,6 +222,10 @@ class Ledger:
     budget: Budget = field(default_factory=Budget)
     refused_owners: Refused = field(default_factory=dict)
     """Who wants more of something than one owner may have."""
+    stand_ins: tuple[StandIn, ...] = ()
+    """Dead mounts that were put in the place of held ones, as the last look found them."""
+    placing: Mapping[Device, Placing] = field(default_factory=dict)
+    """Attempts to do that, by the device of the held connection."""
     server_actions: ServerMemory = field(default_factory=ServerMemory)
 
     def postponed(self, seconds: float) -> Ledger:

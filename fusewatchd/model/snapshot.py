@@ -15,6 +15,7 @@ from fusewatchd.model.namespace_tables import NamespaceTables
 from fusewatchd.model.pods import Pod, VolumeData
 from fusewatchd.model.quota import RefusedOwner
 from fusewatchd.model.servers import Connection, FuseServer, Holding, ServerEnd
+from fusewatchd.model.stand_in import StandIns
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,9 @@ class Snapshot:
 
     keeper: KeeperView = NO_KEEPER
     """Connections that outlive their servers, and why others do not."""
+
+    stand_ins: StandIns = field(default_factory=dict)
+    """Dead mounts in the place of held ones, by id: ``table`` has what they took the place of."""
 
     def is_dead(self, device: Device) -> bool:
         """Return True when the connection of a device is known to have no server any more."""

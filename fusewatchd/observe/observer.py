@@ -8,11 +8,11 @@ leaves a gap in the snapshot and is never a reason not to look.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from fusewatchd.linux import fusectl
 from fusewatchd.linux.procfs import read_mount_max
-from fusewatchd.model.actions import AbortConnection, Outcome, OutcomeStatus
+from fusewatchd.model.actions import AbortConnection, Outcome, OutcomeStatus, PlaceStandIns
 from fusewatchd.model.degraded import Degraded
 from fusewatchd.model.findings import Gap
 from fusewatchd.model.held import NO_KEEPER, KeeperView
@@ -22,6 +22,7 @@ from fusewatchd.model.mounts import Device, Mount, MountNamespace, TargetKey
 from fusewatchd.model.quota import AGENT, Collected, Owner, RefusedOwner, Resource, limits_of
 from fusewatchd.model.servers import Connection
 from fusewatchd.model.snapshot import Snapshot
+from fusewatchd.model.stand_in import StandIn
 from fusewatchd.model.verdicts import Reason
 from fusewatchd.observe.connections.places import Asked, Places
 from fusewatchd.observe.connections.probe import RootAnswer
@@ -32,6 +33,7 @@ from fusewatchd.observe.holders.targets import Holdings
 from fusewatchd.observe.kubelet.directory import pods_elsewhere
 from fusewatchd.observe.kubelet.pod_cache import Pods
 from fusewatchd.observe.kubelet.volume_data import VolumeDataReader
+from fusewatchd.observe.mounts.stand_in_table import NotedStandIns, StandInTable
 from fusewatchd.observe.mounts.table_reader import MountTableSource
 from fusewatchd.observe.namespaces.scanner import ScanResult
 from fusewatchd.observe.namespaces.watch import NamespaceWatch
@@ -61,6 +63,7 @@ class Observer:
         probes: ProbePool,
         namespaces: NamespaceWatch,
         holdings: Holdings,
+        noted: NotedStandIns,
     ) -> None:
         """Take the readers; nothing is read before the first ``observe``."""
         self.connections = connections
@@ -91,6 +94,7 @@ class Observer:
         self._seen_at: dict[Device, float] = {}
         self._held: frozenset[Device] = frozenset()
         self._keeper = NO_KEEPER
+        self._stand_ins = StandInTable(noted)
 
     def adjust(self, ignored_fs_types: Collection[str], look_seconds: float) -> None:
         """Go on with these settings from the next look on, which is now; what was seen stays."""
@@ -158,11 +162,23 @@ class Observer:
             if outcome.reason is Reason.NAMESPACE_LIMIT:
                 self.degraded.note(Degraded.MOUNT_NAMESPACE, outcome.detail)
         self.namespaces.take_outcomes(outcomes)
+        placed = [o for o in outcomes if isinstance(o.action, PlaceStandIns)]
+        if placed:
+            self._stand_ins.take(one for outcome in placed for one in outcome.stand_ins)
+            self._table_source.refresh()
         if not any(outcome.status is OutcomeStatus.RECOVERED for outcome in outcomes):
             return
         self.connections.ask_doubtful()
         self._table_source.refresh()
         self.namespaces.expect_late_births(now)
+
+    def recall_stand_ins(self, known: Iterable[StandIn]) -> None:
+        """Take in the stand-ins that an earlier run knew."""
+        self._stand_ins.take(known)
+
+    def expect_stand_ins(self) -> None:
+        """Look into what workers write down, with each table, until an outcome comes."""
+        self._stand_ins.expect()
 
     def look_at_mounts(self, now: float) -> bool:
         """Bring the host's table up to date; True when a FUSE mount came, went or changed.
@@ -171,7 +187,7 @@ class Observer:
         new container.
         """
         before = self._host_table
-        table = self._host_table = self._table_source.table()
+        table = self._host_table = self._stand_ins.shown(self._table_source.table())
         if table is before:
             return False
         self.namespaces.expect_containers(now)
@@ -224,7 +240,7 @@ class Observer:
             self._probes.submit(question, now)
 
     def _current_table(self, now: float) -> MountTable:
-        table = self._table_source.table()
+        table = self._stand_ins.shown(self._table_source.table())
         if table is not self._table:
             self._take_table(table, now)
         return table
@@ -268,6 +284,7 @@ class Observer:
             anonymous_servers=self.namespaces.anonymous_servers,
             tables=self.namespaces.tables,
             keeper=self._keeper,
+            stand_ins=self._stand_ins.present,
             refused_owners=self._refused_owners(late),
         )
 

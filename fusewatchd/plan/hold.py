@@ -119,7 +119,7 @@ def _reason(
     owners: Mapping[str, Owner],
     policy: HoldPolicy,
 ) -> NotHeld | None:
-    if policy.mode is RecoveryMode.REPORT:
+    if policy.mode is not RecoveryMode.RECOVER:
         return NotHeld.REPORT_ONLY
     if not policy.has_stand_ins:
         return NotHeld.KERNEL

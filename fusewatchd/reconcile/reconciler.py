@@ -6,7 +6,7 @@ or cut between two actions, and the next one converges.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -14,7 +14,14 @@ from fusewatchd.diagnose.diagnosis import Diagnosis, Knowledge, diagnose
 from fusewatchd.diagnose.exclusions import Scope
 from fusewatchd.diagnose.own_layers import dead_layers, recalled
 from fusewatchd.model import quota
-from fusewatchd.model.actions import Action, DropLayers, Outcome, OutcomeStatus, OwnLayer
+from fusewatchd.model.actions import (
+    Action,
+    DropLayers,
+    Outcome,
+    OutcomeStatus,
+    OwnLayer,
+    PlaceStandIns,
+)
 from fusewatchd.model.cycle import CycleReport, Trigger
 from fusewatchd.model.findings import Finding, Gap
 from fusewatchd.model.ledger import Ledger, remember_outages
@@ -24,11 +31,14 @@ from fusewatchd.model.plan import RecoveryMode
 from fusewatchd.model.quota import RefusedOwner
 from fusewatchd.model.server_actions import CommandEnd, RunCommand
 from fusewatchd.model.snapshot import Snapshot
+from fusewatchd.model.stand_ins import moved, real
 from fusewatchd.plan.back_off import BackOff
 from fusewatchd.plan.budget import over_their_share, ration
 from fusewatchd.plan.flapping import FlapRule, follow_sources, hold_back, pauses
 from fusewatchd.plan.planner import Policy, plan
 from fusewatchd.plan.server_recovery import ServerPolicy, ServerStep, recover_servers, split
+from fusewatchd.plan.stand_ins import plan_stand_ins
+from fusewatchd.plan.stand_ins import take_outcomes as after_placing
 from fusewatchd.rate_limit import Rate
 from fusewatchd.reconcile.incidents import IncidentStep, follow, follow_services
 from fusewatchd.reconcile.ledger_update import take_diagnosis, take_outcomes, take_plan
@@ -41,7 +51,10 @@ class Observes(Protocol):
         """Look at everything that may have changed."""
 
     def take_outcomes(self, outcomes: Sequence[Outcome], now: float) -> None:
-        """Note what the executor changed in other namespaces."""
+        """Note what the executor changed in other namespaces, and the stand-ins that it made."""
+
+    def expect_stand_ins(self) -> None:
+        """Note that stand-ins may be there at any moment from now on, until an outcome says so."""
 
 
 class Executes(Protocol):
@@ -93,6 +106,7 @@ class _Ended:
 
     of_binds: tuple[Outcome, ...]
     of_sources: tuple[Outcome, ...]
+    of_stand_ins: tuple[Outcome, ...]
     commands: tuple[CommandEnd, ...]
 
 
@@ -129,6 +143,8 @@ class Reconciler:
         self._clock = clock
         self._recall = recall
         self._number = 0
+        self._meant: dict[Action, Action] = {}
+        """What was planned, by what was ordered where a stand-in is in the place of its mount."""
 
     @property
     def _planning(self) -> Policy:
@@ -141,7 +157,7 @@ class Reconciler:
         """Run one cycle and return what reporters may know of it."""
         started = self._clock()
         ended = self._collect(started)
-        self._observer.take_outcomes(ended.of_binds, started)
+        self._observer.take_outcomes((*ended.of_binds, *ended.of_stand_ins), started)
         snapshot = self._observer.observe(started)
         gaps, refused = self._executor.gaps, self._executor.refused_owners
         if gaps or refused:
@@ -149,9 +165,16 @@ class Reconciler:
             snapshot = replace(snapshot, gaps=(*snapshot.gaps, *gaps), refused_owners=refused)
         diagnosis, ledger = self._learn(ended, snapshot)
         done = self._decide(diagnosis, snapshot, ledger, ended)
-        self._executor.submit((*done.plan.actions, *done.report.detaches), started)
+        actions = (*done.plan.actions, *done.report.detaches)
+        stand_ins, placing = plan_stand_ins(
+            snapshot, done.ledger.placing, self._planning.mode, started
+        )
+        if stand_ins:
+            self._observer.expect_stand_ins()
+        self._executor.submit((*stand_ins, *self._ordered(actions, snapshot)), started)
         self._commands.submit(done.report.commands, started)
         told = tuple(o for o in ended.of_binds if not isinstance(o.action, DropLayers))
+        done = replace(done, ledger=replace(done.ledger, placing=placing))
         spent = over_their_share(done.ledger.budget, self.policies.budget, started)
         refused = (*snapshot.refused_owners, *diagnosis.refused_owners, *spent)
         changes, step = self._remember(done, diagnosis.findings, told, snapshot, refused)
@@ -183,13 +206,32 @@ class Reconciler:
         )
 
     def _collect(self, now: float) -> _Ended:
-        of_binds, of_sources = split(self._executor.collect(now))
-        return _Ended(tuple(of_binds), tuple(of_sources), tuple(self._commands.collect(now)))
+        outcomes = self._executor.collect(now)
+        of_stand_ins = tuple(o for o in outcomes if isinstance(o.action, PlaceStandIns))
+        if self._meant:
+            meant = (self._meant.pop(o.action, o.action) for o in outcomes)
+            outcomes = [replace(o, action=a) for o, a in zip(outcomes, meant, strict=True)]
+        others = (o for o in outcomes if not isinstance(o.action, PlaceStandIns))
+        of_binds, of_sources = split(others)
+        commands = tuple(self._commands.collect(now))
+        return _Ended(tuple(of_binds), tuple(of_sources), of_stand_ins, commands)
+
+    def _ordered(self, actions: Iterable[Action], snapshot: Snapshot) -> Iterator[Action]:
+        """Yield what is to be done to the mounts that are there."""
+        for action in actions:
+            order = real(action, snapshot.stand_ins) if snapshot.stand_ins else action
+            if order is not action:
+                self._meant[order] = action
+            yield order
 
     def _learn(self, ended: _Ended, snapshot: Snapshot) -> tuple[Diagnosis, Ledger]:
         """Judge every bind, and put what is known now into the ledger."""
         policies, outcomes = self.policies, ended.of_binds
         ledger = take_outcomes(self.ledger, outcomes, policies.back_off)
+        if snapshot.stand_ins or ended.of_stand_ins:
+            facts = moved(ledger.facts, snapshot.table, snapshot.stand_ins)
+            placing = after_placing(ledger.placing, ended.of_stand_ins)
+            ledger = replace(ledger, facts=facts, placing=placing)
         if self._number == 0 or any(o.status is OutcomeStatus.FAILED for o in outcomes):
             layers = recalled(ledger.own_layers, self._recall())
             ledger = replace(ledger, own_layers=layers)
@@ -233,6 +275,7 @@ class Reconciler:
         services = follow_services(ledger.services, step, findings)
         self.ledger = replace(
             ledger,
+            stand_ins=tuple(snapshot.stand_ins.values()),
             incidents=step.open,
             outages=outages,
             services=services,

@@ -26,6 +26,8 @@ from fusewatchd.model.mount_table import MountTable
 from fusewatchd.model.mounts import Device, TargetKey
 from fusewatchd.model.outages import Incident, Outage
 from fusewatchd.model.servers import ServerEnd
+from fusewatchd.model.stand_in import StandIn
+from fusewatchd.model.stand_ins import as_before, merged, moved
 from fusewatchd.text import printable
 
 VERSION = 2
@@ -96,6 +98,7 @@ def is_same_memory(one: Ledger, other: Ledger) -> bool:
         and one.owners == other.owners
         and one.outages == other.outages
         and (one.incidents is other.incidents or _open_outages(one) == _open_outages(other))
+        and one.stand_ins == other.stand_ins
     )
 
 
@@ -114,11 +117,17 @@ def document_of(ledger: Ledger, boot_id: str) -> dict[str, Any]:
         "owners": [encode(_Owner(uid, owner)) for uid, owner in ledger.owners.items()],
         "outages": [encode(outage) for outage in ledger.outages],
         "open_outages": [encode(one) for one in _open_outages(ledger)],
+        # Only where there are some: a node that holds nothing writes what it always wrote.
+        **({"stand_ins": [encode(s) for s in ledger.stand_ins]} if ledger.stand_ins else {}),
     }
 
 
-def ledger_from(document: object, boot_id: str, table: MountTable) -> Ledger:
+def ledger_from(
+    document: object, boot_id: str, table: MountTable, noted: Iterable[StandIn] = ()
+) -> Ledger:
     """Return the memory that still holds on this node.
+
+    ``noted`` are stand-ins that are known from elsewhere, and may not be in the document.
 
     Raises:
         ParseError: it is from another boot or version, or not what was once written.
@@ -130,7 +139,10 @@ def ledger_from(document: object, boot_id: str, table: MountTable) -> Ledger:
         raise ParseError(f"it has version {printable(repr(version), 40)}, not {VERSION}")
     if document.get("boot_id") != boot_id:
         raise ParseError("it is from another boot")
+    known = merged(_stand_ins(document), noted)
+    table, present = as_before(table, known)
     facts = [_fact(item) for item in _list(document, "lineage")]
+    facts = [*moved({fact.mount_id: fact for fact in facts}, table, present).values()]
     layers = [_own_layers(item, table) for item in _list(document, "own_layers")]
     containers = [_container(item) for item in _list(document, "containers")]
     # A file written by an earlier version may lack these.
@@ -149,6 +161,7 @@ def ledger_from(document: object, boot_id: str, table: MountTable) -> Ledger:
         owners={item.pod_uid: item.owner for item in owners},
         outages=tuple(outages[-MAX_OUTAGES:]),
         incidents={one.device: one for one in incidents if one.device in shown},
+        stand_ins=known,
     )
 
 
@@ -213,6 +226,12 @@ def _container(item: object) -> _Container:
         }
         item = {**item, "facts": {**older, **item["facts"]}}
     return decode(_Container, item)
+
+
+def _stand_ins(document: Mapping[Any, Any]) -> list[StandIn]:
+    """Read the stand-ins; earlier versions made none."""
+    found = document.get("stand_ins", [])
+    return [decode(StandIn, item) for item in _list({"stand_ins": found}, "stand_ins")]
 
 
 def _list(document: Mapping[Any, Any], name: str) -> list[Any]:

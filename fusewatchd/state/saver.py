@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from fusewatchd.errors import ParseError
 from fusewatchd.log import Log
 from fusewatchd.model.ledger import Ledger
 from fusewatchd.model.mount_table import MountTable
+from fusewatchd.model.stand_in import StandIn
 from fusewatchd.state.document import document_of, is_same_memory, ledger_from
 from fusewatchd.state.file import StateWriter, read_boot_id, read_state
 
@@ -13,15 +16,19 @@ SAVE_SECONDS = 0.1
 """What changed is written down this long after the first change."""
 
 
-def recall(directory: str, table: MountTable) -> Ledger:
+def recall(directory: str, table: MountTable, noted: Iterable[StandIn] = ()) -> Ledger:
     """Return what an earlier run wrote down, as far as it holds for this mount table.
+
+    ``noted`` are the stand-ins that its workers wrote down.
 
     Raises:
         ParseError: what is there must not be believed.
         OSError: this boot has no id.
     """
     document = read_state(directory)
-    return Ledger() if document is None else ledger_from(document, read_boot_id(), table)
+    if document is None:
+        return Ledger(stand_ins=tuple(noted))
+    return ledger_from(document, read_boot_id(), table, noted)
 
 
 class StateKeeper:
@@ -42,10 +49,12 @@ class StateKeeper:
         self.due_at: float | None = None
         """When ``take`` has something to write down; None: nothing changed."""
 
-    def remembered(self, table: MountTable) -> Ledger:
+    def remembered(self, table: MountTable, noted: Iterable[StandIn] = ()) -> Ledger:
         """Return what an earlier run left; what cannot be believed is as good as nothing."""
+        noted = tuple(noted)
+        self._saved = Ledger(stand_ins=noted)
         try:
-            self._saved = recall(self._directory, table)
+            self._saved = recall(self._directory, table, noted)
         except ParseError as exc:
             self._log.warning("the state file is left out", event="state_ignored", detail=str(exc))
         return self._saved

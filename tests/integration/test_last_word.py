@@ -16,6 +16,7 @@ import pytest
 from fusewatchd.act.last_word import ContainersPod, LastWord
 from fusewatchd.act.layer_journal import LayerJournal
 from fusewatchd.act.mount_worker import MountWorker, mount_worker
+from fusewatchd.act.stand_in_journal import StandInJournal
 from fusewatchd.act.worker_pages import Pages
 from fusewatchd.demo.node.container import Container
 from fusewatchd.demo.node.node import DemoNode, ForeignKind
@@ -90,6 +91,7 @@ def orders(
         pages,
         mounts_on_detached=False,
         journal=partial(LayerJournal, node.lab, "boot"),
+        stand_in_journal=partial(StandInJournal, node.lab, "boot"),
         last_word=lambda: LastWord(pods, pod_of or proven.pod_of, aborts=kind is Kind.ABORT),
     )
     forks = ForkServer.start({kind.value: WorkerKind(main, PRIVILEGES[kind])})

@@ -42,7 +42,7 @@ class Process:
 def report(number: int, **more: Any) -> dict[str, Any]:
     return {
         "number": number, "status": "detached", "reason": "none", "errno": 0, "detail": "",
-        "mount": None, "found": None, "depth": 1, "layer": None, "started_at": 0.0, "finished_at": 0.0, **more,
+        "mount": None, "found": None, "depth": 1, "layer": None, "stand_ins": [], "started_at": 0.0, "finished_at": 0.0, **more,
     }  # fmt: skip
 
 
