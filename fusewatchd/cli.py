@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import faulthandler
 import gc
 import json
 import os
@@ -126,15 +127,26 @@ def make_parser() -> argparse.ArgumentParser:
     pause.set_defaults(command=_pause)
     resume = commands.add_parser("resume", help="end a pause (root)")
     resume.set_defaults(command=_resume)
+    bundle = commands.add_parser(
+        "support-bundle", help="write one archive for a bug report; secrets are left out"
+    )
+    bundle.add_argument("--output", default="", metavar="FILE", help="default: named by node, time")
+    bundle.set_defaults(command=_support_bundle)
     for command in (
-        run, check, status, explain, config, show, doctor, recover, pause, resume,
+        run, check, status, explain, config, show, doctor, recover, pause, resume, bundle,
     ):  # fmt: skip
         command.add_argument("--config", default="", help=f"default: {DEFAULT_CONFIG} if there")
         command.add_argument(
             "--set", action="append", default=[], metavar="KEY=VALUE", help="override one key"
         )
+    version = commands.add_parser("version", help="print the version, and what it runs on")
+    version.add_argument("--json", action="store_true")
+    version.set_defaults(command=_version)
     demo = commands.add_parser("demo", help="show a recovery on this machine, no cluster needed")
     demo.add_argument("--server", default="", help="e.g. 'bindfs -f {backing} {mount}'")
+    demo.add_argument(
+        "--keep", action="store_true", help="leave its node up until Enter, to try commands on it"
+    )
     demo.set_defaults(command=_demo)
     return parser
 
@@ -168,6 +180,8 @@ def _run(options: argparse.Namespace) -> int:
     from fusewatchd.linux.mount_kernel import Way
     from fusewatchd.serve.listeners import inherited
 
+    # systemd's watchdog ends a daemon that hangs with SIGABRT: the stacks go to the journal.
+    faulthandler.enable()
     configuration, file, values = _configuration(options)
     settings = configuration.require(*problems_of_programs(configuration.settings))
     if not options.any_namespace:
@@ -282,7 +296,30 @@ def _config_show(options: argparse.Namespace) -> int:
     return 0
 
 
+def _support_bundle(options: argparse.Namespace) -> int:
+    from fusewatchd.command.support_bundle import write_bundle
+
+    configuration, _, _ = _configuration(options)
+    path, parts = write_bundle(configuration, options.output)
+    for part in parts:
+        if part.problem:
+            print(f"{part.name}: left out: {part.problem}", file=sys.stderr)
+    print(path)
+    return 0
+
+
+def _version(options: argparse.Namespace) -> int:
+    from fusewatchd.command.versions import versions
+
+    found = versions()
+    if options.json:
+        print(json.dumps(found, indent=2))
+    else:
+        print(f"fusewatchd {found['version']}, Python {found['python']}, Linux {found['kernel']}")
+    return 0
+
+
 def _demo(options: argparse.Namespace) -> int:
     from fusewatchd.demo.show import show
 
-    return show(options.server)
+    return show(options.server, keep=options.keep)

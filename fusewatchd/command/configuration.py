@@ -125,7 +125,7 @@ def in_force_text(configuration: Configuration, keys: list[InForce]) -> str:
     return "\n".join([*lines, ""])
 
 
-def in_force_document(configuration: Configuration, keys: list[InForce]) -> dict[str, object]:
+def in_force_document(configuration: Configuration, keys: list[InForce]) -> dict[str, Any]:
     """Return the same for programs."""
     return {
         "files": list(configuration.files),

@@ -25,6 +25,7 @@ from fusewatchd.demo.node.node import DemoNode
 from fusewatchd.demo.node.pods import PodMount, PodVolume
 from fusewatchd.demo.node.sources import Source
 from fusewatchd.demo.node.world import NamespaceForbiddenError, PrivateWorld, run_in_private_world
+from fusewatchd.demo.prompt import prompt
 from fusewatchd.errors import FusewatchError
 
 CRASHES = 3
@@ -62,29 +63,33 @@ class _Stage:
     metrics_address: str
 
 
-def show(server: str = "") -> int:
+def show(server: str = "", *, keep: bool = False) -> int:
     """Run the demo; return 0 when every container works again after every crash.
 
     Args:
         server: another FUSE server as a command with ``{backing}`` and ``{mount}``.
+        keep: leave the node up afterwards, until Enter, for commands to be tried on it.
     """
     sys.stdout.flush()
+    seconds = None if keep else 180.0
     try:
-        return run_in_private_world(lambda world: _told(world, server), deadline_seconds=180)
+        return run_in_private_world(
+            lambda world: _told(world, server, keep=keep), deadline_seconds=seconds
+        )
     except NamespaceForbiddenError as exc:
         print(f"fusewatchd demo: {exc}", file=sys.stderr)
         return 2
 
 
-def _told(world: PrivateWorld, server: str) -> int:
+def _told(world: PrivateWorld, server: str, *, keep: bool) -> int:
     try:
-        return _run(world, server)
+        return _run(world, server, keep=keep)
     except (FusewatchError, OSError, RuntimeError) as exc:
         print(f"fusewatchd demo: {exc}", file=sys.stderr)
         return 2
 
 
-def _run(world: PrivateWorld, server: str) -> int:
+def _run(world: PrivateWorld, server: str, *, keep: bool) -> int:
     with DemoNode(world) as node, DemoKubelet(node.pod_list) as kubelet, DemoApiServer() as api:
         files = {"hello": "data", "team/a/hello": "data of team a"}
         source = node.add_source("data", command=shlex.split(server), files=files)
@@ -95,6 +100,7 @@ def _run(world: PrivateWorld, server: str) -> int:
             "kubelet.url": kubelet.url,
             "apiserver.url": api.url,
             "web.listen_address": address,
+            "web.status_page": "true",
         }
         with DaemonProcess(node, settings=settings) as daemon:
             stage = _Stage(source, containers, api, address)
@@ -113,6 +119,8 @@ def _run(world: PrivateWorld, server: str) -> int:
                 was_fine += [_tell_events(stage), _tell_metrics(stage)]
             _say("\nThe daemon's log of the last crash:")
             _say(_last_story(daemon.log()))
+            if keep:
+                prompt(daemon, source, address)
     _say("Everything works again." if all(was_fine) else "SOMETHING STAYED BROKEN.")
     return 0 if all(was_fine) else 1
 

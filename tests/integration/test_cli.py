@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from fusewatchd import __version__
 from fusewatchd.demo.daemon_process import DaemonProcess
 from fusewatchd.demo.environment import python_environment
 from fusewatchd.demo.node.node import DemoNode
@@ -268,3 +269,23 @@ def test_a_group_for_the_status(node: DemoNode, group: str, mode: int) -> None:
         assert stat.S_IMODE(found.st_mode) == mode
         assert ("status is for root alone" in daemon.log()) is (mode == 0o600)
         assert daemon.status()["cycle"] >= 1
+
+
+@in_lab(timeout=60)
+def test_an_abort_by_the_watchdog_leaves_all_stacks_in_the_log(node: DemoNode) -> None:
+    with DaemonProcess(node) as daemon:
+        daemon.status()
+        os.kill(daemon.pid, signal.SIGABRT)
+        wait_for_log(daemon, "Current thread")
+        wait_for_log(daemon, 'daemon.py", line ')
+        assert "Fatal Python error: Aborted" in daemon.log()
+        daemon.start()  # which is stopped in the end
+
+
+def test_the_version_says_what_it_runs_on() -> None:
+    done = run_fusewatchd("version", "--json")
+    document = json.loads(done.stdout)
+    assert document["version"] == __version__
+    assert document["kernel"] == os.uname().release
+    assert document["libraries"]["pyyaml"]
+    assert run_fusewatchd("version").stdout.startswith(f"fusewatchd {__version__}, Python 3.")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 
 import pytest
 
-from tests.lab import ProcView, run_as_ordinary_user, run_fusewatchd, why_no_lab
+from tests.lab import ProcView, fusewatchd_command, run_as_ordinary_user, run_fusewatchd, why_no_lab
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
@@ -52,3 +53,21 @@ def test_a_server_that_does_not_start_is_said() -> None:
     done = run_fusewatchd("demo", "--server", "false {mount}", timeout=100)
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
+
+
+def test_it_stays_for_commands_until_an_empty_line() -> None:
+    if problem := why_no_lab():
+        pytest.skip(problem)
+    typed = "nonsense\nstatus --all\nkill\nkill\nexplain batch\nstart\nfusewatchd status\n\n"
+    done = subprocess.run(
+        fusewatchd_command("demo", "--keep"),
+        input=typed, capture_output=True, text=True, timeout=150, cwd="/",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    story, _, kept = done.stdout.partition("stays until you press Enter")
+    assert story.count("the FUSE server is killed") == 3
+    assert kept.count("demo> ") == 8
+    assert "here you can type: kill, start, status" in kept
+    assert "it is down already" in kept
+    assert "source_missing" in kept.partition("it is down already")[2]
+    assert kept.rstrip().endswith("Everything works again.")
