@@ -82,10 +82,11 @@ class NewMount:
         copy, origin, inside = self._copy_for(options, carried)
         if self._kernel.device_of(copy) != origin.device:
             raise skip(Reason.SOURCE_CHANGED, f"{action.origin.mount_point} was just replaced")
-        if not _may_replace(origin, target.mount):
+        if not (origin.is_fuse if action.over else _may_replace(origin, target.mount)):
             detail = f"{origin.fs_type} cannot replace {target.mount.fs_type}"
             raise refuse(Reason.SOURCE_TYPE, detail)
-        if is_of_another_user(target.mount, origin):
+        # What goes over a directory is the pod's own mount on the host.
+        if not action.over and is_of_another_user(target.mount, origin):
             self._require_place(origin)
         self.root = _joined(origin.root, action.subpath)
         kind = self._kernel.kind_of(copy)

@@ -120,6 +120,11 @@ class LastWord:
             whose = self._pod_of_path(point)
             if owner and whose and not may_be_pod(owner, whose):
                 raise _forbidden(f"{point} is not of pod {owner}")
+        if not action.over:
+            return
+        uid = self._pod_of_path(action.origin.mount_point)
+        if not uid or action.namespace is None or f"/{uid}/volume" not in action.expect.root:
+            raise _forbidden(f"{action.expect.root} is no directory of a volume of the pod")
 
     def _pod_of_path(self, point: str) -> str:
         """Return the uid of the pod in whose directory a path is, of whichever kubelet."""

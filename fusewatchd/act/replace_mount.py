@@ -27,6 +27,7 @@ from itertools import takewhile
 
 from fusewatchd.act.abort_connection import abort_connection
 from fusewatchd.act.build_mount import NewMount, Target, options_of
+from fusewatchd.act.cover_directory import cover_directory
 from fusewatchd.act.detach_dead_source import detach_dead_source
 from fusewatchd.act.drop_layers import (
     DROP_SECONDS,
@@ -107,6 +108,8 @@ def _carry_out(
     try:
         try:
             match action:
+                case ReplaceMount(over=str(over)) if over:
+                    return cover_directory(kernel, action, may_ask=may_ask)
                 case ReplaceMount():
                     return _Replacement(kernel, action, note).run(may_ask=may_ask)
                 case DropLayers():

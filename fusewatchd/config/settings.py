@@ -31,7 +31,7 @@ from fusewatchd.config.command_template import problem_of_command, problem_of_un
 from fusewatchd.config.schema import at_start, build, checked, rules, rules_at_start, with_value
 from fusewatchd.config.source_template import CSI_FIELDS, fields_of, problem_of
 from fusewatchd.errors import ConfigError
-from fusewatchd.model.plan import RecoveryMode, SupersededPolicy
+from fusewatchd.model.plan import OnDiskPolicy, RecoveryMode, SupersededPolicy
 
 
 class LogLevel(Enum):
@@ -105,6 +105,7 @@ class RecoverySettings:
 
     mode: RecoveryMode = RecoveryMode.RECOVER
     superseded: SupersededPolicy = SupersededPolicy.REPORT
+    on_disk: OnDiskPolicy = OnDiskPolicy.REPORT
     keep_read_only: bool = False
     exclude: ExcludeSettings = field(default_factory=ExcludeSettings)
     containers: bool = True

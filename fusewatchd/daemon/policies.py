@@ -77,6 +77,7 @@ def _planning_of(settings: Settings) -> Policy:
         settings.cleanup,
         abort_after=hung.abort_confirmations if hung.abort else 0,
         keep_read_only=recovery.keep_read_only,
+        on_disk=recovery.on_disk,
     )
 
 

@@ -101,8 +101,8 @@ def _of_namespace(
     directories = tuple(directories)
     for number in namespace.directories if directories else ():
         mount = table.by_id(number)
-        if mount is None or table.top_at(mount.mount_point) != mount:
-            continue  # What is mounted on it is what the container sees.
+        if mount is None or not _is_seen(mount, table):
+            continue
         for directory in directories:
             inside = below(plain_root(mount.root), directory.root)
             if mount.device != directory.device or inside is None:
@@ -110,6 +110,15 @@ def _of_namespace(
             if not _is_served_by(namespace, directory.bind, snapshot):
                 yield _bind(namespace, mount, directory.bind, inside, snapshot)
             break
+
+
+def _is_seen(mount: Mount, table: MountTable) -> bool:
+    """False where something is mounted on it.
+
+    Layers of ours may be known without what they stand on, so any FUSE mount there counts.
+    """
+    point = mount.mount_point
+    return table.top_at(point) == mount and not any(other.is_fuse for other in table.at(point))
 
 
 def _is_served_by(namespace: MountNamespace, bind: Bind, snapshot: Snapshot) -> bool:

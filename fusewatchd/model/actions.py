@@ -144,6 +144,11 @@ class ReplaceMount:
     """How its server calls it now, and before; empty when that is the same."""
     pod_uid: str = ""
     """Whose bind it is, here and in the other actions about binds."""
+    over: str = ""
+    """Per-mount options of a new mount that goes over the node's directory; ``expect`` is that.
+
+    Empty: the new mount takes the place of the mount in ``expect``.
+    """
     asks: bool = False
     """The way to the target crosses a file system that has to be asked, and may not answer."""
 
@@ -151,6 +156,9 @@ class ReplaceMount:
         """Say in one line what this would do."""
         where = f" in namespace {self.namespace.inode}" if self.namespace else ""
         below = f" (at {self.subpath})" if self.subpath else ""
+        if self.over:
+            source = f"{self.origin.mount_point}{below}"
+            return f"mount {source} over the node's directory at {self.expect.mount_point}{where}"
         return (
             f"replace {self.expect.mount_point}{where}: device {self.expect.device} by "
             f"{self.origin.device} from {self.origin.mount_point}{below}"

@@ -45,6 +45,13 @@ class SupersededPolicy(Enum):
     REBIND = "rebind"
 
 
+class OnDiskPolicy(Enum):
+    """What to do with a container that has the node's directory instead of its volume."""
+
+    REPORT = "report"
+    REPLACE = "replace"
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """Something that is broken and is left alone, with the reason: silence is no decision."""

@@ -25,13 +25,14 @@ from fusewatchd.model.actions import (
 from fusewatchd.model.findings import Finding
 from fusewatchd.model.ledger import ContainerFacts, Ledger
 from fusewatchd.model.mounts import Device, Mount, TargetKey
-from fusewatchd.model.plan import Plan, RecoveryMode, Refusal, SupersededPolicy
+from fusewatchd.model.plan import OnDiskPolicy, Plan, RecoveryMode, Refusal, SupersededPolicy
 from fusewatchd.model.pods import BindKind
 from fusewatchd.model.rights import Denied, Rights, denies_writing
 from fusewatchd.model.snapshot import Snapshot
 from fusewatchd.model.verdicts import Reason, Verdict
 from fusewatchd.plan import ended_pods, hung_connections
 from fusewatchd.plan.child_mounts import plan_children
+from fusewatchd.plan.on_disk import cover
 from fusewatchd.plan.reach import Reach
 
 LAYERS_SECONDS = 1.0
@@ -52,6 +53,7 @@ class Policy:
     """Confirmations after which a hung connection is aborted; 0: never."""
     keep_read_only: bool = False
     """A container that could never write gets its new mount read-only."""
+    on_disk: OnDiskPolicy = OnDiskPolicy.REPORT
 
 
 def table_limit(max_table_entries: int, mount_max: int | None) -> int:
@@ -165,6 +167,8 @@ def _decide(
         return Refusal(finding, reason)
     if look.now < state.retry_at:
         return Refusal(finding, Reason.BACK_OFF, state.retry_at)
+    if finding.bind.underneath is not None:
+        return cover(finding, finding.bind.underneath, source, look.findings, look.snapshot)
     return _replacement(finding, source, look)
 
 
@@ -200,7 +204,7 @@ def _source_of(finding: Finding, look: _Look, replaced: Collection[TargetKey]) -
 def _forbidden(finding: Finding, source: Mount | None, look: _Look, *, is_full: bool) -> Reason:
     if finding.refusal in (Reason.POD_ENDING, Reason.DISABLED):
         return finding.refusal
-    if finding.verdict is Verdict.ON_DISK:
+    if finding.verdict is Verdict.ON_DISK and look.policy.on_disk is OnDiskPolicy.REPORT:
         return Reason.ON_DISK
     if finding.refusal is not Reason.NONE:
         return finding.refusal

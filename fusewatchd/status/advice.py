@@ -96,7 +96,8 @@ VERDICTS: Mapping[Verdict, Advice] = {
         " without an error.",
         "Save what was written there. Then restart the container or the pod, which gets the volume"
         " that is mounted now: `kubectl -n {namespace} delete pod {pod}`.",
-        "fusewatchd watches it. What was written stays where it is.",
+        "fusewatchd mounts the volume over that directory as soon as the pod's mount on the host"
+        " works. What was written stays on the node, below the volume.",
     ),
     Verdict.ORPHANED: Advice(
         "The kubelet has deleted its pod, so no process uses the mount.",

@@ -263,7 +263,8 @@ REASONS: Mapping[Reason, Advice] = {
         "The container has a directory of the node in the place of its volume, and may be writing"
         " to it.",
         "Save what was written there (the line `directory`). Then restart the pod, which gets the"
-        " volume that is mounted now: `kubectl -n {namespace} delete pod {pod}`.",
+        " volume that is mounted now: `kubectl -n {namespace} delete pod {pod}`."
+        " With recovery.on_disk: replace fusewatchd mounts the volume over the directory.",
         "fusewatchd watches it. What was written stays where it is.",
     ),
     Reason.VANISHED: Advice(

@@ -14,10 +14,11 @@ from fusewatchd.demo.cluster.apiserver import DemoApiServer
 from fusewatchd.demo.cluster.kubelet import DemoKubelet
 from fusewatchd.demo.daemon_process import DaemonProcess
 from fusewatchd.demo.node.container import Container
-from fusewatchd.demo.node.container_spec import MountPropagation
+from fusewatchd.demo.node.container_spec import Access, MountPropagation
 from fusewatchd.demo.node.node import DemoNode
 from fusewatchd.demo.node.pods import DemoPod, PodMount, PodVolume, VolumeKind
-from tests.lab import in_lab, run_fusewatchd
+from fusewatchd.demo.node.sources import Source
+from tests.lab import WAYS, in_lab, run_fusewatchd
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
@@ -34,10 +35,10 @@ def on_disk(document: Any) -> list[Any]:
 
 
 @contextmanager
-def watched(node: DemoNode, **settings: str) -> Iterator[DaemonProcess]:
+def watched(node: DemoNode, way: str = "", **settings: str) -> Iterator[DaemonProcess]:
     with DemoKubelet(node.pod_list) as kubelet:
         every = {"kubelet.url": kubelet.url, "look_seconds": "0.5", **settings}
-        with DaemonProcess(node, settings=every) as daemon:
+        with DaemonProcess(node, way=way, settings=every) as daemon:
             daemon.wait_for(lambda d: d["pods_known"])
             yield daemon
 
@@ -82,7 +83,7 @@ def test_a_container_on_the_nodes_disk_is_told_everywhere(node: DemoNode) -> Non
         explained = run_fusewatchd("explain", pod.uid, *sets)
         assert explained.returncode == 1
         assert f"{path} on the node" in explained.stdout
-        assert "restart the container or the pod" in explained.stdout
+        assert "estart the pod" in explained.stdout
 
         def told() -> set[str]:
             events = [e for e in api.events() if e["reason"] == "FuseVolumeOnNodeDisk"]
@@ -178,3 +179,90 @@ def test_what_only_looks_so_is_not_told(node: DemoNode) -> None:
         run("mount", "--bind", source.path, path)
         container.wait_until_readable("/follow/hello", 20.0)
         assert [bind["mount_point"] for bind in on_disk(daemon.wait_for(on_disk))] == ["/v"]
+
+
+REPLACE = {"recovery.on_disk": "replace"}
+
+
+def files_below(path: str, source: Source) -> dict[str, bytes]:
+    """Return what is in a directory below all mounts there; the volume is put back afterwards."""
+    while subprocess.run(["umount", "-l", path], capture_output=True, check=False).returncode == 0:
+        pass
+    found = {}
+    for name in os.listdir(path):
+        with open(f"{path}/{name}", "rb") as file:
+            found[name] = file.read()
+    run("mount", "--bind", source.path, path)
+    return found
+
+
+@WAYS
+@in_lab(timeout=120)
+def test_the_volume_is_mounted_over_the_directory(node: DemoNode, way: str) -> None:
+    """As soon as the driver has published it; what was written stays, byte for byte."""
+    source = node.add_source("one", files={"hello": "one", "sub/hello": "sub"})
+    volume = PodVolume("v", source, driver=DRIVER)
+    mounts = [
+        PodMount("v", "/data"),
+        PodMount("v", "/ro", access=Access.READ_ONLY),
+        PodMount("v", "/follow", propagation=MountPropagation.HOST_TO_CONTAINER),
+    ]
+    pod = node.add_pod("p", [volume], mounts)
+    node.start_container(pod)
+    path = pod.volume_path("v")
+    with watched(node, way, **REPLACE) as daemon:
+        daemon.wait_until_watching(4)
+        source.kill()
+        container = restarted_on_bare(node, pod, path)
+        container.write("/data/lost", "x\n" * 1000)
+        daemon.wait_for(lambda d: len(on_disk(d)) == 3)
+        source.restart()
+        run("mount", "--bind", source.path, path)
+        for point in ("/data", "/ro", "/follow"):
+            container.wait_until_readable(f"{point}/hello", 20.0)
+            assert container.read(f"{point}/hello") == "one"
+        daemon.wait_for(lambda d: d["totals"]["verdicts"]["healthy"] == 4 and not on_disk(d))
+        lines = [line.split() for line in container.mountinfo().splitlines()]
+        options = {p: o for _, _, _, _, p, o, *_ in lines}  # The topmost is the last.
+        assert options["/data"].startswith("rw,nosuid,nodev")
+        assert options["/ro"].startswith("ro,nosuid,nodev")
+        with pytest.raises(OSError, match="Read-only"):
+            container.write("/ro/file", "x")
+        container.write("/data/kept", "y")
+        # From now on it is a mount as any other.
+        source.kill()
+        source.restart()
+        container.wait_until_readable("/data/kept", 20.0)
+        daemon.wait_for(lambda d: d["totals"]["verdicts"]["healthy"] == 4 and not d["incidents"])
+        assert "over the node's directory" in daemon.log()
+        assert daemon.log().count("event=on_disk") == 1
+    assert files_below(path, source) == {"lost": b"x\n" * 1000}
+
+
+@in_lab(timeout=120)
+def test_what_must_not_be_covered_is_left_and_told(node: DemoNode) -> None:
+    """A container of a pod that ends, and a subPath that the volume does not have."""
+    source = node.add_source("one")
+    ending = node.add_pod("ending", [PodVolume("v", source)], [PodMount("v", "/data")])
+    part = PodMount("v", "/data", sub_path="not/there")
+    partial = node.add_pod("partial", [PodVolume("v", source)], [])
+    containers = []
+    for pod in (ending, partial):
+        path = pod.volume_path("v")
+        run("umount", "-l", path)
+        if pod is partial:
+            os.makedirs(f"{path}/not/there")
+            pod.mounts = (part,)
+            node.bind_subpath(pod, part)
+        containers.append(node.start_container(pod))
+        containers[-1].write("/data/lost", "x")
+    ending.is_deleting = True
+    for pod in (ending, partial):
+        run("mount", "--bind", source.path, pod.volume_path("v"))
+    with watched(node, **REPLACE) as daemon:
+        document = daemon.wait_for(
+            lambda d: {b["refusal"] for b in on_disk(d)} == {"pod_ending", "subpath_missing"}
+        )
+        assert len(on_disk(document)) == 2
+    for container in containers:
+        assert container.read("/data/lost") == "x"

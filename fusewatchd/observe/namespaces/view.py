@@ -96,11 +96,15 @@ def _with(mounts: tuple[Mount, ...], replaced: Iterable[Outcome]) -> tuple[Mount
     """
     table = MountTable.of(mounts)
     news: dict[int, Mount] = {}
+    above: list[Mount] = []
     uncovered: dict[int, Mount] = {}
     gone: set[int] = set()
     for outcome in replaced:
         old, top = table.by_id(outcome.action.expect.mount_id), outcome.mount or outcome.found
         if top is None or old is None or not outcome.action.expect.is_met_by(old):
+            continue
+        if isinstance(outcome.action, ReplaceMount) and outcome.action.over:
+            above += [top] if outcome.found is None else []
             continue
         covered = [layer.mount_id for layer in covered_by(old, table)]
         if outcome.found is None:
@@ -120,4 +124,5 @@ def _with(mounts: tuple[Mount, ...], replaced: Iterable[Outcome]) -> tuple[Mount
             now.append(uncovered[mount.mount_id])
         elif not ({mount.mount_id, mount.parent_id} & numbers or mount.mount_id in gone):
             now.append(mount)
-    return tuple(now)
+    numbers = {mount.mount_id for mount in above}
+    return (*(mount for mount in now if mount.mount_id not in numbers), *above)

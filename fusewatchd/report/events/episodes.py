@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from fusewatchd.model.actions import AbortConnection, OutcomeStatus
+from fusewatchd.model.actions import AbortConnection, Action, OutcomeStatus, ReplaceMount
 from fusewatchd.model.cycle import CycleReport
 from fusewatchd.model.findings import Finding
 from fusewatchd.model.mounts import Device, TargetKey
@@ -117,7 +117,7 @@ class Troubles(Generic[S]):
             place = self._in_flight.pop(key, None)
             subject = subjects.get(key)
             if place is None and subject is not None:
-                place = (subject, outcome.action.expect.device)
+                place = (subject, _device_of(outcome.action))
             trouble = self._troubles.get(place) if place is not None else None
             if place is None or trouble is None:
                 continue
@@ -137,7 +137,7 @@ class Troubles(Generic[S]):
         for action in cycle.plan.actions:
             subject = subjects.get(action.key)
             if subject is not None and not isinstance(action, AbortConnection):
-                self._in_flight[action.key] = (subject, action.expect.device)
+                self._in_flight[action.key] = (subject, _device_of(action))
 
     def _see_refusals(self, cycle: CycleReport) -> None:
         for refusal in cycle.plan.refused:
@@ -167,6 +167,10 @@ class Troubles(Generic[S]):
             del self._troubles[place]
             was_dead = trouble.said & {EventKind.STALE, EventKind.ABORTED}
             was_hung = not was_dead and EventKind.HUNG in trouble.said
+            if EventKind.ON_DISK in trouble.said:
+                if recovered_at is not None:
+                    self._announce(cycle, *place, EventKind.COVERED)
+                continue
             if recovered_at is not None or (was_hung and place in well):
                 self._announce(cycle, *place, EventKind.RECOVERED)
 
@@ -187,6 +191,12 @@ class Troubles(Generic[S]):
             return None
         mount = finding.bind.mount
         return subject, mount.device if mount is not None else None
+
+
+def _device_of(action: Action) -> Device | None:
+    """Return the connection that an action is about; None for a directory of the node."""
+    is_over = isinstance(action, ReplaceMount) and action.over
+    return None if is_over else action.expect.device
 
 
 def _kind_of(finding: Finding, cycle: CycleReport) -> EventKind | None:

@@ -45,6 +45,8 @@ ON_CLAIM = {
     EventKind.ON_DISK: "a container was started while this volume was not mounted. It reads and"
     " writes the node's disk, and what it writes is not in the volume. Save that, then restart the"
     " container or its pod. 'fusewatchd status' on the node names it.",
+    EventKind.COVERED: "this volume was mounted over the directory of the node that a container had"
+    " instead. What was written there stays on the node and is not in the volume.",
     EventKind.LIMITED: "a pod that uses this volume has more mounts or mount namespaces than its"
     " quota. 'fusewatchd status' on the node says which.",
 }

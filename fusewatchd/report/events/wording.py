@@ -88,6 +88,14 @@ class EventKind(Enum):
         " writes the node's disk, and what it writes is not in the volume. Save that, then restart"
         " the container or the pod. 'fusewatchd explain' on the node names the directory.",
     )
+    COVERED = (
+        "FuseVolumeMounted",
+        "ReplaceFuseMount",
+        "Warning",
+        "A FUSE volume of this pod was mounted over the directory of the node that a container had"
+        " instead. What was written there stays on the node and is not in the volume. 'fusewatchd"
+        " explain' on the node names the directory.",
+    )
     LIMITED = (
         "FuseMountQuotaMet",
         "WatchFuseMount",

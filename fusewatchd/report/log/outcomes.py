@@ -60,7 +60,11 @@ class OutcomeLog:
                 self._tell_detached(outcome)
             elif is_news:
                 other.append(outcome)
-        for outcomes in grouped(done, _device_pair).values():
+        over = [outcome for outcome in done if _is_over(outcome)]
+        for outcomes in grouped(over, _device_pair).values():
+            self._tell_covered(outcomes, _of(outcomes, findings), cycle.snapshot)
+        replaced = [outcome for outcome in done if not _is_over(outcome)]
+        for outcomes in grouped(replaced, _device_pair).values():
             self._tell_replaced(outcomes, _of(outcomes, findings), cycle.snapshot)
         for outcomes in grouped(other, lambda o: (o.status, o.reason, o.errno)).values():
             self._tell_not_replaced(outcomes, _of(outcomes, findings), cycle.snapshot)
@@ -90,6 +94,20 @@ class OutcomeLog:
             if wider:
                 self._tell_difference("more", "wider", wider, those)
         self._tell_type(first)
+
+    def _tell_covered(
+        self, outcomes: Sequence[Outcome], hit: Sequence[Finding], seen: Snapshot
+    ) -> None:
+        count = counted(len(outcomes), "container")
+        self._log.warning(
+            f"mounted a volume over the node's directory that {count} had instead",
+            event="covered",
+            new_device=str(outcomes[0].mount.device) if outcomes[0].mount is not None else None,
+            containers=len(outcomes),
+            mount_point=outcomes[0].action.key.mount_point,
+            directory=outcomes[0].action.expect.root,
+            **whose(hit, seen),
+        )
 
     def _tell_difference(self, how: str, event: str, detail: str, those: Sequence[Outcome]) -> None:
         self._log.warning(
@@ -153,6 +171,10 @@ class OutcomeLog:
                 **known,
             }
             self._log.write(Level.DEBUG, outcome.action.describe(), fields)
+
+
+def _is_over(outcome: Outcome) -> bool:
+    return isinstance(outcome.action, ReplaceMount) and bool(outcome.action.over)
 
 
 def _device_pair(outcome: Outcome) -> tuple[Device, Device | None]:

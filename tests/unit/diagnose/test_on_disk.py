@@ -109,6 +109,7 @@ def test_part_of_it_and_the_target_of_a_subpath() -> None:
     "namespace",
     [
         container(at_data(PUBLISH), mount(102, 101, "/data", FUSE, fs="fuse.x")),
+        container(at_data(PUBLISH), mount(102, 99, "/data", FUSE, fs="fuse.x")),
         container(at_data(PUBLISH), uid=OTHER),
         container(at_data(PUBLISH, Device(8, 9))),
         container(at_data(f"{PUBLISH}s")),
@@ -116,7 +117,16 @@ def test_part_of_it_and_the_target_of_a_subpath() -> None:
         container(at_data(PUBLISH), is_own=False),
         container(at_data(PUBLISH), kind=NamespaceKind.FOREIGN),
     ],
-    ids=["arrived", "other pod", "other disk", "name", "other place", "made there", "foreign"],
+    ids=[
+        "arrived",
+        "ours",
+        "other pod",
+        "other disk",
+        "name",
+        "other place",
+        "made there",
+        "foreign",
+    ],
 )
 def test_what_is_none(namespace: MountNamespace) -> None:
     assert found(namespace) == []
