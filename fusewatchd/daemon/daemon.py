@@ -112,6 +112,7 @@ class Daemon:
         watch(node.table.fileno(), self._on_mounts)
         watch(node.scanner.fileno(), self._on_scan)
         watch(node.holders.fileno(), node.holders.collect)
+        watch(node.hidden_files.fileno(), node.hidden_files.collect)
         watch(node.namespace_trial.fileno(), self._on_namespace_trial)
         if node.pods_directory.fileno() >= 0:
             watch(node.pods_directory.fileno(), self._on_directory)
@@ -170,6 +171,7 @@ class Daemon:
             (node.probes.next_deadline(), self._on_probe),
             (node.scanner.next_deadline(), self._on_scan),
             (node.holders.overdue_at, node.holders.collect),
+            (node.hidden_files.overdue_at, node.hidden_files.collect),
             (self._servers.due_at, self._servers.look_at_sockets),
             (node.pods_directory.due_at, self._on_pods_directory_due),
             (node.namespace_trial.due_at, self._on_namespace_trial),
@@ -190,6 +192,7 @@ class Daemon:
             node.observer.next_due(now),
             node.commands.next_deadline(),
             node.holders.next_due(),
+            node.hidden_files.next_due(),
             node.keeper_wants_cycle_at,
             self._pause.due_at,
         ]
@@ -217,6 +220,7 @@ class Daemon:
             return
         self._node.postpone(lost)
         self._node.holders.postpone(lost)
+        self._node.hidden_files.postpone(lost)
         text = f"did not run for {duration_text(lost)}, and takes nobody's silence for granted"
         self.log.warning(text, event="was_frozen", seconds=round(lost, 3))
 
@@ -247,6 +251,7 @@ class Daemon:
         self._cycle = cycle
         self._servers.take_cycle(cycle)
         self._node.holders.take_cycle(cycle)
+        self._node.hidden_files.take_cycle(cycle)
         self._wake(self._node.take_keeper_cycle(cycle))
         self._state.take(cycle.ledger, cycle.started_at)
         if cycle.server_actions.wants_look:

@@ -31,6 +31,8 @@ from fusewatchd.model.mounts import Device, Mount
 from fusewatchd.observe.connections.probe import serve_probes
 from fusewatchd.observe.connections.probe_pool import ProbePool
 from fusewatchd.observe.connections.tracker import Connections
+from fusewatchd.observe.hidden_files.look import serve_directory_looks
+from fusewatchd.observe.hidden_files.watch import HiddenFilesWatch
 from fusewatchd.observe.holders.scan import HolderScanner, serve_holder_looks
 from fusewatchd.observe.holders.targets import Holdings
 from fusewatchd.observe.holders.watch import HolderWatch
@@ -116,6 +118,8 @@ class Node:
         )
         readers = self.table, self.connections, self.probes, NamespaceWatch(self.scanner), holdings
         self.observer = Observer(self.kubelet, *readers, self.noted)
+        self.hidden_files = HiddenFilesWatch(lambda: self.forks.spawn(Kind.DIRECTORIES.value))
+        self.observer.hidden_files = self.hidden_files.known
         degraded = self.observer.degraded
         self.pods_directory = PodsDirectory(self.kubelet.pods, degraded)
         # Before that of sockets: where there is one inotify instance left, it is for this.
@@ -241,6 +245,7 @@ class Node:
         self.probes.close()
         self.scanner.close()
         self.holders.close()
+        self.hidden_files.close()
         self.namespace_trial.close()
         if self.keeper is not None:
             self.keeper.close()
@@ -274,6 +279,7 @@ def _start_fork_server(
         Kind.PROBE: serve_probes,
         Kind.USER_PROBE: serve_probes,
         Kind.HOLDERS: serve_holder_looks,
+        Kind.DIRECTORIES: serve_directory_looks,
         Kind.TRIAL: serve_namespace_trials,
         Kind.SCAN: partial(serve_scans, proven=proven, reads_connections=reads_connections),
         Kind.FRONT: _serve_others,

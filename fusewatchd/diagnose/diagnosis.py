@@ -49,6 +49,8 @@ class Diagnosis:
     unproven: tuple[Unproven, ...] = ()
     unclaimed: tuple[tuple[MountNamespace, Mount], ...] = ()
     """FUSE mounts in pods' containers that are none of the volumes that are repaired."""
+    uncovered: tuple[Bind, ...] = ()
+    """Where a volume is not mounted that was, on the host or for a container."""
     refused_owners: tuple[RefusedOwner, ...] = ()
     """Pods with more binds in their containers than are repaired."""
 
@@ -78,7 +80,14 @@ def diagnose(snapshot: Snapshot, ledger: Ledger, knowledge: Knowledge) -> Diagno
     unclaimed = tuple(pair for pair in foreign if pair[0].kind is NamespaceKind.CONTAINER)
     foreign_stale = sum(snapshot.is_dead(mount.device) for _, mount in foreign)
     return Diagnosis(
-        switched, facts, foreign_stale, owners, unproven, unclaimed, look.refused_owners
+        switched,
+        facts,
+        foreign_stale,
+        owners,
+        unproven,
+        unclaimed,
+        (*(finding.bind for finding in bare), *directories),
+        look.refused_owners,
     )
 
 

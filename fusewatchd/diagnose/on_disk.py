@@ -21,7 +21,7 @@ from fusewatchd.model.mount_table import MountTable, below
 from fusewatchd.model.mounts import Device, Mount, MountNamespace, NamespaceKind, TargetKey
 from fusewatchd.model.pods import BindKind, BindPath
 from fusewatchd.model.snapshot import Snapshot
-from fusewatchd.model.stacks import ground_of
+from fusewatchd.model.stacks import ground_at
 from fusewatchd.parse.kubelet_paths import parse_bind_path
 
 
@@ -73,25 +73,13 @@ def _below(bind: Bind, table: MountTable) -> _Directory | None:
     point, ground = bind.key.mount_point, None
     if bind.path.kind in (BindKind.EMPTY_DIR, BindKind.CONTAINER):
         return None
-    if bind.mount is not None:
-        ground = ground_of(bind.mount, table)
-    elif not table.at(point):
-        ground = _carrier(point, table)
+    if bind.mount is not None or not table.at(point):
+        ground = ground_at(point, table)
     inside = below(point, ground.mount_point) if ground is not None else None
     if ground is None or not inside or ground.is_fuse:
         return None
     root = posixpath.normpath(posixpath.join(plain_root(ground.root), inside))
     return _Directory(ground.device, root, bind)
-
-
-def _carrier(path: str, table: MountTable) -> Mount | None:
-    """Return the mount on which a path is where nothing is mounted."""
-    while path != "/":
-        path = posixpath.dirname(path)
-        top = table.top_at(path)
-        if top is not None:
-            return top
-    return None
 
 
 def _of_namespace(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from fusewatchd.model.actions import Outcome
-from fusewatchd.model.findings import Finding, Gap, Unproven
+from fusewatchd.model.findings import Bind, Finding, Gap, Unproven
 from fusewatchd.model.ledger import Ledger
 from fusewatchd.model.mounts import Mount, MountNamespace, TargetKey
 from fusewatchd.model.outages import Change, Incident
@@ -33,6 +33,7 @@ class Trigger(Enum):
     OUTCOME = "outcome"
     NAMESPACES = "namespaces"
     HOLDERS = "holders"
+    HIDDEN_FILES = "hidden_files"
     PODS = "pods"
     KEEPER = "keeper"
     TIMER = "timer"
@@ -68,6 +69,8 @@ class CycleReport:
     """Dead mounts in containers that are left alone because nothing tells whose they are."""
     unclaimed: tuple[tuple[MountNamespace, Mount], ...] = ()
     """FUSE mounts in pods' containers that are none of the volumes that are repaired."""
+    uncovered: tuple[Bind, ...] = ()
+    """Where a volume is not mounted that was, on the host or for a container."""
     dead_layers: Mapping[TargetKey, int] = field(default_factory=dict)
     """How many dead mounts are below those that work; they go when those are dead too."""
     server_actions: ServerReport = NO_SERVER_ACTIONS

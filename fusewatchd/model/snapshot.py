@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from fusewatchd.model.degraded import Degradation
 from fusewatchd.model.findings import Gap
 from fusewatchd.model.held import NO_KEEPER, KeeperView
+from fusewatchd.model.hidden_files import HiddenFiles
 from fusewatchd.model.kubelet import KubeletDirectory
 from fusewatchd.model.mount_table import MountTable
 from fusewatchd.model.mounts import Device, MountNamespace
@@ -60,6 +61,8 @@ class Snapshot:
     tables: NamespaceTables = field(default_factory=NamespaceTables, compare=False, repr=False)
     """The mounts of ``namespaces``, indexed."""
 
+    hidden_files: Mapping[str, HiddenFiles] = field(default_factory=dict)
+    """What lies below volumes that were not mounted for some time, by the path on the node."""
     degraded: tuple[Degradation, ...] = ()
     """What the daemon goes on without."""
 

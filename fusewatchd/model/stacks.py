@@ -36,6 +36,19 @@ def ground_of(top: Mount, table: MountTable) -> Mount | None:
     return table.by_id(lowest.parent_id)
 
 
+def ground_at(path: str, table: MountTable) -> Mount | None:
+    """Return the mount on which a path lies, without what is mounted just there."""
+    stack = table.stack_at(path)
+    if stack:
+        return table.by_id(stack[0].parent_id)
+    while path != "/":
+        path = path.rpartition("/")[0] or "/"
+        top = table.top_at(path)
+        if top is not None:
+            return top
+    return None
+
+
 def inside(mount: Mount, table: MountTable) -> tuple[Mount, ...]:
     """List the mounts inside ``mount``, parents first, without what is stacked on it."""
     if len(table) == 1:

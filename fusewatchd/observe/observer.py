@@ -16,6 +16,7 @@ from fusewatchd.model.actions import AbortConnection, Outcome, OutcomeStatus, Pl
 from fusewatchd.model.degraded import Degraded
 from fusewatchd.model.findings import Gap
 from fusewatchd.model.held import NO_KEEPER, KeeperView
+from fusewatchd.model.hidden_files import HiddenFiles
 from fusewatchd.model.kubelet import KubeletDirectory
 from fusewatchd.model.mount_table import MountTable
 from fusewatchd.model.mounts import Device, Mount, MountNamespace, TargetKey
@@ -76,6 +77,7 @@ class Observer:
         self.ignored_fs_types: Collection[str] = frozenset()
         self.place_problem = ""
         """Why it is not known in which mount namespace the kubelet works."""
+        self.hidden_files: Mapping[str, HiddenFiles] = {}
         self._kubelet = kubelet
         self._table_source = table
         self._probes = probes
@@ -283,6 +285,7 @@ class Observer:
             degraded=self.degraded.all,
             anonymous_servers=self.namespaces.anonymous_servers,
             tables=self.namespaces.tables,
+            hidden_files=dict(self.hidden_files),
             keeper=self._keeper,
             stand_ins=self._stand_ins.present,
             refused_owners=self._refused_owners(late),

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from fusewatchd.model.actions import Action, Outcome, OutcomeStatus
 from fusewatchd.model.cycle import CycleReport
 from fusewatchd.model.degraded import INSTEAD
-from fusewatchd.model.findings import SourceAnswer, Underneath
+from fusewatchd.model.findings import Bind, SourceAnswer, Underneath
 from fusewatchd.model.mounts import MountNamespace, NamespaceKind
 from fusewatchd.model.outages import Incident, Outage
 from fusewatchd.model.plan import Pause, Refusal
@@ -147,6 +147,7 @@ def _bind(refusal: Refusal, action: Action | None, cycle: CycleReport, clocks: C
         "driver": shown(bind.driver) or None,
         "depth": bind.depth,
         "directory": _underneath(bind.underneath),
+        "hidden_files": _hidden(bind, cycle.snapshot),
         "source": _source(bind.source),
         "source_device": str(finding.source_mount.device) if finding.source_mount else None,
         "verdict": finding.verdict.value,
@@ -186,6 +187,24 @@ def _claim(path: BindPath, snapshot: Snapshot) -> str:
         return ""
     claims = {volume.claim for volume in pod.volumes if volume.claim}
     return claims.pop() if len(claims) == 1 else ""
+
+
+def _hidden(bind: Bind, snapshot: Snapshot) -> Document | None:
+    """Say what lies in the node's directory below a volume."""
+    if not snapshot.hidden_files:
+        return None
+    path = bind.key.mount_point if bind.origin is None else bind.origin.mount_point
+    if bind.underneath is not None:
+        path = bind.underneath.host_path
+    found = snapshot.hidden_files.get(path)
+    if found is None or found.pod_uid != bind.path.pod_uid:
+        return None
+    return {
+        "path": shown(found.path, PATH_LIMIT),
+        "files": found.count.files,
+        "bytes": found.count.size,
+        "is_whole": found.count.is_whole,
+    }
 
 
 def _source(answer: SourceAnswer) -> Document:

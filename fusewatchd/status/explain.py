@@ -205,12 +205,21 @@ def _state(document: Document, bind: Document) -> Lines:
     ]
     if bind["directory"] is not None:
         lines.append(("directory", _directory(bind["directory"])))
+    if (hidden := bind["hidden_files"]) is not None:
+        lines.append(("files", _hidden(hidden)))
     if dead := bind.get("dead_layers"):
         lines.append(("layers", DEAD_LAYERS.format(layers=counted(dead, "dead layer"))))
     connection = document["connections"].get(bind["device"])
     if connection is not None:
         lines.append(("connection", _connection(connection, document["printed_at"])))
     return lines
+
+
+def _hidden(found: Document) -> str:
+    count = (
+        counted(found["files"], "file") if found["is_whole"] else f"{found['files']} files or more"
+    )
+    return f"{count}, {found['bytes']} bytes, in {found['path']} on the node, not in the volume"
 
 
 def _directory(found: Document) -> str:

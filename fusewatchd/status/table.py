@@ -188,6 +188,8 @@ def _place(mount: Document) -> str:
 
 def _note(mount: Document) -> str:
     parts = []
+    if mount.get("hidden_files"):
+        parts.append(f"{counted(mount['hidden_files']['files'], 'file')} on the node's disk below")
     if mount.get("dead_layers"):
         parts.append(f"{counted(mount['dead_layers'], 'dead layer')} below")
     if mount["verdict"] != Verdict.HEALTHY.value:

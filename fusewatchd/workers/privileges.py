@@ -87,6 +87,7 @@ class Kind(Enum):
     USER_PROBE = "probe_as_user"
     SCAN = "scan"
     HOLDERS = "holders"
+    DIRECTORIES = "directories"
     COMMAND = "command"
     TRIAL = "trial"
     KEEPER = "keeper_talk"
@@ -157,6 +158,11 @@ PRIVILEGES: Final[Mapping[Kind, Privileges]] = {
     Kind.SCAN: Privileges(_SEES, _READS_ONLY, oom_score_adj=500, address_space=256 << 20),
     # What is mapped is opened through /proc/<pid>/map_files, which wants CAP_SYS_ADMIN.
     Kind.HOLDERS: Privileges(_SEES | {Capability.SYS_ADMIN}, _READS_ONLY),
+    # It copies the mount on which a directory lies: other mounts hide the directory.
+    Kind.DIRECTORIES: Privileges(
+        frozenset({Capability.DAC_READ_SEARCH, Capability.SYS_ADMIN}),
+        _ALONE | {Calls.NAMESPACES, Calls.WRITING},
+    ),
     Kind.TRIAL: Privileges(
         frozenset({Capability.SYS_ADMIN, Capability.SYS_CHROOT}),
         _ALONE | {Calls.MOUNTS, Calls.OTHER_NAMESPACES, Calls.WRITING},

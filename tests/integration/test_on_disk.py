@@ -30,6 +30,13 @@ def run(*words: str) -> None:
     subprocess.run(words, check=True)
 
 
+def hidden(document: Any, path: str) -> Any:
+    """Return what is known of files below the mount of a volume."""
+    binds = [bind for bind in document["binds"] if bind["mount_point"] == path and bind["device"]]
+    found = binds[0]["hidden_files"] if binds else None
+    return found or {"files": 0}
+
+
 def on_disk(document: Any) -> list[Any]:
     return [bind for bind in document["binds"] if bind["verdict"] == "on_disk"]
 
@@ -233,7 +240,12 @@ def test_the_volume_is_mounted_over_the_directory(node: DemoNode, way: str) -> N
         source.kill()
         source.restart()
         container.wait_until_readable("/data/kept", 20.0)
-        daemon.wait_for(lambda d: d["totals"]["verdicts"]["healthy"] == 4 and not d["incidents"])
+        document = daemon.wait_for(
+            lambda d: d["totals"]["verdicts"]["healthy"] == 4 and not d["incidents"]
+        )
+        (bind,) = (b for b in document["binds"] if b["mount_point"] == path)
+        found = {"path": path, "files": 1, "bytes": 2000, "is_whole": True}
+        assert bind["hidden_files"] == found
         assert "over the node's directory" in daemon.log()
         assert daemon.log().count("event=on_disk") == 1
     assert files_below(path, source) == {"lost": b"x\n" * 1000}
@@ -266,3 +278,57 @@ def test_what_must_not_be_covered_is_left_and_told(node: DemoNode) -> None:
         assert len(on_disk(document)) == 2
     for container in containers:
         assert container.read("/data/lost") == "x"
+
+
+@in_lab(timeout=120)
+def test_files_below_a_volume_that_its_driver_mounts_again_are_named(node: DemoNode) -> None:
+    source = node.add_source("one")
+    pod = node.add_pod("p", [PodVolume("v", source, driver=DRIVER)], [PodMount("v", "/data")])
+    path = pod.volume_path("v")
+    node.start_container(pod)
+    with (
+        DemoApiServer() as api,
+        watched(node, **{"apiserver.url": api.url, "node_name": node.name}) as daemon,
+    ):
+        daemon.wait_until_watching(2)
+        run("umount", "-l", path)
+        daemon.wait_for(lambda d: d["totals"]["verdicts"]["bare"] == 1)
+        os.makedirs(f"{path}/deep/er")
+        for name, content in {"a": "x" * 10, "deep/b": "y" * 5, "deep/er/c": ""}.items():
+            with open(f"{path}/{name}", "w") as file:
+                file.write(content)
+        os.symlink("/etc/passwd", f"{path}/link")
+        run("mount", "--bind", source.path, path)
+        document = daemon.wait_for(lambda d: hidden(d, path)["files"] == 4)
+        found = hidden(document, path)
+        assert (found["path"], found["files"], found["is_whole"]) == (path, 4, True)
+        assert found["bytes"] == 15 + len("/etc/passwd")
+        sets = [
+            word for key, value in daemon.values.items() for word in ("--set", f"{key}={value}")
+        ]
+        explained = run_fusewatchd("explain", path, *sets)
+        assert f"4 files, {found['bytes']} bytes, in {path} on the node" in explained.stdout
+        wait_until(lambda: "FuseVolumeHidesFiles" in api.reasons(), daemon.log)
+        (event,) = (e for e in api.events() if e["reason"] == "FuseVolumeHidesFiles")
+        assert event["note"].endswith(f"There are 4 files, {found['bytes']} B.")
+        wait_until(lambda: "4 files of the node's disk hidden below the volume" in daemon.log())
+    assert "hello" in os.listdir(path)
+
+
+@in_lab(timeout=120)
+def test_more_files_than_are_counted(node: DemoNode) -> None:
+    """A look has bounds, and no other volume waits for it."""
+    source = node.add_source("one")
+    pod = node.add_pod("p", [PodVolume("v", source, driver=DRIVER)], [PodMount("v", "/data")])
+    path = pod.volume_path("v")
+    node.start_container(pod)
+    with watched(node) as daemon:
+        daemon.wait_until_watching(2)
+        run("umount", "-l", path)
+        daemon.wait_for(lambda d: d["totals"]["verdicts"]["bare"] == 1)
+        for number in range(12_000):
+            os.mknod(f"{path}/{number}")
+        run("mount", "--bind", source.path, path)
+        document = daemon.wait_for(lambda d: not hidden(d, path).get("is_whole", True))
+        found = hidden(document, path)
+        assert (found["files"] <= 10_000, found["is_whole"]) == (True, False)

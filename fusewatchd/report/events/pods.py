@@ -25,7 +25,7 @@ from fusewatchd.report.events.event_limit import MAX_PODS, EventLimit
 from fusewatchd.report.events.wording import EventKind
 from fusewatchd.report.log.fields import device_of
 from fusewatchd.report.server_fields import pod_of_server
-from fusewatchd.text import printable
+from fusewatchd.text import counted, printable
 
 MAX_BACKLOG = 512
 """Events that wait for the names of their pods; the oldest is given up for a new one."""
@@ -61,12 +61,14 @@ class PodEvents:
         self._troubles: Troubles[str] = Troubles(_pod_uid, self._announce)
         self._backlog: OrderedDict[_Word, None] = OrderedDict()
         self._limited: frozenset[Key] = frozenset()
+        self._hidden: frozenset[str] = frozenset()
 
     def report(self, cycle: CycleReport) -> None:
         """Draft what this cycle brought; pods that are being deleted are left in peace."""
         self._post_backlog(cycle)
         self._troubles.report(cycle)
         self._tell_limits(cycle)
+        self._tell_hidden(cycle)
 
     def close(self) -> None:
         """Give up what still waits for a name."""
@@ -91,6 +93,8 @@ class PodEvents:
             draft = with_end(draft, cycle.snapshot.ends.get(device), cycle.snapshot)
         if kind is EventKind.FAILED:
             draft = with_error(draft, [f for f in cycle.findings if device_of(f) == device])
+        if kind is EventKind.HIDDEN:
+            draft = with_files(draft, pod, cycle.snapshot)
         self._post(draft)
 
     def _tell_limits(self, cycle: CycleReport) -> None:
@@ -100,6 +104,13 @@ class PodEvents:
             if uid:
                 self._announce(cycle, uid, None, EventKind.LIMITED)
         self._limited = limited
+
+    def _tell_hidden(self, cycle: CycleReport) -> None:
+        """Say it once of each directory, when it was looked at first with files in it."""
+        found = cycle.snapshot.hidden_files
+        for path in sorted(found.keys() - self._hidden):
+            self._announce(cycle, found[path].pod_uid, None, EventKind.HIDDEN)
+        self._hidden = frozenset(found)
 
     def _drop(self, count: int) -> None:
         if count:
@@ -144,6 +155,16 @@ def with_end(draft: EventDraft, end: ServerEnd | None, snapshot: Snapshot) -> Ev
     pod = pod_of_server(end.server, snapshot)
     related = pod_reference(pod) if pod is not None else None
     return replace(draft, note=note, related=related)
+
+
+def with_files(draft: EventDraft, pod: Pod, snapshot: Snapshot) -> EventDraft:
+    """Add how many files there are."""
+    own = [f.count for f in snapshot.hidden_files.values() if f.pod_uid == pod.directory_uid]
+    if not own:
+        return draft
+    files, size = sum(c.files for c in own), sum(c.size for c in own)
+    more = "" if all(c.is_whole for c in own) else "at least "
+    return replace(draft, note=f"{draft.note} There are {more}{counted(files, 'file')}, {size} B.")
 
 
 def with_error(draft: EventDraft, hit: Iterable[Finding]) -> EventDraft:

@@ -47,6 +47,8 @@ ON_CLAIM = {
     " container or its pod. 'fusewatchd status' on the node names it.",
     EventKind.COVERED: "this volume was mounted over the directory of the node that a container had"
     " instead. What was written there stays on the node and is not in the volume.",
+    EventKind.HIDDEN: "files were written to the node's disk while this volume was not mounted."
+    " They are not in the volume, and are left where they are.",
     EventKind.LIMITED: "a pod that uses this volume has more mounts or mount namespaces than its"
     " quota. 'fusewatchd status' on the node says which.",
 }

@@ -96,6 +96,14 @@ class EventKind(Enum):
         " instead. What was written there stays on the node and is not in the volume. 'fusewatchd"
         " explain' on the node names the directory.",
     )
+    HIDDEN = (
+        "FuseVolumeHidesFiles",
+        "WatchFuseMount",
+        "Warning",
+        "Files were written to the node's disk while a FUSE volume of this pod was not mounted."
+        " They are not in the volume, and are left where they are. 'fusewatchd explain' on the node"
+        " names the directory.",
+    )
     LIMITED = (
         "FuseMountQuotaMet",
         "WatchFuseMount",

@@ -12,6 +12,7 @@ from fusewatchd.log import Log
 from fusewatchd.model.cycle import CycleReport
 from fusewatchd.report.log.binds import BindLog, ForeignLog
 from fusewatchd.report.log.degraded import DegradedLog
+from fusewatchd.report.log.hidden_files import HiddenFilesLog
 from fusewatchd.report.log.holders import HolderLog
 from fusewatchd.report.log.outages import OutageLog
 from fusewatchd.report.log.outcomes import AbortLog, OutcomeLog
@@ -35,6 +36,7 @@ class LogReporter:
         self._quotas = QuotaLog(log)
         self._degraded = DegradedLog(log)
         self._holders = HolderLog(log)
+        self._hidden = HiddenFilesLog(log)
         self._foreign = ForeignLog(log)
         self._servers = ServerActionLog(log)
 
@@ -51,6 +53,7 @@ class LogReporter:
         self._outcomes.report(cycle)
         self._outages.tell_closed(cycle)
         self._holders.report(cycle)
+        self._hidden.report(cycle)
         self._foreign.report(cycle)
         self._servers.report(cycle)
 

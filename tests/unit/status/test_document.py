@@ -84,6 +84,7 @@ def test_everything_about_one_bind() -> None:
         "driver": "csi.juicefs.com",
         "depth": 2,
         "directory": None,
+        "hidden_files": None,
         "dead_layers": 0,
         "source": {
             "path": "/var/lib/driver/volume-1",
