@@ -317,7 +317,7 @@ class _Replacement:
             self._kernel, self._path, self._rules, until=until, may_be_locked=may_be_locked
         )
 
-    def _put_in_place(self, clone: int, target: Target) -> Mount:
+    def _put_in_place(self, clone: int, target: Target) -> OwnLayer:
         known = self._drop_layers(target)
         with opened(self._kernel, self._path) as fd:
             old = self._kernel.mount_of(fd)
@@ -334,7 +334,7 @@ class _Replacement:
                 case _:
                     assert_never(self._kernel.way)
 
-    def _attach_beneath(self, clone: int, fd: int, old: Mount, within: Points) -> Mount:
+    def _attach_beneath(self, clone: int, fd: int, old: Mount, within: Points) -> OwnLayer:
         try:
             self._kernel.attach_beneath(clone, fd)
         except OSError as exc:
@@ -347,7 +347,7 @@ class _Replacement:
         detach_known(self._kernel, fd, old, within)
         return new
 
-    def _attach_on_top(self, clone: int, fd: int, old: Mount, within: Points) -> Mount:
+    def _attach_on_top(self, clone: int, fd: int, old: Mount, within: Points) -> OwnLayer:
         # Else the new layer would be copied to every peer of the old mount.
         self._kernel.make_private(fd)
         self._note(OwnLayer(*self._kernel.ids_of(clone), self._action.origin.device))
@@ -364,27 +364,28 @@ class _Replacement:
             raise fail(Reason.RACED, "somebody mounted inside the volume just before the attach")
         return new
 
-    def _take_back(self, new: Mount) -> None:
+    def _take_back(self, new: OwnLayer) -> None:
         """Detach our own layer, and nothing of the mount it may be a peer of."""
         with opened(self._kernel, self._path) as fd:
-            if _is_same(self._kernel.mount_of(fd), new):
+            top = self._kernel.mount_of(fd)
+            if new.is_about(top):
                 self._kernel.make_private(fd)
-                within = points(tree_inside(self._kernel, new))
-                detach_known(self._kernel, fd, new, within)
+                within = points(tree_inside(self._kernel, top))
+                detach_known(self._kernel, fd, top, within)
 
-    def _let_go(self, clone: int) -> Mount:
-        """Describe the new mount, and hold it no longer than that: it is in use now."""
-        new = self._kernel.mount_of(clone)
+    def _let_go(self, clone: int) -> OwnLayer:
+        """Say which one the new mount is, and hold it no longer than that: it is in use now."""
+        new = OwnLayer(*self._kernel.ids_of(clone), self._action.origin.device)
         self._open.close()
         return new
 
     # ------------------------------------------------------------------- read back
 
-    def _read_back(self, new: Mount | None, options: str) -> Outcome:
+    def _read_back(self, new: OwnLayer | None, options: str) -> Outcome:
         top = top_at(self._kernel, self._path)
         if top is None:
             raise fail(Reason.VANISHED, "the target was unmounted meanwhile")
-        if new is not None and not _is_same(top, new):
+        if new is not None and not new.is_about(top):
             raise fail(Reason.RACED, f"mount {top.mount_id} of {top.device} is on top")
         problem = self._difference(top, options)
         if problem:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from fusewatchd.errors import error_name
 from fusewatchd.linux.mount_kernel import MountKernel, fail
+from fusewatchd.linux.mount_stack import Held
 from fusewatchd.model.actions import ReplaceMount
 from fusewatchd.model.verdicts import Reason
 
@@ -17,8 +16,7 @@ _OF_DEAD = frozenset(
 """What a path gives that leads over a file system whose server, disk or other side is gone."""
 
 
-@contextmanager
-def opened_target(kernel: MountKernel, action: ReplaceMount, *, may_ask: bool) -> Iterator[int]:
+def opened_target(kernel: MountKernel, action: ReplaceMount, *, may_ask: bool) -> Held:
     """Hold a descriptor of the topmost mount at the target for the length of a block.
 
     Raises:
@@ -26,16 +24,12 @@ def opened_target(kernel: MountKernel, action: ReplaceMount, *, may_ask: bool) -
         OSError: the path cannot be opened for another reason.
     """
     try:
-        fd = kernel.open_mount(action.key.mount_point, may_ask=may_ask)
+        return Held(kernel, kernel.open_mount(action.key.mount_point, may_ask=may_ask))
     except OSError as exc:
         if exc.errno not in _OF_DEAD:
             raise
         detail = f"{_what_it_stands_on(kernel, action)} answers {error_name(exc.errno)}"
         raise fail(Reason.PATH_DEAD, detail) from exc
-    try:
-        yield fd
-    finally:
-        kernel.close(fd)
 
 
 def _what_it_stands_on(kernel: MountKernel, action: ReplaceMount) -> str:

@@ -40,8 +40,8 @@ from fusewatchd.state.runtime_dir import RuntimeLock
 from fusewatchd.state.saver import StateKeeper
 from fusewatchd.text import duration_text
 
-WORK_REST_SECONDS = 0.005
-"""Between two looks at the mounts while workers change them."""
+WORK_REST_SECONDS = 0.02
+"""Between two looks at the mounts while workers change them: pods wait for the workers."""
 
 _Timer = tuple[float | None, Callback]
 """When it is due (None: not at all), and what it is."""
@@ -127,6 +127,7 @@ class Daemon:
         )
         node.ask_keeper()
         self._cycle_now([Trigger.START])
+        self._report()
         self._reporting.open()
         self._control.start(self._descriptors)
         try:
@@ -179,6 +180,7 @@ class Daemon:
             (observer.errands_due(now), self._on_errands),
             (node.executor.next_deadline(), self._on_outcome),
             (self._state.due_at, self._save),
+            (self._reporting.due_at, self._report),
             (self._outside.due_at(), self._outside.take),
             (self._search.due_at, self._on_search),
             (node.keeper_due_at, node.on_keeper),
@@ -247,13 +249,15 @@ class Daemon:
         self._wake_ups.note_cycle(cycle.started_at, cycle.finished_at)
         self._watch_workers()
         self._note_outcomes()
-        self._reporting.report(cycle, self._settings.probe.deadline_seconds)
+        self._reporting.take(cycle)
         self._cycle = cycle
         self._servers.take_cycle(cycle)
         self._node.holders.take_cycle(cycle)
         self._node.hidden_files.take_cycle(cycle)
         self._wake(self._node.take_keeper_cycle(cycle))
         self._state.take(cycle.ledger, cycle.started_at)
+        if self._node.executor.is_idle:
+            self._report()
         if cycle.server_actions.wants_look:
             self._node.observer.namespaces.expect_containers(time.monotonic())
         return cycle
@@ -277,6 +281,9 @@ class Daemon:
 
     def _save(self) -> None:
         self._state.take(self._node.reconciler.ledger, time.monotonic())
+
+    def _report(self) -> None:
+        self._reporting.report(self._settings.probe.deadline_seconds)
 
     def _on_scan(self) -> None:
         now = time.monotonic()
@@ -371,6 +378,7 @@ class Daemon:
             self.log.warning(text, event="needs_restart", keys=" ".join(kept))
 
     def _close(self) -> None:
+        self._report()
         self._control.close()
         self._reporting.stop(self._descriptors.unwatch, is_over=not self._search.found)
         self._state.close(self._node.reconciler.ledger)

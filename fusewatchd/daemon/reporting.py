@@ -20,6 +20,9 @@ from fusewatchd.report.reporter import Reporter
 from fusewatchd.report.systemd import SystemdNotifier
 from fusewatchd.threads import place_of
 
+PATIENCE_SECONDS = 0.25
+"""A cycle is told of at the latest this long after its end, whatever the workers do."""
+
 
 class Reporting:
     """Owns the reporters, and what asks and tells others in threads of its own."""
@@ -38,6 +41,7 @@ class Reporting:
         threading.excepthook = ThreadFailures(self.metrics, log).take
         self.systemd = SystemdNotifier(time.monotonic, time.time)
         self._node = node
+        self._untold: list[CycleReport] = []
         started_wall = time.time()
 
         def document(cycle: CycleReport) -> Any:
@@ -58,15 +62,29 @@ class Reporting:
         self.outside.open()
         self.systemd.ready()
 
-    def report(self, cycle: CycleReport, probe_seconds: float) -> None:
-        """Tell everybody of a finished cycle; ``probe_seconds`` is how long a probe may take."""
+    def take(self, cycle: CycleReport) -> None:
+        """Take a finished cycle, which the next ``report`` tells of.
+
+        Mount workers need the processors more, so it waits for them as long as ``due_at`` says.
+        """
+        self._untold.append(cycle)
+
+    @property
+    def due_at(self) -> float | None:
+        """When to ``report`` even though workers are busy; None: everything is told."""
+        return self._untold[0].finished_at + PATIENCE_SECONDS if self._untold else None
+
+    def report(self, probe_seconds: float) -> None:
+        """Tell everybody of finished cycles; ``probe_seconds`` is how long a probe may take."""
         node, metrics = self._node, self.metrics
-        metrics.probe_children_stuck(node.probes.stuck(cycle.started_at, probe_seconds))
-        metrics.mount_workers_stuck(node.executor.stuck)
-        for reporter in self._reporters:
-            reporter.report(cycle)
-        # Last: clients that read the status find in the log and the metrics what it tells.
-        self.outside.report(cycle)
+        untold, self._untold = self._untold, []
+        for cycle in untold:
+            metrics.probe_children_stuck(node.probes.stuck(cycle.started_at, probe_seconds))
+            metrics.mount_workers_stuck(node.executor.stuck)
+            for reporter in self._reporters:
+                reporter.report(cycle)
+            # Last: clients that read the status find in the log and the metrics what it tells.
+            self.outside.report(cycle)
 
     def stop(self, unregister: Callable[[int], None], *, is_over: bool) -> None:
         """Cut clients off, and let out what is under way to the API server.

@@ -105,16 +105,14 @@ class MountKernel(Protocol):
     def mount_by_id(self, mount_id: int, unique_id: int) -> Mount:
         """Describe a mount of this namespace; ENOENT when it is gone."""
 
-    def stack_of(self, mount: Mount) -> MountTable:
-        """List ``mount``, the mounts below it at its path, and what the lowest stands on.
-
-        From one look; there may be more in it.
-        """
+    def covered_by(self, mount: Mount) -> tuple[Mount, ...]:
+        """List the mounts at its path that ``mount`` covers, the uppermost first."""
 
     def tree_of(self, mount: Mount, known: Iterable[Mount] = ()) -> MountTable:
         """List ``mount`` and all that is attached to it, at any depth; there may be more in it.
 
-        From one look.  Mounts that are ``known`` need not be described again.
+        From one look.  Nothing at all is in it where nothing is attached, as for most mounts.
+        Those that are ``known`` need not be described again.
         """
 
     def kind_of(self, fd: int) -> FileKind:

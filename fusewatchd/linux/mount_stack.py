@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 
 from fusewatchd.linux.mount_kernel import MountKernel
 from fusewatchd.model.mount_table import MountTable
 from fusewatchd.model.mounts import Mount
-from fusewatchd.model.stacks import Pile, covered_by, inside
+from fusewatchd.model.stacks import Pile, inside
 
 
-@contextmanager
-def opened(kernel: MountKernel, path: str, *, may_ask: bool = True) -> Iterator[int]:
+class Held:
+    """A descriptor that is closed at the end of a ``with`` block."""
+
+    # No generator: an action holds many, and each would cost as much as a system call.
+    __slots__ = ("_fd", "_kernel")
+
+    def __init__(self, kernel: MountKernel, fd: int) -> None:
+        """Take over ``fd``, which is open."""
+        self._kernel, self._fd = kernel, fd
+
+    def __enter__(self) -> int:
+        """Return the descriptor."""
+        return self._fd
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self._kernel.close(self._fd)
+
+
+def opened(kernel: MountKernel, path: str) -> Held:
     """Hold a descriptor of the topmost mount at ``path`` for the length of a block."""
-    fd = kernel.open_mount(path, may_ask=may_ask)
-    try:
-        yield fd
-    finally:
-        kernel.close(fd)
+    return Held(kernel, kernel.open_mount(path))
 
 
 def top_at(kernel: MountKernel, path: str) -> Mount | None:
@@ -34,7 +46,7 @@ def pile_of(kernel: MountKernel, top: Mount) -> Pile:
 
     What is inside the top costs one look at that; what is inside the others, one at everything.
     """
-    layers = (top, *covered_by(top, kernel.stack_of(top)))
+    layers = (top, *kernel.covered_by(top))
 
     @cache
     def tree(lowest: int) -> MountTable:
@@ -48,7 +60,7 @@ def pile_of(kernel: MountKernel, top: Mount) -> Pile:
 
 def depth_of(kernel: MountKernel, top: Mount) -> int:
     """Count the layers at the path of ``top``, itself included."""
-    return 1 + len(covered_by(top, kernel.stack_of(top)))
+    return 1 + len(kernel.covered_by(top))
 
 
 def tree_inside(kernel: MountKernel, mount: Mount) -> tuple[Mount, ...]:

@@ -32,6 +32,9 @@ from fusewatchd.linux.syscalls import closing_fd
 from fusewatchd.model.actions import NamespaceRef
 from fusewatchd.model.mount_table import MountTable, parse_mount_table
 from fusewatchd.model.mounts import Device, Mount, UserNamespaceRef
+from fusewatchd.model.stacks import covered_by
+
+_NOTHING = MountTable()
 
 CACHED_TRIES = 4
 """A mount anywhere on the node, in just this moment, is the other reason for EAGAIN."""
@@ -166,15 +169,18 @@ class RealKernel:
             raise FileNotFoundError(errno.ENOENT, "no such mount here", str(mount_id))
         return mount
 
-    def stack_of(self, mount: Mount) -> MountTable:
+    def covered_by(self, mount: Mount) -> tuple[Mount, ...]:
         if mount.unique_id and statmount.is_supported():
-            return MountTable.of((mount, *statmount.below(mount)))
-        return self._table()
+            return tuple(statmount.covered_by(mount))
+        return covered_by(mount, self._table())
 
     def tree_of(self, mount: Mount, known: Iterable[Mount] = ()) -> MountTable:
         if mount.unique_id and statmount.is_supported():
+            ids = statmount.listmount(mount.unique_id)
+            if not ids:
+                return _NOTHING
             found = {m.unique_id: m for m in (*known, mount)}
-            news = [i for i in statmount.listmount(mount.unique_id) if i not in found]
+            news = [i for i in ids if i not in found]
             return MountTable.of((*found.values(), *statmount.statmounts(news)))
         return self._table()
 

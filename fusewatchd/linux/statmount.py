@@ -188,10 +188,10 @@ def statmounts(unique_ids: Iterable[int]) -> Iterator[Mount]:
             continue
 
 
-def below(mount: Mount) -> Iterator[Mount]:
-    """Describe what a mount is stacked on, down to the first one at another path.
+def covered_by(mount: Mount) -> Iterator[Mount]:
+    """Describe the mounts at its path that a mount is stacked on, the uppermost first.
 
-    One call for each; the last one is missing where it is out of reach.
+    One call for each, and one for what the lowest stands on.
 
     Raises:
         OSError: ENOENT when the mount itself is gone.
@@ -202,11 +202,15 @@ def below(mount: Mount) -> Iterator[Mount]:
             reply = ask(parent, EVERYTHING)
         except FileNotFoundError:
             return
-        layer = _mount_of(reply)
-        yield layer
-        if layer.mount_point != mount.mount_point:
+        if _point_in(reply) != mount.mount_point:
             return
+        yield _mount_of(reply)
         above, parent = parent, _parent_in(reply)
+
+
+def _point_in(data: bytes) -> str:
+    reply = _Reply(data)
+    return reply.text(_MNT_POINT, reply.mnt_point)
 
 
 def _parent_in(reply: bytes) -> int:

@@ -14,8 +14,7 @@ import platform
 import stat
 import struct
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Final, NoReturn
 
 # <linux/mount.h>
@@ -275,10 +274,19 @@ def unshare(flags: int) -> None:
         raise_errno()
 
 
-@contextmanager
-def closing_fd(fd: int) -> Iterator[int]:
+class closing_fd:  # used as a function is, like contextlib.closing
     """Close ``fd`` at the end of a ``with`` block, however it ends."""
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+
+    __slots__ = ("_fd",)
+
+    def __init__(self, fd: int) -> None:
+        """Take over a descriptor."""
+        self._fd = fd
+
+    def __enter__(self) -> int:
+        """Return the descriptor."""
+        return self._fd
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        os.close(self._fd)

@@ -89,17 +89,18 @@ class FakeKernel:
             raise_errno(errno.ENOENT)
         return mount.describe()
 
-    def stack_of(self, mount: Mount) -> MountTable:
-        self._note("stack_of", mount.mount_id)
-        layer: FakeMount | None = self._found(mount)
+    def covered_by(self, mount: Mount) -> tuple[Mount, ...]:
+        self._note("covered_by", mount.mount_id)
+        layer = self._found(mount).parent
         found: list[Mount] = []
         while layer is not None:
-            found.append(layer.describe())
-            if found[-1].mount_point != mount.mount_point:
+            self.described += 1
+            described = layer.describe()
+            if described.mount_point != mount.mount_point:
                 break
+            found.append(described)
             layer = layer.parent
-        self.described += len(found)
-        return MountTable.of(found)
+        return tuple(found)
 
     def tree_of(self, mount: Mount, known: Iterable[Mount] = ()) -> MountTable:
         self._note("tree_of", mount.mount_id)
