@@ -51,8 +51,8 @@ def ground_at(path: str, table: MountTable) -> Mount | None:
 
 def inside(mount: Mount, table: MountTable) -> tuple[Mount, ...]:
     """List the mounts inside ``mount``, parents first, without what is stacked on it."""
-    if len(table) == 1:
-        return ()  # most have nothing inside, and are listed alone
+    if len(table) <= 1:
+        return ()  # most have nothing inside
     found: dict[int, Mount] = {}
     queue = deque([mount])
     while queue:
