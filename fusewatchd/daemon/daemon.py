@@ -127,7 +127,6 @@ class Daemon:
         )
         node.ask_keeper()
         self._cycle_now([Trigger.START])
-        self._report()
         self._reporting.open()
         self._control.start(self._descriptors)
         try:
@@ -180,7 +179,7 @@ class Daemon:
             (observer.errands_due(now), self._on_errands),
             (node.executor.next_deadline(), self._on_outcome),
             (self._state.due_at, self._save),
-            (self._reporting.due_at, self._report),
+            (self._reporting.due_at, self._reporting.report),
             (self._outside.due_at(), self._outside.take),
             (self._search.due_at, self._on_search),
             (node.keeper_due_at, node.on_keeper),
@@ -256,8 +255,6 @@ class Daemon:
         self._node.hidden_files.take_cycle(cycle)
         self._wake(self._node.take_keeper_cycle(cycle))
         self._state.take(cycle.ledger, cycle.started_at)
-        if self._node.executor.is_idle:
-            self._report()
         if cycle.server_actions.wants_look:
             self._node.observer.namespaces.expect_containers(time.monotonic())
         return cycle
@@ -281,9 +278,6 @@ class Daemon:
 
     def _save(self) -> None:
         self._state.take(self._node.reconciler.ledger, time.monotonic())
-
-    def _report(self) -> None:
-        self._reporting.report(self._settings.probe.deadline_seconds)
 
     def _on_scan(self) -> None:
         now = time.monotonic()
@@ -378,7 +372,6 @@ class Daemon:
             self.log.warning(text, event="needs_restart", keys=" ".join(kept))
 
     def _close(self) -> None:
-        self._report()
         self._control.close()
         self._reporting.stop(self._descriptors.unwatch, is_over=not self._search.found)
         self._state.close(self._node.reconciler.ledger)

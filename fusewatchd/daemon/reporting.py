@@ -59,25 +59,30 @@ class Reporting:
 
     def open(self) -> None:
         """Answer clients from now on: there is a cycle to tell of."""
+        self.report()
         self.outside.open()
         self.systemd.ready()
 
     def take(self, cycle: CycleReport) -> None:
-        """Take a finished cycle, which the next ``report`` tells of.
-
-        Mount workers need the processors more, so it waits for them as long as ``due_at`` says.
-        """
+        """Take a finished cycle, which the next ``report`` tells of."""
         self._untold.append(cycle)
 
     @property
     def due_at(self) -> float | None:
-        """When to ``report`` even though workers are busy; None: everything is told."""
-        return self._untold[0].finished_at + PATIENCE_SECONDS if self._untold else None
+        """When to ``report``; None: everything is told.
 
-    def report(self, probe_seconds: float) -> None:
-        """Tell everybody of finished cycles; ``probe_seconds`` is how long a probe may take."""
+        Mount workers need the processors more: while they are busy it waits, but not for long.
+        """
+        if not self._untold:
+            return None
+        ended_at = self._untold[0].finished_at
+        return ended_at if self._node.executor.is_idle else ended_at + PATIENCE_SECONDS
+
+    def report(self) -> None:
+        """Tell everybody of the finished cycles, in order."""
         node, metrics = self._node, self.metrics
         untold, self._untold = self._untold, []
+        probe_seconds = node.connections.timing.deadline
         for cycle in untold:
             metrics.probe_children_stuck(node.probes.stuck(cycle.started_at, probe_seconds))
             metrics.mount_workers_stuck(node.executor.stuck)
@@ -91,6 +96,7 @@ class Reporting:
 
         Where it ``is_over``, systemd is told: the process does not go on.
         """
+        self.report()
         if is_over:
             self.systemd.stopping()
         self.outside.stop(unregister)
