@@ -1,4 +1,4 @@
-"""Frozen dataclasses to JSON-able values and back, by their annotations.
+"""Frozen dataclasses and named tuples to JSON-able values and back, by their annotations.
 
 What crosses a process boundary is plain JSON, never pickle: some of the workers run as
 another user, and the daemon is root.
@@ -33,11 +33,11 @@ def _encoder(kind: type) -> Callable[[Any], Any]:
     """Return what turns a value of this type into JSON; made once, since actions are many."""
     if issubclass(kind, Enum):
         return lambda value: value.value
-    if issubclass(kind, (tuple, list)):
-        return lambda value: [encode(item) for item in value]
-    if not is_dataclass(kind):
+    names = _names(kind)
+    if names is None:
+        if issubclass(kind, (tuple, list)):
+            return lambda value: [encode(item) for item in value]
         return lambda value: value
-    names = tuple(field.name for field in fields(kind))
 
     def encode_fields(value: object) -> dict[str, Any]:
         parts = {name: getattr(value, name) for name in names}
@@ -47,6 +47,13 @@ def _encoder(kind: type) -> Callable[[Any], Any]:
         return parts
 
     return encode_fields
+
+
+def _names(kind: type) -> tuple[str, ...] | None:
+    """Return the names of the fields; None for what is neither dataclass nor named tuple."""
+    if is_dataclass(kind):
+        return tuple(field.name for field in fields(kind))
+    return getattr(kind, "_fields", None)
 
 
 def decode(kind: type[T], value: object) -> T:
@@ -74,9 +81,9 @@ def _decoder(kind: Any) -> Callable[[Any], Any]:
         return lambda value: None if value is None else wrapped(value)
     if isinstance(kind, type) and issubclass(kind, Enum):
         return kind
-    if isinstance(kind, type) and is_dataclass(kind):
+    if isinstance(kind, type) and (names := _names(kind)) is not None:
         hints = typing.get_type_hints(kind)
-        parts = [(f.name, _decoder(hints[f.name])) for f in fields(kind)]
+        parts = [(name, _decoder(hints[name])) for name in names]
         return lambda value: kind(*[part(value[name]) for name, part in parts])
     return _scalar(kind)
 

@@ -21,7 +21,7 @@ from fusewatchd.report.systemd import SystemdNotifier
 from fusewatchd.threads import place_of
 
 PATIENCE_SECONDS = 0.25
-"""A cycle is told of at the latest this long after its end, whatever the workers do."""
+"""A cycle is reported at the latest this long after its end, whatever the workers do."""
 
 
 class Reporting:
@@ -58,18 +58,18 @@ class Reporting:
         )
 
     def open(self) -> None:
-        """Answer clients from now on: there is a cycle to tell of."""
+        """Report the first cycle, and answer clients from now on."""
         self.report()
         self.outside.open()
         self.systemd.ready()
 
     def take(self, cycle: CycleReport) -> None:
-        """Take a finished cycle, which the next ``report`` tells of."""
+        """Take a finished cycle for the next ``report``."""
         self._untold.append(cycle)
 
     @property
     def due_at(self) -> float | None:
-        """When to ``report``; None: everything is told.
+        """When to ``report``; None: there is nothing to report.
 
         Mount workers need the processors more: while they are busy it waits, but not for long.
         """
@@ -79,7 +79,7 @@ class Reporting:
         return ended_at if self._node.executor.is_idle else ended_at + PATIENCE_SECONDS
 
     def report(self) -> None:
-        """Tell everybody of the finished cycles, in order."""
+        """Hand the finished cycles to every reporter, in order."""
         node, metrics = self._node, self.metrics
         untold, self._untold = self._untold, []
         probe_seconds = node.connections.timing.deadline

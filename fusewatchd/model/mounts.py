@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
+from typing import NamedTuple
 
 DELETED = "//deleted"
 """What the kernel appends to the root of a bind whose directory was removed."""
@@ -22,9 +23,10 @@ def _user_id_in(super_options: str) -> int:
     return int(text) if text.isascii() and text.isdigit() else -1
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Device:
+class Device(NamedTuple):
     """A superblock's device number; for plain FUSE the minor is the connection number."""
+
+    # A tuple, since the hash of one is no call of Python: each cycle looks up many thousands.
 
     major: int
     minor: int
@@ -149,8 +151,7 @@ class MountNamespace:
     """Ids of mounts that show a directory in which the kubelet mounts a volume."""
 
 
-@dataclass(frozen=True, slots=True)
-class TargetKey:
+class TargetKey(NamedTuple):
     """Names a bind across cycles; ``namespace`` is 0 on the host, else its inode."""
 
     namespace: int

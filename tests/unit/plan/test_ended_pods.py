@@ -385,7 +385,7 @@ def test_the_source_of_a_living_pod_is_not_touched_by_all_this() -> None:
     source = scene.mount(SOURCE, NEW)
     scene.mount(publish_path(OTHER_UID), NEW)
     scene.look()
-    scene.crash_and_restart(source, new=replace(NEW, minor=90))
+    scene.crash_and_restart(source, new=NEW._replace(minor=90))
     todo = after(scene)
     assert {type(action).__name__ for action in todo.actions} == {"ReplaceMount", "DetachOrphan"}
 

@@ -15,7 +15,7 @@ from tests.unit.cycles import bind, finding
 def test_it_clears_back_off_and_flapping_of_these_alone() -> None:
     one = finding(bind(), Verdict.STALE)
     path, key = source_of(one), one.bind.key
-    other = replace(key, mount_point="/other")
+    other = key._replace(mount_point="/other")
     state = TargetState(failures=7, retry_at=99.0, undone=2)
     life = SourceLife(None, unused_mounts=(1.0, 2.0))
     ledger = Ledger(
