@@ -221,8 +221,7 @@ def _origin_resolution(
 def _judge(bind: Bind, resolution: Resolution, snapshot: Snapshot, ledger: Ledger) -> Finding:
     connection = snapshot.connections.get(bind.mount.device) if bind.mount else None
     case = Case(bind, connection, resolution, snapshot, ledger)
-    opinions = (detector(case) for detector in DETECTORS)
-    opinion = next((found for found in opinions if found is not None), HEALTHY)
+    opinion = _first_opinion(case)
     refusal = opinion.refusal
     if refusal is Reason.NONE and opinion.verdict in (Verdict.STALE, Verdict.ON_DISK):
         refusal = _pod_refusal(bind, snapshot) or resolution.refusal
@@ -232,6 +231,14 @@ def _judge(bind: Bind, resolution: Resolution, snapshot: Snapshot, ledger: Ledge
     source = resolution.mount
     source_errno = resolution.errno if refusal is resolution.refusal else 0
     return Finding(bind, opinion.verdict, evidence, source, refusal, source_errno)
+
+
+def _first_opinion(case: Case) -> Opinion:
+    for detector in DETECTORS:
+        opinion = detector(case)
+        if opinion is not None:
+            return opinion
+    return HEALTHY
 
 
 def _pod_refusal(bind: Bind, snapshot: Snapshot) -> Reason | None:

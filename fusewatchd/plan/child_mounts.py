@@ -83,6 +83,8 @@ def mounts_inside(bind: Bind, mount: Mount, snapshot: Snapshot) -> tuple[Mount, 
     Of more than are ever carried over it lists one more than that.
     """
     table = snapshot.table if bind.namespace is None else snapshot.tables.of(bind.namespace)
+    if not table.children_of(mount.mount_id):
+        return ()
     found: list[Mount] = []
     queue = deque([mount])
     while queue and len(found) <= MAX_CHILDREN:

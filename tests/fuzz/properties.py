@@ -378,7 +378,7 @@ def a_status_document_can_be_shown_and_names_the_very_path(
 ) -> None:
     path, name, why, verdict = value
     of = bind(volume=name, driver=why)
-    of = replace(of, key=replace(of.key, mount_point=f"/{path}"))
+    of = replace(of, key=of.key._replace(mount_point=f"/{path}"))
     of = replace(of, source=SourceAnswer(name, why, (SourcePath(f"/{path}"),)))
     clocks = Clocks(1_700_000_000.0, 100.0, 1_699_999_000.0)
     of_one = cycle(finding(of, verdict, evidence=why))
