@@ -23,7 +23,6 @@ from fusewatchd.linux.mount_kernel import (
 from fusewatchd.linux.mount_stack import mounts_on, opened, top_at
 from fusewatchd.model.actions import Expect, Outcome, OutcomeStatus, PlaceStandIns, Propagation
 from fusewatchd.model.mounts import Mount
-from fusewatchd.model.stacks import covered_by
 from fusewatchd.model.stand_in import StandIn
 from fusewatchd.model.verdicts import Reason
 
@@ -121,7 +120,7 @@ class _Placing:
 
     def _is_prepared(self, mount: Mount) -> bool:
         """Return True when an attempt that was cut has left a stand-in beneath it."""
-        below = covered_by(mount, self._kernel.stack_of(mount))
+        below = self._kernel.covered_by(mount)
         return bool(below) and below[0].unique_id in self._known
 
     def _attach(self, fd: int, mount: Mount) -> None:
