@@ -44,6 +44,8 @@ class KeeperReport:
     answered: tuple[int, ...] = ()
     """Holds of ``replaced`` that the keeper took in."""
     listed: Connections | None = None
+    store_pid: int = 0
+    """The parent of the keeper, which keeps its descriptors where they outlive it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +106,13 @@ def pod_cgroups(text: str) -> frozenset[str]:
     return frozenset(found)
 
 
-def server_cgroups(text: str, pods: Iterable[str]) -> tuple[str, ...]:
-    """Return the cgroups of a server, but for those that hold pods which use it."""
+def server_cgroups(text: str, callers: Iterable[str]) -> tuple[str, ...]:
+    """Return the cgroups that tell a server from the pods that use it, none of which is in them.
+
+    Both arguments are as in ``/proc/<pid>/cgroup``.  A hierarchy that tells nothing of pods may
+    have all of them in one cgroup.
+    """
     own = pod_cgroups(text) or frozenset(line.path for line in cgroup_lines(text))
-    below = tuple(f"{pod}/" for pod in pods)
-    return tuple(
-        sorted(
-            path
-            for path in own
-            if path != "/" and not any(pod.startswith(f"{path}/") for pod in below)
-        )
-    )
+    paths = {f"{line.path}/" for caller in callers for line in cgroup_lines(caller)}
+    shared = (path for path in own if any(p.startswith(f"{path}/") for p in paths))
+    return tuple(sorted(own - {"/", *shared}))

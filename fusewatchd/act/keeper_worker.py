@@ -27,7 +27,7 @@ from fusewatchd.errors import ParseError
 from fusewatchd.json_values import decode, encode
 from fusewatchd.keeper import protocol
 from fusewatchd.keeper.client import Client
-from fusewatchd.linux.procfs import PROC, open_same_process
+from fusewatchd.linux.procfs import PROC, open_process, open_same_process
 from fusewatchd.linux.syscalls import closing_fd
 from fusewatchd.model.held import Caller, Hold
 from fusewatchd.workers.channel import Channel
@@ -58,7 +58,8 @@ class Talk:
         """Of each hold: who may wait."""
         self._servers: dict[int, tuple[str, ...]] = {}
         """Of each hold that was taken here: the cgroups of its server."""
-        self._cgroups: dict[tuple[int, int], frozenset[str]] = {}
+        self._cgroups: dict[tuple[int, int], str] = {}
+        """``/proc/<pid>/cgroup`` of callers, by pid and start time."""
 
     def run(self, job: KeeperJob) -> KeeperReport:
         """Do one job; never raises for what a keeper or a server may do."""
@@ -88,7 +89,8 @@ class Talk:
         else:
             failures = []
         self._forget(listed, job.holds)
-        return KeeperReport("", tuple(failures), tuple(answered), listed)
+        store_pid = _parent_of(listed.pid) if listed.survives else 0
+        return KeeperReport("", tuple(failures), tuple(answered), listed, store_pid)
 
     def _do(self, client: Client, todo: Steps, job: KeeperJob) -> list[Failure]:
         for number in todo.releases:
@@ -117,7 +119,7 @@ class Talk:
             pods, deleting = self._callers(hold.callers)
             if not pods:
                 return Failure(hold.device, "no cgroup tells its pods from others")
-            servers = server_cgroups(found.cgroup, pods)
+            servers = server_cgroups(found.cgroup, self._texts(hold.callers))
             order = _order(hold, found, grace_seconds, (pods, deleting, servers))
             answer = client.ask(order, (found.descriptor, found.pidfd))
         if isinstance(answer, protocol.Held):
@@ -135,7 +137,7 @@ class Talk:
             return
         servers = self._servers.get(number)
         if servers is None and hold.server is not None:
-            servers = self._servers_of(hold, pods)
+            servers = self._servers_of(hold)
         told = (pods, deleting, servers or ())
         if self._told.get(number) == told:
             return
@@ -143,19 +145,23 @@ class Talk:
             self._told[number] = told
             self._servers[number] = told[2]
 
-    def _servers_of(self, hold: Hold, pods: tuple[str, ...]) -> tuple[str, ...] | None:
+    def _servers_of(self, hold: Hold) -> tuple[str, ...] | None:
         assert hold.server is not None
         text = _cgroup(hold.server.pid, hold.server.start_time)
-        return server_cgroups(text, pods) if text else None
+        return server_cgroups(text, self._texts(hold.callers)) if text else None
+
+    def _texts(self, callers: Iterable[Caller]) -> list[str]:
+        found = (self._cgroups.get((caller.pid, caller.start_time)) for caller in callers)
+        return [text for text in found if text]
 
     def _callers(self, callers: Iterable[Caller]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         pods: set[str] = set()
         deleting: set[str] = set()
         for caller in callers:
             place = (caller.pid, caller.start_time)
-            known = self._cgroups.get(place)
-            if known is None:
-                known = self._cgroups[place] = pod_cgroups(_cgroup(*place))
+            if place not in self._cgroups:
+                self._cgroups[place] = _cgroup(*place)
+            known = pod_cgroups(self._cgroups[place])
             pods |= known
             deleting |= known if caller.is_deleting else frozenset()
         return tuple(sorted(pods)), tuple(sorted(deleting))
@@ -212,6 +218,15 @@ def _cgroup(pid: int, start_time: int) -> str:
     ):
         return process.cgroup()
     return ""
+
+
+def _parent_of(pid: int) -> int:
+    """Return the parent of a process; 0 when it has ended."""
+    with suppress(OSError), open_process(pid) as process:
+        for line in process.read("status").splitlines():
+            if line.startswith(b"PPid:"):
+                return int(line.split()[1])
+    return 0
 
 
 def _text(exc: OSError | ParseError) -> str:

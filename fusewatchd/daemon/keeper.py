@@ -68,7 +68,7 @@ class Keeper:
         self._ended_after = 0
         self._is_due = True
         self._talked_at = float("-inf")
-        self._survives = True
+        self._survives, self._pid, self._store_pid = True, 0, 0
         self._exited: set[int] = set()
         """Holds whose server was seen to end: the keeper may see it a moment later."""
 
@@ -165,7 +165,9 @@ class Keeper:
             self._replaced,
             self._ended_after,
         )
-        if not self._worker.start(encode(job), now):
+        if self._worker.start(encode(job), now):
+            self._show(self.view.problem)
+        else:
             self._show("there is nothing to make a worker of")
 
     def _collect(self, now: float) -> None:
@@ -200,7 +202,7 @@ class Keeper:
             self._ended_after = ended[-1].number
         self._exited &= {one.hold for one in listed.connections}
         held = {one.device: one for one in map(self._held, listed.connections)}
-        self._survives = listed.survives
+        self._survives, self._pid, self._store_pid = listed.survives, listed.pid, report.store_pid
         self._show(report.problem, held, (*self.view.ended, *ended)[-protocol.MAX_ENDED :])
 
     def _show(
@@ -224,6 +226,8 @@ class Keeper:
             is_on=self.is_on,
             problem=problem,
             survives=self._survives,
+            own_pids=frozenset({self._pid, self._worker.pid} - {0}),
+            store_pid=self._store_pid,
             held=held,
             refused=tuple(refused[device] for device in sorted(refused)),
             ended=self.view.ended if ended is None else ended,

@@ -12,6 +12,7 @@ from fusewatchd.doctor.cluster_facts import examine_cluster
 from fusewatchd.doctor.degraded_checks import degraded_findings
 from fusewatchd.doctor.findings import Finding, fail, ok, warn
 from fusewatchd.doctor.gap_checks import gap_findings
+from fusewatchd.doctor.keeper_checks import keeper_findings
 from fusewatchd.doctor.node_checks import node_findings
 from fusewatchd.doctor.node_facts import examine_node
 from fusewatchd.doctor.pod_checks import pod_findings
@@ -42,6 +43,7 @@ def examine(settings: Settings) -> list[Finding]:
     is_report_only = settings.recovery.mode is RecoveryMode.REPORT
     findings += gap_findings(document["gaps"])
     findings += [*degraded_findings(document), *quota_findings(document)]
+    findings += keeper_findings(document)
     findings += source_findings(examine_sources(document["sources"]))
     return [*findings, *pod_findings(document["binds"], names, is_report_only=is_report_only)]
 

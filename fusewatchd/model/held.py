@@ -142,6 +142,10 @@ class KeeperView:
     """Why there is no keeper to talk to; empty: there is one, or none is needed."""
     survives: bool = True
     """What is held outlives the keeper's process."""
+    own_pids: frozenset[int] = frozenset()
+    """Processes that have descriptors of connections and serve none."""
+    store_pid: int = 0
+    """Keeps copies of the keeper's descriptors for it: systemd, with ``FDSTORE``."""
     held: Mapping[Device, HeldConnection] = field(default_factory=dict)
     refused: tuple[HoldRefusal, ...] = ()
     ended: tuple[EndedHold, ...] = ()

@@ -109,6 +109,7 @@ class Observer:
     def take_keeper(self, view: KeeperView, now: float) -> None:
         """Take in what the keeper holds: what outlives its server is never asked."""
         before, self._keeper = self._keeper.dead(), view
+        self.namespaces.keeper = view
         lost = view.dead()
         if lost != before:
             self.connections.set_lost(lost, now)

@@ -23,8 +23,6 @@ from fusewatchd.model.verdicts import Verdict
 
 _ALIVE = frozenset({Verdict.HEALTHY, Verdict.SLOW, Verdict.SUPERSEDED})
 _UNSEEN = frozenset({Resource.WALK, Resource.DESCRIPTORS, Resource.SERVERS})
-_PASSING = frozenset({NotHeld.SERVER_UNKNOWN, NotHeld.NOT_EVERYBODY_SEEN})
-"""What was seen when it was taken, and is not seen now: no reason to let go of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +65,12 @@ def choose_holds(
     """Return the connections to hold, and the reason for each that is named and is not held.
 
     One whose server has ended is never released here: the keeper does that, by its own clock.
+    One whose server lives on without its descriptor is: the keeper cannot notice that.
     """
     if not policy.drivers and not held:
         return HoldPlan()
+    # What no container shows may only not have been seen yet, before the first whole look.
+    may_release = bool(snapshot.namespaces_looked_at) and not snapshot.has_gap("namespaces")
     by_device: dict[Device, list[Finding]] = {}
     for finding in findings:
         bind = finding.bind
@@ -88,15 +89,14 @@ def choose_holds(
             continue
         servers = snapshot.servers.get(device, ())
         reason = _reason(shown, servers, snapshot, owners, policy)
-        if known is not None and reason in _PASSING:
+        if known is not None and (reason is NotHeld.NOT_EVERYBODY_SEEN or not may_release):
+            # What was seen when it was taken may only not be seen now.
             holds.append(Hold(device, driver, _callers(shown, snapshot)))
         elif reason is None:
             holds.append(Hold(device, driver, _callers(shown, snapshot), servers[0]))
         else:
             refused.append(HoldRefusal(device, driver, reason, _detail(reason, servers)))
     kept = {hold.device for hold in holds}
-    # What no container shows may only not have been seen yet, before the first whole look.
-    may_release = bool(snapshot.namespaces_looked_at) and not snapshot.has_gap("namespaces")
     lost = (d for d, h in held.items() if not (h.is_dead or snapshot.is_dead(d) or d in kept))
     return HoldPlan(tuple(holds), tuple(sorted(lost)) if may_release else (), tuple(refused))
 

@@ -34,6 +34,7 @@ from fusewatchd.status.connections import (
     trouble_document,
     unclaimed_document,
 )
+from fusewatchd.status.keeper import keeper_document
 from fusewatchd.status.values import PATH_LIMIT, Clocks, Document, rfc3339, shown
 
 MAX_NAMESPACES = 100
@@ -95,6 +96,7 @@ def status_document(
             {"what": one.what.value, "why": shown(one.why), "instead": INSTEAD[one.what]}
             for one in snapshot.degraded
         ],
+        **keeper_document(snapshot),
         "gaps": [{"source": shown(gap.source), "reason": shown(gap.reason)} for gap in cycle.gaps],
     }
 

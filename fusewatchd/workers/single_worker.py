@@ -45,6 +45,11 @@ class SoleWorker:
         self._worker: Worker | None = self._new_worker() if is_eager else None
         """None while there is nothing to make one of, or no need of one."""
 
+    @property
+    def pid(self) -> int:
+        """Of the worker; 0 while there is none."""
+        return self._worker.pid if self._worker is not None else 0
+
     def fileno(self) -> int:
         """Return what becomes readable when a job has ended; it outlives the worker."""
         return self._epoll.fileno()

@@ -29,6 +29,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -229,12 +230,19 @@ def _fault(path: str, opcode: Opcode) -> str:
     return told.get(opcode.name) or told.get("*", "")
 
 
-def unmount_own(path: str) -> None:
-    """Detach the dead mount at ``path``; leave it when a live one of somebody else is on top."""
-    try:
-        os.statvfs(path)
-    except OSError as error:
-        if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
+def device_at(path: str) -> tuple[int, int]:
+    """Return the device of what is mounted there; no server is asked."""
+    with syscalls.closing_fd(os.open(path, os.O_PATH | os.O_CLOEXEC)) as fd:
+        return syscalls.device_of(fd)
+
+
+def unmount_own(path: str, device: tuple[int, int]) -> None:
+    """Detach the mount at ``path``; leave it when another file system is on top.
+
+    As libfuse does, without a question to the connection: a keeper of it may have that wait.
+    """
+    with suppress(OSError):
+        if device_at(path) == device:
             syscalls.umount2(path, syscalls.MNT_DETACH)
 
 
@@ -259,6 +267,7 @@ def main(arguments: Sequence[str]) -> int:
     except OSError as error:
         print(f"fuse.server{error}", file=sys.stderr)
         return 1
+    device = device_at(options.mount)
     mounted_at = time.clock_gettime(time.CLOCK_MONOTONIC)
     # A descriptor of the backing tree must not keep a directory of the node busy.
     os.chdir("/")
@@ -273,7 +282,7 @@ def main(arguments: Sequence[str]) -> int:
         server.serve(mounted_at)
     except Terminated:
         os.close(fd)
-        unmount_own(options.mount)
+        unmount_own(options.mount, device)
     return 0
 
 

@@ -60,6 +60,11 @@ class Container:
         return self._running().pid
 
     @property
+    def cgroup_directory(self) -> str | None:
+        """Where its cgroup is; None where there is no hierarchy to make one in."""
+        return self._cgroup_directory
+
+    @property
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 

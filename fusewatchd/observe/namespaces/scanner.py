@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fusewatchd.json_values import decode
 from fusewatchd.model.findings import Gap
+from fusewatchd.model.held import KeeperView
 from fusewatchd.model.mounts import Device, MountNamespace
 from fusewatchd.model.quota import RefusedOwner
 from fusewatchd.model.servers import FuseServer
@@ -57,6 +58,19 @@ class ScanResult:
     """Inodes of namespaces for which there was no time: they are as they were seen before."""
     refused_owners: tuple[RefusedOwner, ...] = ()
     """Of whom not everything was looked at."""
+
+    def without_keeper(self, view: KeeperView) -> ScanResult:
+        """Return it without those that have descriptors of held connections and serve none."""
+        if not view.own_pids:
+            return self
+        servers: dict[Device, tuple[FuseServer, ...]] = {}
+        for device, found in self.servers.items():
+            pids = {*view.own_pids, *((view.store_pid,) if device in view.held else ())}
+            left = tuple(server for server in found if server.pid not in pids)
+            if left:
+                servers[device] = left
+        anonymous = tuple(s for s in self.anonymous if s.pid not in view.own_pids)
+        return replace(self, servers=servers, anonymous=anonymous)
 
 
 class UnfinishedWalkError(TimeoutError):

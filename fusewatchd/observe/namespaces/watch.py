@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable
 
 from fusewatchd.model.actions import Outcome
 from fusewatchd.model.findings import Gap
+from fusewatchd.model.held import NO_KEEPER
 from fusewatchd.model.mounts import Device, MountNamespace
 from fusewatchd.model.namespace_tables import NamespaceTables
 from fusewatchd.model.quota import RefusedOwner
@@ -31,6 +32,8 @@ class NamespaceWatch:
         """Plan the first scan for now."""
         self.period = 0.0
         """Seconds between the beginnings of two looks, at most."""
+        self.keeper = NO_KEEPER
+        """It has descriptors of FUSE connections, and serves none."""
         self.gaps: tuple[Gap, ...] = ()
         self.servers: dict[Device, tuple[FuseServer, ...]] = {}
         self.anonymous_servers: tuple[FuseServer, ...] = ()
@@ -108,6 +111,7 @@ class NamespaceWatch:
             return None
         if result is None:
             return None
+        result = result.without_keeper(self.keeper)
         self.gaps, self.refused_owners = result.gaps, result.refused_owners
         self.servers, self.anonymous_servers = result.servers, result.anonymous
         self._schedule.end(result.started_at, result.elapsed)

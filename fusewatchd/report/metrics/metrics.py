@@ -19,6 +19,7 @@ from fusewatchd.model.quota import Resource
 from fusewatchd.report.metrics.binds import BindMetrics, DriverLabels, RecoveryMetrics
 from fusewatchd.report.metrics.dead_mounts import DeadMountMetrics
 from fusewatchd.report.metrics.exposition import Exposition, Page
+from fusewatchd.report.metrics.keeper import KeeperMetrics
 from fusewatchd.report.metrics.label_sets import GAPS, OTHER_GAP
 
 THREADS = (
@@ -63,6 +64,8 @@ class Metrics:
         self._cycles = CycleMetrics(series, clock)
         self._recoveries = RecoveryMetrics(series, drivers)
         self._dead_mounts = DeadMountMetrics(series)
+        self._keeper: KeeperMetrics | None = None
+        self._keeper_parts = series, drivers
         self._make_edge_metrics()
 
     def _make_edge_metrics(self) -> None:
@@ -115,6 +118,11 @@ class Metrics:
         self._recoveries.report(cycle)
         self._dead_mounts.report(cycle)
         self._cycles.report(cycle)
+        view = cycle.snapshot.keeper
+        if view.is_on and self._keeper is None:
+            self._keeper = KeeperMetrics(*self._keeper_parts)
+        if self._keeper is not None:
+            self._keeper.report(view)
 
     def close(self) -> None:
         """Nothing is held."""

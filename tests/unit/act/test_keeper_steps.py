@@ -74,10 +74,18 @@ def test_a_caller_is_known_by_the_cgroup_of_its_pod() -> None:
     assert pod_cgroups("0::/user.slice\n") == frozenset()
 
 
-def test_a_server_is_known_by_its_cgroup_unless_callers_are_below_it() -> None:
+def test_a_server_is_known_by_its_cgroup_unless_callers_are_in_it() -> None:
     pod = f"/kubepods/burstable/{POD}"
-    assert server_cgroups("0::/system.slice/x.service\n", [pod]) == ("/system.slice/x.service",)
-    assert server_cgroups("0::/\n", [pod]) == ()
-    assert server_cgroups("0::/kubepods\n", [pod]) == ()
-    assert server_cgroups(f"0::{pod}/{CONTAINER}\n", ["/kubepods/podother"]) == (pod,)
-    assert server_cgroups(f"0::{pod}/{CONTAINER}\n", [pod]) == ()
+    caller = f"0::{pod}/{CONTAINER}\n"
+    service = "/system.slice/x.service"
+    assert server_cgroups(f"0::{service}\n", [caller]) == (service,)
+    assert server_cgroups("0::/\n", [caller]) == ()
+    assert server_cgroups("0::/kubepods\n", [caller]) == ()
+    other = "0::/kubepods/pod0b0b0b0b-0000-4000-8000-000000000001/" + "d" * 64
+    assert server_cgroups(caller, [other]) == (pod,)
+    assert server_cgroups(caller, [caller]) == ()
+    # A hierarchy in which all are in one cgroup tells nothing.
+    assert server_cgroups(f"4:memory:/all\n0::{service}\n", [f"4:memory:/all\n{caller}"]) == (
+        service,
+    )
+    assert server_cgroups("4:memory:/all\n0::/\n", [f"4:memory:/all\n{caller}"]) == ()

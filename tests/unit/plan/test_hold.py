@@ -148,10 +148,20 @@ def test_a_living_one_is_let_go_when_nothing_wants_it() -> None:
     assert chosen(made, held=HELD).releases == (OLD,)
 
 
-def test_what_could_not_be_seen_lets_go_of_nothing() -> None:
+def test_one_whose_server_has_closed_its_descriptor_is_let_go() -> None:
     made = scene()
     made.servers = {}
+    plan = chosen(made, held=HELD)
+    assert plan.releases == (OLD,) and not plan.holds
+
+
+def test_what_could_not_be_seen_lets_go_of_nothing() -> None:
+    made = scene()
+    made.servers, made.looked_at = {}, 0.0
     assert [hold.device for hold in chosen(made, held=HELD).holds] == [OLD]
+    over = (RefusedOwner(AGENT, Resource.DESCRIPTORS, 1),)
+    plan = chosen(scene(), held=HELD, refused_owners=over, servers={})
+    assert [hold.device for hold in plan.holds] == [OLD]
     made = scene()
     made.namespaces.clear()
     made.gaps = (Gap("namespaces", "the look did not end"),)
