@@ -197,7 +197,12 @@ def _run(options: argparse.Namespace) -> int:
         tuple(sockets),
         take_place(settings.kubelet.root),
     )
-    return Daemon(start).run()
+    if not settings.keeper.hold.drivers:
+        return Daemon(start).run()
+    from fusewatchd.daemon.keeper_child import keeper_beside
+
+    with keeper_beside(settings.runtime_dir, os.environ):
+        return Daemon(start).run()
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -18,6 +18,8 @@ from fusewatchd.model.held import (
     KeeperView,
     NotHeld,
 )
+from fusewatchd.report.events.draft import EventDraft
+from fusewatchd.report.events.pods import PodEvents
 from fusewatchd.report.metrics.metrics import Metrics
 from fusewatchd.status.keeper import keeper_document
 from tests.unit import cycles
@@ -89,3 +91,25 @@ def test_the_doctor_has_advice_for_every_reason(reason: NotHeld) -> None:
 def test_the_doctor_fails_where_there_is_no_keeper() -> None:
     document = keeper_document(seen(replace(VIEW, problem="nobody listens")).snapshot)
     assert next(iter(keeper_findings(document))).level is Level.FAIL
+
+
+def notes(*views: KeeperView) -> list[tuple[str, str]]:
+    drafts: list[EventDraft] = []
+    reporter = PodEvents(drafts.append, "node-7")
+    steps = list(cycles.outage())
+    views += (views[-1],) * (len(steps) - len(views))
+    for one, view in zip(steps, views, strict=True):
+        reporter.report(replace(one, snapshot=replace(one.snapshot, keeper=view)))
+    return [(draft.reason, draft.note) for draft in drafts]
+
+
+def test_events_say_that_callers_wait_and_that_they_got_no_error() -> None:
+    held = KeeperView(True, held={OLD: HeldConnection(OLD, "csi.x", 5, is_dead=True)})
+    for reason, note in notes(held):
+        assert ("wait for a new server" in note) is (reason == "FuseMountStale")
+        assert ("got no error" in note) is (reason == "FuseMountRecovered")
+    assert all("wait" not in note for _, note in notes(NO_KEEPER))
+    # It was let go too early: some got one.
+    gone = replace(held, held={}, ended=(EndedHold(1, OLD, "csi.x", HoldEnd.GRACE),))
+    last = dict(notes(held, held, gone))["FuseMountRecovered"]
+    assert "got no error" not in last

@@ -14,6 +14,7 @@ from dataclasses import replace
 from fusewatchd.errors import error_name
 from fusewatchd.model.cycle import CycleReport
 from fusewatchd.model.findings import Finding
+from fusewatchd.model.held import HoldEnd
 from fusewatchd.model.mounts import Device
 from fusewatchd.model.pods import Pod
 from fusewatchd.model.quota import Key
@@ -34,6 +35,11 @@ _Word = tuple[str, Device | None, EventKind]
 """What is said of a pod, which its directory names."""
 _OUT_OF_MEMORY = " The kernel killed it, or another process of its cgroup (OOM kill)."
 MAX_UNIT = 80
+_WAIT = (
+    "The server of a FUSE volume in this pod is gone: programs that open files there wait for a new"
+    " server, up to keeper.hold.grace_seconds."
+)
+_WAITED = " Programs that opened files meanwhile waited, and got no error."
 
 
 class PodEvents:
@@ -62,6 +68,8 @@ class PodEvents:
         self._backlog: OrderedDict[_Word, None] = OrderedDict()
         self._limited: frozenset[Key] = frozenset()
         self._hidden: frozenset[str] = frozenset()
+        self._held: frozenset[Device] = frozenset()
+        """Connections whose callers waited in the present or the last outage of each."""
 
     def report(self, cycle: CycleReport) -> None:
         """Draft what this cycle brought; pods that are being deleted are left in peace."""
@@ -90,7 +98,13 @@ class PodEvents:
             return
         draft = kind.draft(pod)
         if kind is EventKind.STALE and device is not None:
+            is_held = device in cycle.snapshot.keeper.held
+            self._held = self._held | {device} if is_held else self._held - {device}
+            draft = replace(draft, note=_WAIT) if is_held else draft
             draft = with_end(draft, cycle.snapshot.ends.get(device), cycle.snapshot)
+        is_held = device is not None and device in self._held
+        if kind is EventKind.RECOVERED and is_held and _all_waited(device, cycle.snapshot):
+            draft = replace(draft, note=draft.note + _WAITED)
         if kind is EventKind.FAILED:
             draft = with_error(draft, [f for f in cycle.findings if device_of(f) == device])
         if kind is EventKind.HIDDEN:
@@ -137,6 +151,12 @@ class PodEvents:
                 self._backlog[word] = None
             elif pod is None:
                 self._drop(1)
+
+
+def _all_waited(device: Device | None, snapshot: Snapshot) -> bool:
+    """Return False where a held connection was let go before everything was replaced."""
+    ends = [one.end for one in snapshot.keeper.ended if one.device == device]
+    return not ends or ends[-1] in (HoldEnd.REPLACED, HoldEnd.GONE)
 
 
 def _pod_uid(cycle: CycleReport, finding: Finding) -> str:

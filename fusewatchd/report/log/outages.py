@@ -130,6 +130,7 @@ class OutageLog:
         took = incident.recovery_seconds
         words = "" if took is None else f" in {duration_text(took)}"
         binds = len(incident.recovered_targets)
+        held = cycle.snapshot.keeper.held.get(incident.device)
         self._log.info(
             f"recovered {counted(binds, 'bind')}{words}, outage {duration_text(lasted)}",
             event="recovered",
@@ -138,6 +139,7 @@ class OutageLog:
             recovery_ms=None if took is None else milliseconds(took),
             outage_ms=milliseconds(lasted),
             restarts=_service(incident, cycle).restarts or None,
+            callers_waiting=None if held is None else held.waiting,
         )
 
 
