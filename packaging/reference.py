@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
@@ -40,7 +41,15 @@ def main() -> int:
     for name in PAGES:
         page = TOP / name
         page.write_text(filled(page.read_text()))
+    (TOP / OPERATOR_RULES).write_text(operator_rules())
     return 0
+
+
+def operator_rules() -> str:
+    """Return the rules as an object of the Prometheus operator."""
+    rules = (TOP / "conf/prometheus/rules.yml").read_text()
+    groups = rules[rules.index("groups:") :]
+    return OPERATOR_HEAD + textwrap.indent(groups, "  ")
 
 
 def filled(page: str) -> str:
@@ -55,12 +64,14 @@ def metrics() -> str:
 
 
 def _families() -> Iterator[tuple[str, str, str, str]]:
-    series = Metrics("0")._series
+    series = Metrics("0", names_broken=True)._series
     for collector in series._registry._collector_to_names:
-        (family,) = collector.describe()
         labels = getattr(collector, "_labelnames", None) or getattr(collector, "_labels", ())
-        name = family.name + ("_total" if family.type == "counter" else "")
-        yield f"`{name}`", family.type, _code(labels), family.documentation
+        # Those of the process are read as they are collected.
+        describe = getattr(collector, "describe", collector.collect)
+        for family in describe():
+            name = family.name + ("_total" if family.type == "counter" else "")
+            yield f"`{name}`", family.type, _code(labels), family.documentation
 
 
 def labels() -> str:
@@ -133,6 +144,18 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "metrics": metrics,
     "verdicts": verdicts,
 }
+OPERATOR_RULES = "conf/prometheus/prometheusrule.yaml"
+OPERATOR_HEAD = """\
+# Made from rules.yml by `make reference`, for the Prometheus operator.  The Prometheus object must
+# select it (ruleSelector); add the labels that yours asks for.
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata:
+  name: fusewatchd
+  labels:
+    app.kubernetes.io/name: fusewatchd
+spec:
+"""
 PAGES = ("conf/prometheus/README.md", "fusewatchd/drivers/README.md")
 
 if __name__ == "__main__":

@@ -280,6 +280,7 @@ class WebSettings:
     listen_address: str | tuple[str, ...] = at_start("127.0.0.1:9847", listen)
     config_file: str = at_start("", optional_path)
     status_page: bool = field(default=False, metadata={"at_start": True})
+    broken_mount_info: bool = field(default=False, metadata={"at_start": True})
 
     @property
     def addresses(self) -> tuple[str, ...]:

@@ -350,15 +350,18 @@ class Daemon:
     def _reload(self) -> None:
         """Take over what can be changed in a running daemon; a bad file changes nothing."""
         self._reporting.systemd.reloading()
+        is_good = False
         try:
             fresh = load(self._start.config_file, dict(self._start.overrides))
             self._take_over(fresh.require(*problems_of_programs(fresh.settings)))
+            is_good = True
             if fresh.files:
                 self.log.info("configuration reloaded", file=" ".join(fresh.files))
             else:
                 self.log.warning("nothing to reload: there is no configuration file")
         except ConfigError as exc:
             self.log.error("configuration not reloaded, the old one stays", problem=str(exc))
+        self._reporting.metrics.configuration_loaded(is_good=is_good)
         self._reporting.systemd.ready()
 
     def _take_over(self, settings: Settings) -> None:

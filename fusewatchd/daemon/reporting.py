@@ -36,7 +36,8 @@ class Reporting:
             FusewatchError: the configuration does not allow it.
             OSError: an address or a directory is not to be had.
         """
-        self.metrics = Metrics(__version__, node.way.value)
+        names_broken = settings.web.broken_mount_info
+        self.metrics = Metrics(__version__, node.way.value, names_broken=names_broken)
         self._hook_before = threading.excepthook
         threading.excepthook = ThreadFailures(self.metrics, log).take
         self.systemd = SystemdNotifier(time.monotonic, time.time)

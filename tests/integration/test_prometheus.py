@@ -52,7 +52,7 @@ def promtool(*words: str, given: str = "") -> None:
 
 def test_the_shipped_files() -> None:
     promtool("check", "config", "prometheus.yml")
-    promtool("test", "rules", "rules_test.yml")
+    promtool("test", "rules", "rules_test.yml", "rules_days_test.yml")
 
 
 class Prometheus:

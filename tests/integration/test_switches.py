@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+import urllib.request
 from typing import Any
 
 import pytest
@@ -336,3 +337,27 @@ def test_a_dry_run_changes_nothing_whatever_the_file_says(node: DemoNode) -> Non
         crash(source)
         wait_for_refusals(daemon, {"publish": "report_only", "container": "report_only"})
         assert daemon.status()["mode"] == "report"
+
+
+@in_lab(timeout=60)
+def test_the_result_of_a_reload_and_the_mode_are_metrics(node: DemoNode) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    configured = Configured(node, "", web__listen_address=address)
+
+    def shown() -> dict[str, str]:
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as page:
+            lines = page.read().decode().splitlines()
+        return dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+
+    with configured.daemon as daemon:
+        daemon.status()
+        assert shown()["fusewatchd_config_last_reload_successful"] == "1.0"
+        assert int(float(shown()["process_start_time_seconds"])) > 1_600_000_000
+        configured.reload("recovery: {mode: never}", REFUSED)
+        assert shown()["fusewatchd_config_last_reload_successful"] == "0.0"
+        configured.reload("recovery: {mode: report}")
+        daemon.wait_for(lambda d: d["mode"] == "report", DEADLINE)
+        after = shown()
+        assert after["fusewatchd_config_last_reload_successful"] == "1.0"
+        assert after['fusewatchd_mode{mode="report"}'] == "1.0"
+        assert after['fusewatchd_mode{mode="recover"}'] == "0.0"

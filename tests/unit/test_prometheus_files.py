@@ -12,8 +12,9 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from fusewatchd.model.verdicts import Reason
 from fusewatchd.report.metrics.metrics import Metrics
-from tests.unit.cycles import outage
+from tests.unit.cycles import incident, outage, with_ledger
 
 DIRECTORY = Path(__file__).parents[2] / "conf/prometheus"
 RULES = yaml.safe_load((DIRECTORY / "rules.yml").read_text())
@@ -28,12 +29,15 @@ def exported() -> Series:
     metrics = Metrics("1.0", "beneath")
     for step in outage():
         metrics.report(step)
+    metrics.report(with_ledger(outage()[2], incidents=[incident()]))
     found: Series = {}
     for family in text_string_to_metric_families(metrics.page().body.decode()):
         for sample in family.samples:
             labels = found.setdefault(sample.name, {})
             for label, value in sample.labels.items():
                 labels.setdefault(label, set()).add(value)
+    # What never held anything back has no series yet.
+    found["fusewatchd_waiting_mounts"]["reason"] |= {reason.value for reason in Reason}
     return found
 
 
@@ -100,7 +104,8 @@ def test_the_comparison_sees_what_is_not_there() -> None:
 
 
 def test_every_rule_is_tested() -> None:
-    tests = yaml.safe_load((DIRECTORY / "rules_test.yml").read_text())["tests"]
+    files = (DIRECTORY / "rules_test.yml", DIRECTORY / "rules_days_test.yml")
+    tests = [test for file in files for test in yaml.safe_load(file.read_text())["tests"]]
     tested = {case["alertname"] for test in tests for case in test["alert_rule_test"]}
     assert tested == {rule["alert"] for rule in rules() if "alert" in rule}
 
@@ -117,6 +122,7 @@ def test_labels_in_the_words_of_an_alert_are_those_of_its_series() -> None:
                 "resource",
                 "source",
                 "what",
+                "mode",
             }
             assert label in known, rule["alert"]
 
@@ -147,3 +153,29 @@ def test_the_dashboard_is_one_that_grafana_loads() -> None:
         "datasource",
         "instance",
     ]
+
+
+def test_every_alert_leads_to_its_section_of_the_runbook() -> None:
+    page = (DIRECTORY / "README.md").read_text()
+    anchors = {head.lower() for head in re.findall(r"^### (\w+)$", page, re.MULTILINE)}
+    for rule in rules():
+        if "alert" in rule:
+            address, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+            assert address.endswith("/conf/prometheus/README.md")
+            assert anchor == rule["alert"].lower()
+            assert anchor in anchors
+
+
+def test_the_operators_object_has_the_same_rules() -> None:
+    document = yaml.safe_load((DIRECTORY / "prometheusrule.yaml").read_text())
+    assert document["kind"] == "PrometheusRule"
+    assert document["spec"] == RULES
+
+
+def test_the_operators_scraping_names_the_job_that_alerts_ask_for() -> None:
+    document = yaml.safe_load((DIRECTORY / "scrapeconfig.yaml").read_text())
+    assert document["kind"] == "ScrapeConfig"
+    (job,) = [
+        r["replacement"] for r in document["spec"]["relabelings"] if r["targetLabel"] == "job"
+    ]
+    assert all(job in e for e in expressions() if "job=" in e)

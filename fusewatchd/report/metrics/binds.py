@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from fusewatchd.model.actions import AbortConnection, DetachOrphan, OutcomeStatus
 from fusewatchd.model.cycle import CycleReport
 from fusewatchd.model.findings import Bind
@@ -10,7 +12,7 @@ from fusewatchd.model.outages import Incident
 from fusewatchd.model.pods import BindKind
 from fusewatchd.model.servers import OomKill
 from fusewatchd.model.verdicts import Reason, Verdict
-from fusewatchd.report.metrics.exposition import Exposition
+from fusewatchd.report.metrics.exposition import OUTAGE_BUCKETS, Exposition
 from fusewatchd.report.metrics.label_sets import ABORT_RESULTS, RESULTS
 from fusewatchd.report.reporter import WAITING, NewsMemory, is_about_abort, new_refusals
 from fusewatchd.text import printable
@@ -58,7 +60,7 @@ class BindMetrics:
 
     def report(self, cycle: CycleReport) -> list[tuple[str, str]]:
         """Count the binds of a finished cycle; return drivers and kinds that were never there."""
-        counts: dict[tuple[str, ...], int] = {}
+        counts: dict[tuple[str, ...], float] = {}
         for finding in cycle.findings:
             driver, kind = self._drivers.of(finding.bind.driver), finding.bind.path.kind
             key = (driver, kind.value, finding.verdict.value)
@@ -74,23 +76,25 @@ class BindMetrics:
             },
             **counts,
         }
-        reasons: dict[tuple[str, ...], int] = {
-            (reason.value,): 0 for reason in Reason if reason is not Reason.NONE
-        }
+        # As above; what never held anything back has no series.
+        waiting: dict[tuple[str, ...], float] = dict.fromkeys(self._waiting.values, 0)
         for refusal in cycle.plan.refused:
             reason = cycle.reason_of(refusal)
             if not is_about_abort(refusal) and reason is not Reason.NONE:
-                reasons[reason.value,] += 1
-        self._waiting.values = reasons
+                waiting[reason.value,] = waiting.get((reason.value,), 0) + 1
+        self._waiting.values = waiting
         return [pair for pair in fresh if pair not in known]
 
 
 class RecoveryMetrics:
     """Outages, and what was done about binds and hung connections."""
 
-    def __init__(self, series: Exposition, drivers: DriverLabels) -> None:
-        """Make the series."""
+    def __init__(
+        self, series: Exposition, drivers: DriverLabels, clock: Callable[[], float]
+    ) -> None:
+        """Make the series; ``clock`` gives seconds since the epoch."""
         self._drivers = drivers
+        self._clock = clock
         self._refused = NewsMemory()
         self._recoveries = series.counter(
             "fusewatchd_recoveries_total",
@@ -117,7 +121,14 @@ class RecoveryMetrics:
             "fusewatchd_outage_duration_seconds",
             "From the exit of the FUSE server to the last verified mount.",
             "driver",
+            buckets=OUTAGE_BUCKETS,
         )
+        self._open = series.counts(
+            "fusewatchd_outage_started_timestamp_seconds",
+            "Start of the oldest outage that is still open, in seconds since the epoch.",
+            "driver",
+        )
+        self._started: dict[Device, float] = {}
         self._detection = series.histogram(
             "fusewatchd_detection_duration_seconds",
             "From the exit of the FUSE server to the proof that its connection is gone.",
@@ -153,6 +164,22 @@ class RecoveryMetrics:
                 self._detection.observe(max(0.0, incident.noticed_at - incident.server_gone_at))
         for incident in cycle.incidents_closed:
             self._count_incident(incident)
+        if cycle.ledger.incidents or self._started:
+            self._set_open(cycle)
+
+    def _set_open(self, cycle: CycleReport) -> None:
+        """Say since when each driver has an outage; the time of one never changes."""
+        passed = self._clock() - cycle.finished_at
+        still = {d: i for d, i in cycle.ledger.incidents.items() if i.recovered_at is None}
+        self._started = {
+            device: self._started.get(device, incident.began_at + passed)
+            for device, incident in still.items()
+        }
+        oldest: dict[tuple[str, ...], float] = {}
+        for device, incident in still.items():
+            label = (self._drivers.of(incident.driver),)
+            oldest[label] = min(oldest.get(label, float("inf")), self._started[device])
+        self._open.values = oldest
 
     def _count_refusals(self, cycle: CycleReport) -> None:
         left_alone: set[tuple[Device | None, Reason]] = set()

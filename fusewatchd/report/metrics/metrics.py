@@ -15,8 +15,10 @@ from enum import Enum
 
 from fusewatchd.model.cycle import CycleReport, Trigger
 from fusewatchd.model.degraded import Degraded
+from fusewatchd.model.plan import RecoveryMode
 from fusewatchd.model.quota import Resource
 from fusewatchd.report.metrics.binds import BindMetrics, DriverLabels, RecoveryMetrics
+from fusewatchd.report.metrics.broken_mounts import BrokenMountMetrics
 from fusewatchd.report.metrics.dead_mounts import DeadMountMetrics
 from fusewatchd.report.metrics.exposition import Exposition, Page
 from fusewatchd.report.metrics.keeper import KeeperMetrics
@@ -43,13 +45,21 @@ class EventOutcome(Enum):
 class Metrics:
     """A reporter that others also count in; safe to use from any thread."""
 
-    def __init__(self, version: str, way: str = "", clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        version: str,
+        way: str = "",
+        clock: Callable[[], float] = time.time,
+        *,
+        names_broken: bool = False,
+    ) -> None:
         """Make all metrics.
 
         Args:
             version: of fusewatchd.
             way: how mounts are replaced on this kernel.
             clock: seconds since the epoch.
+            names_broken: a few broken volumes have series with their names.
         """
         series = self._series = Exposition()
         drivers = DriverLabels()
@@ -62,11 +72,14 @@ class Metrics:
         )
         build.labels(version, way).set(1)
         self._cycles = CycleMetrics(series, clock)
-        self._recoveries = RecoveryMetrics(series, drivers)
+        self._recoveries = RecoveryMetrics(series, drivers, clock)
+        self._config = ConfigMetrics(series, clock)
         self._dead_mounts = DeadMountMetrics(series)
         self._keeper: KeeperMetrics | None = None
         self._keeper_parts = series, drivers
+        self._broken = BrokenMountMetrics(series) if names_broken else None
         self._make_edge_metrics()
+        series.process()
 
     def _make_edge_metrics(self) -> None:
         series = self._series
@@ -123,6 +136,9 @@ class Metrics:
             self._keeper = KeeperMetrics(*self._keeper_parts)
         if self._keeper is not None:
             self._keeper.report(view)
+        self._config.report(cycle)
+        if self._broken is not None:
+            self._broken.report(cycle)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -157,11 +173,52 @@ class Metrics:
         """Set how many mount workers were killed and are still there."""
         self._stuck_workers.set(count)
 
+    def configuration_loaded(self, *, is_good: bool) -> None:
+        """Say whether the last reload was accepted."""
+        self._config.loaded(is_good=is_good)
+
     # ---------------------------------------------------------------------- exposition
 
     def page(self, accept: str = "") -> Page:
         """Return the metrics in the format that an ``Accept`` header asks for."""
         return self._series.page(accept)
+
+
+class ConfigMetrics:
+    """What the configuration allows now, and whether the last reload was accepted."""
+
+    def __init__(self, series: Exposition, clock: Callable[[], float]) -> None:
+        """Make the series; the configuration of the start was accepted."""
+        self._clock = clock
+        self._mode = series.gauge(
+            "fusewatchd_mode",
+            "1 for the mode: recover, report (a dry run), or paused (fusewatchd pause).",
+            "mode",
+        )
+        self._is_good = series.gauge(
+            "fusewatchd_config_last_reload_successful",
+            "1 if the last reload of the configuration was accepted.",
+        )
+        self._loaded_at = series.gauge(
+            "fusewatchd_config_last_reload_success_timestamp_seconds",
+            "Time of the last accepted configuration, in seconds since the epoch.",
+        )
+        self._shown: RecoveryMode | None = None
+        self.loaded(is_good=True)
+
+    def loaded(self, *, is_good: bool) -> None:
+        """Take the result of a reload."""
+        self._is_good.set(is_good)
+        if is_good:
+            self._loaded_at.set(self._clock())
+
+    def report(self, cycle: CycleReport) -> None:
+        """Take the mode of a finished cycle."""
+        if cycle.mode is self._shown:
+            return
+        self._shown = cycle.mode
+        for mode in RecoveryMode:
+            self._mode.labels(mode.value).set(mode is cycle.mode)
 
 
 class CycleMetrics:

@@ -14,12 +14,14 @@ from fusewatchd.model.actions import OutcomeStatus
 from fusewatchd.model.degraded import Degraded
 from fusewatchd.model.findings import Gap
 from fusewatchd.model.ledger import TargetState
+from fusewatchd.model.mounts import Device
 from fusewatchd.model.outages import Phase
-from fusewatchd.model.plan import Pause, Refusal
+from fusewatchd.model.plan import Pause, RecoveryMode, Refusal
 from fusewatchd.model.pods import BindKind
 from fusewatchd.model.quota import FOREIGN, RefusedOwner, Resource, follow, pod
 from fusewatchd.model.verdicts import Reason, Verdict
 from fusewatchd.report.metrics.binds import MAX_DRIVERS
+from fusewatchd.report.metrics.broken_mounts import MAX_NAMED
 from fusewatchd.report.metrics.metrics import EventOutcome, Metrics
 from tests.unit.cycles import (
     bind,
@@ -34,6 +36,7 @@ from tests.unit.cycles import (
 )
 
 WALL = 1_700_000_000.5
+SERIES = 240
 
 NAMES = {
     "fusewatchd_build_info": "gauge",
@@ -68,6 +71,16 @@ NAMES = {
     "fusewatchd_on_stale_actions_total": "counter",
     "fusewatchd_front_ends_total": "counter",
     "fusewatchd_thread_failures_total": "counter",
+    "fusewatchd_mode": "gauge",
+    "fusewatchd_config_last_reload_successful": "gauge",
+    "fusewatchd_config_last_reload_success_timestamp_seconds": "gauge",
+    "fusewatchd_outage_started_timestamp_seconds": "gauge",
+    "process_cpu_seconds_total": "counter",
+    "process_max_fds": "gauge",
+    "process_open_fds": "gauge",
+    "process_resident_memory_bytes": "gauge",
+    "process_start_time_seconds": "gauge",
+    "process_virtual_memory_bytes": "gauge",
 }
 
 
@@ -122,11 +135,10 @@ def test_what_cannot_be_seen_starts_at_zero_and_ends() -> None:
 
 
 @pytest.mark.parametrize("reason", ["budget", "source_flapping", "table_full"])
-def test_what_holds_back_starts_at_zero_and_is_counted(reason: str) -> None:
+def test_what_holds_back_is_counted(reason: str) -> None:
     metrics = made()
     labels = {"driver": "csi.juicefs.com", "kind": "publish", "outcome": "refused"}
     metrics.report(outage()[0])
-    assert value(metrics, "fusewatchd_recoveries_total", **labels, reason=reason) == 0
     stale = outage()[3].findings[0]
     metrics.report(cycle(stale, refused=[Refusal(stale, Reason(reason))]))
     assert value(metrics, "fusewatchd_recoveries_total", **labels, reason=reason) == 1
@@ -150,7 +162,6 @@ def test_what_waits_now_is_told_by_its_reason() -> None:
     stale = outage()[3].findings[0]
     metrics.report(cycle(stale, refused=[Refusal(stale, Reason.SOURCE_MISSING)]))
     assert value(metrics, "fusewatchd_waiting_mounts", reason="source_missing") == 1
-    assert value(metrics, "fusewatchd_waiting_mounts", reason="budget") == 0
     metrics.report(outage()[0])
     assert value(metrics, "fusewatchd_waiting_mounts", reason="source_missing") == 0
 
@@ -172,8 +183,6 @@ def test_what_is_known_starts_at_zero() -> None:
     for kind, status, reason in (
         ("publish", "recovered", "none"),
         ("container", "failed", "system_call"),
-        ("publish", "refused", "idmap"),
-        ("publish", "skipped", "raced"),
     ):
         labels = {"driver": driver, "kind": kind, "outcome": status, "reason": reason}
         assert value(metrics, "fusewatchd_recoveries_total", **labels) == 0
@@ -200,7 +209,7 @@ def test_an_outage_in_numbers() -> None:
     assert value(metrics, "fusewatchd_recoveries_total", kind="container", **recovered) == 1
     recovery = "fusewatchd_recovery_duration_seconds"
     assert value(metrics, f"{recovery}_count", driver=driver) == 1
-    assert value(metrics, f"{recovery}_bucket", driver=driver, le="0.003") == 0
+    assert value(metrics, f"{recovery}_bucket", driver=driver, le="0.002") == 0
     assert value(metrics, f"{recovery}_bucket", driver=driver, le="0.005") == 1
     assert value(metrics, "fusewatchd_outage_duration_seconds_sum", driver=driver) == 10.0
     assert value(metrics, "fusewatchd_detection_duration_seconds_count") == 1
@@ -341,3 +350,75 @@ def test_what_is_missing_is_one_and_all_else_nought() -> None:
         assert value(metrics, "fusewatchd_degraded", what=what.value) == (what is Degraded.FANOTIFY)
     metrics.report(cycle())
     assert value(metrics, "fusewatchd_degraded", what="fanotify") == 0
+
+
+def test_a_node_with_one_driver_and_four_volumes_has_less_than_240_series() -> None:
+    """Two of the volumes had an outage, and one mount of each still waits; see README.md there."""
+    metrics = made()
+    for step in outage():
+        metrics.report(step)
+    stale = outage()[3].findings[0]
+    refused = [Refusal(stale, Reason.SOURCE_MISSING)]
+    metrics.report(cycle(stale, finding(bind(kind=BindKind.CONTAINER)), refused=refused))
+    lines = metrics.page().body.decode().splitlines()
+    series = [line for line in lines if not line.startswith(("#", "process_"))]
+    zeros = [line for line in series if line.endswith(" 0.0")]
+    assert len(series) < SERIES
+    assert len(zeros) < 150
+
+
+def test_the_mode_and_the_last_reload() -> None:
+    metrics = made()
+    seen = outage()[0]
+    for mode in RecoveryMode:
+        metrics.report(replace(seen, mode=mode))
+        shown = {m.value: value(metrics, "fusewatchd_mode", mode=m.value) for m in RecoveryMode}
+        assert shown == {m.value: float(m is mode) for m in RecoveryMode}
+    assert value(metrics, "fusewatchd_config_last_reload_successful") == 1
+    metrics.configuration_loaded(is_good=False)
+    assert value(metrics, "fusewatchd_config_last_reload_successful") == 0
+    loaded_at = "fusewatchd_config_last_reload_success_timestamp_seconds"
+    assert value(metrics, loaded_at) == WALL
+
+
+def test_the_oldest_open_outage_of_each_driver_has_one_time() -> None:
+    metrics = made()
+    name = "fusewatchd_outage_started_timestamp_seconds"
+    newer, older = incident(), replace(incident(), device=Device(0, 99))
+    older = replace(older, noticed_at=newer.noticed_at - 5.0, server_gone_at=None)
+    at = newer.noticed_at + 100.0
+    seen = replace(outage()[0], finished_at=at)
+    incidents = (newer, older)
+    metrics.report(with_ledger(seen, incidents=incidents))
+    since = WALL - at + older.began_at
+    assert value(metrics, name, driver=newer.driver) == since
+    # A cycle later by another clock: the time of an outage does not move.
+    metrics.report(with_ledger(replace(seen, finished_at=at + 0.5), incidents=incidents))
+    assert value(metrics, name, driver=newer.driver) == since
+    metrics.report(seen)
+    assert value(metrics, name, driver=newer.driver) is None
+
+
+def test_broken_volumes_are_named_only_when_asked_for_and_never_many() -> None:
+    broken = [finding(bind(volume=f"pv-{n}"), Verdict.STALE) for n in range(MAX_NAMED + 5)]
+    refused = [Refusal(each, Reason.NO_SOURCE) for each in broken]
+    silent, named = made(), Metrics("1", names_broken=True)
+    for metrics in (silent, named):
+        metrics.report(cycle(*broken, finding(bind(volume="fine")), refused=refused))
+    assert b"broken_mount_info" not in silent.page().body
+    lines = named.page().body.decode().splitlines()
+    found = [line for line in lines if line.startswith("fusewatchd_broken_mount_info{")]
+    assert len(found) == MAX_NAMED
+    assert all('reason="no_source"' in line and line.endswith(" 1.0") for line in found)
+    assert not any("fine" in line for line in found)
+    named.report(cycle(finding(bind(volume="fine"))))
+    assert b"fusewatchd_broken_mount_info{" not in named.page().body
+
+
+def test_an_outage_of_hours_has_its_bucket() -> None:
+    metrics = made()
+    long = replace(incident(), server_gone_at=0.0, recovered_at=5000.0)
+    metrics.report(replace(outage()[0], incidents_closed=(long,)))
+    name = "fusewatchd_outage_duration_seconds_bucket"
+    assert value(metrics, name, driver=long.driver, le="3600.0") == 0
+    assert value(metrics, name, driver=long.driver, le="7200.0") == 1
