@@ -132,8 +132,16 @@ def make_parser() -> argparse.ArgumentParser:
     )
     bundle.add_argument("--output", default="", metavar="FILE", help="default: named by node, time")
     bundle.set_defaults(command=_support_bundle)
+    keeper = commands.add_parser(
+        "keeper", help="hold the connections that the daemon hands over (keeper.hold)"
+    )
+    keeper.add_argument(
+        "--stop", action="store_true", help="have the running one let go of everything, and end"
+    )
+    keeper.set_defaults(command=_keeper)
     for command in (
         run, check, status, explain, config, show, doctor, recover, pause, resume, bundle,
+        keeper,
     ):  # fmt: skip
         command.add_argument("--config", default="", help=f"default: {DEFAULT_CONFIG} if there")
         command.add_argument(
@@ -321,6 +329,21 @@ def _version(options: argparse.Namespace) -> int:
         print(json.dumps(found, indent=2))
     else:
         print(f"fusewatchd {found['version']}, Python {found['python']}, Linux {found['kernel']}")
+    return 0
+
+
+def _keeper(options: argparse.Namespace) -> int:
+    from fusewatchd.keeper.process import run, stop
+    from fusewatchd.keeper.protocol import socket_path
+
+    def path() -> str:
+        # A service that systemd hands its socket needs no configuration, and not the memory.
+        settings = _settings(options)
+        return socket_path(settings.runtime_dir)
+
+    if not options.stop:
+        return run(path, os.environ)
+    stop(path())
     return 0
 
 

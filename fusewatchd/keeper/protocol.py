@@ -3,8 +3,8 @@
 One message is one packet of a ``SOCK_SEQPACKET`` unix socket, JSON: ``[VERSION, name, content]``.
 Each request gets one answer, in the order of the requests.  Descriptors travel with the packet,
 unix(7) ``SCM_RIGHTS``.  An upgrade restarts the daemon and not the keeper, so either may be older
-than the other: a packet of another version is answered ``Refused`` with ``OTHER_VERSION``, and
-fields that the reader does not know are passed over.
+than the other.  The keeper answers a packet of another version with ``OTHER_VERSION``.  The reader
+skips fields that it does not know.
 
 The keeper names what it holds by a number of its own, the *hold*.  It never uses a number twice.
 The kernel gives the device number of a connection that has ended to another one at once, so no
@@ -54,8 +54,10 @@ def socket_path(runtime_dir: str) -> str:
 class Hold:
     """Hold this connection from now on; answered with ``Held`` or ``Refused``.
 
-    Descriptors: the server's one of ``/dev/fuse``, then a pidfd of each process that has it, at
-    most ``MAX_SERVERS``.  The keeper closes them all; it never reads from the server's own.
+    Descriptors: a clone of the server's one of ``/dev/fuse`` (``linux.fuse_device``), then a pidfd
+    of each process that has it, at most ``MAX_SERVERS``.  The server's own would do as well.  But
+    while that lies in the socket of a keeper that stands still, callers of a dead server could not
+    be killed.
     """
 
     connection: int
@@ -72,7 +74,7 @@ class Hold:
     pods: tuple[str, ...]
     """Cgroups of the pods that use it, as in ``/proc/<pid>/cgroup``: their callers wait.
 
-    A cgroup stands for all below it.  Whoever is in none of them is answered as without a keeper.
+    A cgroup stands for all below it.  Other callers get what they get without a keeper.
     """
     deleting: tuple[str, ...] = ()
     """Those of ``pods`` that are being deleted: their callers do not wait."""
@@ -153,12 +155,13 @@ class Refusal(Enum):
     NOT_UNDERSTOOD = "not_understood"
     """No request, or one beyond a bound."""
     NOT_FUSE = "not_fuse"
-    """The first descriptor is not one of ``/dev/fuse``, or has no connection."""
+    """The first descriptor is not one of ``/dev/fuse``."""
     OTHER_CONNECTION = "other_connection"
     """The descriptor belongs to another connection than the one named (Linux 6.16 tells)."""
     NO_SERVER = "no_server"
     """The other descriptors are no pidfds, or of processes that have ended."""
     CANNOT_CLONE = "cannot_clone"
+    """It has no connection, or ``/dev/fuse`` cannot be opened."""
     HELD_ALREADY = "held_already"
     TOO_MANY = "too_many"
     NOT_HELD = "not_held"
@@ -205,7 +208,7 @@ class State(Enum):
     ANSWERING = "answering"
     """All is replaced: callers are sent to the new mount."""
     ENDING = "ending"
-    """It is being let go: whoever calls gets ENOTCONN."""
+    """It is being let go: every caller gets ENOTCONN."""
 
 
 class End(Enum):

@@ -7,6 +7,7 @@ way back where there is one.
 from __future__ import annotations
 
 import json
+import struct
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,9 @@ from fusewatchd.config.file import load, parse_value
 from fusewatchd.config.settings import Settings, override, settings_from
 from fusewatchd.errors import ConfigError, ParseError
 from fusewatchd.json_values import decode, encode
+from fusewatchd.keeper.fuse_requests import Kind, fuse_request
 from fusewatchd.keeper.protocol import MAX_PACKET, answer_of, packet_of, request_of
+from fusewatchd.keeper.sorting import Sorter
 from fusewatchd.model.actions import DetachOwnLayer, Propagation, ReplaceMount
 from fusewatchd.model.findings import SourceAnswer, SourcePath
 from fusewatchd.model.ledger import ContainerFacts, Fact, Ledger
@@ -41,7 +44,9 @@ from fusewatchd.status.values import Clocks
 from fusewatchd.text import printable
 from tests.fuzz.mutation import ANY_TEXT, JSON, damaged, mutated, texts_in
 from tests.unit.cycles import bind, cycle, finding
+from tests.unit.keeper.test_fuse_requests import packet
 from tests.unit.keeper.test_protocol import ANSWERS, REQUESTS
+from tests.unit.keeper.test_sorting import ACCESS, WORLD, World
 from tests.unit.model.test_mount_table import render
 
 DATA = Path(__file__).parents[1] / "data"
@@ -404,6 +409,23 @@ def a_packet_is_a_message_that_can_be_sent_again_or_refused(packet: bytes) -> No
             message = read(packet)
             if len(packet) < MAX_PACKET // 8:
                 assert read(packet_of(message)) == message
+
+
+ASKED = [packet(opcode, struct.pack("=QQ", 1, 40)) for opcode in range(55)]
+"""Requests of the kernel."""
+
+
+@holds_for(damaged(ASKED) | st.binary(max_size=80) | st.sampled_from(ASKED))
+def a_request_of_the_kernel_is_sorted_or_refused(data: bytes) -> None:
+    with suppress(ParseError):
+        request = fuse_request(memoryview(data))
+        assert len(data) >= 40
+        assert request.kind is not Kind.INTERRUPT or data[4:8] == struct.pack("=I", 36)
+        one = Sorter(ACCESS, World(dict(WORLD)))
+        replies = one.take(request, 1.0)
+        waits = request.kind is Kind.PATH and not replies
+        assert one.waiting == waits
+        assert len(replies) == (request.kind not in (Kind.NOTHING, Kind.INTERRUPT) and not waits)
 
 
 # ----------------------------------------------------------------- what costs too much

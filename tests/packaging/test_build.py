@@ -83,6 +83,9 @@ def test_both_bring_the_same_files_but_for_their_customs(packages: Packages) -> 
         "/etc/fusewatchd/fusewatchd.yaml",
         "/usr/bin/fusewatchd",
         "/lib/systemd/system/fusewatchd.service",
+        "/lib/systemd/system/fusewatchd-keeper.service",
+        "/lib/systemd/system/fusewatchd-keeper.socket",
+        "/lib/systemd/system/fusewatchd.service.wants/fusewatchd-keeper.socket",
         "/lib/sysusers.d/fusewatchd.conf",
         "/usr/share/man/man8/fusewatchd.8.gz",
         "/usr/share/man/man5/fusewatchd.yaml.5.gz",
@@ -90,7 +93,7 @@ def test_both_bring_the_same_files_but_for_their_customs(packages: Packages) -> 
         "/usr/share/bash-completion/completions/fusewatchd",
         "/_fusewatchd",
     ):
-        assert re.search(rf"{re.escape(path)}$", deb, re.MULTILINE), path
+        assert re.search(rf"{re.escape(path)}( -> .*)?$", deb, re.MULTILINE), path
         assert re.search(rf"{re.escape(path)}$", rpm, re.MULTILINE), path
     conffiles = output("dpkg-deb", "--info", packages.deb, "conffiles").split()
     assert conffiles == ["/etc/default/fusewatchd", "/etc/fusewatchd/fusewatchd.yaml"]

@@ -47,7 +47,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "state": "log threads model parse diagnose",
         "kube": "log threads model parse config report state",
         "serve": "log threads model config report status state",
-        "keeper": "linux",
+        "keeper": "parse linux",
         "front": "threads model parse config report kube serve workers",
         "daemon": "log threads model parse config drivers linux workers diagnose plan observe act reconcile"
         " report status state kube serve front keeper",
@@ -68,7 +68,7 @@ PURE = (
     "observe/servers/exit_record", "observe/servers/socket_owners", "observe/kubelet/pod_cache",
     "observe/connections/view", "observe/namespaces/container_owners", "act/work_queue", "act/keeper_steps",
     "doctor/*_checks", "doctor/findings", "state/document", "daemon/wake_ups", "status/values",
-    "keeper/protocol",
+    "keeper/protocol", "keeper/access", "keeper/signals", "keeper/fuse_requests", "keeper/sorting",
 )  # fmt: skip
 IMPURE_ALL_THE_SAME = {"config/file", "config/credential_files"}
 IMPURE = {

@@ -19,9 +19,12 @@ import yaml
 from fusewatchd import __version__
 from fusewatchd.cli import EXIT_CONFIG, make_parser
 from fusewatchd.config.settings import Settings
+from fusewatchd.keeper.keeper import MAX_HELD
+from fusewatchd.keeper.protocol import MAX_SERVERS, socket_path
 
 TOP = Path(__file__).resolve().parents[2]
 UNIT = (TOP / "systemd/fusewatchd.service").read_text()
+KEEPER_UNIT = (TOP / "systemd/fusewatchd-keeper.service").read_text()
 
 
 def load(name: str) -> ModuleType:
@@ -129,21 +132,39 @@ def test_the_bill_of_materials_lists_what_the_rpm_brings_along() -> None:
     assert all(component["hashes"] for component in document["components"])
 
 
-def directives() -> list[tuple[str, str]]:
-    lines = [line for line in UNIT.splitlines() if line and line[0] not in "#["]
+def directives(unit: str = UNIT) -> list[tuple[str, str]]:
+    lines = [line for line in unit.splitlines() if line and line[0] not in "#["]
     return [(name, value) for name, _, value in (line.partition("=") for line in lines)]
 
 
-def test_the_unit_has_nothing_that_gives_it_a_mount_namespace() -> None:
+@pytest.mark.parametrize("unit", [UNIT, KEEPER_UNIT], ids=["daemon", "keeper"])
+def test_the_unit_has_nothing_that_gives_it_a_mount_namespace(unit: str) -> None:
     """Each of these was seen to, by systemd 252 or 257."""
     private = re.compile(
         r"Protect(System|Home|Proc|KernelTunables|KernelModules|KernelLogs|ControlGroups)"
         r"|Private\w+|ProcSubset|DynamicUser|\w+Paths|TemporaryFileSystem|LogNamespace|Root\w+"
         r"|MountAPIVFS|MountImages|ExtensionImages"
     )
-    assert [name for name, _ in directives() if private.fullmatch(name)] == []
+    assert [name for name, _ in directives(unit) if private.fullmatch(name)] == []
     # And this takes openat2(2) away.
     assert "RestrictSUIDSGID" not in dict(directives())
+
+
+def test_the_keeper_can_do_what_it_has_to_and_no_more() -> None:
+    of = dict(directives(KEEPER_UNIT))
+    assert (of["CapabilityBoundingSet"], of["DeviceAllow"]) == ("", "/dev/fuse rw")
+    assert int(of["FileDescriptorStoreMax"]) >= 2 * MAX_HELD
+    assert int(of["LimitNOFILE"]) >= (MAX_SERVERS + 4) * MAX_HELD
+    # What is stored must be read: it goes where nobody is started again to do that.
+    assert "FileDescriptorStorePreserve" not in of
+    # It can be killed while it is stopped.
+    assert of["WatchdogSignal"] == "SIGKILL"
+
+
+def test_systemd_listens_where_the_daemon_looks_for_the_keeper() -> None:
+    of = dict(directives((TOP / "systemd/fusewatchd-keeper.socket").read_text()))
+    assert of["ListenSequentialPacket"] == socket_path(Settings().runtime_dir)
+    assert of["SocketMode"] == "0600"
 
 
 def test_every_capability_of_the_unit_is_accounted_for() -> None:
