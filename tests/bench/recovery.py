@@ -9,7 +9,7 @@ process itself needs for one round through containers that all work, ``calls_ms`
 system calls need for the same binds in two plain loops, and ``calls_with_looks_ms`` what those with
 which each replacement looks before and after it need as well; all of them are inside the other
 numbers.  ``poll`` in the place of a way is an agent that does what node agents do today: look every
-five seconds, stack ``mount --bind``.
+five seconds, stack ``mount --bind``.  ``toy`` is a process that knows its work and checks nothing.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ from tests.bench.opener import Opener
 from tests.bench.others import PollingAgent
 from tests.bench.rows import Row, measured
 from tests.bench.stage import Layout, Stage, staged
+from tests.bench.toy import Toy
 
 WAYS = ("beneath", "on-top", "staged")
 POLL = "poll"
+TOY = "toy"
 DEADLINE_SECONDS = 60.0
 SETTLE_SECONDS = 1.0
 
@@ -55,6 +57,7 @@ HUNDRED = Layout(volumes=100, containers=100)
 CASES = (
     Case("1 volume", Layout(follows_host=True), 50, (*WAYS, POLL), is_quick=True),
     Case("1 volume, after a rest", Layout(follows_host=True), 20, is_rested=True),
+    Case("2 volumes", Layout(volumes=2, containers=2), 50, (*WAYS, TOY), is_quick=True),
     Case("10 volumes", Layout(volumes=10, containers=10), 20),
     Case("10 volumes, 10 sources", Layout(10, 10, 10), 20),
     Case("100 volumes", HUNDRED, 10, is_quick=True),
@@ -91,6 +94,8 @@ def measure(world: PrivateWorld, way: str, case: Case) -> Row:
         row: Row = {"bench": "recovery", "case": case.name, "way": way}
         if way == POLL:
             return {**row, **summary(_polled(stage, min(case.crashes, 5)))}
+        if way == TOY:
+            return {**row, **summary(_by_toy(stage, case.crashes))}
         with DaemonProcess(node, way=way) as daemon:
             daemon.wait_until_watching(layout.binds, DEADLINE_SECONDS)
             taken: list[float] = []
@@ -156,6 +161,15 @@ def _polled(stage: Stage, crashes: int) -> list[float]:
     finally:
         agent.stop()
     return taken
+
+
+def _by_toy(stage: Stage, crashes: int) -> list[float]:
+    toy = Toy(stage.sources[0].path, stage.targets, stage.pids)
+    toy.start()
+    try:
+        return [_one_crash(stage, is_drained=False) for _ in range(crashes)]
+    finally:
+        toy.stop()
 
 
 def _round(pids: Sequence[int]) -> float:
