@@ -70,6 +70,10 @@ class Executes(Protocol):
         """Give who has ended the next of what was accepted; ``collect`` tells of it later."""
 
     @property
+    def is_idle(self) -> bool:
+        """True when every action has ended."""
+
+    @property
     def gaps(self) -> tuple[Gap, ...]:
         """Say why what was accepted cannot be begun."""
 
@@ -237,13 +241,17 @@ class Reconciler:
             layers = recalled(ledger.own_layers, self._recall())
             ledger = replace(ledger, own_layers=layers)
         diagnosis = diagnose(snapshot, ledger, policies.diagnosis)
-        # Thousands of binds take long: workers that are free get their next actions in between.
-        self._executor.dispatch_next(self._clock())
+        self._feed_workers()
         ledger = take_diagnosis(ledger, diagnosis, snapshot)
         now, rule = snapshot.taken_at, policies.flapping
         sources = follow_sources(ledger.sources, diagnosis.findings, outcomes, snapshot, rule, now)
-        self._executor.dispatch_next(self._clock())
+        self._feed_workers()
         return diagnosis, replace(ledger, sources=sources)
+
+    def _feed_workers(self) -> None:
+        """Give workers that are free their next actions: thousands of binds take long to judge."""
+        if not self._executor.is_idle:
+            self._executor.dispatch_next(self._clock())
 
     def _decide(
         self, diagnosis: Diagnosis, snapshot: Snapshot, ledger: Ledger, ended: _Ended

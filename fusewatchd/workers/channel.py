@@ -81,7 +81,8 @@ class Channel:
             EOFError: the peer closed and all its messages were returned, or what it sent
                 is no message.
         """
-        self.flush()
+        if self._unsent:
+            self.flush()
         is_open = self._pull()
         messages = self._take()
         if not is_open and not messages:

@@ -132,6 +132,8 @@ class Daemon:
         done, self._outcomes = self._outcomes, []
         return done
 
+    is_idle = False
+
     def dispatch_next(self, now: float) -> None:
         pass
 

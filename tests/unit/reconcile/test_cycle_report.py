@@ -47,6 +47,8 @@ class Node:
     def collect(self, now: float) -> list[Outcome]:
         return [Outcome(ORPHAN, OutcomeStatus.DETACHED, finished_at=now)]
 
+    is_idle = True
+
     def dispatch_next(self, now: float) -> None: ...
 
     gaps: tuple[Gap, ...] = ()
