@@ -22,10 +22,9 @@ from datetime import datetime, timezone
 from enum import Enum, IntEnum
 from typing import Protocol
 
+from fusewatchd.log_message import MESSAGE_IDS, Plain, message, plain, quoted
 from fusewatchd.text import printable
 
-Plain = str | int | float | bool | tuple[str, ...]
-"""What a field can be; several texts are several values of one field, each to be found."""
 Value = Plain | None
 """None: the field is left out."""
 
@@ -96,13 +95,13 @@ def format_text(entry: Entry) -> str:
     """Return a line with the local time, as one reads it at a terminal."""
     at = datetime.fromtimestamp(entry.at)
     clock = f"{at:%H:%M:%S}.{at.microsecond // 1000:03d}"
-    return f"{clock} {entry.level.name:<7} {entry.text}{_pairs(entry, '  ')}"
+    return f"{clock} {entry.level.name:<7} {message(entry.text, entry.fields)}"
 
 
 def format_logfmt(entry: Entry) -> str:
     """Return ``time=… level=… msg=… key=value`` with quotes where a value needs them."""
-    head = f"time={_rfc3339(entry.at)} level={entry.level.name.lower()} msg={_quoted(entry.text)}"
-    return head + _pairs(entry, " ")
+    head = f"time={_rfc3339(entry.at)} level={entry.level.name.lower()} msg={quoted(entry.text)}"
+    return head + _pairs(entry)
 
 
 def format_json(entry: Entry) -> str:
@@ -114,40 +113,24 @@ def format_json(entry: Entry) -> str:
 def journal_datagram(entry: Entry) -> bytes:
     """Return an entry in journald's native protocol (systemd's JOURNAL_NATIVE_PROTOCOL).
 
-    No value has a line feed, so the form with a length in front is never needed.  ``MESSAGE``
-    repeats the fields because that is all that ``journalctl`` shows unasked.
+    No value has a line feed, so the form with a length in front is never needed.
     """
     lines = [
-        f"MESSAGE={entry.text}{_pairs(entry, '  ')}",
+        f"MESSAGE={message(entry.text, entry.fields)}",
         f"PRIORITY={entry.level.value}",
         "SYSLOG_IDENTIFIER=fusewatchd",
     ]
+    if (message_id := MESSAGE_IDS.get(str(entry.fields.get("event")))) is not None:
+        lines.append(f"MESSAGE_ID={message_id}")
     for key, value in entry.fields.items():
         # A field may be there several times: journalctl finds the entry by each of its values.
         for one in value if isinstance(value, tuple) else (value,):
-            lines.append(f"FUSEWATCHD_{key.upper()}={_plain(one)}")
+            lines.append(f"FUSEWATCHD_{key.upper()}={plain(one)}")
     return ("\n".join(lines) + "\n").encode("utf-8", "backslashreplace")
 
 
-def _pairs(entry: Entry, lead: str) -> str:
-    if not entry.fields:
-        return ""
-    return lead + " ".join(f"{key}={_quoted(_plain(v))}" for key, v in entry.fields.items())
-
-
-def _plain(value: Plain) -> str:
-    if isinstance(value, tuple):
-        return ",".join(value)
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _quoted(text: str) -> str:
-    # ``printable`` has doubled every backslash, so the one before a quote stands out.
-    if text and not any(mark in text for mark in ' ="'):
-        return text
-    return '"' + text.replace('"', '\\"') + '"'
+def _pairs(entry: Entry) -> str:
+    return "".join(f" {key}={quoted(plain(v))}" for key, v in entry.fields.items())
 
 
 def _rfc3339(at: float) -> str:

@@ -48,7 +48,7 @@ class DaemonProcess:
             "runtime_dir": self.runtime_dir,
             "state_dir": os.path.join(node.lab, "state"),
             "web.listen_address": '""',
-            "log.format": "text",
+            "log.format": "logfmt",
             **(settings or {}),
         }
         self.flags = ["--way", way] if way else []

@@ -101,6 +101,7 @@ def _run(world: PrivateWorld, server: str, *, keep: bool) -> int:
             "apiserver.url": api.url,
             "web.listen_address": address,
             "web.status_page": "true",
+            "log.format": "text",
         }
         with DaemonProcess(node, settings=settings) as daemon:
             stage = _Stage(source, containers, api, address)

@@ -133,7 +133,7 @@ def test_dead_layers_of_a_pod_that_is_gone_are_detached_and_nothing_else(
         for path in (alive, neighbour.volume_path("v")):
             with open(os.path.join(path, "hello")) as file:
                 assert file.read() == "living"
-        assert daemon.log().count("a dead layer of a pod that is over was detached") == 3
+        assert daemon.log().count("detached a dead mount of a deleted pod") == 3
         # No directory was removed: that is the kubelet's, and it can.
         os.rmdir(target)
     syscalls.umount2(has_child.volume_path("v"), syscalls.MNT_DETACH)

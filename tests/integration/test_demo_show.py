@@ -23,7 +23,7 @@ def check_story(told: str) -> None:
         assert re.search(rf"Warning {pod} +FuseMountStale +x3 ", told)
         assert re.search(rf"Normal +{pod} +FuseMountRecovered +x3 ", told)
     assert 'fusewatchd_events_total{outcome="posted"} 24.0' in told
-    assert re.search(r"recovered 9 binds in [0-9.]+ ms", told)
+    assert re.search(r"recovered 9 mounts in [0-9.]+ ms", told)
     assert told.rstrip().endswith("Everything works again.")
 
 

@@ -70,7 +70,7 @@ def test_fields_are_what_journalctl_finds(node: DemoNode) -> None:
             assert entry["FUSEWATCHD_VOLUME"] == ["pv-1", "pv-2"]
             assert (entry["FUSEWATCHD_POD"], entry["FUSEWATCHD_BINDS"]) == ("web", "2")
             assert (entry["PRIORITY"], entry["SYSLOG_IDENTIFIER"]) == ("4", "fusewatchd")
-            assert entry["MESSAGE"].startswith("it is stale  event=stale volume=pv-1,pv-2")
+            assert entry["MESSAGE"].startswith("pv-1, pv-2 (web): it is stale")
         (escaped,) = entries("FUSEWATCHD_EVENT=other")
         assert escaped["PRIORITY"] == "6"
         assert escaped["FUSEWATCHD_VOLUME"] == "pv-3\\x0aPRIORITY=0"

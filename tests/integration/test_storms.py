@@ -49,7 +49,7 @@ def test_a_spent_budget_is_said_once_and_resumes_by_itself(node: DemoNode) -> No
         assert 1 <= len(waiting) <= 5
         assert all(b["retry_at"] for b in waiting)
         daemon.wait_until_watching(8)
-        assert daemon.log().count("the budget of replacements is spent") == 1
+        assert daemon.log().count("rate limit of replacements reached") == 1
 
 
 @pytest.mark.slow
@@ -99,7 +99,7 @@ def test_a_source_that_dies_at_once_is_left_alone_until_it_stays(node: DemoNode)
         assert 0 < pause["wait_seconds"] <= 1.2 * 3
         scene.flapper.wait()
         wait_until_healthy(daemon, size)
-        assert daemon.log().count("source comes and goes") == 1
+        assert daemon.log().count("source is flapping") == 1
 
 
 @pytest.mark.parametrize(

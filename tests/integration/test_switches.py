@@ -225,7 +225,7 @@ def test_a_pod_switches_itself_off_by_annotation(node: DemoNode) -> None:
             assert all(b["evidence"].endswith("fusewatchd.io/recovery: disabled") for b in stale)
             # The others' outage is over, and said to be.
             daemon.wait_for(lambda d: not d["incidents"])
-            assert "recovered 2 binds" in daemon.log()
+            assert "recovered 2 mounts" in daemon.log()
 
             # Neither a restart nor a kubelet that does not answer switches it on.
             time.sleep(STATE_IS_WRITTEN)

@@ -73,7 +73,7 @@ def test_a_dead_mount_in_a_container_is_told_until_it_is_published_again(
             assert asked(daemon, "status")[0] == 1
             assert asked(daemon, "check")[0] == 1
             assert "unmounted on the host" in asked(daemon, "explain", pod.uid)[1]
-            assert "outage is over" not in daemon.log()
+            assert "outage ended" not in daemon.log()
             assert "never entered" not in daemon.log()
             # A daemon that is started now knows as much as the one before.
             (incident,) = document["incidents"]

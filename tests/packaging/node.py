@@ -107,6 +107,12 @@ class PackagedNode:
         """Return what the service has logged."""
         return self.machine.output("journalctl", "-u", UNIT, "-o", "cat", "--no-pager", *options)
 
+    def entries(self, event: str) -> list[dict[str, Any]]:
+        """Return the entries of the service's log whose event begins like that, oldest first."""
+        text = self.machine.output("journalctl", "-u", UNIT, "-o", "json", "--all", "--no-pager")
+        found = [json.loads(line) for line in text.splitlines()]
+        return [one for one in found if str(one.get("FUSEWATCHD_EVENT", "")).startswith(event)]
+
     def metric(self, start: str) -> float:
         """Return the sum of the samples whose line starts like that."""
         page = self.machine.output("curl", "--silent", "--fail", METRICS)

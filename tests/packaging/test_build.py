@@ -90,6 +90,7 @@ def test_both_bring_the_same_files_but_for_their_customs(packages: Packages) -> 
         "/usr/share/man/man8/fusewatchd.8.gz",
         "/usr/share/man/man5/fusewatchd.yaml.5.gz",
         "/usr/share/man/man7/fusewatchd-reasons.7.gz",
+        "/usr/lib/systemd/catalog/fusewatchd.catalog",
         "/usr/share/bash-completion/completions/fusewatchd",
         "/_fusewatchd",
     ):

@@ -96,9 +96,8 @@ class Life:
         assert node.reads("two")
         node.wait_until_watching(BINDS)
         node.machine.wait_for(lambda: node.metric("fusewatchd_recoveries_total{") >= before + BINDS)
-        journal = node.journal()
         for event in ("server_gone", "stale", "source_back", "recovered"):
-            assert f"event={event}" in journal
+            assert node.entries(event)
 
     def test_the_commands_of_the_manual_work(self, node: PackagedNode) -> None:
         run = node.machine.run
@@ -180,9 +179,7 @@ class Life:
             node.machine.wait_for(lambda: "configuration reloaded" in node.journal())
         node.do("kill", name="one")
         node.do("restart", name="one")
-        node.machine.wait_for(
-            lambda: "report_only" in node.journal() or "report only" in node.journal()
-        )
+        node.machine.wait_for(lambda: "report_only" in node.journal())
         assert node.do("error", name="one") == errno.ENOTCONN
         node.write(options, before + "\n")
         node.machine.run("systemctl", "restart", UNIT)

@@ -95,7 +95,7 @@ class Sandbox:
         node.wait_until_watching(2)
         node.do("hold", name="users")
         node.do("begin_read", name="users")
-        node.machine.wait_for(lambda: "event=abort" in node.journal(), 2 * DEADLINE)
+        node.machine.wait_for(lambda: node.entries("abort"), 2 * DEADLINE)
         node.machine.wait_for(lambda: self._is_stale(node), 2 * DEADLINE)
         node.do("restart", name="users")
         node.wait_until_watching(2)

@@ -102,11 +102,11 @@ class Units:
         assert unit(node, "one") in state(node, "one", "ControlGroup")
 
     def test_what_was_done_is_told(self, node: PackagedNode) -> None:
-        told = [line for line in node.journal().splitlines() if "event=action_" in line]
-        events = [line.partition("event=")[2].split()[0] for line in told]
+        told = node.entries("action_")
+        events = [entry["FUSEWATCHD_EVENT"] for entry in told]
         assert events == ["action_started", "action_succeeded"]
         argv = f"systemctl --no-ask-password restart -- {shlex.quote(unit(node, 'one'))}"
-        assert argv in told[0].replace("\\\\", "\\")
+        assert argv in told[0]["FUSEWATCHD_ARGV"].replace("\\\\", "\\")
         assert node.metric('fusewatchd_on_stale_actions_total{kind="unit",outcome="succ') == 1
         status = node.status()
         assert status["on_stale"] == []
@@ -142,11 +142,11 @@ class Units:
         assert trouble["last"]["outcome"] == "failed"
         assert "control process exited with error code" in trouble["last"]["output"]
         shown = node.machine.run("fusewatchd", "status", check=False).stdout
-        (line,) = (x for x in shown.splitlines() if x.startswith("Server to be started by unit"))
+        (line,) = (x for x in shown.splitlines() if x.startswith("Restart of a server by unit"))
         assert "attempts, the last one failed" in line
         assert line.endswith(f"{VOLUMES['two']}/mount")
-        lines = node.journal("-o", "short-unix").splitlines()
-        failed = [float(line.split()[0]) for line in lines if "event=action_failed" in line]
+        entries = node.entries("action_failed")
+        failed = [int(entry["__REALTIME_TIMESTAMP"]) / 1e6 for entry in entries]
         assert len(failed) >= 3
         first, second = failed[1] - failed[0], failed[2] - failed[1]
         assert second > first

@@ -21,11 +21,12 @@ TOP = {
     "errors",
     "json_values",
     "log",
+    "log_message",
     "rate_limit",
     "text",
     "threads",
 }
-VALUES = {"errors", "json_values", "rate_limit", "text", "__init__"}
+VALUES = {"errors", "json_values", "log_message", "rate_limit", "text", "__init__"}
 """Beside the folders; every folder but ``demo`` may import them."""
 
 MAY_IMPORT: Mapping[str, frozenset[str]] = {

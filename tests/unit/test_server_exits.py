@@ -343,7 +343,9 @@ def told(*steps: CycleReport) -> list[Entry]:
 
 def test_the_first_line_of_an_outage_has_the_evidence() -> None:
     first, *rest = told(*with_ends(outage(), END))
-    assert first.text == ("FUSE server is gone: juicefs (pid 4711), killed by the OOM killer")
+    assert first.text == (
+        "FUSE server is gone: juicefs (pid 4711), killed by the OOM killer; 3 mounts stale"
+    )
     expected = {
         "server": "juicefs", "server_pid": 4711, "server_pod": "shop/juicefs-0",
         "server_container": "c" * 64, "oom_kill": "yes", "volume": "pv-1",

@@ -14,7 +14,7 @@ from fusewatchd.model.mounts import Device, TargetKey
 from fusewatchd.model.plan import Refusal
 from fusewatchd.model.servers import Answer
 from fusewatchd.model.snapshot import Snapshot
-from fusewatchd.model.verdicts import Reason, Verdict
+from fusewatchd.model.verdicts import ALARMING, Reason, Verdict
 from fusewatchd.report.log.fields import bind_fields, device_of, group_fields, grouped
 from fusewatchd.report.log.restraint import TOLD_ONCE
 from fusewatchd.report.reporter import (
@@ -31,13 +31,13 @@ from fusewatchd.text import counted
 SAYINGS: dict[Verdict, tuple[Level, str]] = {
     Verdict.HEALTHY: (Level.INFO, "answering again"),
     Verdict.SLOW: (Level.INFO, "slow"),
-    Verdict.HUNG: (Level.ERROR, "hung"),
+    Verdict.HUNG: (Level.WARNING, "hung"),
     Verdict.STALE: (Level.WARNING, "stale"),
     Verdict.SUPERSEDED: (Level.INFO, "superseded: the source is new, the old server still works"),
     Verdict.BARE: (Level.WARNING, "bare directories now"),
-    Verdict.ON_DISK: (Level.ERROR, "on the node's disk instead of the volume"),
-    Verdict.ORPHANED: (Level.INFO, "left over from a pod that is gone"),
-    Verdict.HELD: (Level.INFO, "alive without a serving process"),
+    Verdict.ON_DISK: (Level.WARNING, "on the node's disk instead of the volume"),
+    Verdict.ORPHANED: (Level.INFO, "left over from a deleted pod"),
+    Verdict.HELD: (Level.INFO, "held: no process serves it now"),
     Verdict.UNKNOWN: (Level.WARNING, "in an unknown state"),
 }
 
@@ -51,6 +51,8 @@ class BindLog:
         self._verdicts = VerdictMemory()
         self._refused = NewsMemory()
         self._in_flight: set[TargetKey] = set()
+        self.has_alarmed = False
+        """Whether a mount became unusable in the last cycle."""
 
     def report(self, cycle: CycleReport) -> None:
         """Say what is judged otherwise than before, and what is newly refused."""
@@ -62,16 +64,21 @@ class BindLog:
     def _tell_verdicts(self, cycle: CycleReport) -> None:
         ours = self._in_flight | {outcome.action.key for outcome in cycle.outcomes}
         notable: list[Finding] = []
-        for change in self._verdicts.changes(cycle.findings):
+        changes = self._verdicts.changes(cycle.findings)
+        self.has_alarmed = any(change.finding.verdict in ALARMING for change in changes)
+        for change in changes:
             self._tell_bind(change, cycle.snapshot)
             # The mount table may show a replacement before its outcome has arrived.
             is_ours = change.finding.bind.key in ours and change.before is Verdict.STALE
             if _is_notable(change, cycle.snapshot) and not is_ours:
                 notable.append(change.finding)
         groups = grouped(notable, lambda f: (device_of(f), f.verdict))
+        opened = {incident.device for incident in cycle.incidents_opened}
         for (_, verdict), findings in groups.items():
             level, saying = SAYINGS[verdict]
-            self._tell_group(level, saying, findings, cycle.snapshot)
+            # One warning for each outage: that its server is gone was said just before.
+            is_said = verdict is Verdict.STALE and device_of(findings[0]) in opened
+            self._tell_group(Level.INFO if is_said else level, saying, findings, cycle.snapshot)
 
     def _tell_group(
         self, level: Level, saying: str, findings: Sequence[Finding], snapshot: Snapshot
@@ -81,7 +88,7 @@ class BindLog:
         pods = {bind.path.pod_uid for bind in binds}
         verb = "is" if len(binds) == 1 else "are"
         of_pods = f" of {counted(len(pods), 'pod')}" if len(pods) > 1 else ""
-        text = f"{counted(len(binds), 'bind')}{of_pods} {verb} {saying}"
+        text = f"{counted(len(binds), 'mount')}{of_pods} {verb} {saying}"
         fields: dict[str, Value] = {
             "event": first.verdict.value,
             **group_fields(findings, snapshot),
@@ -120,7 +127,7 @@ class BindLog:
             level = Level.DEBUG if is_waiting(refusals[0]) else Level.WARNING
             if reason is Reason.DISABLED:
                 level = Level.INFO
-            text = f"{counted(len(refusals), 'bind')} not replaced"
+            text = f"{counted(len(refusals), 'mount')} not replaced"
             self._log.write(level, "hung connection not aborted" if is_hung else text, fields)
 
 

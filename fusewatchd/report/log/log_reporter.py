@@ -17,6 +17,7 @@ from fusewatchd.report.log.holders import HolderLog
 from fusewatchd.report.log.outages import OutageLog
 from fusewatchd.report.log.outcomes import AbortLog, OutcomeLog
 from fusewatchd.report.log.quotas import QuotaLog
+from fusewatchd.report.log.reminders import ReminderLog
 from fusewatchd.report.log.restraint import RestraintLog
 from fusewatchd.report.log.server_actions import ServerActionLog
 
@@ -39,6 +40,7 @@ class LogReporter:
         self._hidden = HiddenFilesLog(log)
         self._foreign = ForeignLog(log)
         self._servers = ServerActionLog(log)
+        self._reminders = ReminderLog(log)
 
     def report(self, cycle: CycleReport) -> None:
         """Say what this cycle brought, in the order in which it happened."""
@@ -56,6 +58,8 @@ class LogReporter:
         self._hidden.report(cycle)
         self._foreign.report(cycle)
         self._servers.report(cycle)
+        if self._binds.has_alarmed or self._reminders.is_watching:
+            self._reminders.report(cycle)
 
     def close(self) -> None:
         """Keep the log open: the daemon says good-bye in it."""

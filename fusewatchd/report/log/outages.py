@@ -55,6 +55,8 @@ class OutageLog:
                     f"FUSE connection is cut, and no end was seen of its server {name} (pid {pid}):"
                     f" {cut_text(waited)}"
                 )
+            if len(hit) > 0:
+                text = f"{text}; {counted(len(hit), 'mount')} stale"
             self._log.warning(
                 text,
                 event="connection_cut" if is_cut else "server_gone",
@@ -75,7 +77,7 @@ class OutageLog:
             hit = [f for f in cycle.findings if device_of(f) == device]
             outage = self._outages[device] = _Outage(incident, whose=whose(hit, cycle.snapshot))
             self._log.info(
-                f"an outage goes on: {counted(len(incident.open_targets), 'bind')} open",
+                f"outage continues: {counted(len(incident.open_targets), 'mount')} open",
                 event="outage_goes_on",
                 **_fields(incident),
                 **outage.whose,
@@ -104,7 +106,7 @@ class OutageLog:
             connection = cycle.snapshot.connections.get(source.device)
             if connection is not None and connection.root.is_slow:
                 self._log.warning(
-                    "the new source does not show its root in time, and is bound to all the same",
+                    "the new source does not show its root in time, and is used anyway",
                     event="source_slow",
                     source=source.mount_point,
                     **outage.whose,
@@ -117,8 +119,8 @@ class OutageLog:
             outage = self._outages.pop(incident.device, _Outage(incident))
             fields = {**_fields(incident), **outage.whose}
             if incident.recovered_at is None:
-                why = "unmounted, mounted anew by others, or switched off"
-                text = f"outage is over, nothing was replaced: {why}"
+                why = "unmounted, mounted again by others, or excluded"
+                text = f"outage ended, nothing was replaced: {why}"
                 self._log.info(text, event="outage_over", **fields)
             else:
                 self._tell_recovered(incident, incident.recovered_at, fields, cycle)
@@ -132,7 +134,7 @@ class OutageLog:
         binds = len(incident.recovered_targets)
         held = cycle.snapshot.keeper.held.get(incident.device)
         self._log.info(
-            f"recovered {counted(binds, 'bind')}{words}, outage {duration_text(lasted)}",
+            f"recovered {counted(binds, 'mount')}{words}, outage {duration_text(lasted)}",
             event="recovered",
             **fields,
             binds=binds,

@@ -23,9 +23,9 @@ from fusewatchd.text import counted
 
 _ENDINGS: dict[OutcomeStatus, tuple[Level, str]] = {
     OutcomeStatus.FAILED: (Level.WARNING, "could not be replaced"),
-    OutcomeStatus.REFUSED: (Level.WARNING, "must not be replaced"),
-    OutcomeStatus.SKIPPED: (Level.INFO, "left alone, changed meanwhile"),
-    OutcomeStatus.DETACHED: (Level.INFO, "freed of a layer of ours"),
+    OutcomeStatus.REFUSED: (Level.WARNING, "refused"),
+    OutcomeStatus.SKIPPED: (Level.INFO, "left alone: changed in the meantime"),
+    OutcomeStatus.DETACHED: (Level.INFO, "freed of a mount of ours"),
 }
 
 
@@ -78,7 +78,7 @@ class OutcomeLog:
         containers = sum(not outcome.action.key.is_host for outcome in outcomes)
         hosts = len(outcomes) - containers
         self._log.info(
-            f"replaced {counted(hosts, 'bind')} on the host and {containers} in containers",
+            f"replaced {counted(hosts, 'mount')} on the host and {containers} in containers",
             event="replaced",
             device=str(first.action.expect.device),
             new_device=str(first.mount.device) if first.mount is not None else None,
@@ -136,7 +136,7 @@ class OutcomeLog:
     def _tell_detached(self, outcome: Outcome) -> None:
         expect = outcome.action.expect
         self._log.info(
-            "a dead layer of a pod that is over was detached",
+            "detached a dead mount of a deleted pod",
             event="orphan_detached",
             mount_point=expect.mount_point,
             mount_id=expect.mount_id,
@@ -157,7 +157,7 @@ class OutcomeLog:
             "binds": len(outcomes),
         }
         level, saying = _ENDINGS[first.status]
-        self._log.write(level, f"{counted(len(outcomes), 'bind')} {saying}", fields)
+        self._log.write(level, f"{counted(len(outcomes), 'mount')} {saying}", fields)
 
     def _tell_outcome(self, outcome: Outcome, finding: Finding | None, seen: Snapshot) -> None:
         if self._log.is_enabled(Level.DEBUG):

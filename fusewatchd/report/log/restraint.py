@@ -14,7 +14,10 @@ QUIET_SECONDS = 5.0
 """A limit that held nothing back for so long is over."""
 
 _SAYINGS = {
-    Reason.BUDGET: ("the budget of replacements is spent", "replacements are within budget again"),
+    Reason.BUDGET: (
+        "rate limit of replacements reached",
+        "replacements are below the rate limit again",
+    ),
     Reason.TABLE_FULL: ("the mount table is full", "the mount table has room again"),
 }
 TOLD_ONCE = frozenset({*_SAYINGS, Reason.SOURCE_FLAPPING})
@@ -44,7 +47,7 @@ class RestraintLog:
             self._met_at[reason] = now
             if met_at is None:
                 self._log.warning(
-                    f"{met}: {counted(count, 'bind')} must wait",
+                    f"{met}: {counted(count, 'mount')} must wait",
                     event=f"{reason.value}_met",
                     reason=reason.value,
                     binds=count,
@@ -58,7 +61,7 @@ class RestraintLog:
         known = {pause.source_path: pause for pause in pauses}
         for path in sorted(known.keys() - self._paused):
             self._log.warning(
-                "source comes and goes: its binds wait until it stays",
+                "source is flapping: its mounts wait until it stays",
                 event="source_flapping",
                 source=path,
                 in_vain=known[path].unused_mounts,

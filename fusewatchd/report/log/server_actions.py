@@ -49,7 +49,7 @@ class ServerActionLog:
         self._tell_troubles(server_actions.troubles)
         for action in server_actions.detaches:
             self._log.warning(
-                "detaching a dead source",
+                "detaching a dead source mount",
                 event="source_detaching",
                 source=action.expect.mount_point,
                 mount_id=action.expect.mount_id,
@@ -57,7 +57,7 @@ class ServerActionLog:
             )
         for command in server_actions.commands:
             self._log.warning(
-                "starting a server again",
+                "running the restart command",
                 event="action_started",
                 **_fields(command),
                 argv=shlex.join(command.argv),
@@ -79,10 +79,10 @@ class ServerActionLog:
                 "dead_seconds": round(max(0.0, now - source.since), 1),
                 "reason": source.held_back.value if source.held_back is not Reason.NONE else None,
             }
-            text = "the source itself is dead: a server may refuse to start on its mount"
+            text = "source mount is dead: a server may refuse to start there"
             self._log.write(Level.WARNING, text, fields)
         for path in self._dead.keys() - known.keys():
-            self._log.info("the source is not dead any more", event="source_clear", source=path)
+            self._log.info("source mount is no longer dead", event="source_clear", source=path)
         self._dead = {path: source.held_back for path, source in known.items()}
 
     def _tell_troubles(self, troubles: tuple[Trouble, ...]) -> None:
@@ -92,7 +92,7 @@ class ServerActionLog:
             if reason in _PASSING or reason is self._troubles.get(place):
                 continue
             self._log.warning(
-                "its server is not started again",
+                "the server is not restarted",
                 event="action_refused",
                 place=place,
                 driver=trouble.driver,
@@ -108,10 +108,10 @@ class ServerActionLog:
             "device": str(outcome.action.expect.device),
         }
         if outcome.status is OutcomeStatus.DETACHED:
-            self._log.warning("a dead source was detached", event="source_detached", **fields)
+            self._log.warning("dead source mount detached", event="source_detached", **fields)
             return
         self._log.warning(
-            "a dead source was not detached",
+            "dead source mount not detached",
             event=f"source_detach_{outcome.status.value}",
             **fields,
             **why(outcome),
@@ -142,13 +142,13 @@ _MEANING = (
 def _saying(result: CommandResult) -> tuple[Level, str]:
     match result:
         case CommandResult.SUCCEEDED:
-            return Level.INFO, "the command that starts a server again has ended well"
+            return Level.INFO, "restart command succeeded"
         case CommandResult.FAILED:
-            return Level.WARNING, "the command that starts a server again failed"
+            return Level.WARNING, "restart command failed"
         case CommandResult.TIMED_OUT:
-            return Level.WARNING, "the command that starts a server again took too long"
+            return Level.WARNING, "restart command timed out"
         case CommandResult.NOT_STARTED:
-            return Level.ERROR, "the command that starts a server again could not be run"
+            return Level.ERROR, "restart command could not be run"
         case _:
             assert_never(result)
 

@@ -412,7 +412,7 @@ def test_the_log_names_what_was_detached() -> None:
     recorder = Recorder()
     LogReporter(Log(recorder)).report(detaching())
     (entry,) = [e for e in recorder.entries if e.fields.get("event") == "orphan_detached"]
-    assert entry.text == "a dead layer of a pod that is over was detached"
+    assert entry.text == "detached a dead mount of a deleted pod"
     assert entry.fields["mount_point"] == publish_path()
     assert (entry.fields["mount_id"], entry.fields["device"]) == (100, str(OLD))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,7 @@ from fusewatchd.log import (
     journal_datagram,
     open_log,
 )
+from fusewatchd.log_message import MESSAGE_IDS, message
 from fusewatchd.model.actions import OutcomeStatus
 from fusewatchd.model.cycle import CycleReport
 from fusewatchd.model.degraded import INSTEAD, Degraded
@@ -118,13 +120,39 @@ def test_text_is_for_people() -> None:
 def test_journal_fields_can_be_searched() -> None:
     lines = journal_datagram(entry("it is gone", pod="shop/web-0", volume="pv-1")).decode()
     assert lines.splitlines() == [
-        "MESSAGE=it is gone  pod=shop/web-0 volume=pv-1",
+        "MESSAGE=pv-1 (shop/web-0): it is gone",
         "PRIORITY=4",
         "SYSLOG_IDENTIFIER=fusewatchd",
         "FUSEWATCHD_POD=shop/web-0",
         "FUSEWATCHD_VOLUME=pv-1",
     ]
     assert lines.endswith("\n")
+
+
+def test_volume_and_pods_are_in_the_first_columns_and_ids_in_fields_alone() -> None:
+    recorder = told(*outage())
+    for one in recorder.entries:
+        shown = message(one.text, one.fields)
+        assert shown[:43].startswith("pv-1 (shop/web-0, shop/web-1): ")
+        assert not re.search(r"event=|device|uid-|/var/lib/kubelet", shown)
+    assert recorder.texts[0] in message(recorder.entries[0].text, recorder.entries[0].fields)
+
+
+def test_what_is_about_no_volume_shows_its_fields() -> None:
+    assert message("it is ready", {"event": "ready", "version": "1"}) == "it is ready  version=1"
+    assert message("x", {"event": "ready"}) == "x"
+
+
+def test_the_catalog_has_a_text_for_each_message_id_and_fields_that_exist() -> None:
+    text = (Path(__file__).parents[4] / "systemd/fusewatchd.catalog").read_text()
+    found = dict(re.findall(r"^# (\w+)\n-- ([0-9a-f]{32})$", text, re.MULTILINE))
+    assert found == MESSAGE_IDS
+    assert len(set(MESSAGE_IDS.values())) == text.count("\nSubject: ") == len(MESSAGE_IDS)
+    names = {"VOLUME", "SOURCE", "REASON", "GAP"}
+    assert set(re.findall(r"@FUSEWATCHD_(\w+)@", text)) <= names
+    first = told(*outage()).entries[0]
+    line = f"MESSAGE_ID={MESSAGE_IDS['server_gone']}"
+    assert line in journal_datagram(first).decode().splitlines()
 
 
 @given(st.text(max_size=300), st.text(max_size=300))
@@ -265,11 +293,11 @@ def test_unknown_format_and_level_are_errors() -> None:
 def test_an_outage_is_five_lines() -> None:
     recorder = told(*outage())
     assert recorder.texts == [
-        "FUSE server is gone",
-        "3 binds of 2 pods are stale",
+        "FUSE server is gone; 3 mounts stale",
+        "3 mounts of 2 pods are stale",
         "source is back after 10.0 s",
-        "replaced 2 binds on the host and 1 in containers",
-        "recovered 3 binds in 3.1 ms, outage 10.0 s",
+        "replaced 2 mounts on the host and 1 in containers",
+        "recovered 3 mounts in 3.1 ms, outage 10.0 s",
     ]
     by_event = {e.fields["event"]: e for e in recorder.entries}
     assert by_event["server_gone"].fields["noticed_after_ms"] == 1.0
@@ -279,7 +307,9 @@ def test_an_outage_is_five_lines() -> None:
     assert by_event["source_back"].fields["new_device"] == "0:140"
     assert by_event["recovered"].fields["recovery_ms"] == 3.1
     assert by_event["recovered"].level is Level.INFO
-    assert by_event["stale"].level is Level.WARNING
+    assert [e.fields["event"] for e in recorder.entries if e.level is Level.WARNING] == [
+        "server_gone"
+    ]
 
 
 def test_a_second_outage_is_told_again() -> None:
@@ -309,7 +339,7 @@ def test_replacement_seen_before_its_outcome_is_not_the_work_of_others() -> None
 def test_repair_by_others_is_told() -> None:
     steps = outage()
     recorder = told(*steps[:3], replace(steps[4], outcomes=()))
-    assert recorder.texts[-1] == "3 binds of 2 pods are answering again"
+    assert recorder.texts[-1] == "3 mounts of 2 pods are answering again"
 
 
 def test_incident_without_recovery_ends_without_boast() -> None:
@@ -390,8 +420,8 @@ def test_a_source_that_comes_and_goes_is_told_when_it_begins_and_ends() -> None:
 def test_slow_becomes_hung_in_the_same_phase() -> None:
     steps = (Verdict.HEALTHY, Verdict.SLOW, Verdict.SLOW, Verdict.HUNG, Verdict.HEALTHY)
     recorder = told(*(cycle(finding(bind(), verdict)) for verdict in steps))
-    assert recorder.texts == ["1 bind is slow", "1 bind is hung", "1 bind is answering again"]
-    assert recorder.entries[1].level is Level.ERROR
+    assert recorder.texts == ["1 mount is slow", "1 mount is hung", "1 mount is answering again"]
+    assert recorder.entries[1].level is Level.WARNING
 
 
 @pytest.mark.parametrize(
@@ -449,7 +479,7 @@ def test_another_type_is_told_once_of_two_file_systems() -> None:
 def test_a_thousand_binds_are_no_more_lines_than_three() -> None:
     binds = [bind(f"uid-{n}") for n in range(1000)]
     recorder = told(cycle(*(finding(b, Verdict.STALE) for b in binds)))
-    assert recorder.texts == ["1000 binds of 1000 pods are stale"]
+    assert recorder.texts == ["1000 mounts of 1000 pods are stale"]
 
 
 def test_foreign_stale_mounts_are_told_at_the_edges() -> None:
