@@ -47,7 +47,8 @@ def look_once(settings: Settings) -> Any:
             if (asked and cycle.snapshot.namespaces_looked_at) or time.monotonic() > end:
                 break
             time.sleep(0.01)
-        document = node.document(node.reconciler.reconcile([Trigger.TIMER]), started_wall)
+        cycle = node.accounts.at_once(node.reconciler.reconcile([Trigger.TIMER]))
+        document = node.document(cycle, started_wall)
         # What a daemon would do is told by what it is configured to do.
         return {**document, "mode": mode.value}
     finally:

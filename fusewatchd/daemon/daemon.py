@@ -180,6 +180,7 @@ class Daemon:
             (node.executor.next_deadline(), self._on_outcome),
             (self._state.due_at, self._save),
             (self._reporting.due_at, self._reporting.report),
+            (node.accounts.due_at, node.account),
             (self._outside.due_at(), self._outside.take),
             (self._search.due_at, self._on_search),
             (node.keeper_due_at, node.on_keeper),
@@ -244,7 +245,7 @@ class Daemon:
     def _cycle_now(self, triggers: list[Trigger]) -> CycleReport:
         self._servers.complete(time.monotonic())
         self._node.reconciler.paused_until = self._pause.current()
-        cycle = self._node.reconciler.reconcile(triggers)
+        cycle = self._node.accounts.note(self._node.reconciler.reconcile(triggers))
         self._wake_ups.note_cycle(cycle.started_at, cycle.finished_at)
         self._watch_workers()
         self._note_outcomes()

@@ -45,6 +45,7 @@ from fusewatchd.observe.namespaces.trial import NamespaceTrial, serve_namespace_
 from fusewatchd.observe.namespaces.watch import NamespaceWatch
 from fusewatchd.observe.observer import Observer
 from fusewatchd.plan.stand_ins import next_try
+from fusewatchd.reconcile.account_book import AccountBook
 from fusewatchd.reconcile.reconciler import Reconciler
 from fusewatchd.state.file import read_boot_id
 from fusewatchd.state.saver import StateKeeper
@@ -145,12 +146,18 @@ class Node:
             time.monotonic,
             recall=lambda: read_journal(*place),
         )
+        self.accounts = AccountBook(frozenset(settings.ignore_fs_types))
 
     def recall(self, state: StateKeeper) -> None:
         """Take in what an earlier run knew."""
         ledger = state.remembered(self.table.table(), self.noted.recall())
         self.observer.recall_stand_ins(ledger.stand_ins)
         self.reconciler.ledger = ledger
+
+    def account(self) -> Trigger | None:
+        """Make the account of all mounts, if no mount is being replaced."""
+        has_changed = self.accounts.turn(time.monotonic(), is_idle=self.executor.is_idle)
+        return Trigger.TIMER if has_changed else None
 
     def _worker(self, kind: Kind, pages: Pages) -> MountWorker:
         return MountWorker(lambda: self.forks.spawn(kind.value), pages)
@@ -167,6 +174,7 @@ class Node:
         """Go on with other settings, as far as they can be changed in a running daemon."""
         self.name = node_name_of(settings)
         self.reconciler.policies = policies_of(settings)
+        self.accounts.ignored_fs_types = frozenset(settings.ignore_fs_types)
         self.connections.timing = timing_of(settings)
         self.observer.adjust(frozenset(settings.ignore_fs_types), settings.look_seconds)
         self._keep(settings)

@@ -7,6 +7,7 @@ from typing import Any
 
 from fusewatchd.config.settings import Settings
 from fusewatchd.daemon.check import look_once
+from fusewatchd.doctor.account_checks import account_findings
 from fusewatchd.doctor.cluster_checks import cluster_findings
 from fusewatchd.doctor.cluster_facts import examine_cluster
 from fusewatchd.doctor.degraded_checks import degraded_findings
@@ -42,6 +43,7 @@ def examine(settings: Settings) -> list[Finding]:
     names = {pod.directory_uid: f"{pod.namespace}/{pod.name}" for pod in pods}
     is_report_only = settings.recovery.mode is RecoveryMode.REPORT
     findings += gap_findings(document["gaps"])
+    findings += account_findings(document)
     findings += [*degraded_findings(document), *quota_findings(document)]
     findings += keeper_findings(document)
     findings += source_findings(examine_sources(document["sources"]))

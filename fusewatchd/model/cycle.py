@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from fusewatchd.model.accounts import NO_ACCOUNTS, Accounts
 from fusewatchd.model.actions import Outcome
 from fusewatchd.model.findings import Bind, Finding, Gap, Unproven
 from fusewatchd.model.ledger import Ledger
@@ -73,6 +74,8 @@ class CycleReport:
     """Where a volume is not mounted that was, on the host or for a container."""
     dead_layers: Mapping[TargetKey, int] = field(default_factory=dict)
     """How many dead mounts are below those that work; they go when those are dead too."""
+    accounts: Accounts = NO_ACCOUNTS
+    """Of all FUSE mounts; may be that of a look shortly before."""
     server_actions: ServerReport = NO_SERVER_ACTIONS
     """What is done about servers, next to what is done about binds."""
 

@@ -15,6 +15,7 @@ from fusewatchd.serve.health import Health
 from fusewatchd.serve.status_socket import StatusSocket
 from fusewatchd.serve.volume_history import Timelines
 from fusewatchd.status.document import POORER
+from fusewatchd.text import counted
 
 ALIVE_SECONDS = 60.0
 """A daemon whose last cycle is longer ago is not well."""
@@ -87,8 +88,13 @@ class Endpoints:
         if not cycle.snapshot.namespaces_looked_at:
             return Health(False, "the containers were not looked at yet")
         blind = [f"{gap.source}: {gap.reason}" for gap in cycle.gaps if gap.source not in POORER]
-        if blind:
-            return Health(False, f"cannot be seen: {'; '.join(blind[:3])}")
+        problems = [f"cannot be seen: {'; '.join(blind[:3])}"] if blind else []
+        unexplained = cycle.accounts.unexplained
+        if unexplained:
+            what = counted(len(unexplained), "FUSE mount")
+            problems.append(f"{what} not understood or dead: {unexplained[0].describe()}")
+        if problems:
+            return Health(False, "; ".join(problems))
         return Health(True, "the node and its containers were looked at")
 
     def status(self) -> str:

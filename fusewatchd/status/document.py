@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from fusewatchd.model.accounts import MountClass
 from fusewatchd.model.actions import Action, Outcome, OutcomeStatus
 from fusewatchd.model.cycle import CycleReport
 from fusewatchd.model.degraded import INSTEAD
@@ -21,6 +22,7 @@ from fusewatchd.model.quota import Refusal as QuotaRefusal
 from fusewatchd.model.quota import Resource
 from fusewatchd.model.snapshot import Snapshot
 from fusewatchd.model.verdicts import ALARMING, Reason, Verdict
+from fusewatchd.status.accounts import accounts_document
 from fusewatchd.status.connections import (
     MAX_UNCLAIMED,
     connections_document,
@@ -74,6 +76,7 @@ def status_document(
         "way": way,
         **_look(cycle, clocks),
         "totals": _totals(cycle),
+        "accounts": accounts_document(cycle),
         "last_recovery": _latest(binds),
         "orphans_detached": {
             "layers": ledger.detached.layers,
@@ -349,12 +352,15 @@ def exit_code(document: Document) -> int:
     """Return what node-problem-detector's custom plugins expect.
 
     0: every bind can be used.  1: one is stale, hung, bare or on disk, whatever else could not be
-    seen.  2: unknown, because a bind or a part of the node could not be looked at.
+    seen, or is dead and not repaired.  2: unknown, because a bind or a part of the node could not
+    be looked at, or a mount is not understood.
     """
     verdicts = document["totals"]["verdicts"]
-    if any(verdicts[verdict.value] for verdict in ALARMING):
+    unexplained = {one["class"] for one in document["accounts"]["unexplained"]}
+    is_dead = MountClass.STILL_DEAD.value in unexplained
+    if is_dead or any(verdicts[verdict.value] for verdict in ALARMING):
         return 1
-    is_blind = any(gap["source"] not in POORER for gap in document["gaps"])
+    is_blind = bool(unexplained) or any(gap["source"] not in POORER for gap in document["gaps"])
     # Foreign mounts are never repaired: that not all of them are looked at hides no bind.
     is_blind = is_blind or any(
         one["pod"] and one["resource"] in _HIDING for one in document["refused_owners"]

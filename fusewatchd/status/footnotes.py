@@ -6,6 +6,7 @@ Made from the document of ``status`` alone, whose texts are escaped already.
 from __future__ import annotations
 
 from fusewatchd.model.verdicts import Reason
+from fusewatchd.status.accounts import accounts_lines
 from fusewatchd.status.server_table import end_text, holder_lines, server_lines
 from fusewatchd.status.values import Document, clock, owner_name, quota_text
 from fusewatchd.text import counted, duration_text
@@ -19,8 +20,8 @@ Line = str | tuple[str, str]
 def footnotes(document: Document) -> list[list[Line]]:
     """Return paragraphs; those about what is wrong now come first."""
     paragraphs: list[list[Line]] = [
-        _gaps(document), _outages(document), _dead_sources(document), _actions(document),
-        _flapping(document), _over_quota(document), _degraded(document),
+        _gaps(document), [*accounts_lines(document)], _outages(document), _dead_sources(document),
+        _actions(document), _flapping(document), _over_quota(document), _degraded(document),
         [*holder_lines(document)], [*server_lines(document)], _past_outages(document),
         _not_entered(document), _orphans(document),
     ]  # fmt: skip

@@ -133,7 +133,8 @@ def _next(document: Document, causes: Sequence[Cause]) -> str:
     for cause in causes:
         if cause.severity <= Severity.UNWELL:
             return f"Next: fusewatchd explain {pod_name(cause.first['pod'])}"
-    is_doubtful = document["gaps"] or document["degraded"]
+    unexplained = document["accounts"]["unexplained"]
+    is_doubtful = document["gaps"] or document["degraded"] or unexplained
     return "Next: fusewatchd doctor" if is_doubtful else "Nothing to do."
 
 

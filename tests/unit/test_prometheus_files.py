@@ -123,6 +123,7 @@ def test_labels_in_the_words_of_an_alert_are_those_of_its_series() -> None:
                 "source",
                 "what",
                 "mode",
+                "class",
             }
             assert label in known, rule["alert"]
 

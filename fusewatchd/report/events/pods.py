@@ -86,6 +86,10 @@ class PodEvents:
     def _announce(
         self, cycle: CycleReport, uid: str, device: Device | None, kind: EventKind
     ) -> None:
+        if kind is EventKind.RECOVERED and device is not None:
+            left = cycle.accounts.still_showing(device)
+            if any(one.pod_uid == uid for one in left):
+                kind = EventKind.UNRECOVERABLE  # not all of it: the rest needs a new container
         pod = (cycle.snapshot.pods or {}).get(uid)
         if pod is None:
             self._wait_for_name((uid, device, kind))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from fusewatchd.log import Log
 from fusewatchd.model.cycle import CycleReport
+from fusewatchd.report.log.accounts import AccountLog
 from fusewatchd.report.log.binds import BindLog, ForeignLog
 from fusewatchd.report.log.degraded import DegradedLog
 from fusewatchd.report.log.hidden_files import HiddenFilesLog
@@ -39,6 +40,7 @@ class LogReporter:
         self._holders = HolderLog(log)
         self._hidden = HiddenFilesLog(log)
         self._foreign = ForeignLog(log)
+        self._accounts = AccountLog(log)
         self._servers = ServerActionLog(log)
         self._reminders = ReminderLog(log)
 
@@ -57,6 +59,7 @@ class LogReporter:
         self._holders.report(cycle)
         self._hidden.report(cycle)
         self._foreign.report(cycle)
+        self._accounts.report(cycle)
         self._servers.report(cycle)
         if self._binds.has_alarmed or self._reminders.is_watching:
             self._reminders.report(cycle)

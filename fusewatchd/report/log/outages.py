@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from fusewatchd.log import Log, Value
+from fusewatchd.log import Level, Log, Value
+from fusewatchd.model.accounts import MAX_NAMED, Account
 from fusewatchd.model.cycle import CycleReport
 from fusewatchd.model.mounts import Device
 from fusewatchd.model.outages import Incident
@@ -12,7 +13,7 @@ from fusewatchd.model.servers import Service
 from fusewatchd.model.verdicts import Verdict
 from fusewatchd.report.log.fields import device_of, grouped, milliseconds, whose
 from fusewatchd.report.server_fields import end_fields, server_name, server_text
-from fusewatchd.text import counted, cut_text, duration_text
+from fusewatchd.text import counted, cut_text, duration_text, first_few
 
 
 @dataclass(slots=True)
@@ -133,16 +134,31 @@ class OutageLog:
         words = "" if took is None else f" in {duration_text(took)}"
         binds = len(incident.recovered_targets)
         held = cycle.snapshot.keeper.held.get(incident.device)
-        self._log.info(
-            f"recovered {counted(binds, 'mount')}{words}, outage {duration_text(lasted)}",
-            event="recovered",
-            **fields,
-            binds=binds,
-            recovery_ms=None if took is None else milliseconds(took),
-            outage_ms=milliseconds(lasted),
-            restarts=_service(incident, cycle).restarts or None,
-            callers_waiting=None if held is None else held.waiting,
+        left = cycle.accounts.still_showing(incident.device)
+        self._log.write(
+            Level.WARNING if left else Level.INFO,
+            f"{_recovered(binds, left)}{words}, outage {duration_text(lasted)}",
+            {
+                "event": "recovered",
+                **fields,
+                "binds": binds,
+                "recovery_ms": None if took is None else milliseconds(took),
+                "outage_ms": milliseconds(lasted),
+                "restarts": _service(incident, cycle).restarts or None,
+                "callers_waiting": None if held is None else held.waiting,
+                "still_dead": len(left) or None,
+            },
         )
+
+
+def _recovered(binds: int, left: tuple[Account, ...]) -> str:
+    """Say what was recovered, and name what still shows the dead file system."""
+    what = counted(binds, "mount")
+    if not left:
+        return f"recovered {what}"
+    verb = "place still shows" if len(left) == 1 else "places still show"
+    places = first_few([one.place() for one in left], MAX_NAMED)
+    return f"recovered on the host, {len(left)} {verb} the dead one: {places}; {what}"
 
 
 def _waited(incident: Incident, cycle: CycleReport) -> float:

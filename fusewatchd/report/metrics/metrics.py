@@ -17,6 +17,7 @@ from fusewatchd.model.cycle import CycleReport, Trigger
 from fusewatchd.model.degraded import Degraded
 from fusewatchd.model.plan import RecoveryMode
 from fusewatchd.model.quota import Resource
+from fusewatchd.report.metrics.accounts import AccountMetrics
 from fusewatchd.report.metrics.binds import BindMetrics, DriverLabels, RecoveryMetrics
 from fusewatchd.report.metrics.broken_mounts import BrokenMountMetrics
 from fusewatchd.report.metrics.dead_mounts import DeadMountMetrics
@@ -78,6 +79,7 @@ class Metrics:
         self._keeper: KeeperMetrics | None = None
         self._keeper_parts = series, drivers
         self._broken = BrokenMountMetrics(series) if names_broken else None
+        self._accounts = AccountMetrics(series)
         self._make_edge_metrics()
         series.process()
 
@@ -130,6 +132,7 @@ class Metrics:
             self._recoveries.begin_at_zero(driver, kind)
         self._recoveries.report(cycle)
         self._dead_mounts.report(cycle)
+        self._accounts.report(cycle)
         self._cycles.report(cycle)
         view = cycle.snapshot.keeper
         if view.is_on and self._keeper is None:

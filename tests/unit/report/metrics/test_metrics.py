@@ -52,6 +52,8 @@ NAMES = {
     "fusewatchd_reconciles_total": "counter",
     "fusewatchd_mount_table_entries": "gauge",
     "fusewatchd_foreign_stale_mounts": "gauge",
+    "fusewatchd_fuse_mounts": "gauge",
+    "fusewatchd_dead_fuse_mounts": "gauge",
     "fusewatchd_flapping_sources": "gauge",
     "fusewatchd_refused_owners": "gauge",
     "fusewatchd_gaps": "gauge",
