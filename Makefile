@@ -8,7 +8,7 @@ TEST_PACKAGES = fuse3 openssl curl procps systemd linux-libc-dev \
   bindfs mergerfs python3-pyfuse3 rclone s3fs squashfs-tools squashfuse sshfs unionfs-fuse
 # Debian's kubectl, where no other one is: they cannot be installed beside each other.
 SLOW_TEST_PACKAGES = ntfs-3g prometheus chromium $(if $(shell command -v kubectl),,kubernetes-client)
-# openssh-server is for .ci/run alone: on a person's machine its service would be started.
+# lxcfs and openssh-server are for .ci/run alone: elsewhere their services would be started.
 # What builds packages, looks at them, and boots machines to install them on.
 BUILD_PACKAGES = debhelper dh-python pybuild-plugin-pyproject python3-all python3-setuptools \
   python3-prometheus-client python3-pyinotify python3-requests python3-sdnotify python3-yaml \

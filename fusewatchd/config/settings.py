@@ -310,7 +310,6 @@ class Settings:
     dead_sources: DeadSourceSettings = field(default_factory=DeadSourceSettings)
     drivers: DriverSettings = field(default_factory=DriverSettings)
     ignore_fs_types: tuple[str, ...] = (
-        "fuse.lxcfs",
         "fuse.fuse-overlayfs",
         "fuse.portal",
         "fuse.gvfsd-fuse",

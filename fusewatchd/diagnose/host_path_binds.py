@@ -17,6 +17,7 @@ import posixpath
 from collections.abc import Mapping
 
 from fusewatchd.diagnose.lineage import plain_root
+from fusewatchd.diagnose.lxcfs import LxcfsFiles
 from fusewatchd.diagnose.spec_entries import entries_at
 from fusewatchd.model.findings import Bind, SourceAnswer, SourcePath
 from fusewatchd.model.ledger import Ledger
@@ -39,10 +40,11 @@ def find(
     """Take the mounts of hostPath volumes out of those that are nobody's."""
     found: list[Bind] = []
     left: list[tuple[MountNamespace, Mount]] = []
+    lxcfs = LxcfsFiles(snapshot, ledger)
     for namespace, mount in foreign:
         bind = None
         if mount.fs_type not in ignored_fs_types:
-            bind = _bind(namespace, mount, snapshot, ledger)
+            bind = _bind(namespace, mount, snapshot, ledger) or lxcfs.bind(namespace, mount)
         if bind is None:
             left.append((namespace, mount))
         else:

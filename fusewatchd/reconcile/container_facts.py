@@ -47,7 +47,8 @@ def facts_of(
         return known
     if origin is None:
         # Of a hostPath: the spec named it in the container's own namespace, or its device did.
-        return replace(known, mount_id=bind.mount.mount_id, device=bind.mount.device)
+        source = bind.source if bind.source.candidates else known.source
+        return replace(known, mount_id=bind.mount.mount_id, device=bind.mount.device, source=source)
     # It has just been proven to be a copy of that bind, whatever the bind shows by now.
     device, mount_id, place = bind.mount.device, bind.mount.mount_id, origin.key.mount_point
     proven = place, mount_id, device, bind.driver, bind.source
