@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from fusewatchd.errors import ParseError
+from fusewatchd.keeper.blocked import Threads, Watch
 from fusewatchd.keeper.events import Events
 from fusewatchd.keeper.fuse_requests import ROOT_NODE, answer, forget_attributes, fuse_request
 from fusewatchd.keeper.protocol import Connection, End, State, Update
@@ -72,6 +73,7 @@ class HeldConnection:
         pidfds: dict[int, Server],
         events: Events,
         seen: Seen,
+        threads: Threads,
         buffer: ReadBuffer,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -87,6 +89,9 @@ class HeldConnection:
         self._sorter = Sorter(record.access, seen)
         self._reads = False
         self._looked_at = 0.0
+        self._threads = threads
+        self._blocked = Watch({})
+        self._looked_for_blocked_at = 0.0
         self.file.write(record)
         self.watch(pidfds)
 
@@ -140,6 +145,7 @@ class HeldConnection:
             self._note(replace(self.record, died_at=now))
         self._reads = True
         self._close_the_gate()
+        self._blocked = Watch(self._threads.in_d(self.record.pods))
         self._events.add(self._clone, self._read)
         if self.record.replaced_at is not None:
             self._send(self._sorter.replaced(now))
@@ -178,6 +184,10 @@ class HeldConnection:
         if self._sorter.looks_again and now >= self._looked_at + LOOK_AGAIN_SECONDS:
             self._looked_at = now
             self._send(self._sorter.look_again(now))
+        if self._sorter.may_hold_locks and now >= self._looked_for_blocked_at + LOOK_AGAIN_SECONDS:
+            self._looked_for_blocked_at = now
+            if self._blocked.finds(self._threads.in_d(self.record.pods)):
+                self._send(self._sorter.free_locks(now))
         if self.over is None and now >= self._ends_at:
             self.over = End.GRACE if self.record.replaced_at is None else End.REPLACED
 
@@ -188,6 +198,8 @@ class HeldConnection:
         due = [] if self.over else [self._ends_at]
         if self._sorter.looks_again:
             due.append(self._looked_at + LOOK_AGAIN_SECONDS)
+        if self._sorter.may_hold_locks:
+            due.append(self._looked_for_blocked_at + LOOK_AGAIN_SECONDS)
         return min(due, default=None)
 
     def told(self, now: float) -> Connection:

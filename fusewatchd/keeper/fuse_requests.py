@@ -33,11 +33,11 @@ _FATTR_WRITTEN_BACK: Final = 1 << 5 | 1 << 10
 RESENT: Final = 1 << 63
 """``FUSE_UNIQUE_RESEND``: another reader has had this request before (Linux 6.9)."""
 
-_FORGET, _GETATTR, _SETATTR, _RELEASE, _RELEASEDIR = 2, 3, 4, 18, 29
+_LOOKUP, _FORGET, _GETATTR, _SETATTR, _RELEASE, _RELEASEDIR = 1, 2, 3, 4, 18, 29
 _INTERRUPT, _DESTROY, _NOTIFY_REPLY, _BATCH_FORGET, _STATX = 36, 38, 41, 42, 52
 
 READS_PATH: Final = frozenset({
-    1,  # LOOKUP
+    _LOOKUP,
     _GETATTR,
     5,  # READLINK
     14,  # OPEN
@@ -102,6 +102,8 @@ class FuseRequest:
     """The ``unique`` of the request that is interrupted."""
     changes: bool = False
     """A request by path that changes something."""
+    may_lock: bool = False
+    """A request by path whose caller may hold the lock of a directory or a file."""
 
     @property
     def is_resent(self) -> bool:
@@ -123,7 +125,8 @@ def fuse_request(packet: bytes | memoryview) -> FuseRequest:
     if opcode == _INTERRUPT:
         return FuseRequest(unique, pid, Kind.INTERRUPT, _number(_INTERRUPTED, packet))
     kind = _kind(opcode, _number(_FLAGS, packet))
-    return FuseRequest(unique, pid, kind, changes=opcode in CHANGES_PATH)
+    changes = opcode in CHANGES_PATH
+    return FuseRequest(unique, pid, kind, 0, changes, changes or opcode == _LOOKUP)
 
 
 def answer(unique: int, error: int) -> bytes:

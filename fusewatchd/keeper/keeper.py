@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from fusewatchd.errors import ParseError, assert_never
+from fusewatchd.keeper.blocked import Threads
 from fusewatchd.keeper.callers import Callers
 from fusewatchd.keeper.connection import HeldConnection, ReadBuffer
 from fusewatchd.keeper.events import Events
@@ -62,6 +63,7 @@ class Keeper:
         self._manager = manager
         self._monotonic = monotonic
         self._seen = Callers()
+        self._threads = Threads()
         self._buffer = ReadBuffer()
         self._held: dict[int, HeldConnection] = {}
         self._store = Store(manager, events)
@@ -208,7 +210,14 @@ class Keeper:
 
     def _add(self, record: Record, copy: int, pidfds: dict[int, Server]) -> HeldConnection:
         one = HeldConnection(
-            record, copy, pidfds, self._events, self._seen, self._buffer, self._monotonic
+            record,
+            copy,
+            pidfds,
+            self._events,
+            self._seen,
+            self._threads,
+            self._buffer,
+            self._monotonic,
         )
         self._held[record.hold] = one
         return one

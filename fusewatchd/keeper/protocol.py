@@ -238,6 +238,8 @@ class Counts:
     """Answered ENOTCONN since it asks for an open file, or writes."""
     too_many: int = 0
     """Answered ENOTCONN since too many of its pod wait already."""
+    locked: int = 0
+    """Answered ENOTCONN since the caller may have held a lock that others waited for."""
     signalled: int = 0
     """Let go for a signal, with EINTR or ENOTCONN."""
     deleted: int = 0

@@ -47,6 +47,7 @@ class _Waiting:
     pid: int
     pod: str
     since: float
+    may_lock: bool
 
 
 class Sorter:
@@ -62,6 +63,9 @@ class Sorter:
         self._counts: Counter[str] = Counter()
         self._longest = 0.0
         self._seen = seen
+        self._locks = 0
+        """Callers that wait and may hold a lock."""
+        self._lets_locks_wait = True
         self._waiting: dict[int, _Waiting] = {}
         """By ``unique``, oldest first."""
         self._of_pod: Counter[str] = Counter()
@@ -82,6 +86,11 @@ class Sorter:
     def looks_again(self) -> bool:
         """True while ``look_again`` has something to look at."""
         return bool(self._signalled)
+
+    @property
+    def may_hold_locks(self) -> bool:
+        """True while a caller waits that may hold the lock of a directory."""
+        return bool(self._locks)
 
     def oldest_seconds(self, now: float) -> float:
         """Return for how long the first caller has waited; 0 when none waits."""
@@ -125,6 +134,12 @@ class Sorter:
         ]
         return self._let_go(gone, errno.ENOTCONN, "deleted", now)
 
+    def free_locks(self, now: float) -> list[Reply]:
+        """Let no caller wait that may hold a lock, now and later: others stand still for it."""
+        self._lets_locks_wait = False
+        those = [unique for unique, one in self._waiting.items() if one.may_lock]
+        return self._let_go(those, errno.ENOTCONN, "locked", now)
+
     def look_again(self, now: float) -> list[Reply]:
         """Look at the callers that a signal has reached, some of each pod."""
         replies: list[Reply] = []
@@ -155,13 +170,17 @@ class Sorter:
             is_answering = self.state is State.ANSWERING
             self._counts["stale" if is_answering else "given_up"] += 1
             return errno.ESTALE if is_answering else errno.ENOTCONN
+        if request.may_lock and not self._lets_locks_wait:
+            self._counts["locked"] += 1
+            return errno.ENOTCONN
         if self._of_pod[pod] >= MAX_WAITING_OF_POD or len(self._waiting) >= MAX_WAITING:
             self._counts["too_many"] += 1
             return errno.ENOTCONN
         self._counts["waited"] += 1
         if request.is_resent:
             self._counts["in_flight"] += 1
-        self._waiting[request.unique] = _Waiting(request.pid, pod, now)
+        self._waiting[request.unique] = _Waiting(request.pid, pod, now, request.may_lock)
+        self._locks += request.may_lock
         self._of_pod[pod] += 1
         return 0
 
@@ -200,6 +219,7 @@ class Sorter:
         replies: list[Reply] = []
         for unique in those:
             one = self._waiting.pop(unique)
+            self._locks -= one.may_lock
             self._of_pod[one.pod] -= 1
             if not self._of_pod[one.pod]:
                 del self._of_pod[one.pod]

@@ -13,13 +13,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from fusewatchd.demo.environment import python_environment
 from fusewatchd.demo.node.node import DemoNode
-from fusewatchd.demo.node.sources import Source
+from fusewatchd.demo.node.sources import ServerOptions, Source
 from fusewatchd.demo.timeouts import patient
 from fusewatchd.keeper.client import Client
 from fusewatchd.keeper.process import stop
@@ -108,11 +109,13 @@ def stage(
     propagation: int = syscalls.MS_PRIVATE,
     command: Sequence[str] = (),
     backing: str = "",
+    part: str = "",
+    options: ServerOptions | None = None,
 ) -> Iterator[Stage]:
-    source = node.add_source("one", files=FILES, command=command, backing=backing)
+    source = node.add_source("one", files=FILES, command=command, backing=backing, options=options)
     target = os.path.join(node.lab, "volume")
     os.mkdir(target)
-    syscalls.mount(source.path, target, None, syscalls.MS_BIND)
+    syscalls.mount(os.path.join(source.path, part), target, None, syscalls.MS_BIND)
     pod = f"/{node.world.cgroup}/kubepods/besteffort/podweb"
     with KeeperProcess(node.lab) as keeper:
         room = Room(f"{pod}/c1", propagation)
@@ -176,6 +179,25 @@ def test_nobody_waits_for_the_lock_of_a_directory(node: DemoNode) -> None:
         for call in reversed(calls.values()):
             assert call.kill() < patient(0.5)
         s.wait_until_waiting(0)
+
+
+@in_lab(timeout=90)
+def test_who_stands_behind_a_lock_is_freed(node: DemoNode) -> None:
+    """A part of a volume has no gate: its root's attributes are known to the kernel."""
+    with stage(node, part="sub", options=ServerOptions(attr_timeout=600.0)) as s:
+        warm = s.room.call(lambda: os.stat(f"{s.target}/hello").st_size)
+        assert warm.outcome().errno == 0
+        s.source.kill()
+        patient_one = s.room.call(lambda: os.statvfs(s.target).f_bsize)
+        s.wait_until_waiting(1)
+        calls = [s.room.call(partial(os.mkdir, f"{s.target}/{number}")) for number in range(4)]
+        assert [call.outcome().errno for call in calls] == [errno.ENOTCONN] * 4
+        one = s.keeper.connection(s.hold)
+        assert one is not None
+        assert one.counts.locked >= 1
+        # What holds no lock waits on.
+        assert s.waiting() == 1
+        assert patient_one.kill() < patient(0.5)
 
 
 @in_lab(timeout=90)

@@ -149,7 +149,7 @@ def test_a_packet_is_never_longer_than_the_other_side_reads() -> None:
 
 
 def test_the_longest_answer_fits() -> None:
-    largest = Counts(*[MAX_NUMBER] * 9, longest_seconds=123456.789)
+    largest = Counts(*[MAX_NUMBER] * 10, longest_seconds=123456.789)
     name = "d" * 128
     one = Connection(
         MAX_NUMBER, MAX_NUMBER, name, (2**22,) * 4, State.ANSWERING, 1e6, MAX_NUMBER, 1e6, largest
