@@ -29,6 +29,7 @@ from fusewatchd.status.advice import (
     values_of,
 )
 from fusewatchd.status.causes import Severity, causes_of
+from fusewatchd.status.keeper import held_lines
 from fusewatchd.status.reasons import REASONS
 from fusewatchd.status.server_table import MAX_SHOWN, end_text, holder_text, process_text
 from fusewatchd.status.values import Document
@@ -96,6 +97,7 @@ def _mount(document: Document, bind: Document, asked: Asked) -> Document:
             *_identity(bind),
             *_source(document, bind),
             *_state(document, bind),
+            *held_lines(document, bind),
             *_history(bind, outages),
             *_holders(document, bind),
             *_future(document, bind, asked),

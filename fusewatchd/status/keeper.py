@@ -5,6 +5,7 @@ from __future__ import annotations
 from fusewatchd.model.held import EndedHold, HeldConnection, HoldRefusal
 from fusewatchd.model.snapshot import Snapshot
 from fusewatchd.status.values import Document, shown
+from fusewatchd.text import counted, duration_text
 
 MAX_ENDED = 16
 
@@ -57,3 +58,29 @@ def _ended(one: EndedHold) -> Document:
         "given_up": one.given_up,
         "longest_wait_seconds": round(one.longest_seconds, 3),
     }
+
+
+def held_lines(document: Document, bind: Document) -> list[tuple[str, str]]:
+    """Return what ``explain`` says of the connection of a mount, where some are to be held."""
+    keeper = document.get("keeper")
+    if keeper is None:
+        return []
+    device = bind["device"]
+    for one in keeper["held"]:
+        if one["device"] == device:
+            return [("keeper", _held_text(one))]
+    for one in keeper["not_held"]:
+        if one["device"] == device:
+            detail = f" ({one['detail']})" if one["detail"] else ""
+            return [("keeper", f"not held: {one['reason']}{detail}; doctor says what to do")]
+    return []
+
+
+def _held_text(one: Document) -> str:
+    if not one["server_gone"]:
+        return "held: if its server ends, calls by path in containers wait for the next one"
+    waits = "no call waits"
+    if one["waiting_calls"]:
+        oldest = duration_text(one["oldest_wait_seconds"])
+        waits = f"{counted(one['waiting_calls'], 'call')} wait, the first for {oldest}"
+    return f"its server ended {duration_text(one['without_server_seconds'])} ago: {waits}"

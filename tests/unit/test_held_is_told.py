@@ -21,7 +21,7 @@ from fusewatchd.model.held import (
 from fusewatchd.report.events.draft import EventDraft
 from fusewatchd.report.events.pods import PodEvents
 from fusewatchd.report.metrics.metrics import Metrics
-from fusewatchd.status.keeper import keeper_document
+from fusewatchd.status.keeper import held_lines, keeper_document
 from tests.unit import cycles
 from tests.unit.cycles import NEW, OLD
 
@@ -113,3 +113,15 @@ def test_events_say_that_callers_wait_and_that_they_got_no_error() -> None:
     gone = replace(held, held={}, ended=(EndedHold(1, OLD, "csi.x", HoldEnd.GRACE),))
     last = dict(notes(held, held, gone))["FuseMountRecovered"]
     assert "got no error" not in last
+
+
+def test_explain_says_who_waits_and_why_another_is_not_held() -> None:
+    document = keeper_document(seen(VIEW).snapshot)
+    ((about, text),) = held_lines(document, {"device": str(OLD)})
+    assert about == "keeper" and "3 calls wait, the first for 1.2 s" in text
+    ((_, text),) = held_lines(document, {"device": str(NEW)})
+    assert "other_holder (processes 7 (a), 8 (b))" in text
+    assert held_lines(document, {"device": "0:1"}) == held_lines({}, {"device": str(OLD)}) == []
+    well = replace(VIEW, held={OLD: HeldConnection(OLD, "csi.x", 5)})
+    ((_, text),) = held_lines(keeper_document(seen(well).snapshot), {"device": str(OLD)})
+    assert text.startswith("held:")
