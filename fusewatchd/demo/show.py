@@ -25,6 +25,7 @@ from fusewatchd.demo.node.node import DemoNode
 from fusewatchd.demo.node.pods import PodMount, PodVolume
 from fusewatchd.demo.node.sources import Source
 from fusewatchd.demo.node.world import NamespaceForbiddenError, PrivateWorld, run_in_private_world
+from fusewatchd.demo.pause import compare
 from fusewatchd.demo.prompt import prompt
 from fusewatchd.errors import FusewatchError
 
@@ -122,6 +123,8 @@ def _run(world: PrivateWorld, server: str, *, keep: bool) -> int:
             _say(_last_story(daemon.log()))
             if keep:
                 prompt(daemon, source, address)
+        if all(was_fine):
+            was_fine.append(compare(node, source, containers, FILE, settings))
     _say("Everything works again." if all(was_fine) else "SOMETHING STAYED BROKEN.")
     return 0 if all(was_fine) else 1
 

@@ -331,4 +331,4 @@ def _idmapped_clone(volume: BoundVolume, user_namespace: int) -> int:
 
 def _report(answer: dict[str, Any]) -> OpenLoopReport:
     transitions = tuple(Transition(*item) for item in answer["transitions"])
-    return OpenLoopReport(answer["attempts"], transitions)
+    return OpenLoopReport(answer["attempts"], transitions, answer["refused"], answer["longest"])

@@ -203,6 +203,10 @@ class OpenLoop:
 
     def __init__(self, path: str, interval: float) -> None:
         self.attempts = 0
+        self.refused = 0
+        """Opens that failed; what fails on the open file is not counted."""
+        self.longest = 0.0
+        """Seconds of the longest attempt."""
         self.transitions: list[tuple[float, int, str]] = []
         """When (CLOCK_MONOTONIC, end of the attempt) the errno or the content changed."""
         self._path = path
@@ -212,11 +216,16 @@ class OpenLoop:
 
     def _step(self) -> None:
         number, content = 0, ""
+        began, is_open = _now(), False
         try:
-            content = _read(self._path, 256)
+            with syscalls.closing_fd(os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)) as fd:
+                is_open = True
+                content = _read_fd(fd, 256)
         except OSError as error:
             number = error.errno or -1
+            self.refused += not is_open
         self.attempts += 1
+        self.longest = max(self.longest, _now() - began)
         if not self.transitions or self.transitions[-1][1:] != (number, content):
             self.transitions.append((_now(), number, content))
 
@@ -324,7 +333,12 @@ class Commands:
 
     def open_loop(self, path: str) -> Json:
         loop = self._open_loops[path]
-        return {"attempts": loop.attempts, "transitions": list(loop.transitions)}
+        return {
+            "attempts": loop.attempts,
+            "transitions": list(loop.transitions),
+            "refused": loop.refused,
+            "longest": loop.longest,
+        }
 
     def stop_open_loop(self, path: str) -> Json:
         self._open_loops[path].loop.stop()

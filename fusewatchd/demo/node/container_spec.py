@@ -93,6 +93,10 @@ class OpenLoopReport:
 
     attempts: int
     transitions: tuple[Transition, ...]
+    refused: int = 0
+    """Opens that failed."""
+    longest: float = 0.0
+    """Seconds of the longest attempt."""
 
     def first_success_after(self, moment: float) -> float | None:
         """Return when the path first worked again after ``moment``, or None."""
