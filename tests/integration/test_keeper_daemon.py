@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
-from tests.keeping import KeeperProcess
 
 from fusewatchd.demo.daemon_process import DaemonProcess
 from fusewatchd.demo.node.container import Container
@@ -24,6 +23,7 @@ from fusewatchd.keeper.protocol import Stop, socket_path
 from tests.features import Feature, needs
 from tests.holding import Caller, calling, limited, path_errors
 from tests.integration.test_hung import connection_of, fuse_lines
+from tests.keeping import KeeperProcess
 from tests.lab import in_lab, pod_with_container
 
 pytestmark = [pytest.mark.kernel, needs(Feature.BENEATH, Feature.FUSE_FDINFO)]
