@@ -1,8 +1,9 @@
 """Threads that wait for the lock of a directory, which no signal ends.
 
 A call that waits for the server may hold such a lock.  A second call that wants the lock is then in
-D until the first one is answered.  The kernel does not say who holds what, so the keeper looks at
-the threads of the pods: one that is in D at two looks, and has not run in between, may be such one.
+D until the first one is answered.  The kernel does not say who holds which lock, so the keeper
+looks at the threads of the pods.  One that is in D at two looks, and has not run in between, may be
+such a thread.
 """
 
 from __future__ import annotations
