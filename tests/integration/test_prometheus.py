@@ -125,7 +125,7 @@ def test_a_crash_as_prometheus_sees_it(node: DemoNode) -> None:
         prometheus(directory, address, authority.certificate) as asked,
     ):
         daemon.wait_until_watching(2)
-        unusable = "instance:fusewatchd_unusable_mounts:sum"
+        unusable = "instance_driver:fusewatchd_unusable_mounts:sum"
         asked.wait('up{job="fusewatchd"}', lambda value: value == 1)
         asked.wait('sum(fusewatchd_mounts{verdict="healthy"})', lambda value: value == 2)
         asked.wait(unusable, lambda value: value == 0)
