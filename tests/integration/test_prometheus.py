@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from fusewatchd.demo.cluster.loopback import free_port
 from fusewatchd.demo.daemon_process import DaemonProcess
@@ -53,6 +54,13 @@ def promtool(*words: str, given: str = "") -> None:
 def test_the_shipped_files() -> None:
     promtool("check", "config", "prometheus.yml")
     promtool("test", "rules", "rules_test.yml", "rules_days_test.yml")
+
+
+def test_the_scraping_of_the_collector_is_a_configuration_of_prometheus(tmp_path: Path) -> None:
+    document = yaml.safe_load((FILES.parent / "collectors/otel-collector.yaml").read_text())
+    config = document["receivers"]["prometheus/fusewatchd"]["config"]
+    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
+    promtool("check", "config", str(tmp_path / "prometheus.yml"))
 
 
 class Prometheus:

@@ -14,11 +14,13 @@ import pytest
 import yaml
 from celpy.adapter import json_to_cel
 
+from fusewatchd.config.settings import Settings
 from fusewatchd.report.events import node_condition
 
 CONF = Path(__file__).parents[2] / "conf"
 KUBERNETES = CONF / "kubernetes"
 NATIVE, KYVERNO = "propagation-policy.yaml", "propagation-policy-kyverno.yaml"
+KUSTOMIZATION = "kustomization.yaml"
 NEWEST = "1.37"
 
 
@@ -27,7 +29,8 @@ def documents(name: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    "name", sorted(p.name for p in KUBERNETES.glob("*.yaml") if p.name != KYVERNO)
+    "name",
+    sorted(p.name for p in KUBERNETES.glob("*.yaml") if p.name not in (KYVERNO, KUSTOMIZATION)),
 )
 def test_files_are_valid_by_the_published_schema(name: str) -> None:
     for document in documents(name):
@@ -202,3 +205,32 @@ def test_the_plugin_says_what_the_daemon_says_of_the_node() -> None:
         plugin["pluginConfig"]["invoke_interval"][:-1]
     )
     assert (rule["path"], rule["args"]) == ("/usr/bin/fusewatchd", ["check"])
+
+
+@pytest.mark.parametrize("folder", ["kubernetes", "prometheus"])
+def test_a_kustomization_leads_to_files_that_are_there(folder: str) -> None:
+    directory = CONF / folder
+    document = yaml.safe_load((directory / KUSTOMIZATION).read_text())
+    assert document["kind"] == "Kustomization"
+    for name in document["resources"]:
+        place = directory / name
+        assert (place / KUSTOMIZATION if place.is_dir() else place).is_file()
+    for generator in document.get("configMapGenerator", ()):
+        for file in generator["files"]:
+            # kustomize reads no file outside of the directory.
+            assert "/" not in file
+            assert (directory / file.partition("=")[2]).is_file()
+
+
+def test_collectors_scrape_the_default_address_as_the_job_of_the_alerts() -> None:
+    port = Settings().web.addresses[0]
+    alloy = (CONF / "collectors/fusewatchd.alloy").read_text()
+    assert f'"__address__" = "{port}"' in alloy
+    assert 'job_name        = "fusewatchd"' in alloy
+    document = yaml.safe_load((CONF / "collectors/otel-collector.yaml").read_text())
+    (scrape,) = document["receivers"]["prometheus/fusewatchd"]["config"]["scrape_configs"]
+    assert scrape["job_name"] == "fusewatchd"
+    assert scrape["static_configs"][0]["targets"] == [port]
+    for pipeline in document["service"]["pipelines"].values():
+        for kind in ("receivers", "processors", "exporters"):
+            assert set(pipeline[kind]) <= document[kind].keys()
