@@ -1,6 +1,7 @@
 """The status as one page for a browser: no script, nothing from elsewhere, everything escaped.
 
-Made from the document of ``status`` and the history of its volumes.
+Made from the document of ``status`` and the history of its volumes.  What is broken comes first.
+There is one card for each cause, with what it means, what to do, and the pods that it concerns.
 """
 
 from __future__ import annotations
@@ -9,20 +10,24 @@ import base64
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from re import sub
 
-from fusewatchd.model.verdicts import ALARMING, Verdict
-from fusewatchd.serve.volume_history import SPAN_SECONDS, Spell, VolumeKey
+from fusewatchd.model.verdicts import Reason, Verdict
+from fusewatchd.serve.time_line import kind_of, span_of, time_line
+from fusewatchd.serve.volume_history import Spell, VolumeKey
+from fusewatchd.status.advice import VERDICTS, Advice, filled, values_of
+from fusewatchd.status.causes import Cause, Severity, causes_of, pods_of
+from fusewatchd.status.reasons import REASONS
+from fusewatchd.status.table import REPORT_MODE
 from fusewatchd.status.values import Document, pod_name
+from fusewatchd.text import counted
 
 REFRESH_SECONDS = 5
+MAX_CAUSES = 50
+MAX_PODS = 20
+"""Named in the card of a cause."""
 MAX_VOLUMES = 300
-"""Listed one by one, the worst first; the rest is counted."""
-_WIDTH = 1000
-_LEAST = 5
-"""Of the time line, so that an outage of milliseconds can be seen."""
-
-_GOOD = frozenset({Verdict.HEALTHY.value})
-_BAD = frozenset(verdict.value for verdict in ALARMING)
+"""Healthy ones that are listed one by one; the rest is counted."""
 
 STYLE = """
 :root{color-scheme:light dark;--fg:#1c2024;--dim:#60656c;--bg:#f4f5f7;--card:#fff;--line:#d9dce1;
@@ -41,6 +46,9 @@ article.good{border-left-color:var(--good)}article.bad{border-left-color:var(--b
 header{display:flex;flex-wrap:wrap;gap:.3rem .7rem;align-items:baseline}
 header strong{flex:1 1 12rem}
 .v{font-weight:600;color:var(--odd)}.v.good{color:var(--good)}.v.bad{color:var(--bad)}
+.tick{stroke:var(--card);stroke-width:2}
+ul{margin:.3rem 0;padding-left:1.2rem}summary{cursor:pointer;margin:.8rem 0}a{color:inherit}
+.shout{border-left-color:var(--bad);font-weight:600}
 svg{display:block;width:100%;height:14px;margin:.4rem 0 .1rem;border-radius:3px;
 background:var(--line)}
 rect{fill:var(--odd)}rect.good{fill:var(--good)}rect.bad{fill:var(--bad)}
@@ -68,42 +76,65 @@ def status_page(
         history: of its volumes.
         now: monotonic seconds.
     """
-    volumes: dict[VolumeKey, list[Document]] = {}
-    for bind in document["binds"]:
-        volumes.setdefault((bind["directory_uid"], bind["volume"]), []).append(bind)
-    ordered = sorted(volumes, key=lambda key: _rank(volumes[key]))
-    shown, rest = ordered[:MAX_VOLUMES], len(ordered) - MAX_VOLUMES
-    cards = [_card(key[1], volumes[key], history.get(key, ()), now) for key in shown]
+    page = _Page(document, history, now)
+    causes = causes_of(document)
+    cards = [page.card(cause) for cause in causes if cause.severity < Severity.HEALTHY]
+    rest = len(cards) - MAX_CAUSES
+    cards = cards[:MAX_CAUSES]
     if rest > 0:
-        cards.append(f"<p class=dim>and {rest} more volumes: <code>fusewatchd status</code></p>")
-    if not cards:
+        cards.append(f"<p class=dim>and {rest} more causes: <code>fusewatchd status</code></p>")
+    if not document["binds"]:
         cards = ["<p class=note>No pod of this node uses a FUSE volume.</p>"]
-    body = [*_head(document), *_notes(document), *cards]
-    page = (
+    healthy = [m for c in causes if c.severity is Severity.HEALTHY for m in c.mounts]
+    body = [*_head(document), *_notes(document), *cards, *page.healthy(healthy), *_foot(document)]
+    return (
         "<!doctype html><html lang=en><head><meta charset=utf-8>"
         '<meta name=viewport content="width=device-width,initial-scale=1">'
         f"<meta http-equiv=refresh content={REFRESH_SECONDS}>"
         f"<title>{_title(document)}</title><style>{STYLE}</style></head><body>"
         f"{''.join(body)}</body></html>\n"
-    )
-    return page.encode()
+    ).encode()
+
+
+def index_page(has_status: bool) -> bytes:
+    """Return the page at ``/``: where the others are."""
+    names = ["/metrics", "/healthz", "/readyz"]
+    names = ["/status", *names] if has_status else names
+    links = "".join(f'<li><a href="{name}">{name}</a></li>' for name in names)
+    return (
+        "<!doctype html><html lang=en><head><meta charset=utf-8>"
+        '<meta name=viewport content="width=device-width,initial-scale=1">'
+        f"<title>fusewatchd</title><style>{STYLE}</style></head><body>"
+        f"<h1><b>fusewatchd</b></h1><ul>{links}</ul></body></html>\n"
+    ).encode()
+
+
+# --------------------------------------------------------------------------- head and foot
+
+
+def _node(document: Document) -> str:
+    return escape(document["node"] or "")
 
 
 def _title(document: Document) -> str:
     verdicts = document["totals"]["verdicts"]
-    broken = sum(verdicts[name] for name in _BAD)
-    return f"{broken} unusable — fusewatchd" if broken else "fusewatchd"
+    broken = sum(count for name, count in verdicts.items() if kind_of(name) == "bad")
+    parts = [f"{broken} broken"] if broken else []
+    parts += [_node(document)] if document["node"] else []
+    return " – ".join([*parts, "fusewatchd"])
 
 
 def _head(document: Document) -> Iterable[str]:
     totals = document["totals"]
-    yield f"<h1><b>fusewatchd</b> {escape(document['version'])}</h1>"
+    node = f"{_node(document)} · " if document["node"] else ""
+    yield f"<h1><b>{node}fusewatchd</b> {escape(document['version'])}</h1>"
     yield (
-        f"<p class=dim>{totals['binds']} binds of {totals['volumes']} volumes in"
-        f" {totals['pods']} pods, looked at {_clock(document['looked_at'])} UTC</p>"
+        f"<p class=dim>{counted(totals['binds'], 'mount')} of"
+        f" {counted(totals['volumes'], 'volume')} in {counted(totals['pods'], 'pod')}, seen at"
+        f" {_clock(document['looked_at'])} UTC</p>"
     )
     badges = [
-        f"<span class='v {_kind(name)}'>{count} {escape(name)}</span>"
+        f"<span class='v {kind_of(name)}'>{count} {escape(name)}</span>"
         for name, count in totals["verdicts"].items()
         if count
     ]
@@ -111,90 +142,110 @@ def _head(document: Document) -> Iterable[str]:
 
 
 def _notes(document: Document) -> Iterable[str]:
+    if document["mode"] == "report":
+        yield f"<p class='note shout'>{escape(REPORT_MODE)}</p>"
     if document["paused_until"] is not None:
         until = escape(document["paused_until"])
-        yield f"<p class=note>Paused until {until}: fusewatchd changes nothing on this node.</p>"
+        text = f"Paused until {until}: fusewatchd changes nothing on this node."
+        yield f"<p class='note shout'>{text}</p>"
     for gap in document["gaps"]:
-        yield f"<p class=note>Not seen: {escape(gap['source'])}: {escape(gap['reason'])}</p>"
+        yield f"<p class=note>Could not see {escape(gap['source'])}: {escape(gap['reason'])}</p>"
     for pause in document["flapping_sources"]:
-        yield f"<p class=note>Comes and goes: <code>{escape(pause['source'])}</code></p>"
+        yield f"<p class=note>Flapping source: <code>{escape(pause['source'])}</code></p>"
 
 
-def _card(volume: str, binds: Sequence[Document], spells: Sequence[Spell], now: float) -> str:
-    first = min(binds, key=lambda bind: _bind_rank(bind["verdict"]))
-    pod, verdict = first["pod"], first["verdict"]
-    source = next((bind["source"]["path"] for bind in binds if bind["source"]["path"]), None)
-    inside = sum(bind["kind"] == "container" for bind in binds)
-    why = first["refusal"] or ("" if verdict in _GOOD else first["evidence"])
-    return (
-        f"<article class={_kind(verdict)}><header><strong>{escape(pod_name(pod))}</strong>"
-        f"<span class='v {_kind(verdict)}'>{escape(verdict)}</span></header>"
-        f"<p class=dim>{escape(volume)} · {len(binds) - inside} on the host, {inside} in containers"
-        f"{' · ' + escape(first['driver']) if first['driver'] else ''}</p>"
-        f"<p><code>{escape(source or 'no known source')}</code></p>"
-        f"{'<p>' + escape(why.replace('_', ' ')) + '</p>' if why else ''}"
-        f"{_time_line(spells, now)}<p class=dim>{escape(_last(binds))}</p></article>"
+def _foot(document: Document) -> Iterable[str]:
+    links = " · ".join(
+        f'<a href="{name}">{name}</a>' for name in ("/metrics", "/healthz", "/readyz")
     )
+    mode = f"mode {escape(document['mode'])}, replaces mounts by {escape(document['way'])}"
+    yield "<p class=dim>Bars: full height is broken, half height unusual, a thin line healthy.</p>"
+    yield f"<p class=dim>{mode} · {links}</p>"
 
 
-def _last(binds: Sequence[Document]) -> str:
-    done = [bind["last_recovery"] for bind in binds if bind["last_recovery"]]
-    if not done:
-        return "no recovery since the daemon was started"
-    latest = max(done, key=lambda recovery: str(recovery["at"]))
-    return f"last recovery {_clock(latest['at'])} UTC in {latest['took_ms']:.1f} ms"
+# --------------------------------------------------------------------------------- cards
 
 
-def _time_line(spells: Sequence[Spell], now: float) -> str:
-    if not spells:
-        return ""
-    begin = max(now - SPAN_SECONDS, spells[0].since)
-    span = max(now - begin, 1e-3)
-    ends = [spell.since for spell in spells[1:]] + [now]
-    good: list[str] = []
-    other: list[str] = []
-    outages = 0
-    for spell, end in zip(spells, ends, strict=True):
-        x = _WIDTH * (max(spell.since, begin) - begin) / span
-        width = _WIDTH * (end - max(spell.since, begin)) / span
-        kind = _kind(spell.verdict)
-        outages += kind == "bad"
-        if kind != "good":
-            width = max(width, _LEAST)
-            x = min(x, _WIDTH - width)
-        title = f"<title>{escape(spell.verdict)} for {_span(end - spell.since)}</title>"
-        rect = f"<rect class={kind} x={x:.1f} y=0 width={width:.1f} height=14>{title}</rect>"
-        (good if kind == "good" else other).append(rect)
-    told = f"{outages} outage{'' if outages == 1 else 's'}" if outages else "no outage"
-    return (
-        f'<svg viewBox="0 0 {_WIDTH} 14" preserveAspectRatio=none role=img'
-        f' aria-label="{told}">{"".join(good + other)}</svg>'
-        f"<div class='ends dim'><span>{_span(span)} ago</span><span>{told}</span>"
-        "<span>now</span></div>"
-    )
+class _Page:
+    """The cards of one page, whose bars have the same span."""
+
+    def __init__(
+        self, document: Document, history: Mapping[VolumeKey, Sequence[Spell]], now: float
+    ) -> None:
+        self._document = document
+        self._history = history
+        self._now = now
+        self._span = span_of(history.values(), now)
+
+    def card(self, cause: Cause) -> str:
+        """Return what is wrong, what to do, and which pods it concerns."""
+        first, verdict = cause.first, cause.first["verdict"]
+        advice = _advice(cause)
+        name = "healthy, with a warning" if cause.severity is Severity.WARNING else cause.name
+        kind = "odd" if cause.severity is Severity.WARNING else kind_of(verdict)
+        volumes = list(dict.fromkeys(mount["volume"] for mount in cause.mounts))
+        drivers = sorted({mount["driver"] for mount in cause.mounts if mount["driver"]})
+        about = " · ".join([*volumes[:3], *(["…"] if len(volumes) > 3 else []), *drivers])
+        return (
+            f"<article class={kind}><header><strong>{escape(name)}</strong>"
+            f"<span class='v {kind}'>{counted(len(cause.mounts), 'mount')} {escape(verdict)}</span>"
+            f"</header><p class=dim>{escape(about)}</p>"
+            f"<p><code>{escape(cause.source or first['source']['why'])}</code></p>"
+            f"<p>{escape(advice.meaning)}</p>"
+            f"<p><b>To do:</b> {_with_code(filled(advice.todo, values_of(first)))}</p>"
+            f"{_evidence(cause)}{self._pods(cause)}{self._bar(first)}</article>"
+        )
+
+    def healthy(self, mounts: Sequence[Document]) -> Iterable[str]:
+        """Yield what works, a line and a bar for each volume, folded."""
+        volumes = {(mount["directory_uid"], mount["volume"]): mount for mount in mounts}
+        if not volumes:
+            return
+        yield f"<details open><summary>{counted(len(volumes), 'healthy volume')}</summary>"
+        for mount in sorted(volumes.values(), key=lambda one: pod_name(one["pod"]))[:MAX_VOLUMES]:
+            driver = f" · {escape(mount['driver'])}" if mount["driver"] else ""
+            source = escape(mount["source"]["path"] or "no known source")
+            yield (
+                f"<article class=good><header><strong>{escape(pod_name(mount['pod']))}</strong>"
+                f"<span class='v good'>healthy</span></header><p class=dim>"
+                f"{escape(mount['volume'])}{driver} · <code>{source}</code></p>"
+                f"{self._bar(mount)}</article>"
+            )
+        if (rest := len(volumes) - MAX_VOLUMES) > 0:
+            yield f"<p class=dim>and {rest} more volumes: <code>fusewatchd status --all</code></p>"
+        yield "</details>"
+
+    def _pods(self, cause: Cause) -> str:
+        pods = pods_of(cause.mounts)
+        items = [f"<li>{escape(pod)}</li>" for pod in pods[:MAX_PODS]]
+        if len(pods) > MAX_PODS:
+            items.append(f"<li>and {len(pods) - MAX_PODS} more pods</li>")
+        return f"<ul>{''.join(items)}</ul>"
+
+    def _bar(self, mount: Document) -> str:
+        spells = self._history.get((mount["directory_uid"], mount["volume"]), ())
+        return time_line(spells, self._now, self._span, self._document["printed_at"])
 
 
-def _span(seconds: float) -> str:
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    for unit, size in (("h", 3600.0), ("min", 60.0)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
+def _advice(cause: Cause) -> Advice:
+    reason = cause.first["refusal"]
+    if cause.severity < Severity.WARNING and reason in {one.value for one in Reason}:
+        return REASONS[Reason(reason)]
+    return VERDICTS[Verdict(cause.first["verdict"])]
 
 
-def _kind(verdict: str) -> str:
-    return "good" if verdict in _GOOD else "bad" if verdict in _BAD else "odd"
+def _evidence(cause: Cause) -> str:
+    if cause.severity is Severity.WARNING:
+        recovery = cause.first["last_recovery"] or {}
+        text = "; ".join(filter(None, (recovery.get("narrower"), recovery.get("wider"))))
+    else:
+        text = cause.first["evidence"]
+    return f"<p class=dim>{escape(text)}</p>" if text else ""
 
 
-def _bind_rank(verdict: str) -> int:
-    return ("bad", "odd", "good").index(_kind(verdict))
-
-
-def _rank(binds: Sequence[Document]) -> tuple[int, str, str]:
-    pod = binds[0]["pod"]
-    worst = min(_bind_rank(bind["verdict"]) for bind in binds)
-    return worst, f"{pod['namespace'] or '~'}/{pod['name'] or pod['uid']}", binds[0]["volume"]
+def _with_code(text: str) -> str:
+    """Return an escaped text whose parts in backquotes are code."""
+    return sub(r"`([^`]*)`", r"<code>\1</code>", escape(text))
 
 
 def _clock(date: str | None) -> str:

@@ -146,9 +146,9 @@ def page_answer(request: Request, pages: Pages, fields: Fields) -> bytes | Pendi
     if request.path == "/status" and pages.status is not None:
         return _when_there(pages.status(), lambda shown: cut(_status_answer(shown, fields)))
     if request.path == "/":
-        more = " /status" if pages.status is not None else ""
-        return cut(text_answer("200 OK", f"fusewatchd: /metrics /healthz /readyz{more}", fields))
-    return cut(text_answer("404 Not Found", "try /metrics, /healthz or /readyz", fields))
+        return cut(_status_answer(status_page.index_page(pages.status is not None), fields))
+    more = ", /status" if pages.status is not None else ""
+    return cut(text_answer("404 Not Found", f"try /, /metrics, /healthz or /readyz{more}", fields))
 
 
 def _when_there(found: T | Later[T], answer: Callable[[T], bytes]) -> bytes | Pending:

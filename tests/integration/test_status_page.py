@@ -60,7 +60,7 @@ def test_an_outage_in_a_browser(node: DemoNode) -> None:
             page = chromium(Path(node.lab), url, "--dump-dom")
             assert "demo/web" in page
             assert "demo/reader" in page
-            assert "source missing" in page
+            assert "source_missing" in page
             # The browser itself took the style: by its hash, or the page would be bare.
             for name, size in SIZES.items():
                 for scheme in ("light", "dark"):
