@@ -30,9 +30,9 @@ class Threads:
     def __init__(self, proc: str = PROC) -> None:
         """Find where the hierarchies are mounted."""
         self._proc = proc
-        with open(f"{proc}/self/mountinfo", "rb", 0) as file:
-            lines = [line.split(b" ") for line in file.read().splitlines() if b" - cgroup" in line]
-        self._roots = [os.fsdecode(fields[4]) for fields in lines]
+        with open(f"{proc}/self/mountinfo", "rb") as file:
+            # Line by line: the table may be large.
+            self._roots = [os.fsdecode(line.split()[4]) for line in file if b" - cgroup" in line]
 
     def in_d(self, pods: Iterable[str]) -> Looked | None:
         """Return the threads in D of these pods; None where there are too many to look at."""

@@ -119,7 +119,17 @@ def stage(
     pod = f"/{node.world.cgroup}/kubepods/besteffort/podweb"
     with KeeperProcess(node.lab) as keeper:
         room = Room(f"{pod}/c1", propagation)
-        hold = keeper.hold(source.server.pid, source.path, [pod], grace=grace)
+        # The one that serves, where its parent is in another pid namespace.
+        pid = source.server.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        is_hidden = command[:1] == ("unshare",)
+        hold = keeper.hold(
+            int(children[0]) if is_hidden else pid,
+            source.path,
+            [pod],
+            grace=grace,
+            pids_are_hosts=not is_hidden,
+        )
         try:
             yield Stage(node, keeper, source, target, pod, room, hold)
         finally:
@@ -198,6 +208,20 @@ def test_who_stands_behind_a_lock_is_freed(node: DemoNode) -> None:
         # What holds no lock waits on.
         assert s.waiting() == 1
         assert patient_one.kill() < patient(0.5)
+
+
+@in_lab(timeout=90)
+def test_callers_whose_pid_is_hidden_wait_and_can_be_killed(node: DemoNode) -> None:
+    """As those of a server that mounted from its own container."""
+    hidden = ("unshare", "--pid", "--fork", "--kill-child", "bindfs", "-f", "{backing}", "{mount}")
+    with stage(node, command=hidden) as s:
+        s.source.kill()
+        calls = s.start_all()
+        s.wait_until_waiting(len(calls))
+        victim = s.room.call(lambda: os.stat(f"{s.target}/hello").st_size)
+        s.wait_until_waiting(len(calls) + 1)
+        assert victim.kill() < patient(0.5)
+        come_out(s, calls)
 
 
 @in_lab(timeout=90)
