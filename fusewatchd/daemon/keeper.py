@@ -92,6 +92,11 @@ class Keeper:
         return self._talked_at if self._is_due else self._talked_at + rest
 
     @property
+    def wants_look(self) -> bool:
+        """True while only another look can tell whether a connection is still served."""
+        return bool(self._plan.unserved)
+
+    @property
     def cycle_due_at(self) -> float | None:
         """When a cycle is needed: callers may be sent on then, if nothing has changed."""
         return sending_on.due_at(self._sending)
@@ -128,7 +133,9 @@ class Keeper:
             return
         held = self.view.held
         policy = replace(self.policy, mode=cycle.mode)
-        plan = choose_holds(cycle.findings, cycle.snapshot, cycle.ledger.owners, policy, held)
+        plan = choose_holds(
+            cycle.findings, cycle.snapshot, cycle.ledger.owners, policy, held, self._plan.unserved
+        )
         has_news = plan.holds != self._plan.holds or plan.releases != self._plan.releases
         self._plan = plan
         self._sending, devices = sending_on.may_send_on(self._sending, cycle, held)

@@ -224,6 +224,8 @@ class Node:
         if self.keeper is None:
             return None
         self.keeper.take_cycle(cycle)
+        if self.keeper.wants_look:
+            self.observer.namespaces.expect_containers(time.monotonic())
         return self.on_keeper()
 
     def ends_held(self, device: Device) -> bool:

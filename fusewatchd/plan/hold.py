@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 
 from fusewatchd.diagnose.exclusions import Switches, is_left_alone, leaves_containers_alone
 from fusewatchd.model.findings import Bind, Finding
@@ -22,6 +23,8 @@ from fusewatchd.model.snapshot import Snapshot
 from fusewatchd.model.verdicts import Verdict
 
 _ALIVE = frozenset({Verdict.HEALTHY, Verdict.SLOW, Verdict.SUPERSEDED})
+UNSERVED_SECONDS = 2.0
+"""More than a server takes to end after it has closed its descriptor."""
 _UNSEEN = frozenset({Resource.WALK, Resource.DESCRIPTORS, Resource.SERVERS})
 
 
@@ -46,6 +49,8 @@ class HoldPlan:
     releases: tuple[Device, ...] = ()
     """Held ones with a living server, which are not to be held any longer."""
     refused: tuple[HoldRefusal, ...] = ()
+    unserved: Mapping[Device, float] = field(default_factory=dict)
+    """When looks began to find no server of a held connection, whose process lives."""
 
 
 def is_named(bind: Bind, patterns: Iterable[str]) -> bool:
@@ -61,11 +66,14 @@ def choose_holds(
     owners: Mapping[str, Owner],
     policy: HoldPolicy,
     held: Mapping[Device, HeldConnection],
+    unserved: Mapping[Device, float] = MappingProxyType({}),
 ) -> HoldPlan:
     """Return the connections to hold, and the reason for each that is named and is not held.
 
     One whose server has ended is never released here: the keeper does that, by its own clock.
-    One whose server lives on without its descriptor is: the keeper cannot notice that.
+    One whose server lives on without its descriptor is, after ``UNSERVED_SECONDS``: the keeper
+    cannot notice that.  A server that ends in order closes its descriptor a moment before it ends.
+    ``unserved`` is that of the last plan.
     """
     if not policy.drivers and not held:
         return HoldPlan()
@@ -78,6 +86,8 @@ def choose_holds(
             by_device.setdefault(bind.mount.device, []).append(finding)
     holds: list[Hold] = []
     refused: list[HoldRefusal] = []
+    without: dict[Device, float] = {}
+    looked_at = snapshot.namespaces_looked_at
     for device, shown in sorted(by_device.items()):
         driver, known = shown[0].bind.driver, held.get(device)
         if known is not None and (known.is_dead or snapshot.is_dead(device)):
@@ -89,7 +99,11 @@ def choose_holds(
             continue
         servers = snapshot.servers.get(device, ())
         reason = _reason(shown, servers, snapshot, owners, policy)
-        if known is not None and (reason is NotHeld.NOT_EVERYBODY_SEEN or not may_release):
+        is_seen = may_release and reason is not NotHeld.NOT_EVERYBODY_SEEN
+        if known is not None and is_seen and reason is NotHeld.SERVER_UNKNOWN:
+            without[device] = unserved.get(device, looked_at)
+            is_seen = looked_at >= without[device] + UNSERVED_SECONDS
+        if known is not None and not is_seen:
             # What was seen when it was taken may only not be seen now.
             holds.append(Hold(device, driver, _callers(shown, snapshot)))
         elif reason is None:
@@ -98,7 +112,8 @@ def choose_holds(
             refused.append(HoldRefusal(device, driver, reason, _detail(reason, servers)))
     kept = {hold.device for hold in holds}
     lost = (d for d, h in held.items() if not (h.is_dead or snapshot.is_dead(d) or d in kept))
-    return HoldPlan(tuple(holds), tuple(sorted(lost)) if may_release else (), tuple(refused))
+    releases = tuple(sorted(lost)) if may_release else ()
+    return HoldPlan(tuple(holds), releases, tuple(refused), without)
 
 
 def _callers(shown: Iterable[Finding], snapshot: Snapshot) -> tuple[Caller, ...]:

@@ -34,11 +34,12 @@ def chosen(
     made: Scene,
     policy: HoldPolicy = POLICY,
     held: Mapping[Device, HeldConnection] = MappingProxyType({}),
+    unserved: Mapping[Device, float] = MappingProxyType({}),
     **more: object,
 ) -> HoldPlan:
     findings = made.look().findings
     snapshot = replace(made.snapshot(), **more)  # type: ignore[arg-type]
-    return choose_holds(findings, snapshot, made.ledger.owners, policy, held)
+    return choose_holds(findings, snapshot, made.ledger.owners, policy, held, unserved)
 
 
 @pytest.mark.parametrize("name", ["demofs", "fuse.demofs", "fuse.*", "*"])
@@ -150,9 +151,18 @@ def test_a_living_one_is_let_go_when_nothing_wants_it() -> None:
 
 def test_one_whose_server_has_closed_its_descriptor_is_let_go() -> None:
     made = scene()
-    made.servers = {}
+    made.servers, made.looked_at = {}, 50.0
     plan = chosen(made, held=HELD)
-    assert plan.releases == (OLD,) and not plan.holds
+    # It may be about to end, as one does that was told to.
+    assert not plan.releases and [hold.device for hold in plan.holds] == [OLD]
+    assert plan.unserved == {OLD: 50.0}
+    for looked_at, is_released in ((51.9, False), (52.0, True)):
+        made.looked_at = looked_at
+        plan = chosen(made, held=HELD, unserved={OLD: 50.0})
+        assert (plan.releases == (OLD,)) is is_released
+        assert (not plan.holds) is is_released
+    made.servers = {OLD: (SERVER,)}
+    assert not chosen(made, held=HELD, unserved={OLD: 50.0}).unserved
 
 
 def test_what_could_not_be_seen_lets_go_of_nothing() -> None:
