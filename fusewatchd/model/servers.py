@@ -246,6 +246,11 @@ class Holder:
     """Directory uid; empty outside pods."""
     container_id: str = ""
     unit: str = ""
+    roots: int = 0
+    """Descriptors of the root of the dead mount, its own root directory included.
+
+    What it opens by them is never on the new mount, as with gVisor's gofer.
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,11 @@ class Snapshot:
     stand_ins: StandIns = field(default_factory=dict)
     """Dead mounts in the place of held ones, by id: ``table`` has what they took the place of."""
 
+    def pods_to_restart(self) -> tuple[str, ...]:
+        """Return the pods of which a process holds the root of a dead mount, by directory uid."""
+        held = (h.pod_uid for holding in self.holdings for h in holding.holders if h.roots)
+        return tuple(dict.fromkeys(uid for uid in held if uid))
+
     def is_dead(self, device: Device) -> bool:
         """Return True when the connection of a device is known to have no server any more."""
         connection = self.connections.get(device)

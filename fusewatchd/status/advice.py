@@ -154,6 +154,12 @@ UNREACHED = Advice(
     "fusewatchd probes it again, with pauses, and as soon as the mount table changes.",
 )
 
+NEEDS_RESTART = (
+    "a process of this pod holds the root directory of a dead mount and never sees the new one;"
+    " restart the pod"
+)
+"""As gVisor's gofer does; the line ``holder`` names the process."""
+
 NOT_RUNNING = Advice(
     "Nothing prevents a recovery, but no fusewatchd is running.",
     "Start it: `systemctl start fusewatchd`.",

@@ -189,6 +189,7 @@ def _holder(holder: Holder, snapshot: Snapshot) -> Document:
         "open_files": holder.files,
         "mapped_areas": holder.mapped,
         "directory": holder.has_directory,
+        "roots": holder.roots,
     }
 
 

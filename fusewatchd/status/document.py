@@ -89,6 +89,7 @@ def status_document(
         "servers": servers_document(cycle, clocks),
         "incidents": [_incident(one, snapshot, clocks) for one in ledger.incidents.values()],
         "dead_mount_holders": holders_document(snapshot, clocks),
+        "needs_restart": [pod_document(uid, snapshot) for uid in snapshot.pods_to_restart()],
         "outages": [_outage(outage, clocks) for outage in ledger.outages],
         "dead_sources": [dead_source_document(one, clocks) for one in servers.dead_sources],
         "on_stale": [trouble_document(one, clocks) for one in servers.troubles],
@@ -351,14 +352,14 @@ _HIDING = frozenset(
 def exit_code(document: Document) -> int:
     """Return what node-problem-detector's custom plugins expect.
 
-    0: every bind can be used.  1: one is stale, hung, bare or on disk, whatever else could not be
-    seen, or is dead and not repaired.  2: unknown, because a bind or a part of the node could not
-    be looked at, or a mount is not understood.
+    0: every mount can be used.  1: one is stale, hung, bare or on disk, is dead and not repaired,
+    or its pod needs a restart.  2: unknown, because a mount or a part of the node could not be
+    looked at, or a mount is not understood.  1 goes before 2.
     """
     verdicts = document["totals"]["verdicts"]
     unexplained = {one["class"] for one in document["accounts"]["unexplained"]}
     is_dead = MountClass.STILL_DEAD.value in unexplained
-    if is_dead or any(verdicts[verdict.value] for verdict in ALARMING):
+    if is_dead or document["needs_restart"] or any(verdicts[verdict.value] for verdict in ALARMING):
         return 1
     is_blind = bool(unexplained) or any(gap["source"] not in POORER for gap in document["gaps"])
     # Foreign mounts are never repaired: that not all of them are looked at hides no bind.

@@ -15,7 +15,6 @@ from fusewatchd.model.pods import BindKind
 from fusewatchd.model.servers import Answer
 from fusewatchd.model.verdicts import ALARMING, Reason, Verdict
 from fusewatchd.status.advice import (
-    DEAD_LAYERS,
     DETACHES,
     FAILING_ROOT,
     NOT_RUNNING,
@@ -31,6 +30,7 @@ from fusewatchd.status.advice import (
 from fusewatchd.status.causes import Severity, causes_of
 from fusewatchd.status.keeper import held_lines
 from fusewatchd.status.reasons import REASONS
+from fusewatchd.status.remarks import remarks
 from fusewatchd.status.server_table import MAX_SHOWN, end_text, holder_text, process_text
 from fusewatchd.status.values import Document
 from fusewatchd.text import counted, cut_text, duration_text
@@ -205,29 +205,11 @@ def _state(document: Document, bind: Document) -> Lines:
         ("verdict", f"{verdict.value}: {_of_verdict(document, bind).meaning}"),
         ("evidence", bind["evidence"]),
     ]
-    if bind["directory"] is not None:
-        lines.append(("directory", _directory(bind["directory"])))
-    if (hidden := bind["hidden_files"]) is not None:
-        lines.append(("files", _hidden(hidden)))
-    if dead := bind.get("dead_layers"):
-        lines.append(("layers", DEAD_LAYERS.format(layers=counted(dead, "dead layer"))))
+    lines += remarks(document, bind)
     connection = document["connections"].get(bind["device"])
     if connection is not None:
         lines.append(("connection", _connection(connection, document["printed_at"])))
     return lines
-
-
-def _hidden(found: Document) -> str:
-    count = (
-        counted(found["files"], "file") if found["is_whole"] else f"{found['files']} files or more"
-    )
-    return f"{count}, {found['bytes']} bytes, in {found['path']} on the node, not in the volume"
-
-
-def _directory(found: Document) -> str:
-    return f"{found['path']} on the node, below what is mounted there; as the disk has it: " + (
-        f"{found['root']} on device {found['device']}"
-    )
 
 
 def _of_verdict(document: Document, bind: Document) -> Advice:

@@ -64,6 +64,7 @@ def holder_text(holder: Document) -> str:
     held = [counted(files, "open file")] if files else []
     held += [counted(areas, "mapped area")] if areas else []
     held += ["its directory"] if holder["directory"] else []
+    held += ["the root of the mount: the pod needs a restart"] if holder.get("roots") else []
     return f"{', '.join(parts)} ({', '.join(held)})"
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from fusewatchd.demo.cluster.apiserver import DemoApiServer
 from fusewatchd.demo.cluster.kubelet import DemoKubelet
 from fusewatchd.demo.daemon_process import DaemonProcess
 from fusewatchd.demo.node.container import Container
@@ -28,7 +29,8 @@ from fusewatchd.observe.holders.scan import (
 from fusewatchd.observe.holders.targets import HolderJob, HolderLook
 from fusewatchd.workers.fork_server import ForkServer, Worker, WorkerKind
 from fusewatchd.workers.privileges import PRIVILEGES, Kind
-from tests.lab import in_lab, pod_with_container
+from tests.lab import in_lab, pod_with_container, run_fusewatchd
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.kernel
 
@@ -98,6 +100,37 @@ def test_who_has_to_open_its_files_anew_is_named_by_pod_and_container(node: Demo
     assert f"1 process still holds files of the dead mount: {named}" in line
     assert "namespace=demo pod=web " in line
     assert f"  {named}" in table
+
+
+@pytest.mark.slow
+@in_lab(timeout=120)
+def test_a_pod_that_holds_the_root_of_a_dead_mount_needs_a_restart(node: DemoNode) -> None:
+    """As gVisor's gofer does: all that it opens is opened by that descriptor."""
+    source = node.add_source("one")
+    pod, container = pod_with_container(node, source, "web")
+    other, _ = pod_with_container(node, source, "other")
+    with (
+        DemoKubelet(node.pod_list) as kubelet,
+        DemoApiServer() as api,
+        DaemonProcess(
+            node, settings={"kubelet.url": kubelet.url, "apiserver.url": api.url}
+        ) as daemon,
+    ):
+        daemon.wait_until_watching(4)
+        number = int(container.call("open", path="/data"))
+        source.kill()
+        source.restart()
+        document = daemon.wait_for(lambda d: d["needs_restart"])
+        assert [pod["name"] for pod in document["needs_restart"]] == [pod.name]
+        sets = [
+            word for key, value in daemon.values.items() for word in ("--set", f"{key}={value}")
+        ]
+        assert run_fusewatchd("status", *sets).returncode == 1
+        assert "restart the pod" in run_fusewatchd("explain", pod.uid, *sets).stdout
+        assert "root directory of a dead" not in run_fusewatchd("explain", other.uid, *sets).stdout
+        wait_until(lambda: "FuseMountNeedsRestart" in api.reasons(), daemon.log)
+        close_dead(container, number)
+        daemon.wait_for(lambda d: not d["needs_restart"], 60)
 
 
 @pytest.mark.slow

@@ -113,6 +113,7 @@ class _Found:
     files: int = 0
     mapped: int = 0
     has_directory: bool = False
+    roots: int = 0
     mount_ids: set[int] = field(default_factory=set)
 
 
@@ -138,30 +139,34 @@ class _Search:
             one.mount_ids.add(number)
             return one
 
-        for number in self._open_files(process):
+        for number, is_root in self._open_files(process):
             held(number).files += 1
+            held(number).roots += is_root
         if is_close:
             for name in ("cwd", "root"):
                 number = _mount_id_through(process, name)
                 if number in self.devices:
                     held(number).has_directory = True
+                    held(number).roots += name == "root"
             for number in self._mapped_areas(process):
                 held(number).mapped += 1
         if found:
             self._keep(process, found)
 
-    def _open_files(self, process: Process) -> Iterator[int]:
-        """Yield the id of the mount of each open file of a dead one."""
+    def _open_files(self, process: Process) -> Iterator[tuple[int, bool]]:
+        """Yield the mount id of each open file of a dead mount, and whether it is its root."""
         with process.descriptors() as fds:
             for name in os.listdir(fds):
                 if self.clock() >= self.until:
                     raise _OutOfTimeError
                 with suppress(FileNotFoundError):  # closed meanwhile
                     # Sockets, pipes and their like have no path.
-                    if os.readlink(name, dir_fd=fds).startswith("/"):
+                    path = os.readlink(name, dir_fd=fds)
+                    if path.startswith("/"):
                         number = _mount_id(process.read(f"fdinfo/{name}"))
                         if number in self.devices:
-                            yield number
+                            # A mount that was detached begins at its own root.
+                            yield number, path == "/"
 
     def _mapped_areas(self, process: Process) -> Iterator[int]:
         """Yield the id of a dead mount for each mapped area of its file system.
@@ -197,7 +202,7 @@ class _Search:
                         device, process.pid, start_time, name,
                         min(what.files, MAX_COUNTED), min(what.mapped, MAX_COUNTED),
                         what.has_directory,
-                        owner.pod_uid, owner.container_id, owner.unit,
+                        owner.pod_uid, owner.container_id, owner.unit, what.roots,
                     )
                 )  # fmt: skip
 

@@ -68,6 +68,7 @@ class PodEvents:
         self._backlog: OrderedDict[_Word, None] = OrderedDict()
         self._limited: frozenset[Key] = frozenset()
         self._hidden: frozenset[str] = frozenset()
+        self._to_restart: frozenset[str] = frozenset()
         self._held: frozenset[Device] = frozenset()
         """Connections whose callers waited in the present or the last outage of each."""
 
@@ -77,6 +78,7 @@ class PodEvents:
         self._troubles.report(cycle)
         self._tell_limits(cycle)
         self._tell_hidden(cycle)
+        self._tell_to_restart(cycle)
 
     def close(self) -> None:
         """Give up what still waits for a name."""
@@ -129,6 +131,14 @@ class PodEvents:
         for path in sorted(found.keys() - self._hidden):
             self._announce(cycle, found[path].pod_uid, None, EventKind.HIDDEN)
         self._hidden = frozenset(found)
+
+    def _tell_to_restart(self, cycle: CycleReport) -> None:
+        """Say it once of each pod, and again if it begins again."""
+        found = cycle.snapshot.pods_to_restart()
+        for uid in found:
+            if uid not in self._to_restart:
+                self._announce(cycle, uid, None, EventKind.NEEDS_RESTART)
+        self._to_restart = frozenset(found)
 
     def _drop(self, count: int) -> None:
         if count:

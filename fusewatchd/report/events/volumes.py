@@ -49,6 +49,8 @@ ON_CLAIM = {
     " instead. What was written there stays on the node and is not in the volume.",
     EventKind.HIDDEN: "files were written to the node's disk while this volume was not mounted."
     " They are not in the volume, and are left where they are.",
+    EventKind.NEEDS_RESTART: "a process of a pod holds the root directory of a dead mount of this"
+    " volume. Restart that pod.",
     EventKind.LIMITED: "a pod that uses this volume has more mounts or mount namespaces than its"
     " quota. 'fusewatchd status' on the node says which.",
 }

@@ -104,6 +104,14 @@ class EventKind(Enum):
         " They are not in the volume, and are left where they are. 'fusewatchd explain' on the node"
         " names the directory.",
     )
+    NEEDS_RESTART = (
+        "FuseMountNeedsRestart",
+        "ReplaceFuseMount",
+        "Warning",
+        "A process of this pod holds the root directory of a dead FUSE mount, as gVisor's gofer"
+        " does, and does not see the new one. Restart the pod. 'fusewatchd status' on the node"
+        " names the process.",
+    )
     LIMITED = (
         "FuseMountQuotaMet",
         "WatchFuseMount",

@@ -22,6 +22,10 @@ class DeadMountMetrics:
             "fusewatchd_dead_mount_holders",
             "Processes that still have files open on dead mounts that were replaced.",
         )
+        self._to_restart = series.gauge(
+            "fusewatchd_pods_needing_restart",
+            "Pods of which a process holds the root directory of a dead mount.",
+        )
         self._orphans = series.counter(
             "fusewatchd_orphan_detaches_total",
             "Attempts to detach a dead mount of a deleted pod.",
@@ -55,6 +59,7 @@ class DeadMountMetrics:
         """Count what a finished cycle saw and did."""
         self._layers.set(sum(cycle.dead_layers.values()))
         self._holders.set(sum(holding.count for holding in cycle.snapshot.holdings))
+        self._to_restart.set(len(cycle.snapshot.pods_to_restart()))
         for outcome in cycle.outcomes:
             if isinstance(outcome.action, DetachOrphan):
                 self._orphans.labels(outcome.status.value).inc()

@@ -61,6 +61,7 @@ NAMES = {
     "fusewatchd_server_ends_total": "counter",
     "fusewatchd_dead_layers": "gauge",
     "fusewatchd_dead_mount_holders": "gauge",
+    "fusewatchd_pods_needing_restart": "gauge",
     "fusewatchd_probe_children_stuck": "gauge",
     "fusewatchd_mount_workers_stuck": "gauge",
     "fusewatchd_mount_workers_short": "gauge",
