@@ -19,7 +19,7 @@ CAPABILITIES: Mapping[str, int] = {
     if capability is not Capability.DAC_OVERRIDE
 }
 """Those of systemd/fusewatchd.service; without DAC_OVERRIDE only aborting does not work."""
-UNIT = "use systemd/fusewatchd.service as it is shipped"
+UNIT = "use systemd/fusewatchd.service as shipped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ def _namespace(facts: NodeFacts) -> Finding:
     return fail(
         "namespace",
         "a mount namespace of its own: no pod would see what is mounted there",
-        f"no ProtectSystem=, PrivateTmp= and the like; {UNIT}",
+        "remove ProtectSystem=, PrivateTmp= and the like from drop-ins: systemctl cat fusewatchd",
     )
 
 

@@ -57,11 +57,11 @@ def _judged(name: str, binds: Sequence[Bind], is_report_only: bool) -> Finding:
         reason = next(iter(reasons)) if len(reasons) == 1 else None
         why = f": {', '.join(reasons)}" if reasons else ""
         advice = _ADVICE.get(reason or "", f"'fusewatchd explain {name}' says what and why")
-        return fail(check, f"{len(broken)} of {len(binds)} binds are {verdicts}{why}", advice)
+        return fail(check, f"{len(broken)} of {len(binds)} mounts are {verdicts}{why}", advice)
     ways = {bind["refusal"] for bind in binds if bind["refusal"] in _LET_ALONE}
     if is_report_only or (ways and ways <= _HELD_BACK):
         way = min(ways & _HELD_BACK, default=Reason.REPORT_ONLY.value)
-        return warn(check, "would be told of and left as it is", _ADVICE[way])
+        return warn(check, "would be reported and not repaired", _ADVICE[way])
     if ways:
         return ok(check, "would be left alone, as its pod or the configuration says")
     blind = [bind for bind in binds if bind["source"]["path"] is None and bind["kind"] == "publish"]

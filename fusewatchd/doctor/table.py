@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Sequence
 
 from fusewatchd.doctor.findings import Finding, Level, counts
+from fusewatchd.text import counted
 
 MAX_FINE_PODS = 10
 """Pods that need nobody are listed up to here; the rest is counted."""
@@ -24,9 +25,9 @@ def table(findings: Sequence[Finding], width: int, color: bool) -> str:
         if finding not in left_out:
             lines += _lines(finding, width, color)
     if left_out:
-        lines.append(f"      and {len(left_out)} more pods that need nobody")
+        lines.append(f"      and {len(left_out)} more pods that are ok")
     total = counts(findings)
-    lines += ["", f"{total['ok']} fine, {total['warn']} to know of, {total['fail']} to put right"]
+    lines += ["", f"{total['ok']} ok, {counted(total['warn'], 'warning')}, {total['fail']} failed"]
     return "\n".join(lines)
 
 
@@ -38,12 +39,13 @@ def _lines(finding: Finding, width: int, color: bool) -> list[str]:
     room = width - len(lead)
     name = finding.check
     text = finding.text
-    if len(name) > _CHECK_WIDTH:
-        # The name of a pod or of a key needs the room of both columns.
-        text, name = f"{name}: {text}", ""
     words = textwrap.wrap(text, room, break_on_hyphens=False) or [""]
     advice = textwrap.wrap(finding.advice, room - 2, break_on_hyphens=False)
-    first = f"{level}  {name:<{_CHECK_WIDTH}}  {words[0]}"
-    rest = [lead + line for line in words[1:]]
+    if len(name) > _CHECK_WIDTH:
+        # The name of a pod or of a key may need a line of its own.
+        first, rest = f"{level}  {name}", [lead + line for line in words]
+    else:
+        first = f"{level}  {name:<{_CHECK_WIDTH}}  {words[0]}"
+        rest = [lead + line for line in words[1:]]
     arrows = [f"{lead}{'→ ' if n == 0 else '  '}{line}" for n, line in enumerate(advice)]
     return [first, *rest, *arrows]

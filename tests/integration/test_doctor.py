@@ -104,10 +104,10 @@ def test_a_node_in_good_health_and_one_that_is_not(node: DemoNode) -> None:
             source.kill()
             daemon.wait_for(lambda d: d["totals"]["verdicts"]["stale"] == 2)
             broken = patient.examine()
-            assert broken["pod demo/web"] == ("fail", "2 of 2 binds are stale: source_missing")
+            assert broken["pod demo/web"] == ("fail", "2 of 2 mounts are stale: source_missing")
             text = patient.say().stdout
             assert len(text.splitlines()) < 40
-            assert "fail  pod demo/web     2 of 2 binds are stale: source_missing\n" in text
+            assert "fail  pod demo/web     2 of 2 mounts are stale: source_missing\n" in text
             assert "→ its server was not mounted again" in text
             source.restart()
             daemon.wait_until_watching(2)

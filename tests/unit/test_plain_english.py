@@ -36,7 +36,9 @@ BANNED = re.compile(
     re.IGNORECASE,
 )
 STRICT = (
+    "CONTRIBUTING.md",
     "README.md",
+    "conf/fusewatchd.yaml",
     "conf/README.md",
     "conf/prometheus/README.md",
     "fusewatchd/drivers/README.md",

@@ -319,7 +319,7 @@ def bind(verdict: str = "healthy", **change: Any) -> dict[str, Any]:
         ),
         (
             [bind(), bind("stale", refusal="source_missing")],
-            ("fail", "1 of 2 binds are stale: source_missing"),
+            ("fail", "1 of 2 mounts are stale: source_missing"),
         ),
         (
             [bind(source={"path": None, "candidates": [], "why": "seen too late"})],
@@ -335,7 +335,7 @@ def bind(verdict: str = "healthy", **change: Any) -> dict[str, Any]:
         ),
         (
             [bind(refusal="report_only")],
-            ("warn", "would be told of and left as it is"),
+            ("warn", "would be reported and not repaired"),
         ),
     ],
 )
@@ -364,8 +364,8 @@ def test_lines_fit_and_say_what_to_do() -> None:
     assert max(map(len, lines)) <= 80
     assert lines[0] == "ok    kernel           fine"
     assert "                       → do this" in lines
-    assert f"{' ' * 6}and 3 more pods that need nobody" in lines
-    assert lines[-1] == "14 fine, 1 to know of, 1 to put right"
+    assert f"{' ' * 6}and 3 more pods that are ok" in lines
+    assert lines[-1] == "14 ok, 1 warning, 1 failed"
     assert "\x1b[1;31mfail\x1b[0m" in table(findings, 80, color=True)
     assert (exit_code(findings), exit_code(findings[:2])) == (1, 0)
     assert document(findings)["totals"] == {"ok": 14, "warn": 1, "fail": 1}
