@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import NamedTuple
 
 from fusewatchd.model.mounts import MountNamespace
 
@@ -31,9 +32,10 @@ class OwnerKind(Enum):
     FOREIGN = "foreign"
     """Local users, all of them together."""
 
+    __hash__ = object.__hash__  # there is one of each; the hash of Enum is a call of Python
 
-@dataclass(frozen=True, slots=True)
-class Owner:
+
+class Owner(NamedTuple):
     """Because of whom something is spent."""
 
     kind: OwnerKind

@@ -81,6 +81,8 @@ class _Look:
     namespaces: dict[int, _Namespace] = field(default_factory=dict)
     spent: dict[Owner, float] = field(default_factory=dict)
     """Seconds of a processor: what others take of it must not count."""
+    counted: float = field(default_factory=time.process_time)
+    """Until when what was used of a processor is in ``spent``."""
     late: list[int] = field(default_factory=list)
     """Processes for which there was no time, the one that has waited longest first."""
     servers: dict[Owner, list[Any]] = field(default_factory=dict)
@@ -102,9 +104,11 @@ class _Look:
         self.over.add(RefusedOwner(owner, Resource.WALK, limit, example=f"pid {pid}"))
         return False
 
-    def spend(self, owner: Owner, began: float) -> None:
-        """Count what an owner has taken since ``began``."""
-        self.spent[owner] = self.spent.get(owner, 0.0) + time.process_time() - began
+    def spend(self, owner: Owner) -> None:
+        """Count for an owner what was used since the last one was counted."""
+        now = time.process_time()
+        self.spent[owner] = self.spent.get(owner, 0.0) + now - self.counted
+        self.counted = now
 
 
 class Walker:
@@ -176,9 +180,8 @@ class Walker:
             look.late.append(process.pid)
             self._keep_server(process, owner, look)
             return
-        began = time.process_time()
         self._look_for_server(process, owner, look)
-        look.spend(owner, began)
+        look.spend(owner)
 
     def _seen(self, process: Process, inode: int, look: _Look) -> _Namespace:
         seen = look.namespaces.get(inode)
@@ -251,12 +254,12 @@ class Walker:
                 namespaces.sort(key=lambda seen: not self._own.is_own(seen.inode, seen.place))
             rooms = Rooms(owner, look.over)
             for seen in namespaces:
-                began, known = time.process_time(), told.get(seen.inode)
+                known = told.get(seen.inode)
                 if look.has_time(owner, 1.0, seen.pids[0]):
                     self._describe(seen, known, rooms, tables, look, tell)
                 elif known is not None:
                     self._keep(seen.inode, known, tables, look)
-                look.spend(owner, began)
+                look.spend(owner)
 
     def _keep(self, inode: int, known: Any, tables: Tables, look: _Look) -> None:
         """Believe what was seen of a namespace for which there is no time: it is not gone."""
@@ -276,7 +279,7 @@ class Walker:
     ) -> None:
         """Tell a mount namespace with FUSE mounts, if it has its place."""
         rows = (
-            self._guarded(look, pid, lambda process: self._row(process, seen, rooms, tables))
+            self._guarded(look, pid, lambda process: self._row(process, seen, known, rooms, tables))
             for pid in seen.pids
         )
         found = next((row for row in rows if row is not None), None)
@@ -292,16 +295,27 @@ class Walker:
             tell({"namespaces": [found]})
 
     def _row(
-        self, process: Process, seen: _Namespace, rooms: Rooms, tables: Tables
+        self, process: Process, seen: _Namespace, known: Any, rooms: Rooms, tables: Tables
     ) -> dict[str, Any]:
-        """Describe a mount namespace; empty for one without a FUSE mount, or without a place."""
-        is_agent = seen.owner.kind is OwnerKind.AGENT or _is_agent(process, seen)
-        limits = OF_AGENT if is_agent else limits_of(seen.owner)
-        data = process.read_at_most("mountinfo", limits.table_bytes)
-        if process.namespace("mnt") != seen.inode or (seen.is_whole and process.root() != "/"):
-            raise ProcessLookupError(errno.ESRCH, "the process does not show it any more")
+        """Describe a mount namespace; empty for one without a FUSE mount, or without a place.
+
+        ``known`` is what was told of it before.
+        """
+        limits = limits_of(seen.owner)
+        data = _table_of(process, seen, limits.table_bytes)
         is_container = bool(seen.place.pod_uid or seen.place.container_id)
-        if FUSE_MARK not in data and not (is_container and shows_directory(data)):
+        if len(data) <= limits.table_bytes and not _is_needed(data, is_container):
+            return {}
+        start_time = process.stat()[2]
+        if known and (known["pid"], known["start_time"]) == (process.pid, start_time):
+            is_agent = known["is_agent"]
+        else:
+            is_agent = seen.owner.kind is OwnerKind.AGENT or _is_agent(process, seen)
+        if is_agent:
+            limits, most = OF_AGENT, limits.table_bytes
+            if len(data) > most:
+                data = _table_of(process, seen, limits.table_bytes)
+        if not _is_needed(data, is_container):
             return {}
         example = f"the mount namespace of pid {process.pid}"
         room = rooms.room(seen.place.container_id, limits, example)
@@ -320,7 +334,7 @@ class Walker:
         return {
             "inode": seen.inode,
             "pid": process.pid,
-            "start_time": process.stat()[2],
+            "start_time": start_time,
             "kind": kind.value,
             "pod_uid": seen.place.pod_uid,
             "container_id": seen.place.container_id,
@@ -332,6 +346,18 @@ class Walker:
             "is_agent": is_agent,
             "directories": list(table[2].directories) if is_container else [],
         }
+
+
+def _table_of(process: Process, seen: _Namespace, most: int) -> bytes:
+    data = process.read_at_most("mountinfo", most)
+    # Looked at last: the process may have gone to another namespace in between.
+    if process.namespace("mnt") != seen.inode or (seen.is_whole and process.root() != "/"):
+        raise ProcessLookupError(errno.ESRCH, "the process does not show it any more")
+    return data
+
+
+def _is_needed(data: bytes, is_container: bool) -> bool:
+    return FUSE_MARK in data or (is_container and shows_directory(data))
 
 
 def _is_agent(process: Process, seen: _Namespace) -> bool:
