@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TypeVar
@@ -35,8 +36,7 @@ class Process:
 
     def read(self, name: str) -> bytes:
         """Return the whole of a file below ``/proc/<pid>``."""
-        with open(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._fd), "rb", 0) as file:
-            return file.read()
+        return self.read_at_most(name, sys.maxsize)
 
     def read_at_most(self, name: str, most: int) -> bytes:
         """Return the beginning of a file below ``/proc/<pid>``, little more than ``most`` bytes."""
