@@ -6,9 +6,11 @@ either, the next talk makes both know the same.
 
 from __future__ import annotations
 
+import os
 import select
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from fusewatchd.act.keeper_steps import KeeperJob, KeeperReport, device_of
@@ -48,14 +50,20 @@ def keeper_socket(runtime_dir: str) -> str:
 class Keeper:
     """Owns the worker that talks with the keeper; not thread safe."""
 
-    def __init__(self, spawn: Callable[[], Worker], socket: str, policy: HoldPolicy) -> None:
+    def __init__(
+        self, spawn: Callable[[], Worker], socket: str, marker: str, policy: HoldPolicy
+    ) -> None:
         """Start nothing yet.
 
         Args:
             spawn: starts a worker with ``serve_keeper_jobs``.
             socket: of the keeper.
+            marker: a file that is there while the keeper may hold something.  By that a daemon
+                that is to hold nothing knows whether there is something to let go of.
             policy: may be replaced between two cycles.
         """
+        self._marker = marker
+        self._is_marked = os.path.exists(marker)
         self.policy = policy
         self.view = KeeperView(is_on=bool(policy.drivers))
         self._worker = SoleWorker(spawn, TALK_SECONDS, is_eager=False)
@@ -78,8 +86,8 @@ class Keeper:
 
     @property
     def is_on(self) -> bool:
-        """True while there is something to hold, or something is held."""
-        return bool(self.policy.drivers or self.view.held)
+        """True while there is something to hold, or something may be held."""
+        return bool(self.policy.drivers or self.view.held or self._is_marked)
 
     @property
     def due_at(self) -> float | None:
@@ -202,6 +210,8 @@ class Keeper:
         }
         listed = report.listed
         if listed is None:
+            if not self.policy.drivers:
+                self._mark(False)  # what does not run holds nothing
             self._show(report.problem)
             return
         ended = tuple(_ended(one) for one in listed.ended if one.number > self._ended_after)
@@ -209,8 +219,21 @@ class Keeper:
             self._ended_after = ended[-1].number
         self._exited &= {one.hold for one in listed.connections}
         held = {one.device: one for one in map(self._held, listed.connections)}
+        self._mark(bool(held or self.policy.drivers))
         self._survives, self._pid, self._store_pid = listed.survives, listed.pid, report.store_pid
         self._show(report.problem, held, (*self.view.ended, *ended)[-protocol.MAX_ENDED :])
+
+    def _mark(self, is_used: bool, /) -> None:
+        if is_used == self._is_marked:
+            return
+        # Without it a later run only finds what is held when it is to hold something.
+        with suppress(OSError):
+            if is_used:
+                os.close(os.open(self._marker, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            else:
+                os.unlink(self._marker)
+        # The directory may only be made a moment later: then the next talk tries again.
+        self._is_marked = os.path.exists(self._marker)
 
     def _show(
         self,

@@ -64,6 +64,8 @@ from fusewatchd.workers.privileges import PRIVILEGES, Kind
 if TYPE_CHECKING:
     from fusewatchd.daemon.keeper import Keeper
 
+KEEPER_MARKER = "keeper-in-use"
+"""In the state directory, while the keeper may hold something."""
 MAX_PARALLEL = 2
 """Mount workers kept ready: the kernel changes one mount table at a time anyway."""
 
@@ -184,12 +186,14 @@ class Node:
         policy = hold_policy_of(settings, has_stand_ins=has_stand_ins(self.way))
         if self.keeper is not None:
             self.keeper.policy = policy
-        elif policy.drivers:
-            # Who holds nothing imports nothing of it.
+            return
+        marker = os.path.join(settings.state_dir, KEEPER_MARKER)
+        if policy.drivers or os.path.exists(marker):
+            # A daemon that holds nothing imports nothing of it.
             from fusewatchd.daemon.keeper import Keeper, keeper_socket
 
-            socket = keeper_socket(settings.runtime_dir)
-            self.keeper = Keeper(lambda: self.forks.spawn(Kind.KEEPER.value), socket, policy)
+            places = keeper_socket(settings.runtime_dir), marker
+            self.keeper = Keeper(lambda: self.forks.spawn(Kind.KEEPER.value), *places, policy)
 
     def ask_keeper(self) -> None:
         """Learn what is held, before anything is asked: a question would wait in there."""

@@ -25,6 +25,7 @@ from tests.holding import Caller, calling, limited, path_errors
 from tests.integration.test_hung import connection_of, fuse_lines
 from tests.keeping import KeeperProcess
 from tests.lab import in_lab, pod_with_container
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.kernel, needs(Feature.BENEATH, Feature.FUSE_FDINFO)]
 
@@ -388,3 +389,24 @@ def test_a_daemon_that_no_service_manager_started_has_a_keeper_of_its_own(node: 
         assert not daemon.status()["keeper"]["outlives_its_process"]
     with suppress(OSError), Client(socket_path(daemon.runtime_dir), 5.0) as client:
         client.ask(Stop())
+
+
+@in_lab(timeout=90)
+def test_a_daemon_that_is_to_hold_nothing_lets_go_of_what_another_one_held(
+    node: DemoNode,
+) -> None:
+    source = node.add_source("one")
+    pods(node, source, "web")
+    with holding(node) as (daemon, keeper):
+        daemon.wait_until_watching(2)
+        wait_until_held(daemon, 1)
+        marker = os.path.join(node.lab, "state", "keeper-in-use")
+        wait_until(lambda: os.path.exists(marker))
+        daemon.stop()
+        assert len(keeper.listed().connections) == 1
+        daemon.values["keeper.hold.drivers"] = "[]"
+        daemon.start()
+        wait_until(lambda: not keeper.listed().connections)
+        wait_until(lambda: not os.path.exists(marker))
+        daemon.wait_for(lambda d: "keeper" not in d)
+        assert source.server.is_running
