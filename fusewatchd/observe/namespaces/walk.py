@@ -120,7 +120,7 @@ class Walker:
         self._tables: Tables = {}
         self._told: dict[int, Any] = {}
         self._servers: dict[int, Any] = {}
-        """Told in the last walk, by pid."""
+        """Those of the last walk, by pid."""
         self._late: list[int] = []
         self._cost: dict[Owner, float] = {}
         self._trees = CgroupTrees()
@@ -299,7 +299,7 @@ class Walker:
     ) -> dict[str, Any]:
         """Describe a mount namespace; empty for one without a FUSE mount, or without a place.
 
-        ``known`` is what was told of it before.
+        ``known`` is its last description.
         """
         limits = limits_of(seen.owner)
         data = _table_of(process, seen, limits.table_bytes)
