@@ -261,7 +261,7 @@ class Judge:
                 # A part of its pod's own mount, of which in turn nothing is known.
                 right |= WAITING
         if target.host.is_bare:
-            right |= {"host_bind_stale"}
+            right |= {"host_bind_stale", "unmounted_on_host"}
         if self._is_of_other_type(target.host):
             right |= {"source_type"}
         return right
