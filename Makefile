@@ -36,7 +36,7 @@ test: check  ## check, and the quick tests, as root with real mounts; under a mi
 
 test-slow: $(VENV)/.dev  ## every way of replacing mounts, storms, the demo; minutes
 	@$(call install,$(SLOW_TEST_PACKAGES))
-	$(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal -m "slow and not packaging"
+	$(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal -m "slow and not packaging" $(PART)
 
 test-kernels:  ## tests of real mounts on Linux 5.10, 6.1 and 6.12, each in QEMU
 	$(PYTHON) tests/kernels/run.py
