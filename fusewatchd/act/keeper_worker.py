@@ -138,6 +138,8 @@ class Talk:
         servers = self._servers.get(number)
         if servers is None and hold.server is not None:
             servers = self._servers_of(hold)
+        if hold.server is None and number not in self._told and not deleting:
+            return  # of those that wait there some may be replaced: the list may not be whole
         told = (pods, deleting, servers or ())
         if self._told.get(number) == told:
             return

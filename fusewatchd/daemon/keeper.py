@@ -142,7 +142,7 @@ class Keeper:
         held = self.view.held
         policy = replace(self.policy, mode=cycle.mode)
         plan = choose_holds(
-            cycle.findings, cycle.snapshot, cycle.ledger.owners, policy, held, self._plan.unserved
+            cycle.findings, cycle.snapshot, cycle.ledger.owners, policy, held, self._plan
         )
         has_news = plan.holds != self._plan.holds or plan.releases != self._plan.releases
         self._plan = plan

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from types import MappingProxyType
 
 from fusewatchd.diagnose.exclusions import Switches, is_left_alone, leaves_containers_alone
 from fusewatchd.model.findings import Bind, Finding
@@ -53,6 +52,9 @@ class HoldPlan:
     """When looks began to find no server of a held connection, whose process lives."""
 
 
+NOTHING = HoldPlan()
+
+
 def is_named(bind: Bind, patterns: Iterable[str]) -> bool:
     """Return True for a mount of a driver or type of file system that one of the globs names."""
     mount = bind.mount
@@ -66,14 +68,14 @@ def choose_holds(
     owners: Mapping[str, Owner],
     policy: HoldPolicy,
     held: Mapping[Device, HeldConnection],
-    unserved: Mapping[Device, float] = MappingProxyType({}),
+    before: HoldPlan = NOTHING,
 ) -> HoldPlan:
     """Return the connections to hold, and the reason for each that is named and is not held.
 
     One whose server has ended is never released here: the keeper does that, by its own clock.
     One whose server lives on without its descriptor is, after ``UNSERVED_SECONDS``: the keeper
     cannot notice that.  A server that ends in order closes its descriptor a moment before it ends.
-    ``unserved`` is that of the last plan.
+    ``before`` is the last plan: callers go on to wait when their own mount is replaced.
     """
     if not policy.drivers and not held:
         return HoldPlan()
@@ -91,7 +93,8 @@ def choose_holds(
     for device, shown in sorted(by_device.items()):
         driver, known = shown[0].bind.driver, held.get(device)
         if known is not None and (known.is_dead or snapshot.is_dead(device)):
-            holds.append(Hold(device, driver, _callers(shown, snapshot)))
+            waiting = next((h.callers for h in before.holds if h.device == device), ())
+            holds.append(Hold(device, driver, _callers(shown, snapshot, waiting)))
             continue
         is_wanted = any(is_named(finding.bind, policy.drivers) for finding in shown)
         is_alive = any(finding.verdict in _ALIVE for finding in shown)
@@ -101,7 +104,7 @@ def choose_holds(
         reason = _reason(shown, servers, snapshot, owners, policy)
         is_seen = may_release and reason is not NotHeld.NOT_EVERYBODY_SEEN
         if known is not None and is_seen and reason is NotHeld.SERVER_UNKNOWN:
-            without[device] = unserved.get(device, looked_at)
+            without[device] = before.unserved.get(device, looked_at)
             is_seen = looked_at >= without[device] + UNSERVED_SECONDS
         if known is not None and not is_seen:
             # What was seen when it was taken may only not be seen now.
@@ -110,15 +113,20 @@ def choose_holds(
             holds.append(Hold(device, driver, _callers(shown, snapshot), servers[0]))
         else:
             refused.append(HoldRefusal(device, driver, reason, _detail(reason, servers)))
+    gone = (h for h in before.holds if h.device in held and h.device not in by_device)
+    # Every mount of it is replaced, and the keeper does not know that yet.
+    holds += [hold for hold in gone if held[hold.device].is_dead]
     kept = {hold.device for hold in holds}
     lost = (d for d, h in held.items() if not (h.is_dead or snapshot.is_dead(d) or d in kept))
     releases = tuple(sorted(lost)) if may_release else ()
     return HoldPlan(tuple(holds), releases, tuple(refused), without)
 
 
-def _callers(shown: Iterable[Finding], snapshot: Snapshot) -> tuple[Caller, ...]:
+def _callers(
+    shown: Iterable[Finding], snapshot: Snapshot, waiting: tuple[Caller, ...] = ()
+) -> tuple[Caller, ...]:
     pods = snapshot.pods or {}
-    found: dict[int, Caller] = {}
+    found = {caller.pid: caller for caller in waiting}
     for finding in shown:
         namespace, pod = finding.bind.namespace, pods.get(finding.bind.path.pod_uid)
         if namespace is not None and namespace.pid:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from fusewatchd.demo.cluster.kubelet import DemoKubelet
 from fusewatchd.demo.daemon_process import DaemonProcess
 from fusewatchd.demo.node.container import Container
 from fusewatchd.demo.node.container_spec import Access, MountPropagation
@@ -410,3 +411,31 @@ def test_a_daemon_that_is_to_hold_nothing_lets_go_of_what_another_one_held(
         wait_until(lambda: not os.path.exists(marker))
         daemon.wait_for(lambda d: "keeper" not in d)
         assert source.server.is_running
+
+
+@in_lab(timeout=90)
+def test_a_pod_that_is_deleted_in_the_outage_waits_no_longer_and_others_do(node: DemoNode) -> None:
+    source = node.add_source("one")
+    pod, leaving = pod_with_container(node, source, "leaving")
+    _, staying = pod_with_container(node, source, "staying")
+    with DemoKubelet(node.pod_list) as kubelet:
+        settings = {
+            "kubelet.url": kubelet.url,
+            "kubelet.refresh_seconds": "0.5",
+            "keeper.hold.grace_seconds": "20",
+        }
+        with holding(node, **settings) as (daemon, _):
+            daemon.wait_until_watching(4)
+            wait_until_held(daemon, 1)
+            first, second = Caller(leaving, "/data"), Caller(staying, "/data")
+            source.kill()
+            daemon.wait_for(lambda d: sum(one["waiting_calls"] for one in held(d)) == 2)
+            pod.is_deleting = True
+            daemon.wait_for(lambda d: sum(one["waiting_calls"] for one in held(d)) == 1)
+            seen = first.end()
+            assert seen.longest < 10.0
+            assert any(what.endswith("ENOTCONN") for what in seen.errors)
+            source.restart()
+            daemon.wait_until_watching(1)
+            time.sleep(1.0)
+            assert path_errors([second.end()]) == {}

@@ -16,8 +16,8 @@ from fusewatchd.model.mounts import Device
 from fusewatchd.model.plan import RecoveryMode
 from fusewatchd.model.quota import AGENT, RefusedOwner, Resource
 from fusewatchd.model.servers import Answer, FuseServer
-from fusewatchd.plan.hold import HoldPlan, HoldPolicy, choose_holds
-from tests.unit.scenes import OLD, UID, Scene, pod, usual
+from fusewatchd.plan.hold import NOTHING, HoldPlan, HoldPolicy, choose_holds
+from tests.unit.scenes import NEW, OLD, UID, Scene, pod, usual
 
 SERVER = FuseServer(700, 11, (OLD,), name="demofs")
 POLICY = HoldPolicy(("demofs",))
@@ -34,12 +34,12 @@ def chosen(
     made: Scene,
     policy: HoldPolicy = POLICY,
     held: Mapping[Device, HeldConnection] = MappingProxyType({}),
-    unserved: Mapping[Device, float] = MappingProxyType({}),
+    before: HoldPlan = NOTHING,
     **more: object,
 ) -> HoldPlan:
     findings = made.look().findings
     snapshot = replace(made.snapshot(), **more)  # type: ignore[arg-type]
-    return choose_holds(findings, snapshot, made.ledger.owners, policy, held, unserved)
+    return choose_holds(findings, snapshot, made.ledger.owners, policy, held, before)
 
 
 @pytest.mark.parametrize("name", ["demofs", "fuse.demofs", "fuse.*", "*"])
@@ -158,11 +158,11 @@ def test_one_whose_server_has_closed_its_descriptor_is_let_go() -> None:
     assert plan.unserved == {OLD: 50.0}
     for looked_at, is_released in ((51.9, False), (52.0, True)):
         made.looked_at = looked_at
-        plan = chosen(made, held=HELD, unserved={OLD: 50.0})
+        plan = chosen(made, held=HELD, before=HoldPlan(unserved={OLD: 50.0}))
         assert (plan.releases == (OLD,)) is is_released
         assert (not plan.holds) is is_released
     made.servers = {OLD: (SERVER,)}
-    assert not chosen(made, held=HELD, unserved={OLD: 50.0}).unserved
+    assert not chosen(made, held=HELD, before=HoldPlan(unserved={OLD: 50.0})).unserved
 
 
 def test_what_could_not_be_seen_lets_go_of_nothing() -> None:
@@ -178,3 +178,19 @@ def test_what_could_not_be_seen_lets_go_of_nothing() -> None:
     assert not chosen(made, held=HELD).releases
     made.gaps, made.looked_at = (), 0.0
     assert not chosen(made, held=HELD).releases
+
+
+def test_a_caller_whose_mount_is_replaced_goes_on_to_wait_for_the_others() -> None:
+    made = scene()
+    made.container(made.inside())
+    made.servers, made.answers[OLD] = {}, Answer.DISCONNECTED
+    made.namespaces[1] = replace(made.namespaces[1], pid=4001)
+    before = chosen(made, held=HELD)
+    assert [caller.pid for caller in before.holds[0].callers] == [4000, 4001]
+    made.namespaces[0] = replace(made.namespaces[0], mounts=(made.inside(device=NEW),))
+    after = chosen(made, held=HELD, before=before)
+    assert after.holds[0].callers == before.holds[0].callers
+    made.namespaces[1] = replace(made.namespaces[1], mounts=(made.inside(device=NEW),))
+    dead = {OLD: replace(HELD[OLD], is_dead=True)}
+    after = chosen(made, held=dead, before=after)
+    assert [h.callers for h in after.holds if h.device == OLD] == [before.holds[0].callers]
