@@ -13,7 +13,7 @@ SLOW_TEST_PACKAGES = ntfs-3g prometheus chromium $(if $(shell command -v kubectl
 BUILD_PACKAGES = debhelper dh-python pybuild-plugin-pyproject python3-all python3-setuptools \
   python3-prometheus-client python3-pyinotify python3-requests python3-sdnotify python3-yaml \
   dpkg-dev rpm
-PACKAGE_TEST_PACKAGES = lintian rpmlint groff zsh cpio systemd-container mmdebstrap reprepro createrepo-c gnupg
+PACKAGE_TEST_PACKAGES = lintian rpmlint groff zsh cpio systemd-container mmdebstrap reprepro createrepo-c dnf gnupg
 JOBS ?= $(shell expr 2 \* $$(nproc 2>/dev/null || echo 1))
 # Debian packages, as far as they are missing and this machine is one that has them.
 install = if [ "$(SUDO_APT)" = yes ] && command -v apt-get >/dev/null && ! dpkg -s $(1) >/dev/null 2>&1; \

@@ -77,13 +77,29 @@ def test_apt_installs_from_it_and_from_no_other_that_is_not_signed(node: Package
     node.wait_until_up()
 
 
-def test_the_rpm_and_its_index_are_signed_by_the_key(shared: Path, tmp_path: Path) -> None:
-    home = tmp_path / "gnupg"
-    home.mkdir(mode=0o700)
-    gnupg = {"GNUPGHOME": str(home)}
-    index = shared / "rpm/repodata/repomd.xml"
-    run("gpg", "--batch", "--import", shared / "fusewatchd.asc", **gnupg)
-    assert "Good signature" in run("gpg", "--verify", f"{index}.asc", index, **gnupg)
+def test_dnf_finds_it_by_the_key_and_refuses_what_was_changed(shared: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "served"
+    shutil.copytree(shared, copy)
+    assert f"fusewatchd-0:{__version__}-1.noarch\n" in found_by_dnf(copy, tmp_path / "one")
+    index = copy / "rpm/repodata/repomd.xml"
+    index.write_text(index.read_text().replace("</repomd>", "<!-- --></repomd>"))
+    said = found_by_dnf(copy, tmp_path / "two")
+    assert f"fusewatchd-0:{__version__}" not in said
+    assert "signature" in said
+
+
+def found_by_dnf(repository: Path, work: Path) -> str:
+    """Return what dnf, which has nothing but this repository, finds in it."""
+    (work / "reposdir").mkdir(parents=True)
+    described = (repository / "fusewatchd.repo").read_text()
+    (work / "reposdir/fusewatchd.repo").write_text(described.replace("URL", f"file://{repository}"))
+    options = {"reposdir": work / "reposdir", "cachedir": work / "cache"}
+    settings = [f"--setopt={name}={path}" for name, path in options.items()]
+    root = ["--releasever=9", f"--installroot={work}/root"]
+    return run("dnf", "--assumeyes", *settings, *root, "repoquery", "fusewatchd")
+
+
+def test_the_rpm_is_signed_by_the_key(shared: Path, tmp_path: Path) -> None:
     database = tmp_path / "rpm"
     run("rpmkeys", "--dbpath", database, "--import", shared / "fusewatchd.asc")
     (rpm,) = (shared / "rpm").glob("*.rpm")
