@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 
 from fusewatchd.linux.procfs import PROC
 
@@ -61,22 +61,31 @@ class Threads:
 
 
 class Watch:
-    """Finds threads that came to stand still since this was made."""
+    """Finds threads that stand still.
 
-    def __init__(self, before: Looked | None) -> None:
-        """Leave out what stood still before, for a reason of its own."""
-        self._before = before
+    Also one that stood still before the server ended: it may wait for a lock that has a new holder.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is known yet."""
         self._last: Looked = {}
 
-    def finds(self, looked: Looked | None) -> bool:
-        """Return True where a thread stands still, or none can be looked at."""
-        if looked is None or self._before is None:
+    def finds(self, looked: Looked | None, waiting: Callable[[], Container[int]]) -> bool:
+        """Return True where a thread stands still, or none can be looked at.
+
+        Args:
+            looked: what is in D now.
+            waiting: tells the callers that wait for an answer.  After a signal that they handle
+                those are in D, too, and the answer ends that.
+        """
+        if looked is None:
             return True
         last, self._last = self._last, looked
-        return any(
-            last.get(thread) == switches and self._before.get(thread) != switches
-            for thread, switches in looked.items()
-        )
+        still = [thread for thread, switches in looked.items() if last.get(thread) == switches]
+        if not still:
+            return False
+        those = waiting()
+        return any(thread not in those for thread in still)
 
 
 def _read(path: str) -> bytes:

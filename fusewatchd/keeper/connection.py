@@ -90,7 +90,7 @@ class HeldConnection:
         self._reads = False
         self._looked_at = 0.0
         self._threads = threads
-        self._blocked = Watch({})
+        self._blocked = Watch()
         self._looked_for_blocked_at = 0.0
         self.file.write(record)
         self.watch(pidfds)
@@ -145,7 +145,6 @@ class HeldConnection:
             self._note(replace(self.record, died_at=now))
         self._reads = True
         self._close_the_gate()
-        self._blocked = Watch(self._threads.in_d(self.record.pods))
         self._events.add(self._clone, self._read)
         if self.record.replaced_at is not None:
             self._send(self._sorter.replaced(now))
@@ -177,16 +176,25 @@ class HeldConnection:
         os.close(self._clone)
         self.file.close()
 
-    def turn(self, now: float) -> None:
-        """Do what is due; what it costs is bounded."""
+    def callers(self) -> set[int]:
+        """Return the threads that wait for an answer."""
+        return self._sorter.callers()
+
+    def turn(self, now: float, all_callers: Callable[[], set[int]]) -> None:
+        """Do what is due; what it costs is bounded.
+
+        Args:
+            now: monotonic clock.
+            all_callers: tells the threads that wait in any held connection.
+        """
         if not self._reads:
             return
         if self._sorter.looks_again and now >= self._looked_at + LOOK_AGAIN_SECONDS:
             self._looked_at = now
             self._send(self._sorter.look_again(now))
-        if self._sorter.may_hold_locks and now >= self._looked_for_blocked_at + LOOK_AGAIN_SECONDS:
+        if self._sorter.waiting and now >= self._looked_for_blocked_at + LOOK_AGAIN_SECONDS:
             self._looked_for_blocked_at = now
-            if self._blocked.finds(self._threads.in_d(self.record.pods)):
+            if self._blocked.finds(self._threads.in_d(self.record.pods), all_callers):
                 self._send(self._sorter.free_locks(now))
         if self.over is None and now >= self._ends_at:
             self.over = End.GRACE if self.record.replaced_at is None else End.REPLACED
@@ -198,7 +206,7 @@ class HeldConnection:
         due = [] if self.over else [self._ends_at]
         if self._sorter.looks_again:
             due.append(self._looked_at + LOOK_AGAIN_SECONDS)
-        if self._sorter.may_hold_locks:
+        if self._sorter.waiting:
             due.append(self._looked_for_blocked_at + LOOK_AGAIN_SECONDS)
         return min(due, default=None)
 

@@ -103,7 +103,7 @@ class FuseRequest:
     changes: bool = False
     """A request by path that changes something."""
     may_lock: bool = False
-    """A request by path whose caller may hold the lock of a directory or a file."""
+    """A request by path whose caller often holds the lock of a directory or a file."""
 
     @property
     def is_resent(self) -> bool:

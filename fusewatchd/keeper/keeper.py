@@ -117,7 +117,7 @@ class Keeper:
             now = self._monotonic()
             if not one.has_server and not one.reads:
                 one.begin(now)
-            one.turn(now)
+            one.turn(now, self._callers)
             if one.over is not None:
                 self._let_go(one, one.over, now)
             self._say_that_it_goes_on(now)
@@ -127,6 +127,9 @@ class Keeper:
         due.append(self._said_at + SAY_SECONDS if self._is_watched else None)
         first = min((at for at in due if at is not None), default=None)
         return None if first is None else max(0.0, first - self._monotonic())
+
+    def _callers(self) -> set[int]:
+        return set().union(*(one.callers() for one in self._held.values()))
 
     def _keep_watch(self) -> None:
         """Be watched while callers depend on this process, and not when nothing happens."""

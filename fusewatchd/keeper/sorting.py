@@ -63,8 +63,6 @@ class Sorter:
         self._counts: Counter[str] = Counter()
         self._longest = 0.0
         self._seen = seen
-        self._locks = 0
-        """Callers that wait and may hold a lock."""
         self._lets_locks_wait = True
         self._waiting: dict[int, _Waiting] = {}
         """By ``unique``, oldest first."""
@@ -87,10 +85,9 @@ class Sorter:
         """True while ``look_again`` has something to look at."""
         return bool(self._signalled)
 
-    @property
-    def may_hold_locks(self) -> bool:
-        """True while a caller waits that may hold the lock of a directory."""
-        return bool(self._locks)
+    def callers(self) -> set[int]:
+        """Return the threads that wait, as far as they are known."""
+        return {one.pid for one in self._waiting.values()}
 
     def oldest_seconds(self, now: float) -> float:
         """Return for how long the first caller has waited; 0 when none waits."""
@@ -135,10 +132,14 @@ class Sorter:
         return self._let_go(gone, errno.ENOTCONN, "deleted", now)
 
     def free_locks(self, now: float) -> list[Reply]:
-        """Let no caller wait that may hold a lock, now and later: others stand still for it."""
+        """Let go of callers that may hold a lock: other threads stand still.
+
+        At first of those whose requests are of that kind, which do not wait later either.  When
+        that did not help, of all: any request may come from a call that holds one.
+        """
         self._lets_locks_wait = False
         those = [unique for unique, one in self._waiting.items() if one.may_lock]
-        return self._let_go(those, errno.ENOTCONN, "locked", now)
+        return self._let_go(those or list(self._waiting), errno.ENOTCONN, "locked", now)
 
     def look_again(self, now: float) -> list[Reply]:
         """Look at the callers that a signal has reached, some of each pod."""
@@ -180,7 +181,6 @@ class Sorter:
         if request.is_resent:
             self._counts["in_flight"] += 1
         self._waiting[request.unique] = _Waiting(request.pid, pod, now, request.may_lock)
-        self._locks += request.may_lock
         self._of_pod[pod] += 1
         return 0
 
@@ -219,7 +219,6 @@ class Sorter:
         replies: list[Reply] = []
         for unique in those:
             one = self._waiting.pop(unique)
-            self._locks -= one.may_lock
             self._of_pod[one.pod] -= 1
             if not self._of_pod[one.pod]:
                 del self._of_pod[one.pod]
