@@ -245,7 +245,10 @@ class Daemon:
     def _cycle_now(self, triggers: list[Trigger]) -> CycleReport:
         self._servers.complete(time.monotonic())
         self._node.reconciler.paused_until = self._pause.current()
-        cycle = self._node.accounts.note(self._node.reconciler.reconcile(triggers))
+        node = self._node
+        cycle = node.accounts.note(
+            node.reconciler.reconcile(triggers), is_idle=node.executor.is_idle
+        )
         self._wake_ups.note_cycle(cycle.started_at, cycle.finished_at)
         self._watch_workers()
         self._note_outcomes()

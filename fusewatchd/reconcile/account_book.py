@@ -35,14 +35,14 @@ class AccountBook:
         self._made: dict[int, tuple[tuple[Mount, ...], tuple[object, ...], Accounts]] = {}
         self._since: dict[tuple[int, int], float] = {}
 
-    def note(self, cycle: CycleReport) -> CycleReport:
+    def note(self, cycle: CycleReport, *, is_idle: bool) -> CycleReport:
         """Return the cycle with the account; costs the same whatever is mounted.
 
         A cycle in which an outage ends waits for it: what still shows the dead file system is
-        part of that news.
+        part of that news.  While workers are busy with another outage the last account has to do.
         """
         self._cycle = cycle
-        if cycle.incidents_closed:
+        if cycle.incidents_closed and is_idle:
             self._settle(cycle, cycle.finished_at)
         elif self._has_changed(cycle) and self.due_at is None:
             self.due_at = cycle.finished_at + REST_SECONDS

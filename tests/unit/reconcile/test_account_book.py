@@ -31,13 +31,16 @@ class Node:
         self.findings = diagnosis.findings
         self.foreign_stale = diagnosis.foreign_stale
 
-    def cycle(self, at: float, closed: tuple[Incident, ...] = ()) -> CycleReport:
+    def cycle(
+        self, at: float, closed: tuple[Incident, ...] = (), *, is_idle: bool = True
+    ) -> CycleReport:
         ledger = self.scene.ledger
         return self.book.note(
             CycleReport(
                 1, (Trigger.TIMER,), at, at, self.seen, self.findings, Plan((), ()), (), (),
                 ledger, incidents_closed=closed, foreign_stale=self.foreign_stale,
-            )
+            ),
+            is_idle=is_idle,
         )  # fmt: skip
 
     def odd(self) -> Mount:
@@ -69,8 +72,10 @@ def test_recoveries_go_first() -> None:
 
 def test_the_end_of_an_outage_has_an_account_of_its_own() -> None:
     node = Node()
-    cycle = node.cycle(10.0, closed=(Incident(OLD, "demofs", SOURCE, 9.0),))
-    assert cycle.accounts.mounts == 3
+    closed = (Incident(OLD, "demofs", SOURCE, 9.0),)
+    assert node.cycle(10.0, closed, is_idle=False).accounts.mounts == 0
+    assert node.book.due_at == 10.0 + REST_SECONDS, "after the recovery of another one"
+    assert node.cycle(10.1, closed).accounts.mounts == 3
 
 
 def test_what_is_unexplained_for_a_moment_is_no_news() -> None:
