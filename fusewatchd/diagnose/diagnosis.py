@@ -9,13 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from fusewatchd.diagnose import exclusions, host_path_binds, lineage, on_disk
+from fusewatchd.diagnose import container_roots, exclusions, host_path_binds, lineage, on_disk
 from fusewatchd.diagnose.container_binds import find_container_binds
 from fusewatchd.diagnose.detectors import DETECTORS, Case, Opinion
 from fusewatchd.diagnose.exclusions import Switches
 from fusewatchd.diagnose.sources import Resolution, locate, resolve, subpath_of
 from fusewatchd.drivers.base import Driver
-from fusewatchd.model.findings import Bind, Finding, Unproven
+from fusewatchd.model.findings import Bind, DeadRoot, Finding, Unproven
 from fusewatchd.model.ledger import Facts, Ledger, Owner
 from fusewatchd.model.mounts import Mount, MountNamespace, NamespaceKind, TargetKey
 from fusewatchd.model.pods import BindKind, BindPath
@@ -49,6 +49,8 @@ class Diagnosis:
     unproven: tuple[Unproven, ...] = ()
     unclaimed: tuple[tuple[MountNamespace, Mount], ...] = ()
     """FUSE mounts in pods' containers that are none of the volumes that are repaired."""
+    dead_roots: tuple[DeadRoot, ...] = ()
+    """Containers whose image has a dead layer."""
     uncovered: tuple[Bind, ...] = ()
     """Where a volume is not mounted that was, on the host or for a container."""
     refused_owners: tuple[RefusedOwner, ...] = ()
@@ -86,6 +88,7 @@ def diagnose(snapshot: Snapshot, ledger: Ledger, knowledge: Knowledge) -> Diagno
         owners,
         unproven,
         unclaimed,
+        container_roots.find(snapshot, ledger.dead_roots),
         (*(finding.bind for finding in bare), *directories),
         look.refused_owners,
     )

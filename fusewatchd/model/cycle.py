@@ -11,7 +11,7 @@ from enum import Enum
 
 from fusewatchd.model.accounts import NO_ACCOUNTS, Accounts
 from fusewatchd.model.actions import Outcome
-from fusewatchd.model.findings import Bind, Finding, Gap, Unproven
+from fusewatchd.model.findings import Bind, DeadRoot, Finding, Gap, Unproven
 from fusewatchd.model.ledger import Ledger
 from fusewatchd.model.mounts import Mount, MountNamespace, TargetKey
 from fusewatchd.model.outages import Change, Incident
@@ -70,6 +70,8 @@ class CycleReport:
     """Dead mounts in containers that are left alone because nothing tells whose they are."""
     unclaimed: tuple[tuple[MountNamespace, Mount], ...] = ()
     """FUSE mounts in pods' containers that are none of the volumes that are repaired."""
+    dead_roots: tuple[DeadRoot, ...] = ()
+    """Containers whose image has a dead layer."""
     uncovered: tuple[Bind, ...] = ()
     """Where a volume is not mounted that was, on the host or for a container."""
     dead_layers: Mapping[TargetKey, int] = field(default_factory=dict)
@@ -78,6 +80,11 @@ class CycleReport:
     """Of all FUSE mounts; may be that of a look shortly before."""
     server_actions: ServerReport = NO_SERVER_ACTIONS
     """What is done about servers, next to what is done about binds."""
+
+    def pods_to_restart(self) -> tuple[str, ...]:
+        """Return the pods that a new server cannot help, by directory uid."""
+        roots = (root.pod_uid for root in self.dead_roots)
+        return tuple(dict.fromkeys([*self.snapshot.pods_to_restart(), *roots]))
 
     @property
     def over_quota(self) -> tuple[QuotaRefusal, ...]:

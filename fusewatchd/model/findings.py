@@ -103,3 +103,15 @@ class Unproven:
     pod_uid: str
     key: TargetKey
     device: Device
+
+
+@dataclass(frozen=True, slots=True)
+class DeadRoot:
+    """A container that has lost a part of its root."""
+
+    pod_uid: str
+    container_id: str
+    layer: str
+    """Where the dead layer is mounted on the host, or was."""
+    mount_id: int
+    """Of the overlay."""

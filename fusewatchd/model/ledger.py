@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from fusewatchd.model.actions import Outcome, OwnLayer, Propagation
-from fusewatchd.model.findings import NOT_LOCATED, SourceAnswer, SourcePath
+from fusewatchd.model.findings import NOT_LOCATED, DeadRoot, SourceAnswer, SourcePath
 from fusewatchd.model.held import Placing
 from fusewatchd.model.mounts import Device, Mount, MountNamespace, TargetKey
 from fusewatchd.model.outages import Incident, Outage, Phase
@@ -219,6 +219,8 @@ class Ledger:
     """By path."""
     services: Mapping[str, Service] = field(default_factory=dict)
     """By path of the source."""
+    dead_roots: tuple[DeadRoot, ...] = ()
+    """Containers whose image has a dead layer."""
     budget: Budget = field(default_factory=Budget)
     refused_owners: Refused = field(default_factory=dict)
     """Who wants more of something than one owner may have."""

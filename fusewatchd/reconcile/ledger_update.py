@@ -170,6 +170,7 @@ def take_diagnosis(ledger: Ledger, diagnosis: Diagnosis, snapshot: Snapshot) -> 
         former=remember_former(ledger.former, hosts, snapshot),
         own_layers=still_there(ledger.own_layers, binds, snapshot),
         owners=diagnosis.owners,
+        dead_roots=diagnosis.dead_roots,
         over_since=ended_pods.over_since(ledger.over_since, hosts, snapshot),
     )
 

@@ -203,6 +203,7 @@ class Reconciler:
             pauses=pauses(self.ledger.sources, self.policies.flapping),
             unproven=diagnosis.unproven,
             unclaimed=diagnosis.unclaimed,
+            dead_roots=diagnosis.dead_roots,
             uncovered=diagnosis.uncovered,
             dead_layers=dead_layers(
                 (finding.bind for finding in diagnosis.findings), snapshot, self.ledger.own_layers

@@ -155,8 +155,8 @@ UNREACHED = Advice(
 )
 
 NEEDS_RESTART = (
-    "a process of this pod holds the root directory of a dead mount and never sees the new one;"
-    " restart the pod"
+    "a process of this pod holds the root directory of a dead mount, or its image has a dead layer."
+    " A new server cannot help: restart the pod"
 )
 """As gVisor's gofer does; the line ``holder`` names the process."""
 

@@ -13,7 +13,7 @@ from fusewatchd.model.accounts import MountClass
 from fusewatchd.model.actions import Action, Outcome, OutcomeStatus
 from fusewatchd.model.cycle import CycleReport
 from fusewatchd.model.degraded import INSTEAD
-from fusewatchd.model.findings import Bind, SourceAnswer, Underneath
+from fusewatchd.model.findings import Bind, DeadRoot, SourceAnswer, Underneath
 from fusewatchd.model.mounts import MountNamespace, NamespaceKind
 from fusewatchd.model.outages import Incident, Outage
 from fusewatchd.model.plan import Pause, Refusal
@@ -89,7 +89,8 @@ def status_document(
         "servers": servers_document(cycle, clocks),
         "incidents": [_incident(one, snapshot, clocks) for one in ledger.incidents.values()],
         "dead_mount_holders": holders_document(snapshot, clocks),
-        "needs_restart": [pod_document(uid, snapshot) for uid in snapshot.pods_to_restart()],
+        "needs_restart": [pod_document(uid, snapshot) for uid in cycle.pods_to_restart()],
+        "dead_roots": [_dead_root(one, snapshot) for one in cycle.dead_roots],
         "outages": [_outage(outage, clocks) for outage in ledger.outages],
         "dead_sources": [dead_source_document(one, clocks) for one in servers.dead_sources],
         "on_stale": [trouble_document(one, clocks) for one in servers.troubles],
@@ -170,6 +171,14 @@ def _bind(refusal: Refusal, action: Action | None, cycle: CycleReport, clocks: C
         "last_attempt": _attempt(last, clocks),
         "last_recovery": _recovery(last, clocks),
         "dead_layers": cycle.dead_layers.get(key, 0),
+    }
+
+
+def _dead_root(root: DeadRoot, snapshot: Snapshot) -> Document:
+    return {
+        "pod": pod_document(root.pod_uid, snapshot),
+        "container": shown(root.container_id),
+        "layer": shown(root.layer, PATH_LIMIT),
     }
 
 

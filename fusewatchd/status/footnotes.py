@@ -8,7 +8,7 @@ from __future__ import annotations
 from fusewatchd.model.verdicts import Reason
 from fusewatchd.status.accounts import accounts_lines
 from fusewatchd.status.server_table import end_text, holder_lines, server_lines
-from fusewatchd.status.values import Document, clock, owner_name, quota_text
+from fusewatchd.status.values import Document, clock, owner_name, pod_name, quota_text
 from fusewatchd.text import counted, duration_text
 
 PAST_OUTAGES = 8
@@ -22,10 +22,19 @@ def footnotes(document: Document) -> list[list[Line]]:
     paragraphs: list[list[Line]] = [
         _gaps(document), [*accounts_lines(document)], _outages(document), _dead_sources(document),
         _actions(document), _flapping(document), _over_quota(document), _degraded(document),
-        [*holder_lines(document)], [*server_lines(document)], _past_outages(document),
+        _dead_roots(document), [*holder_lines(document)], [*server_lines(document)],
+        _past_outages(document),
         _not_entered(document), _orphans(document),
     ]  # fmt: skip
     return [paragraph for paragraph in paragraphs if paragraph]
+
+
+def _dead_roots(document: Document) -> list[Line]:
+    """Name the containers that have lost a part of their image."""
+    return [
+        (f"Image of pod {pod_name(root['pod'])} has a dead layer, restart the pod: ", root["layer"])
+        for root in document["dead_roots"]
+    ]
 
 
 def _outages(document: Document) -> list[Line]:

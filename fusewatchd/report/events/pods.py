@@ -134,7 +134,7 @@ class PodEvents:
 
     def _tell_to_restart(self, cycle: CycleReport) -> None:
         """Say it once of each pod, and again if it begins again."""
-        found = cycle.snapshot.pods_to_restart()
+        found = cycle.pods_to_restart()
         for uid in found:
             if uid not in self._to_restart:
                 self._announce(cycle, uid, None, EventKind.NEEDS_RESTART)

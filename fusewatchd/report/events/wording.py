@@ -108,9 +108,9 @@ class EventKind(Enum):
         "FuseMountNeedsRestart",
         "ReplaceFuseMount",
         "Warning",
-        "A process of this pod holds the root directory of a dead FUSE mount, as gVisor's gofer"
-        " does, and does not see the new one. Restart the pod. 'fusewatchd status' on the node"
-        " names the process.",
+        "A new FUSE server cannot help this pod. A process holds the root of a dead mount,"
+        " as gVisor's gofer does, or a layer of its image is dead. Restart the pod. 'fusewatchd"
+        " status' on the node says which.",
     )
     LIMITED = (
         "FuseMountQuotaMet",

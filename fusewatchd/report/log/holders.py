@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fusewatchd.log import Log, Value
 from fusewatchd.model.cycle import CycleReport
+from fusewatchd.model.findings import DeadRoot
 from fusewatchd.model.mounts import Device
 from fusewatchd.model.servers import Holder, Holding
 from fusewatchd.model.snapshot import Snapshot
@@ -20,6 +21,19 @@ class HolderLog:
         """Tell everything to ``log``."""
         self._log = log
         self._told: dict[Device, Holding] = {}
+        self._roots: frozenset[DeadRoot] = frozenset()
+
+    def _tell_roots(self, cycle: CycleReport) -> None:
+        for root in cycle.dead_roots:
+            if root not in self._roots:
+                self._log.warning(
+                    "the image of a container has a dead layer: its pod needs a restart",
+                    event="dead_root",
+                    pod_uid=root.pod_uid,
+                    container=root.container_id,
+                    layer=root.layer,
+                )
+        self._roots = frozenset(cycle.dead_roots)
 
     def report(self, cycle: CycleReport) -> None:
         """Say which dead mounts have holders now, and which have none any more."""
@@ -37,6 +51,7 @@ class HolderLog:
                 source=before.source_path or None,
             )
         self._told = now
+        self._tell_roots(cycle)
 
     def _tell(self, holding: Holding, snapshot: Snapshot) -> None:
         holders = holding.holders[:MAX_NAMED]

@@ -24,7 +24,7 @@ class DeadMountMetrics:
         )
         self._to_restart = series.gauge(
             "fusewatchd_pods_needing_restart",
-            "Pods of which a process holds the root directory of a dead mount.",
+            "Pods that hold the root of a dead mount, or whose image has a dead layer.",
         )
         self._orphans = series.counter(
             "fusewatchd_orphan_detaches_total",
@@ -59,7 +59,7 @@ class DeadMountMetrics:
         """Count what a finished cycle saw and did."""
         self._layers.set(sum(cycle.dead_layers.values()))
         self._holders.set(sum(holding.count for holding in cycle.snapshot.holdings))
-        self._to_restart.set(len(cycle.snapshot.pods_to_restart()))
+        self._to_restart.set(len(cycle.pods_to_restart()))
         for outcome in cycle.outcomes:
             if isinstance(outcome.action, DetachOrphan):
                 self._orphans.labels(outcome.status.value).inc()
