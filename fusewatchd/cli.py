@@ -28,6 +28,15 @@ EXIT_CONFIG = 78
 """EX_CONFIG of sysexits.h.  The unit does not restart the daemon after it."""
 EXIT_BROKEN_PIPE = 141
 """What a shell shows of a program that ended by SIGPIPE."""
+_EXAMPLES = """\
+examples:
+  fusewatchd status                    what is broken on this node, and what to type next
+  fusewatchd explain shop/web-0        why a pod's mounts are as they are, and what to do
+  fusewatchd explain source_dead       what a reason means
+  fusewatchd doctor                    what would prevent a recovery here
+
+manuals: fusewatchd(8), fusewatchd.yaml(5), fusewatchd-reasons(7)
+"""
 _NEEDS_ROOT = (errno.EPERM, errno.EACCES)
 
 
@@ -60,7 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line, of which manual and completions are made."""
     parser = argparse.ArgumentParser(
-        prog="fusewatchd", description="Keeps the FUSE volumes of Kubernetes pods alive."
+        prog="fusewatchd",
+        description="Keeps the FUSE volumes of Kubernetes pods alive.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"fusewatchd {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")

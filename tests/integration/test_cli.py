@@ -18,10 +18,11 @@ from fusewatchd.demo.daemon_process import DaemonProcess
 from fusewatchd.demo.environment import python_environment
 from fusewatchd.demo.node.node import DemoNode
 from fusewatchd.demo.node.pods import PodMount, PodVolume
+from fusewatchd.model.verdicts import Verdict
 from fusewatchd.status.document import exit_code, status_document
 from fusewatchd.status.values import Clocks
 from tests.lab import fusewatchd_command, in_lab, run_command, run_fusewatchd
-from tests.unit.cycles import cycle
+from tests.unit.cycles import bind, cycle, finding
 
 
 def sets(daemon: DaemonProcess) -> list[str]:
@@ -174,6 +175,40 @@ def test_status_watch_goes_on_after_an_answer_that_was_cut(tmp_path: Path) -> No
         assert watch.stderr.read().count("the daemon ended in the middle of its answer") == 2
         watch.stdout.close()
         watch.stderr.close()
+
+
+def test_a_watch_fits_its_terminal_and_leaves_it_as_it_was(tmp_path: Path) -> None:
+    clocks = Clocks(1_700_000_000.0, 100.0, 1_699_999_000.0)
+    stale = [finding(bind(f"uid-{n}", volume=f"v{n}"), Verdict.STALE) for n in range(40)]
+    made = status_document(cycle(*stale), clocks, version="1", way="beneath")
+    ours, theirs = os.openpty()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "fusewatchd.sock"))
+        server.listen(1)
+        server.settimeout(20)
+        watch = subprocess.Popen(
+            fusewatchd_command("status", "-w", "--set", f"runtime_dir={tmp_path}"),
+            stdout=theirs,
+            cwd="/",
+            env={**python_environment(), "COLUMNS": "80", "LINES": "12", "NO_COLOR": "1"},
+        )
+        os.close(theirs)
+        client, _ = server.accept()
+        with client:
+            client.sendall(json.dumps(made).encode())
+        shown = ""
+        while "Next: " not in shown:
+            shown += os.read(ours, 1 << 16).decode()
+        watch.send_signal(signal.SIGINT)
+        assert watch.wait(20) == 1
+        while not shown.endswith("\x1b[?1049l"):
+            shown += os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    assert shown.startswith("\x1b[?1049h")
+    screen = shown.partition("\x1b[2J")[2].partition("\x1b[?25h")[0].splitlines()
+    assert screen[0].startswith("40 of 40 mounts broken (40 stale)")
+    assert [len(line) <= 80 for line in screen] == [True] * 11
+    assert screen[-2].endswith(" more lines)")
 
 
 @in_lab(timeout=60)
