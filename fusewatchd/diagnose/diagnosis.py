@@ -185,8 +185,8 @@ def _judge_container(
 def _without_origin(origin: TargetKey, snapshot: Snapshot) -> Resolution:
     """Distinguish an unmounted volume from one that is not looked at (no kubelet, ignored type)."""
     if any(mount.is_fuse for mount in snapshot.table.at(origin.mount_point)):
-        return Resolution(None, Reason.HOST_BIND_STALE, "its bind on the host is not looked at")
-    unmounted = "its bind on the host was unmounted"
+        return Resolution(None, Reason.HOST_BIND_STALE, "its mount on the host is not looked at")
+    unmounted = "its mount on the host was unmounted"
     return Resolution(None, Reason.UNMOUNTED_ON_HOST, unmounted)
 
 
@@ -204,9 +204,9 @@ def _origin_resolution(
     bind: Bind, origin: Finding | None, snapshot: Snapshot, ledger: Ledger
 ) -> Resolution:
     if origin is None or origin.bind.mount is None:
-        return Resolution(None, Reason.HOST_BIND_STALE, "its bind on the host is gone")
+        return Resolution(None, Reason.HOST_BIND_STALE, "its mount on the host is gone")
     if _shows_another_directory(bind, origin.bind.mount, ledger):
-        changed = "its bind on the host shows another directory now"
+        changed = "its mount on the host shows another directory now"
         return Resolution(None, Reason.SOURCE_ROOT, changed)
     if origin.verdict in (Verdict.HEALTHY, Verdict.SLOW):
         return Resolution(origin.bind.mount)
@@ -217,7 +217,7 @@ def _origin_resolution(
     if origin.source_mount is not None and origin.refusal is Reason.NONE:
         return Resolution(origin.source_mount)
     refusal = origin.refusal if origin.refusal is not Reason.NONE else Reason.HOST_BIND_STALE
-    evidence = f"its bind on the host is {origin.verdict.value}"
+    evidence = f"its mount on the host is {origin.verdict.value}"
     return Resolution(None, refusal, evidence, origin.source_errno)
 
 

@@ -223,7 +223,7 @@ def _recoverers(commands: Iterable[tuple[int, str]]) -> Iterator[Finding]:
             "take FuseRecovery out of csi.featureGates in Fluid's chart",
         )
     if not found:
-        yield ok("recoverers", "nobody else repairs FUSE mounts here")
+        yield ok("recoverers", "no other tool repairs FUSE mounts here")
 
 
 def has_fuse_recovery(command: str) -> bool:

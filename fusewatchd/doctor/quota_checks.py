@@ -16,4 +16,4 @@ def quota_findings(document: Mapping[str, Any]) -> Iterator[Finding]:
     for refused in document["refused_owners"]:
         yield warn("quota", f"{owner_name(refused)}: {quota_text(refused)}", ADVICE)
     if not document["refused_owners"]:
-        yield ok("quota", "no pod and no user wants more than one may have")
+        yield ok("quota", "no pod or user is above its quota")

@@ -25,4 +25,4 @@ def source_findings(sources: Sequence[SourceFacts]) -> Iterator[Finding]:
         if source.problem:
             yield warn("source", f"{source.path}: {source.problem}", ADVICE)
     if sources and not any(source.problem for source in sources):
-        yield ok("source", "nobody but root can mount in the place of a source")
+        yield ok("source", "only root can mount in the place of a source")

@@ -14,14 +14,16 @@ from fusewatchd.status.causes import Severity, severity_of
 from fusewatchd.status.explain import Asked
 from fusewatchd.status.reasons import REASONS
 from fusewatchd.status.values import Document, pod_name
-from fusewatchd.text import counted
+from fusewatchd.text import SHORT_ID, counted
 
 MAX_MOUNTS = 50
 """Named in full as text; the document has them all."""
 _LABEL_WIDTH = 12
 _DATE = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z")
 _OWN = frozenset({"pod", "volume", "kind"})
-"""Labels of what differs between mounts of one block."""
+"""Labels of who a mount is: in a block of several they are in its first lines."""
+_FIRST = frozenset({"identified", "evidence"})
+"""Labels that may differ between mounts of one block, which has those of its first one."""
 
 
 def explanation_text(explanation: Document) -> str:
@@ -76,7 +78,7 @@ def _blocks(mounts: Sequence[Document]) -> list[list[Document]]:
         said = [
             (line["about"], _DATE.sub("", line["text"]))
             for line in mount["says"]
-            if line["about"] not in _OWN
+            if line["about"] not in _OWN | _FIRST
         ]
         blocks.setdefault((mount["bind"]["verdict"], *said), []).append(mount)
     return list(blocks.values())
@@ -90,7 +92,7 @@ def _block(mounts: Sequence[Document]) -> list[str]:
     lines = []
     for mount in mounts:
         bind = mount["bind"]
-        container = f", container {bind['container']}" if bind["container"] else ""
+        container = f", container {bind['container'][:SHORT_ID]}" if bind["container"] else ""
         who = f"{pod_name(bind['pod'])}{container}"
         lines.append(f"{bind['mount_point']}  {bind['verdict']}  ({who})")
     shared = [line for line in mounts[0]["says"] if _is_shared(line, mounts)]

@@ -14,6 +14,7 @@ import re
 import tokenize
 from argparse import SUPPRESS, ArgumentParser, _SubParsersAction
 from collections.abc import Iterator
+from inspect import cleandoc
 from pathlib import Path
 
 import pytest
@@ -104,7 +105,7 @@ def python_text(source: str) -> str:
     ]
     for node in ast.walk(tree):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            texts.append(str(node.value.value))
+            texts.append(cleandoc(str(node.value.value)))
     comments = ""
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:

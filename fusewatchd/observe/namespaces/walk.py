@@ -5,7 +5,7 @@ do.  The worker remembers the tables it has parsed and what it has told, so that
 costs neither side any parsing.
 
 Each owner has limits of his own.  What is above them is left to the next walks, or out, and his
-name is told.  The result is told one mount namespace after the other.
+name is told.  The result is reported one mount namespace after the other.
 """
 
 from __future__ import annotations

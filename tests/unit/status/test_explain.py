@@ -382,6 +382,21 @@ def test_one_cause_of_many_mounts_is_told_once_with_a_command_to_paste() -> None
     assert text.count("  to do       Run `umount -l ") == 1
 
 
+def test_the_host_and_its_containers_share_a_block_if_they_share_the_cause() -> None:
+    stale = [
+        finding(HOST, Verdict.STALE, refusal=Reason.SOURCE_DEAD, evidence="not connected"),
+        finding(
+            bind(kind=BindKind.CONTAINER), Verdict.STALE,
+            refusal=Reason.SOURCE_DEAD, evidence="its mount on the host is stale",
+        ),
+    ]  # fmt: skip
+    of = document(cycle(*stale))
+    text = explanation_text(explain(of, of["binds"], "x", Asked.DAEMON))
+    assert text.count("  reason      source_dead: ") == 1
+    assert "/data  stale  (shop/web-0, container app)" in text
+    assert "  evidence    not connected" in text
+
+
 def test_a_value_is_quoted_for_a_shell() -> None:
     assert filled("`umount -l {source}`", {"source": "/a b;c"}) == "`umount -l '/a b;c'`"
     assert filled("`umount -l {source}`", {"source": ""}) == "`umount -l SOURCE`"
