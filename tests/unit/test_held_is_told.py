@@ -9,6 +9,8 @@ import pytest
 
 from fusewatchd.doctor.findings import Level
 from fusewatchd.doctor.keeper_checks import keeper_findings
+from fusewatchd.log import Level as LogLevel
+from fusewatchd.log import Log
 from fusewatchd.model.held import (
     NO_KEEPER,
     EndedHold,
@@ -20,10 +22,12 @@ from fusewatchd.model.held import (
 )
 from fusewatchd.report.events.draft import EventDraft
 from fusewatchd.report.events.pods import PodEvents
+from fusewatchd.report.log.log_reporter import LogReporter
 from fusewatchd.report.metrics.metrics import Metrics
 from fusewatchd.status.keeper import held_lines, keeper_document
 from tests.unit import cycles
 from tests.unit.cycles import NEW, OLD
+from tests.unit.report.log.test_log_reporter import Recorder
 
 VIEW = KeeperView(
     True,
@@ -125,3 +129,19 @@ def test_explain_says_who_waits_and_why_another_is_not_held() -> None:
     well = replace(VIEW, held={OLD: HeldConnection(OLD, "csi.x", 5)})
     ((_, text),) = held_lines(keeper_document(seen(well).snapshot), {"device": str(OLD)})
     assert text.startswith("held:")
+
+
+def events(*views: KeeperView) -> list[str]:
+    recorder = Recorder()
+    reporter = LogReporter(Log(recorder, LogLevel.INFO, clock=lambda: 0.0))
+    for view in views:
+        reporter.report(seen(view))
+    return [str(entry.fields["event"]) for entry in recorder.entries]
+
+
+def test_the_log_says_each_thing_once() -> None:
+    fails = replace(VIEW, problem="nobody listens")
+    assert events(NO_KEEPER) == []
+    assert events(VIEW, VIEW, VIEW) == ["not_held", "hold_ended"]
+    found = events(fails, fails, VIEW, fails)
+    assert [e for e in found if "keeper" in e] == ["no_keeper", "keeper_back", "no_keeper"]

@@ -15,6 +15,7 @@ from fusewatchd.report.log.binds import BindLog, ForeignLog
 from fusewatchd.report.log.degraded import DegradedLog
 from fusewatchd.report.log.hidden_files import HiddenFilesLog
 from fusewatchd.report.log.holders import HolderLog
+from fusewatchd.report.log.keeper import KeeperLog
 from fusewatchd.report.log.outages import OutageLog
 from fusewatchd.report.log.outcomes import AbortLog, OutcomeLog
 from fusewatchd.report.log.quotas import QuotaLog
@@ -43,6 +44,7 @@ class LogReporter:
         self._accounts = AccountLog(log)
         self._servers = ServerActionLog(log)
         self._reminders = ReminderLog(log)
+        self._keeper = KeeperLog(log)
 
     def report(self, cycle: CycleReport) -> None:
         """Say what this cycle brought, in the order in which it happened."""
@@ -61,6 +63,8 @@ class LogReporter:
         self._foreign.report(cycle)
         self._accounts.report(cycle)
         self._servers.report(cycle)
+        if cycle.snapshot.keeper.is_on:
+            self._keeper.report(cycle)
         if self._binds.has_alarmed or self._reminders.is_watching:
             self._reminders.report(cycle)
 
