@@ -224,6 +224,8 @@ class Judge:
             return
         is_hung = source.is_hung and top.device == source.device
         verdict = "hung" if is_hung else "stale"
+        if is_hung and bind["verdict"] == "held" and not stage.knows_servers:
+            return  # a server of another source has just ended, and may have been this one's
         if bind["source"]["path"] in {copy.place for copy in stage.copies.values()}:
             yield f"its source is said to be a copy: {bind['source']}"
         if bind["verdict"] != verdict:

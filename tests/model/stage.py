@@ -89,6 +89,8 @@ class Stage:
             config=self._config,
             as_old_kernel=scenario.is_old_kernel,
         )
+        self.knows_servers = not scenario.is_old_kernel
+        """The kernel tells which process serves which connection."""
         self.base_depth = 1 if scenario.way == "beneath" else 2
         self.plain_mounts = self.count_plain_mounts(self.tables())
         self.daemon.start()
