@@ -47,7 +47,7 @@ def limited(limits: dict[str, int], what: str, names: str) -> None:
             recovers(node, daemon)
             document = daemon.wait_for(lambda d: what in degraded(d), DEADLINE)
             assert names in degraded(document)[what], document["degraded"]
-            assert f"Goes on without {what}" in daemon.table()
+            assert f"Without {what}: " in daemon.table()
             assert f"goes on without {what}" in daemon.log()
             said = run_fusewatchd("doctor", *daemon._sets).stdout
             assert f"without {what}" in said and names in said

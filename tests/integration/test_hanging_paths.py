@@ -136,7 +136,7 @@ def crash_while(
             go_on()
     daemon.wait_for(lambda d: not broken(d), DEADLINE)
     expected = 2 * len(good) + 2 * guilty
-    daemon.wait_for(lambda d: f"recovered {expected} binds" in daemon.log(), DEADLINE)
+    daemon.wait_for(lambda d: f"recovered {expected} mounts" in daemon.log(), DEADLINE)
 
 
 def of(bind: Any, source: Source) -> bool:
