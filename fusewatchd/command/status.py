@@ -20,6 +20,8 @@ from fusewatchd.status.values import Document
 from fusewatchd.text import is_coloured, printable
 
 WATCH_SECONDS = 1.0
+NO_TERMINAL = 1000
+"""Columns where the output is read by a program: nothing is cut there."""
 NOT_ALLOWED = "only root and the members of status_group can read the status; try sudo"
 _ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 """The alternate screen of a terminal, without a cursor; xterm's control sequences."""
@@ -51,7 +53,7 @@ def print_document(document: Document, wish: Wish, *, height: int = 0) -> int:
     if wish.as_json:
         print(json.dumps(document, indent=None if wish.watches else 2))
     else:
-        width = shutil.get_terminal_size((100, 24)).columns
+        width = shutil.get_terminal_size((NO_TERMINAL, 24)).columns
         shown_color = is_coloured(wish.color, os.environ, sys.stdout.isatty())
         view = View(width, height, shown_color, wish.shows_all or bool(wish.target))
         print(status_table(document, view), end="")

@@ -132,11 +132,10 @@ class DaemonProcess:
                     raise RuntimeError(f"no status: {error}\n{self.log()}") from error
 
     def table(self) -> str:
-        """Return the status as a person sees it."""
+        """Return the status as a person sees it on a wide terminal."""
         command = [sys.executable, "-m", "fusewatchd", "status", *self._sets]
-        done = subprocess.run(
-            command, capture_output=True, env=python_environment(), timeout=patient(30)
-        )
+        environment = {**python_environment(), "COLUMNS": "400"}
+        done = subprocess.run(command, capture_output=True, env=environment, timeout=patient(30))
         if not done.stdout:
             raise RuntimeError(done.stderr.decode() + self.log())
         return done.stdout.decode()
