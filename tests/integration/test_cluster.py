@@ -40,10 +40,14 @@ class Cluster:
             "web.listen_address": self.metrics_address,
         }
 
+    def metrics(self) -> str:
+        """Return what Prometheus would read."""
+        with urllib.request.urlopen(f"http://{self.metrics_address}/metrics", timeout=10) as page:
+            return str(page.read().decode())
+
     def metric(self, line: str) -> float:
         """Return the value of a sample, named with its labels as Prometheus prints them."""
-        with urllib.request.urlopen(f"http://{self.metrics_address}/metrics", timeout=10) as page:
-            text = page.read().decode()
+        text = self.metrics()
         for found in text.splitlines():
             if found.startswith(line + " "):
                 return float(found.split()[-1])

@@ -95,9 +95,13 @@ def test_all_layers_go_at_the_first_crash(
                 container.wait_until_readable(path, DEADLINE)
             daemon.wait_until_watching(2 * len(stacks))
             assert all(depth(target) <= most for target, _ in stacks)
-            for bound in daemon.status()["binds"]:
-                # Layers of the file are copied into the volume: the one is a peer of the other.
-                assert bound["depth"] <= most or bound["mount_point"] == "/data/hello", bound
+            # Layers of the file are copied into the volume: the one is a peer of the other.
+            daemon.wait_for(
+                lambda d: all(
+                    bound["depth"] <= most or bound["mount_point"] == "/data/hello"
+                    for bound in d["binds"]
+                )
+            )
 
 
 @PROPAGATIONS
