@@ -16,10 +16,10 @@ from fusewatchd.diagnose.spec_entries import entries_at
 from fusewatchd.model.accounts import Account, MountClass
 from fusewatchd.model.findings import Finding
 from fusewatchd.model.ledger import Ledger
-from fusewatchd.model.mount_table import MountTable, below
+from fusewatchd.model.mount_table import below
 from fusewatchd.model.mounts import Device, Mount, MountNamespace, NamespaceKind
 from fusewatchd.model.snapshot import Snapshot
-from fusewatchd.model.stacks import ground_of
+from fusewatchd.model.stacks import Grounds, ground_of
 from fusewatchd.parse.cgroups import may_be_pod
 from fusewatchd.parse.kubelet_paths import is_in_a_pod, kubelet_root_of
 
@@ -160,8 +160,9 @@ class Accountant:
         fuse = [mount for mount in namespace.mounts if mount.is_fuse]
         if namespace.kind is NamespaceKind.FOREIGN:
             return [bool(self._snapshot.table.at(mount.mount_point)) for mount in fuse]
-        grounds = (ground_of(mount, tables.of(namespace)) for mount in fuse)
-        return [ground is not None and self._is_of_host(ground, uid) for ground in grounds]
+        grounds = Grounds(tables.of(namespace))
+        found = (grounds.of(mount) for mount in fuse)
+        return [ground is not None and self._is_of_host(ground, uid) for ground in found]
 
     def _is_of_host(self, ground: Mount, uid: str) -> bool:
         """Return True for a directory of the host in a container, as a node agent has.
@@ -178,6 +179,7 @@ class Accountant:
         """Class every FUSE mount of another namespace."""
         table = self._snapshot.tables.of(namespace)
         ours = self._ours.get(namespace.inode, {})
+        grounds = Grounds(table)
         for mount in table.fuse_mounts():
             if mount.mount_point in ours:
                 yield self._made(_K.BIND_CONTAINER, mount, namespace, ours[mount.mount_point])
@@ -188,7 +190,7 @@ class Accountant:
             elif namespace.kind is NamespaceKind.FOREIGN:
                 yield self._of_no_pod(namespace, mount)
             else:
-                yield self._of_a_pod(namespace, mount, table)
+                yield self._of_a_pod(namespace, mount, grounds.of(mount))
 
     def _of_no_pod(self, namespace: MountNamespace, mount: Mount) -> Account:
         if namespace.container_id:
@@ -209,14 +211,13 @@ class Accountant:
             return self._unexplained(mount, why, namespace)
         return self._made(_K.AGENT_COPY, mount, namespace, whose)
 
-    def _of_a_pod(self, namespace: MountNamespace, mount: Mount, table: MountTable) -> Account:
+    def _of_a_pod(self, namespace: MountNamespace, mount: Mount, ground: Mount | None) -> Account:
         uid, device = namespace.pod_uid, mount.device
         label = self._labels.get(device, "")
         if self._serves(uid, device):
             return self._made(_K.OWN, mount, namespace, uid)
         if is_in_a_pod(mount.mount_point):
             return self._made(_K.AGENT_COPY, mount, namespace, uid)
-        ground = ground_of(mount, table)
         if ground is not None and self._groups & {ground.peer_group, ground.master}:
             return self._made(_K.COPY, mount, namespace, label)
         showed = device in self._of_pod.get(uid, ())

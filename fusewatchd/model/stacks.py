@@ -49,6 +49,31 @@ def ground_at(path: str, table: MountTable) -> Mount | None:
     return None
 
 
+class Grounds:
+    """What the mounts of one table stand on, as ``ground_of`` says; each stack is walked once."""
+
+    def __init__(self, table: MountTable) -> None:
+        """Know nothing yet."""
+        self._table = table
+        self._known: dict[int, Mount | None] = {}
+
+    def of(self, mount: Mount) -> Mount | None:
+        """Return the mount on which the lowest layer below ``mount`` at its path stands."""
+        passed = {mount.mount_id: None}
+        layer = mount
+        while layer.mount_id not in self._known:
+            below = self._table.by_id(layer.parent_id)
+            is_layer = below is not None and below.mount_point == mount.mount_point
+            if below is None or not is_layer or below.mount_id in passed:
+                self._known[layer.mount_id] = below
+                break
+            layer = below
+            passed[layer.mount_id] = None
+        ground = self._known[layer.mount_id]
+        self._known.update(dict.fromkeys(passed, ground))
+        return ground
+
+
 def inside(mount: Mount, table: MountTable) -> tuple[Mount, ...]:
     """List the mounts inside ``mount``, parents first, without what is stacked on it."""
     if len(table) <= 1:

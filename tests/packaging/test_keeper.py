@@ -52,7 +52,9 @@ def show(node: PackagedNode, unit: str, name: str) -> str:
 
 
 def ask(node: PackagedNode, *words: str) -> Any:
-    return json.loads(node.machine.output("python3", "/srv/ask.py", *words))
+    # The modules of the package are outside of Python's own path.
+    path = "PYTHONPATH=/usr/share/fusewatchd"
+    return json.loads(node.machine.output("env", path, "python3", "/srv/ask.py", *words))
 
 
 def keeper_pid(node: PackagedNode) -> int:

@@ -10,7 +10,7 @@ from fusewatchd.act.drop_layers import Rules, count_to_drop
 from fusewatchd.model.actions import OwnLayer
 from fusewatchd.model.mount_table import MountTable
 from fusewatchd.model.mounts import Device, Mount
-from fusewatchd.model.stacks import Pile, covered_by, ground_of, inside
+from fusewatchd.model.stacks import Grounds, Pile, covered_by, ground_of, inside
 
 DEAD, OLDER, LIVE = Device(0, 40), Device(0, 41), Device(0, 42)
 RULES = Rules(frozenset({DEAD, OLDER}))
@@ -102,3 +102,28 @@ def test_what_a_pod_sees_inside_is_inside_of_all_that_is_shown() -> None:
 def test_what_a_covered_layer_has_inside_is_no_reason_to_keep_it() -> None:
     mounts = layers(DEAD, DEAD, DEAD)
     assert count_to_drop(pile(mounts, child(mounts[1], "cache")), RULES) == 2
+
+
+class Counted(MountTable):
+    """Counts how often it is asked for a mount by its id."""
+
+    asked = 0
+
+    def by_id(self, mount_id: int) -> Mount | None:
+        self.asked += 1
+        return super().by_id(mount_id)
+
+
+def test_what_all_layers_stand_on_is_found_in_one_walk() -> None:
+    stack = layers(*([DEAD] * 500))
+    inner = layers(*([LIVE] * 20), point="/t/a")
+    inner = [replace(m, mount_id=m.mount_id + 5000, parent_id=m.parent_id + 5000) for m in inner]
+    inner[0] = replace(inner[0], parent_id=stack[-1].mount_id)
+    mounts = [GROUND, *stack, *inner]
+    table = Counted.of(mounts)
+    assert isinstance(table, Counted)
+    for order in (mounts, mounts[::-1]):
+        table.asked, grounds = 0, Grounds(table)
+        found = [grounds.of(mount) for mount in order]
+        assert table.asked <= 2 * len(mounts)
+        assert found == [ground_of(mount, table) for mount in order]
