@@ -110,7 +110,8 @@ def test_callers_in_containers_see_a_pause_and_no_error(
             assert len(fuse_lines()) == before
             wait_until_held(daemon, 1)
         ended = daemon.status()["keeper"]["ended"]
-        assert {one["end"] for one in ended} <= {"replaced", "gone"}
+        # Released: a look at the processes may have missed its server for a moment, and found it again.
+        assert {one["end"] for one in ended} <= {"replaced", "gone", "released"}
         assert sum(one["sent_on"] for one in ended) > 0
 
 
