@@ -266,6 +266,17 @@ def _may_replace(origin: Mount, old: Mount) -> bool:
     return (origin.is_fuse and old.is_fuse) or origin.fs_type == old.fs_type
 
 
+def planned_children(action: ReplaceMount, pile: Pile, where: str) -> tuple[Mount, ...]:
+    """Return the mounts inside the top of a stack; one that is not in the plan is refused."""
+    known = {child.expect.mount_id for child in action.children}
+    children = pile.inside(pile.top)
+    for child in children:
+        if child.mount_id not in known:
+            detail = f"mount {child.mount_id} inside {where} is not in the plan"
+            raise refuse(Reason.CHILD_MOUNT, detail)
+    return children
+
+
 def _joined(root: str, below: str) -> str:
     return "/" + "/".join(part for part in (root + "/" + below).split("/") if part)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import replace
 
-from fusewatchd.act.build_mount import NewMount, Target
+from fusewatchd.act.build_mount import NewMount, Target, planned_children
 from fusewatchd.act.target_path import opened_target
 from fusewatchd.linux.mount_kernel import MountKernel, attribute_bits, fail, refuse, skip
 from fusewatchd.linux.mount_stack import depth_of, opened, pile_of, top_at, tree_inside
@@ -34,9 +34,9 @@ def cover_directory(kernel: MountKernel, action: ReplaceMount, *, may_ask: bool)
         clone = made.build(target)
         kernel.enter(action.namespace)
         with opened(kernel, action.expect.mount_point) as fd:
-            _require_directory(kernel.mount_of(fd), action)
-            inside = points(tree_inside(kernel, kernel.mount_of(fd)))
-            if inside != points(target.children):
+            there = kernel.mount_of(fd)
+            _require_directory(there, action)
+            if points(tree_inside(kernel, there)) != points(target.children):
                 raise skip(Reason.RACED, "what is mounted inside the directory changed meanwhile")
             kernel.attach(clone, fd)
         new = kernel.mount_of(clone)
@@ -53,12 +53,7 @@ def _look(kernel: MountKernel, action: ReplaceMount, *, may_ask: bool) -> Target
         mount = kernel.mount_of(fd)
         _require_directory(mount, action)
         pile = pile_of(kernel, mount)
-        known = {child.expect.mount_id for child in action.children}
-        children = pile.inside(mount)
-        for child in children:
-            if child.mount_id not in known:
-                detail = f"mount {child.mount_id} inside the directory is not in the plan"
-                raise refuse(Reason.CHILD_MOUNT, detail)
+        children = planned_children(action, pile, "the directory")
         idmap = kernel.idmap_of(mount) if mount.is_idmapped else None
         kind = kernel.kind_of(fd)
         return Target(replace(mount, options=action.over), kind, children, idmap, pile)

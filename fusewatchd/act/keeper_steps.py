@@ -59,16 +59,6 @@ class Steps:
     """The hold that each of them is about."""
 
 
-def number_of(device: Device) -> int:
-    """Return the number of a connection, as fusectl has it: the device number of the kernel."""
-    return device.major << 20 | device.minor
-
-
-def device_of(connection: int) -> Device:
-    """Return the device of a connection."""
-    return Device(connection >> 20, connection & 0xFFFFF)
-
-
 def steps(listed: Iterable[Connection], job: KeeperJob) -> Steps:
     """Compare.  One whose server has ended is neither taken nor released here."""
     known: Mapping[int, Connection] = {one.connection: one for one in listed}
@@ -76,11 +66,11 @@ def steps(listed: Iterable[Connection], job: KeeperJob) -> Steps:
     takes: list[Hold] = []
     updates: list[tuple[int, Hold]] = []
     for device in job.releases:
-        found = known.get(number_of(device))
+        found = known.get(device.connection)
         if found is not None and found.state is State.HEALTHY:
             releases.append(found.hold)
     for hold in job.holds:
-        found = known.get(number_of(hold.device))
+        found = known.get(hold.device.connection)
         server = hold.server
         if found is None:
             takes += [hold] if server is not None else []

@@ -17,7 +17,6 @@ from fusewatchd.act.keeper_steps import (
     KeeperJob,
     KeeperReport,
     Steps,
-    number_of,
     pod_cgroups,
     server_cgroups,
     steps,
@@ -189,7 +188,7 @@ def _order(
     lists: tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]],
 ) -> protocol.Hold:
     driver = hold.driver[: protocol.MAX_TEXT]
-    return protocol.Hold(number_of(hold.device), driver, grace_seconds, found.is_of_host, *lists)
+    return protocol.Hold(hold.device.connection, driver, grace_seconds, found.is_of_host, *lists)
 
 
 def _listed(client: Client, ended_after: int) -> protocol.Connections:

@@ -26,9 +26,10 @@ from dataclasses import replace
 from itertools import takewhile
 
 from fusewatchd.act.abort_connection import abort_connection
-from fusewatchd.act.build_mount import NewMount, Target, options_of
+from fusewatchd.act.build_mount import NewMount, Target, options_of, planned_children
 from fusewatchd.act.cover_directory import cover_directory
 from fusewatchd.act.detach_dead_source import detach_dead_source
+from fusewatchd.act.detach_layer import detach_orphan, detach_own_layer
 from fusewatchd.act.drop_layers import (
     DROP_SECONDS,
     MANY_LAYERS,
@@ -41,11 +42,9 @@ from fusewatchd.act.drop_layers import (
 from fusewatchd.act.place_stand_ins import NoteStandIn, ignore_stand_in, place_stand_ins
 from fusewatchd.act.target_path import opened_target
 from fusewatchd.errors import assert_never
-from fusewatchd.linux import statfs
 from fusewatchd.linux.limits import NamespaceShortageError
 from fusewatchd.linux.mount_kernel import MountKernel, Stop, Way, attribute_bits, fail, refuse, skip
-from fusewatchd.linux.mount_stack import depth_of, mounts_on, opened, pile_of, top_at, tree_inside
-from fusewatchd.linux.statfs import Refuser
+from fusewatchd.linux.mount_stack import depth_of, opened, pile_of, top_at, tree_inside
 from fusewatchd.model.actions import (
     AbortConnection,
     Action,
@@ -115,9 +114,9 @@ def _carry_out(
                 case DropLayers():
                     return drop_layers(kernel, action)
                 case DetachOwnLayer():
-                    return _detach_own_layer(kernel, action)
+                    return detach_own_layer(kernel, action)
                 case DetachOrphan():
-                    return _detach_orphan(kernel, action)
+                    return detach_orphan(kernel, action)
                 case DetachDeadSource():
                     return detach_dead_source(kernel, action)
                 case AbortConnection():
@@ -144,38 +143,6 @@ def outcome_of(action: Action, exc: Stop | OSError) -> Outcome:
     if number == errno.ESRCH:
         return Outcome(action, OutcomeStatus.SKIPPED, Reason.NAMESPACE_GONE, number, detail)
     return Outcome(action, OutcomeStatus.FAILED, Reason.SYSTEM_CALL, number, detail)
-
-
-def _detach_own_layer(kernel: MountKernel, action: DetachOwnLayer) -> Outcome:
-    with opened(kernel, action.expect.mount_point) as fd:
-        mount = kernel.mount_of(fd)
-        is_it = action.expect.is_met_by(mount)
-        if not is_it or (not mount.unique_id and mount.peer_group != action.peer_group):
-            raise skip(Reason.VANISHED, "our layer is not on top any more")
-        kernel.detach(fd)
-    return Outcome(action, OutcomeStatus.DETACHED)
-
-
-def _detach_orphan(kernel: MountKernel, action: DetachOrphan) -> Outcome:
-    """Detach it unless its server answers: what is dead cannot come back to life.
-
-    A mount that root may not use is answered for by the kernel; of that one the plan is believed.
-    """
-    try:
-        with opened(kernel, action.expect.mount_point) as fd:
-            mount = kernel.mount_of(fd)
-            if not (mount.is_fuse and action.expect.is_met_by(mount)):
-                detail = f"mount {mount.mount_id} of {mount.device} is there now"
-                raise skip(Reason.VANISHED, detail)
-            found = statfs.ask(fd)
-            if found.refuser is not Refuser.KERNEL and not found.is_empty:
-                raise refuse(Reason.ANSWERING, "its server answers")
-            if mounts_on(kernel, mount):
-                raise refuse(Reason.CHILD_MOUNT, "something is mounted inside")
-            kernel.detach(fd)
-    except FileNotFoundError:
-        raise skip(Reason.VANISHED, "the kubelet has removed the directory") from None
-    return Outcome(action, OutcomeStatus.DETACHED)
 
 
 def _is_same(one: Mount, other: Mount) -> bool:
@@ -244,12 +211,7 @@ class _Replacement:
         if mount.is_of_removed and self._kernel.way is not Way.BENEATH:
             # The kernel mounts nothing on a directory that was removed.
             raise refuse(Reason.SUBPATH_MISSING, "what it shows was removed while it was mounted")
-        known = {child.expect.mount_id for child in self._action.children}
-        children = pile.inside(mount)
-        for child in children:
-            if child.mount_id not in known:
-                detail = f"mount {child.mount_id} inside the volume is not in the plan"
-                raise refuse(Reason.CHILD_MOUNT, detail)
+        children = planned_children(self._action, pile, "the volume")
         idmap = self._kernel.idmap_of(mount) if mount.is_idmapped else None
         return Target(mount, kind, children, idmap, pile)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 
-from fusewatchd.act.keeper_steps import KeeperJob, KeeperReport, device_of
+from fusewatchd.act.keeper_steps import KeeperJob, KeeperReport
 from fusewatchd.errors import WorkerError
 from fusewatchd.json_values import decode, encode
 from fusewatchd.keeper import protocol
@@ -40,11 +40,6 @@ OUTAGE_SECONDS = 0.1
 """Between two talks while the server of a held connection is away."""
 QUIET_SECONDS = 10.0
 """Between two talks at other times: a keeper that was restarted is noticed by then."""
-
-
-def keeper_socket(runtime_dir: str) -> str:
-    """Return where the keeper listens."""
-    return protocol.socket_path(runtime_dir)
 
 
 class Keeper:
@@ -266,7 +261,7 @@ class Keeper:
     def _held(self, one: protocol.Connection) -> HeldConnection:
         is_dead = one.state is not protocol.State.HEALTHY or one.hold in self._exited
         return HeldConnection(
-            device_of(one.connection),
+            Device.of_connection(one.connection),
             one.driver,
             one.hold,
             is_dead=is_dead,
@@ -284,7 +279,7 @@ def _ended(one: protocol.Ended) -> EndedHold:
     counts = one.counts
     return EndedHold(
         one.number,
-        device_of(one.connection),
+        Device.of_connection(one.connection),
         one.driver,
         HoldEnd(one.how.value),
         waited=counts.waited,

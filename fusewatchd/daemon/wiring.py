@@ -190,9 +190,10 @@ class Node:
         marker = os.path.join(settings.state_dir, KEEPER_MARKER)
         if policy.drivers or os.path.exists(marker):
             # A daemon that holds nothing imports nothing of it.
-            from fusewatchd.daemon.keeper import Keeper, keeper_socket
+            from fusewatchd.daemon.keeper import Keeper
+            from fusewatchd.keeper.protocol import socket_path
 
-            places = keeper_socket(settings.runtime_dir), marker
+            places = socket_path(settings.runtime_dir), marker
             self.keeper = Keeper(lambda: self.forks.spawn(Kind.KEEPER.value), *places, policy)
 
     def ask_keeper(self) -> None:

@@ -61,7 +61,7 @@ class Hold:
     """
 
     connection: int
-    """Its number below ``/sys/fs/fuse/connections``, ``fusectl.connection_number``."""
+    """Its number below ``/sys/fs/fuse/connections``, ``Device.connection``."""
     driver: str
     grace_seconds: float
     """From the death until callers get the error that they get without a keeper."""

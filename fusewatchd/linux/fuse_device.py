@@ -47,7 +47,7 @@ def clone(fd: int) -> int:
 
 
 def connection_of(fd: int) -> int | None:
-    """Return the number of the connection, ``fusectl.connection_number``.
+    """Return the number of the connection, ``Device.connection``.
 
     None before Linux 6.16, which does not tell, and without a connection.
     """

@@ -22,11 +22,6 @@ def is_available(root: str = CONNECTIONS) -> bool:
         return False
 
 
-def connection_number(device: Device) -> int:
-    """Return the name of the connection's directory: the device number, as the kernel has it."""
-    return device.major << 20 | device.minor
-
-
 def open_abort(device: Device) -> int:
     """Open what aborts this connection, and no other one, when it is written to.
 
@@ -36,13 +31,13 @@ def open_abort(device: Device) -> int:
     Raises:
         OSError: ENOENT when there is no such connection.
     """
-    path = f"{CONNECTIONS}/{connection_number(device)}/abort"
+    path = f"{CONNECTIONS}/{device.connection}/abort"
     return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
 
 
 def waiting(device: Device, root: str = CONNECTIONS) -> int | None:
     """Return how many requests the server has not answered; None when that cannot be read."""
-    path = f"{root}/{connection_number(device)}/waiting"
+    path = f"{root}/{device.connection}/waiting"
     try:
         with closing_fd(os.open(path, os.O_RDONLY | os.O_CLOEXEC)) as fd:
             return int(os.read(fd, 32))

@@ -34,6 +34,16 @@ class Device(NamedTuple):
     def __str__(self) -> str:
         return f"{self.major}:{self.minor}"
 
+    @property
+    def connection(self) -> int:
+        """Number of its FUSE connection, as in fusectl: the device number as the kernel has it."""
+        return self.major << 20 | self.minor
+
+    @classmethod
+    def of_connection(cls, number: int) -> Device:
+        """Return the device of a FUSE connection."""
+        return cls(number >> 20, number & 0xFFFFF)
+
 
 @dataclass(frozen=True, slots=True)
 class Mount:

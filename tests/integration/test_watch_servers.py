@@ -183,7 +183,7 @@ def test_a_name_with_brackets_hides_no_start_time() -> None:
     ("device", "number"), [(Device(0, 133), 133), (Device(8, 1), 8388609), (Device(0, 1 << 19), 1 << 19)]
 )  # fmt: skip
 def test_connection_number(device: Device, number: int) -> None:
-    assert fusectl.connection_number(device) == number
+    assert device.connection == number
 
 
 @pytest.mark.parametrize(

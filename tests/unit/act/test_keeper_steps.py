@@ -6,8 +6,6 @@ from fusewatchd.act.keeper_steps import (
     KeeperJob,
     KeeperReport,
     Steps,
-    device_of,
-    number_of,
     pod_cgroups,
     server_cgroups,
     steps,
@@ -54,7 +52,7 @@ def test_one_whose_server_has_ended_is_never_let_go() -> None:
 
 def test_numbers_are_those_of_fusectl() -> None:
     for device in (D, Device(8, 17), Device(0, 0xFFFFF)):
-        assert device_of(number_of(device)) == device
+        assert Device.of_connection(device.connection) == device
 
 
 def test_jobs_and_reports_travel() -> None:
